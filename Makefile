@@ -1,0 +1,69 @@
+# Everything is installed into .venv, from the hashed lock files. Needs Python 3.11 or newer with pip, and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte-compiling several hundred modules at install time costs more than it saves.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
+
+.PHONY: help demo test check soak bench docs lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo    the whole system on this machine, without an account'
+	@echo 'make test    the tests (under three minutes)'
+	@echo 'make check   ruff, mypy, import-linter'
+	@echo 'make soak    the long forms of the tests'
+	@echo 'make bench   figures: memory, start, latency'
+	@echo 'make docs    write the tables of the README anew from the code'
+	@echo 'make lock    write the lock files anew from pyproject.toml'
+
+# What the daemon needs.
+$(VENV)/runtime: deploy/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "growlytics-forwarder needs Python 3.11 or newer; name one with: make PYTHON=python3.11 ...")'
+	@echo 'Installing into $(VENV) ...'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --require-hashes -r deploy/requirements.txt
+	@touch $@
+
+# What the tests need besides, and the project itself, editable.
+$(VENV)/dev: tests/requirements.txt $(VENV)/runtime
+	@$(PIP_INSTALL) --require-hashes -r tests/requirements.txt
+	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(VENV)/runtime
+	@$(BIN)/python -m forwarder demo
+
+test: $(VENV)/dev
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
+
+check: $(VENV)/dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+soak: $(VENV)/dev
+	@$(BIN)/pytest -m soak -s
+
+bench: $(VENV)/dev
+	@$(BIN)/python -m tests.bench
+
+# The README's tables.
+docs: $(VENV)/dev
+	@$(BIN)/python -m tests.docs
+
+# The lock files name no download address, so that any index or mirror serves them.
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
+	--no-header --python-version 3.11
+
+lock: $(VENV)/runtime
+	@$(PIP_INSTALL) 'uv>=0.13'
+	@$(LOCK) --extra speed pyproject.toml -o deploy/requirements.txt
+	@$(LOCK) --extra speed --group dev pyproject.toml -o tests/requirements.txt
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,128 @@
+"""`healthcheck`: exit 0 if the daemon answers `/livez`, for container health checks, which start it again and again.
+
+So it must start fast and stay small: a bare socket, and of the settings only `admin.http`, read by hand. The settings
+themselves, which take longer to import than all the rest, are imported only for the default, if nobody names an
+address. This also keeps a mistake in some other setting from making a daemon that runs look ill.
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.daemon import HostPort, add_url_argument
+
+_DEADLINE_SECONDS: Final = 2
+_MAX_STATUS_LINE_BYTES: Final = 1024
+
+
+class _UnknownAddressError(Exception):
+    """Where to ask is not known; the message says why and the mend."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    from forwarder.cli.options import add_config_arguments
+
+    add_config_arguments(parser)
+    add_url_argument(parser, "the daemon's admin.http; instead of --config, and fastest")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask once, and return 0 if the daemon is alive; else say why not on standard error."""
+    try:
+        address: HostPort = args.url or _listening(admin_http(args))
+    except _UnknownAddressError as error:
+        return _no(str(error))
+    try:
+        status = _ask(address, deadline=monotonic() + _DEADLINE_SECONDS)
+    except OSError as error:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
+        return _no(f"no daemon can be reached at http://{address}: {reason}")
+    if status != 200:
+        return _no(f"http://{address}/livez did not answer 200; is it admin.http?")
+    return EXIT_OK
+
+
+def admin_http(args: argparse.Namespace) -> str:
+    """Return `admin.http` as the arguments, the environment or the file give it, in this order, or its default."""
+    given = [value for path, _, value in (each.partition("=") for each in args.overrides) if path == "admin.http"]
+    if not given:
+        variables = sorted(name for name in os.environ if name.startswith("FORWARDER_"))
+        given = [os.environ[name] for name in variables if name.lower() == "forwarder_admin__http"]
+    if not given and args.config is not None:
+        given = _in_file(args.config)
+    if given:
+        return given[-1]
+    from forwarder.settings import AdminSettings
+
+    return str(AdminSettings().http)
+
+
+def _no(why: str) -> int:
+    print(f"healthcheck: {why}", file=sys.stderr)
+    return EXIT_NO
+
+
+def _in_file(config: Path) -> list[str]:
+    import tomllib
+
+    try:
+        section = tomllib.loads(config.read_bytes().decode()).get("admin", {})
+    except OSError as error:
+        raise _UnknownAddressError(f"the configuration cannot be read: {error.strerror}; --url needs none") from None
+    except ValueError:
+        raise _UnknownAddressError("the configuration is not TOML; `check-config` says where") from None
+    return [str(section["http"])] if isinstance(section, dict) and "http" in section else []
+
+
+def _listening(setting: str) -> HostPort:
+    if not setting:
+        raise _UnknownAddressError("admin.http is off, so nothing answers /livez; set it, or do without this check")
+    found = HostPort.parse(setting)
+    if found is None:
+        raise _UnknownAddressError("admin.http is not an address; `check-config` says why")
+    if found.port == 0:
+        raise _UnknownAddressError("admin.http has port 0, a different one at each start; set one, or use --url")
+    return found.reachable()
+
+
+def _ask(address: HostPort, *, deadline: float) -> int | None:
+    """Return the status of `/livez`, or None if the answer is not HTTP. Raises OSError."""
+    unreached: OSError | None = None
+    host = address.host.encode("ascii")  # as text, it would bring in the codec for international names
+    for family, kind, protocol, _, place in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as connection:
+            connection.settimeout(_left(deadline))
+            try:
+                connection.connect(place)
+            except OSError as error:  # a name may have several addresses, and the daemon listens on one
+                unreached = error
+                continue
+            return _exchange(connection, address, deadline=deadline)
+    assert unreached is not None, "a name without addresses is an error"
+    raise unreached
+
+
+def _exchange(connection: socket.socket, address: HostPort, *, deadline: float) -> int | None:
+    connection.sendall(f"GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+    answer = b""
+    while b"\n" not in answer and len(answer) < _MAX_STATUS_LINE_BYTES:
+        connection.settimeout(_left(deadline))
+        piece = connection.recv(_MAX_STATUS_LINE_BYTES)
+        if not piece:
+            break
+        answer += piece
+    version, _, rest = answer.partition(b" ")
+    return int(rest[:3]) if version.startswith(b"HTTP/1.") and rest[:3].isdigit() else None
+
+
+def _left(deadline: float) -> float:
+    left_seconds = deadline - monotonic()
+    if left_seconds <= 0:
+        raise TimeoutError
+    return left_seconds

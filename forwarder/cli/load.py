@@ -1,0 +1,324 @@
+"""`load`: a file of events, one JSON object a line, to a running daemon.
+
+The file is streamed, in batches that the daemon takes or refuses as a whole where it has no room; so the same batch is
+sent again when the daemon said to wait. Lines fail alone. One batch is sent at a time, and lines from a pipe wait until
+a batch is full or the pipe ends.
+
+If the connection breaks after a batch was sent and before the answer came, nobody can tell here whether the daemon took
+the batch. It is sent again, as losing events is worse: its events may then be delivered twice, and the summary says how
+many at most.
+"""
+
+import argparse
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final, NamedTuple, assert_never
+
+from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.daemon import (
+    Answer,
+    AnswerLostError,
+    Daemon,
+    DaemonError,
+    Place,
+    add_daemon_arguments,
+    described_errors,
+    not_a_forwarder,
+    place_of,
+)
+from forwarder.cli.lines import (
+    TOO_LONG_MESSAGE,
+    Line,
+    UnreadableError,
+    add_file_argument,
+    file_name,
+    numbered_lines,
+    open_lines,
+)
+from forwarder.cli.progress import Progress, Tally
+
+MAX_BATCH_BYTES: Final = 512 * 1024
+MAX_BATCH_EVENTS: Final = 1000
+"""As many refused lines as the daemon lists for one request."""
+MAX_LISTED_LINES: Final = 100
+MAX_LISTED_ERRORS: Final = 5
+"""Of one line."""
+RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
+"""How long to wait after each failure in a row to connect, or to get an answer; after that it is given up.
+
+Together longer than a daemon takes to restart, with its drain, by default.
+"""
+DEFAULT_WAIT_SECONDS: Final = 1
+"""If the daemon asks to wait and does not say how long."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_daemon_arguments(parser)
+    add_file_argument(parser)
+    parser.add_argument(
+        "--batch-events",
+        metavar="N",
+        type=_batch_events,
+        default=500,
+        help=f"how many events to send at once, 1 to {MAX_BATCH_EVENTS}; by default 500",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the file, and return 0 if every event in it was accepted."""
+    place = place_of(args)
+    name = file_name(args.file)
+    try:
+        with open_lines(args.file) as file, asyncio.Runner() as runner:
+            return _load(numbered_lines(file, name=name), place, runner, Progress(sys.stderr, _size_bytes(file)), args)
+    except UnreadableError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NO
+
+
+def _load(
+    lines: Iterable[Line], place: Place, runner: asyncio.Runner, progress: Progress, args: argparse.Namespace
+) -> int:
+    daemon = Daemon(place)
+    loader = Loader(daemon, progress=progress)
+    stopped = ""
+    # The file is read outside the event loop, so that Ctrl-C also ends the wait for a pipe that says nothing.
+    try:
+        runner.run(daemon.open())
+        for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
+            runner.run(loader.send(batch))
+    except DaemonError as error:
+        stopped = f"{error}; {error.mend}"
+    except (UnreadableError, StoppedError) as error:
+        stopped = str(error)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    runner.run(daemon.close())
+    loader.finish(stopped)
+    print(loader.tally)
+    return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
+
+
+class StoppedError(Exception):
+    """There is no point in sending the rest; the message says why."""
+
+
+class Batch(NamedTuple):
+    """Lines that are sent together."""
+
+    lines: Sequence[Line]
+
+    @property
+    def body(self) -> bytes:
+        return b"\n".join(line.text for line in self.lines if line.text is not None)
+
+    @property
+    def where(self) -> str:
+        first, last = self.lines[0].number, self.lines[-1].number
+        return f"line {first}" if first == last else f"lines {first} to {last}"
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        middle = len(self.lines) // 2
+        return Batch(self.lines[:middle]), Batch(self.lines[middle:])
+
+
+def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[Batch]:
+    """Group lines, in order, within both bounds. A line that is beyond `max_bytes` by itself is sent alone."""
+    gathered: list[Line] = []
+    gathered_bytes = 0
+    for line in lines:
+        assert line.text is not None, "lines that are too long are sorted out before"
+        line_bytes = len(line.text) + 1
+        if gathered and (len(gathered) == max_events or gathered_bytes + line_bytes > max_bytes):
+            yield Batch(gathered)
+            gathered, gathered_bytes = [], 0
+        gathered.append(line)
+        gathered_bytes += line_bytes
+    if gathered:
+        yield Batch(gathered)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The daemon decided about every line."""
+
+    accepted: int
+    duplicates: int
+    refusals: Sequence[tuple[int, Sequence[str]]]
+    """The index and the errors of each refused line, as far as they are listed."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The daemon refused the batch as a whole, for good."""
+
+    errors: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Later:
+    """The daemon has no room now, or is stopping."""
+
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """The daemon takes only smaller batches."""
+
+
+def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | Later | TooLarge:
+    """Decide what an answer to a batch of `count` lines means. Raises StoppedError if no batch will fare better."""
+    errors = described_errors(answer.content)
+    match answer.status:
+        case 202 | 422 if "rejected" in answer.content:
+            judged = _judged(answer.content, count)
+            if judged is not None:
+                return judged
+        case 429 | 503:
+            seconds = DEFAULT_WAIT_SECONDS if answer.retry_after_seconds is None else answer.retry_after_seconds
+            return Later(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
+        case 413 if count > 1:
+            return TooLarge()
+        case 401 | 403 if errors:
+            raise StoppedError(f"{place} lets nothing in: {errors[0]}")
+        case status if status >= 400 and status not in {404, 405, 415} and errors:
+            return Refused(errors)
+    raise StoppedError(not_a_forwarder(place, answer.status))
+
+
+def _judged(content: Mapping[str, object], count: int) -> Judged | None:
+    accepted, duplicates, rejected = (content.get(key) for key in ("accepted", "duplicates", "rejected"))
+    if not isinstance(accepted, int) or not isinstance(duplicates, int) or not isinstance(rejected, list):
+        return None
+    refusals = []
+    for each in rejected:
+        index = each.get("index") if isinstance(each, dict) else None
+        if not isinstance(index, int) or not 0 <= index < count:
+            return None
+        refusals.append((index, described_errors(each)))
+    return Judged(accepted, duplicates, refusals) if 0 <= accepted + duplicates <= count else None
+
+
+class Loader:
+    """Sends batches, one after the other, and keeps count."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        *,
+        progress: Progress,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.tally = Tally()
+        self._daemon = daemon
+        self._progress = progress
+        self._sleep = sleep
+        self._unlisted = 0
+        self._judged_to = 0
+
+    def sendable(self, lines: Iterable[Line]) -> Iterator[Line]:
+        """Count the lines, and yield those that can be sent; refuse the others here."""
+        for line in lines:
+            self.tally.read += 1
+            if line.text is None:
+                self._refuse(line, [TOO_LONG_MESSAGE])
+            else:
+                yield line
+
+    async def send(self, batch: Batch) -> None:
+        """Send a batch, until the daemon has judged every line. Raises DaemonError or StoppedError."""
+        # A connection that was closed while the file was read shows it only once the loop has run.
+        await asyncio.sleep(0)
+        pending = [batch]
+        while pending:
+            part = pending.pop()
+            verdict = await self._verdict(part)
+            match verdict:
+                case Judged():
+                    self._count(part, verdict)
+                case Refused():
+                    self._refuse_all(part, verdict)
+                case TooLarge():
+                    pending += reversed(part.halves())
+                case _:
+                    assert_never(verdict)
+        self._progress.show(self.tally, done_bytes=batch.lines[-1].end_bytes)
+
+    def finish(self, stopped: str) -> None:
+        """Say what is still to be said; `stopped` is why not everything was sent, or empty."""
+        if self._unlisted:
+            self._progress.say(f"… and {self._unlisted} more lines were refused")
+        if stopped:
+            self._progress.say(stopped)
+            self._progress.say(f"what follows line {self._judged_to} was not sent, or got no answer")
+        self._progress.clear()
+
+    async def _verdict(self, batch: Batch) -> Judged | Refused | TooLarge:
+        failures = lost = 0
+        body = batch.body
+        while True:
+            try:
+                answer = await self._daemon.post("/v1/events", body, content_type="application/x-ndjson")
+            except DaemonError as error:
+                if failures == len(RETRY_SECONDS):
+                    raise
+                lost += isinstance(error, AnswerLostError)
+                await self._retry(batch, error, RETRY_SECONDS[failures])
+                failures += 1
+                continue
+            verdict = judge(answer, place=self._daemon.place, count=len(batch.lines))
+            if not isinstance(verdict, Later):
+                break
+            failures = 0
+            self._progress.show(self.tally, note=f"waiting {verdict.seconds:g} s: {verdict.why}")
+            await self._sleep(verdict.seconds)
+        if lost and isinstance(verdict, Judged):
+            self.tally.possible_duplicates += lost * verdict.accepted
+        return verdict
+
+    async def _retry(self, batch: Batch, error: DaemonError, seconds: float) -> None:
+        doubt = "; they may have been taken" if isinstance(error, AnswerLostError) else ""
+        self._progress.say(f"{error}{doubt}; sending {batch.where} again in {seconds:g} s")
+        await self._sleep(seconds)
+
+    def _count(self, batch: Batch, judged: Judged) -> None:
+        self.tally.accepted += judged.accepted
+        self.tally.duplicates += judged.duplicates
+        for index, errors in judged.refusals:
+            self._refuse(batch.lines[index], errors)
+        unlisted = len(batch.lines) - judged.accepted - judged.duplicates - len(judged.refusals)
+        self.tally.refused += unlisted
+        self._unlisted += unlisted
+        self._judged_to = batch.lines[-1].number
+
+    def _refuse_all(self, batch: Batch, refused: Refused) -> None:
+        for line in batch.lines:
+            self._refuse(line, refused.errors)
+        self._judged_to = batch.lines[-1].number
+
+    def _refuse(self, line: Line, errors: Sequence[str]) -> None:
+        self.tally.refused += 1
+        if self.tally.refused > MAX_LISTED_LINES:
+            self._unlisted += 1
+            return
+        more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
+        self._progress.say(f"line {line.number}: {'; '.join(errors[:MAX_LISTED_ERRORS])}{more}")
+
+
+def _size_bytes(file: BinaryIO) -> int | None:
+    """Return how long the file is, or None if that is not known, as of a pipe."""
+    found = os.fstat(file.fileno())
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _batch_events(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH_EVENTS:
+        raise argparse.ArgumentTypeError(f"must be an integer, 1 to {MAX_BATCH_EVENTS}")
+    return int(text)

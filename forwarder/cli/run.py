@@ -1,0 +1,40 @@
+"""`run`: the daemon, in the foreground."""
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
+from forwarder.cli.loops import LoopMissingError, loop_factory
+from forwarder.cli.options import add_config_arguments, load_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_config_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the daemon until a signal stops it."""
+    settings = load_settings(args, require_api_key=True)
+
+    from forwarder import app
+    from forwarder.intake.sockets import CannotBindError
+    from forwarder.logs import logging_to_stdout
+
+    try:
+        factory = loop_factory(settings.loop)
+    except LoopMissingError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    with logging_to_stdout(settings.log):
+        try:
+            with asyncio.Runner(loop_factory=factory) as runner:
+                return runner.run(app.run(settings))
+        except CannotBindError as error:
+            print(error, file=sys.stderr)
+            return EXIT_CANNOT_BIND
+        except Exception:  # the process's own boundary: say why it ends
+            logging.getLogger("forwarder").critical("the daemon failed: a bug, please report it", exc_info=True)
+            return EXIT_BUG

@@ -1,0 +1,136 @@
+"""`send`: one event to a running daemon, such as to try whether everything is connected."""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.daemon import (
+    Answer,
+    Daemon,
+    DaemonError,
+    Place,
+    add_daemon_arguments,
+    described_errors,
+    not_a_forwarder,
+    place_of,
+)
+
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_daemon_arguments(parser)
+    parser.add_argument("--customer", metavar="ID", type=_text, required=True, help="the customerId")
+    parser.add_argument("--name", metavar="NAME", type=_text, required=True, help="the event's name")
+    parser.add_argument(
+        "--attribute",
+        metavar="K=V",
+        dest="attributes",
+        action=_AddAttribute,
+        type=attribute,
+        default=[],
+        help='may be repeated; V is a number, true or false if it looks like one, else a string, as is "42" with quotes',
+    )
+    parser.add_argument(
+        "--time",
+        metavar="MILLISECONDS",
+        dest="time_milliseconds",
+        type=_milliseconds,
+        help="when it happened, since 1970; by default now",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Post the event and say what became of it."""
+    time_milliseconds = time.time_ns() // 1_000_000 if args.time_milliseconds is None else args.time_milliseconds
+    body = event_json(args.customer, args.name, time_milliseconds, args.attributes)
+    place = place_of(args)
+    try:
+        answer = asyncio.run(_post(place, body))
+    except DaemonError as error:
+        print(f"{error}; {error.mend}", file=sys.stderr)
+        return EXIT_NO
+    return _report(place, answer)
+
+
+def attribute(text: str) -> tuple[str, str]:
+    """Read `K=V`; return the attribute's name and its value as JSON, with the digits as they were typed."""
+    name, equals, value = _text(text).partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError("must be written K=V, with a name before the =")
+    return name, _as_json(value)
+
+
+def event_json(customer: str, name: str, time_milliseconds: int, attributes: Sequence[tuple[str, str]]) -> bytes:
+    """Return the body of the event; the values of `attributes` are JSON already."""
+    members = ", ".join(f"{_string(key)}: {value}" for key, value in attributes)
+    head = f'"name": {_string(name)}, "customerId": {_string(customer)}, "time": {time_milliseconds}'
+    return f'{{{head}, "attributes": {{{members}}}}}'.encode()
+
+
+class _AddAttribute(argparse.Action):
+    """Collects attributes. JSON with a name twice would leave it to the reader which one counts."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None
+    ) -> None:
+        so_far: list[tuple[str, str]] = getattr(namespace, self.dest)
+        assert isinstance(values, tuple), "its type gives a name and a value"
+        if any(name == values[0] for name, _ in so_far):
+            parser.error(f"argument {option}: an attribute is given twice")
+        setattr(namespace, self.dest, [*so_far, values])
+
+
+def _text(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise argparse.ArgumentTypeError("is not valid UTF-8")
+    return text
+
+
+def _milliseconds(text: str) -> int:
+    if re.fullmatch(r"-?[0-9]{1,18}", text) is None:
+        raise argparse.ArgumentTypeError("must be an integer, milliseconds since 1970")
+    return int(text)
+
+
+def _as_json(value: str) -> str:
+    if value in {"true", "false"} or _NUMBER.fullmatch(value) or _is_json_string(value):
+        return value
+    return _string(value)
+
+
+def _is_json_string(value: str) -> bool:
+    try:
+        return value.startswith('"') and isinstance(json.loads(value), str)
+    except ValueError:
+        return False
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+async def _post(place: Place, body: bytes) -> Answer:
+    async with Daemon(place) as daemon:
+        return await daemon.post("/track/event", body, content_type="application/json")
+
+
+def _report(place: Place, answer: Answer) -> int:
+    event_id = answer.content.get("id")
+    if answer.status == 200 and isinstance(event_id, str):
+        from forwarder.event import printable
+
+        print(f"accepted, id {printable(event_id)}")
+        return EXIT_OK
+    for line in described_errors(answer.content) or [not_a_forwarder(place, answer.status)]:
+        print(line, file=sys.stderr)
+    if answer.retry_after_seconds is not None:
+        print(f"try again in {answer.retry_after_seconds} s", file=sys.stderr)
+    return EXIT_NO

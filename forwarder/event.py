@@ -1,0 +1,58 @@
+"""The event, the one thing that travels from intake to Growlytics.
+
+An event is immutable and its bytes are the app's own: nothing between intake and Growlytics encodes them anew. Everybody
+may import this module; it imports nothing of the project.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """One event that satisfies the contract.
+
+    Events are compared by identity; `id` is what names one across restarts.
+    """
+
+    id: int
+    """Unique, and rising in the order of acceptance. In the API it is written as a decimal string."""
+    customer: str
+    """The `customerId`: the lane the event belongs to. Never logged. May hold lone surrogates."""
+    name: str
+    """The event's name, 1 to 49 UTF-16 code units. Text from strangers: log it as `printable(name)`."""
+    body: bytes
+    """The exact JSON bytes to send, as the app wrote them."""
+    accepted_at: float
+    """When intake accepted it, in seconds since 1970."""
+
+    @property
+    def size_bytes(self) -> int:
+        """What the event counts against `buffer.max_bytes`."""
+        return len(self.body)
+
+
+def event_ids(first: int | None = None) -> Iterator[int]:
+    """Yield ids that rise by one from `first`, by default from now in microseconds since 1970.
+
+    A process that starts later starts higher, as long as events average below a million a second.
+    """
+    return itertools.count(time.time_ns() // 1000 if first is None else first)
+
+
+def printable(text: str, limit: int = 100) -> str:
+    """Return `text`, which a stranger chose, fit for a log line or a terminal.
+
+    Control characters, lone surrogates and whatever else is not printable are escaped; the text is cut at `limit`
+    characters.
+    """
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in cut)
+
+
+Clock = Callable[[], float]
+"""A clock in seconds: `time.time` for times that are shown or kept, `loop.time` for waits."""

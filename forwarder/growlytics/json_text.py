@@ -1,0 +1,127 @@
+"""JSON taken apart without changing it: parsed for checking, split into the raw bytes of its elements for sending.
+
+Invariants: what `parse` accepts is JSON by RFC 8259, whatever its numbers; what `elements` yields are the app's own bytes.
+No I/O. Used by the contract and by the ways in.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+
+
+class MalformedJsonError(ValueError):
+    """The text is not JSON. The message says what and where, and quotes nothing of the text."""
+
+
+class OutOfRange:
+    """Stands for a number beyond the finite doubles, which no JavaScript program could hold."""
+
+
+OUT_OF_RANGE: Final = OutOfRange()
+
+_WHITESPACE: Final = b" \t\n\r"
+_LONGEST_FINITE_INTEGER: Final = 310  # digits of the largest double, and a sign
+
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_TOKEN: Final = re.compile(rb'[^"\[\]{},]*+(%b|[\[\]{},])' % _STRING, re.DOTALL)
+_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
+
+
+def _nested(levels: int) -> bytes:
+    """Return a pattern for an object or array with so many levels of them, itself included, in JSON that is valid."""
+    inner = b"|" + _nested(levels - 1) if levels > 1 else b""
+    return rb'[\[{](?:[^\[\]{}"]++|%b%b)*+[\]}]' % (_STRING, inner)
+
+
+# Deep enough for whatever is meant as an event, so that an element is mostly found in one step; what is deeper takes a few.
+# Possessive throughout, so it takes linear time.
+_CONTAINER: Final = re.compile(_nested(5), re.DOTALL)
+
+
+def parse(text: bytes) -> object:
+    """Return the value of `text`, with `OUT_OF_RANGE` in place of each number beyond the finite doubles.
+
+    The values serve for checking only: integers beyond 64 bits may come back as floats. Raises MalformedJsonError.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        # orjson also refuses some valid JSON: numbers out of range, lone surrogates, depth beyond 1024.
+        try:
+            return _EXACT.decode(text.decode())
+        except RecursionError:
+            raise MalformedJsonError("nested too deeply") from None
+        except ValueError:
+            raise MalformedJsonError(str(error)) from None
+
+
+def _integer(digits: str) -> object:
+    if len(digits) > _LONGEST_FINITE_INTEGER:
+        return OUT_OF_RANGE
+    value = int(digits)
+    try:
+        float(value)
+    except OverflowError:
+        return OUT_OF_RANGE
+    return value
+
+
+def _float(digits: str) -> object:
+    value = float(digits)
+    return OUT_OF_RANGE if value in (float("inf"), float("-inf")) else value
+
+
+def _constant(name: str) -> object:
+    raise MalformedJsonError(f"{name} is not JSON")
+
+
+_EXACT: Final = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_constant)
+
+
+def elements(array: bytes) -> Iterator[bytes]:
+    """Yield the raw bytes of each element of `array`, the text of a JSON array that `parse` has accepted."""
+    position = _after_space(array, array.index(b"[") + 1)
+    if array[position : position + 1] == b"]":
+        return
+    while True:
+        container = _CONTAINER.match(array, position)
+        end = container.end() if container else _end_of_value(array, position)
+        yield array[position:end].rstrip(_WHITESPACE)
+        separator = _after_space(array, end)
+        if array[separator : separator + 1] != b",":
+            return
+        position = _after_space(array, separator + 1)
+
+
+def _after_space(text: bytes, position: int) -> int:
+    space = _SPACE.match(text, position)
+    assert space is not None, "the pattern matches nothing, too"
+    return space.end()
+
+
+def _end_of_value(text: bytes, position: int) -> int:
+    """Return where the value that starts at `position` ends: at the `,` or `]` behind it."""
+    depth = 0
+    while True:
+        if container := _CONTAINER.match(text, position):
+            position = container.end()
+        token = _TOKEN.match(text, position)
+        assert token is not None, "the array was parsed before"
+        match token[1]:
+            case b"[" | b"{":
+                depth += 1
+            case b"," | b"]" if depth == 0:
+                return token.start(1)
+            case b"]" | b"}":
+                depth -= 1
+        position = token.end()
+
+
+def lines(text: bytes) -> Iterator[bytes]:
+    """Yield the lines of `text` that are not blank, without the white space around them."""
+    for line in text.split(b"\n"):
+        if stripped := line.strip(_WHITESPACE):
+            yield stripped

@@ -1,0 +1,178 @@
+"""What the sandbox has stored, with rule 5 of the contract played as Growlytics does, and what it has counted.
+
+Rule 5: the type of an attribute is the type of the first value that came for that event name and attribute name. A
+later value of another type is left out of what is stored, and the client is not told.
+
+The types are string, number and boolean. On the wire a Date is a string, and how Growlytics tells one from the other is
+not documented: here a string is a string, whatever it says. So a date that becomes another text, or the reverse, is kept
+here and may be lost there.
+
+Pure. The number of events kept is bounded; the types remembered and the counters are not, they grow with the names and
+the statuses that tests use. Only the sandbox and tests import this module.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from forwarder.growlytics import json_text
+
+_TYPE_NAMES: Final[Mapping[type, str]] = {str: "string", int: "number", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """One event that was accepted. What its body says is decoded when it is asked for."""
+
+    sequence: int
+    """1 for the first event since the start or since the events were forgotten; rises by one."""
+    received_at: float
+    """Seconds since 1970."""
+    raw: bytes
+    """The body exactly as it came."""
+    dropped: tuple[str, ...]
+    """The names of the attributes left out by rule 5, in the order of the body."""
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        body = json_text.parse(self.raw)
+        assert isinstance(body, dict), "only events that satisfy the contract are stored"
+        return body
+
+    @property
+    def customer(self) -> str:
+        """The `customerId`."""
+        return str(self._body["customerId"])
+
+    @property
+    def name(self) -> str:
+        """The event name."""
+        return str(self._body["name"])
+
+    @property
+    def time(self) -> int | float:
+        """The event time, in milliseconds since 1970."""
+        time: int | float = self._body["time"]
+        return time
+
+    @property
+    def attributes(self) -> dict[str, str | float | bool]:
+        """The attributes kept. Integers beyond 64 bits may have become floats; `raw` has every digit."""
+        return {name: value for name, value in self._body["attributes"].items() if name not in self.dropped}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the control endpoint shows."""
+        return {
+            "sequence": self.sequence,
+            "received_at": self.received_at,
+            "customerId": self.customer,
+            "name": self.name,
+            "time": self.time,
+            "attributes": self.attributes,
+            "dropped": list(self.dropped),
+            "raw": self.raw.decode(),
+        }
+
+
+class Store:
+    """The events that were accepted, the oldest `max_events` of them, and the first-seen types of their attributes."""
+
+    def __init__(self, *, max_events: int) -> None:
+        self._max_events = max_events
+        # Plain tuples: the garbage collector stops looking at tuples of plain values, so a million cost it nothing.
+        self._kept: list[tuple[float, bytes, tuple[str, ...]]] = []
+        self._types: dict[str, dict[str, str]] = {}
+        self._stored = 0
+        self._attributes_dropped = 0
+
+    def add(self, raw: bytes, name: str, attributes: Mapping[str, object], received_at: float) -> None:
+        """Store the event `name` whose body `raw` satisfies the contract and holds `attributes`."""
+        types = self._types.setdefault(name, {})
+        dropped: tuple[str, ...] = ()
+        for attribute, value in attributes.items():
+            type_name = _TYPE_NAMES[type(value)]
+            if types.setdefault(attribute, type_name) != type_name:
+                dropped += (attribute,)
+        self._stored += 1
+        self._attributes_dropped += len(dropped)
+        if len(self._kept) < self._max_events:
+            self._kept.append((received_at, raw, dropped))
+
+    def events(self, offset: int = 0, limit: int | None = None) -> list[StoredEvent]:
+        """Return up to `limit` events, all by default, without the first `offset`, in the order of their coming."""
+        page = self._page(offset, limit)
+        return [StoredEvent(offset + number, *kept) for number, kept in enumerate(page, 1)]
+
+    def raw_texts(self, offset: int = 0, limit: int | None = None) -> list[str]:
+        """Return the bodies alone, likewise: a tenth of the work."""
+        return [raw.decode() for _, raw, _ in self._page(offset, limit)]
+
+    def _page(self, offset: int, limit: int | None) -> list[tuple[float, bytes, tuple[str, ...]]]:
+        return self._kept[offset : None if limit is None else offset + limit]
+
+    def counters(self) -> dict[str, int]:
+        """Return how many events were stored, and of these not kept for want of room, and attributes dropped."""
+        return {
+            "stored": self._stored,
+            "stored_not_kept": self._stored - len(self._kept),
+            "attributes_dropped": self._attributes_dropped,
+        }
+
+    def forget(self) -> None:
+        """Forget the events, the types and the counts."""
+        self._kept.clear()
+        self._types.clear()
+        self._stored = self._attributes_dropped = 0
+
+
+class Counters:
+    """What happened to the requests for the API; control requests do not count.
+
+    At rest, `requests` is the sum of `stored`, `unauthorized`, `contract_violations`, `rate_limited`, `success_false`,
+    `reset_before_read`, `reset_after_read`, `hangs`, every `injected_<status>` and every `refused_<status>`.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._max_in_flight = 0
+        self._counts: dict[str, int] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Start again from 0; what is in flight still is."""
+        self._max_in_flight = self._in_flight
+        self._counts = dict.fromkeys(_COUNTED, 0)
+
+    def arrived(self) -> None:
+        """Count a request that came and is in flight until `left`."""
+        self._counts["requests"] += 1
+        self._in_flight += 1
+        self._max_in_flight = max(self._max_in_flight, self._in_flight)
+
+    def left(self) -> None:
+        """Count a request as no longer in flight."""
+        self._in_flight -= 1
+
+    def count(self, name: str) -> None:
+        """Add one to the counter `name`."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    def as_dict(self) -> dict[str, int]:
+        """Return every counter by its name."""
+        return {**self._counts, "in_flight": self._in_flight, "max_in_flight": self._max_in_flight}
+
+
+_COUNTED: Final = (
+    "requests",
+    "unauthorized",
+    "contract_violations",
+    "rate_limited",
+    "success_false",
+    "reset_before_read",
+    "reset_after_read",
+    "reset_after_store",
+    "hangs",
+    "connections_opened",
+    "idle_connections_closed",
+)

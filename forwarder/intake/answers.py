@@ -1,0 +1,105 @@
+"""The answers of the HTTP intake: JSON, of one shape for every error. Pure but for aiohttp's response objects."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from forwarder.growlytics.contract import Refused, Violation
+from forwarder.intake.acceptance import Accepted
+
+RETRY_AFTER_FULL_SECONDS: Final = 1
+RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
+_MESSAGES: Final = {
+    "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
+    "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
+    "shutting_down": (503, "the forwarder is shutting down: send it again, to its successor"),
+    "not_found": (404, "there is nothing here: POST to /track/event or /v1/events, GET /v1/status"),
+    "method_not_allowed": (405, "this path does not take this method: see the Allow header"),
+    "unsupported_encoding": (415, "the Content-Encoding is not understood: send gzip, deflate or none"),
+    "malformed_body": (400, "the body is not what its headers say: cut short, or not the gzip or deflate it claims"),
+    "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
+}
+
+
+def refusal(code: str, *, allow: str | None = None) -> web.Response:
+    """Refuse a request as a whole."""
+    status, message = _MESSAGES[code]
+    headers = {}
+    if code == "buffer_full":
+        headers["Retry-After"] = str(RETRY_AFTER_FULL_SECONDS)
+    elif code == "shutting_down":
+        headers["Retry-After"] = str(RETRY_AFTER_SHUTDOWN_SECONDS)
+    if allow is not None:
+        headers["Allow"] = allow
+    response = _errors(status, [{"code": code, "field": None, "message": message}], headers)
+    if status in (400, 408, 413, 415, 503):
+        response.force_close()  # the rest of the body is not read, or no more requests are wanted
+    return response
+
+
+def violations(refused: Refused) -> web.Response:
+    """Refuse a single event, with all that is wrong with it."""
+    malformed = refused.violations[0].code == "malformed_json"
+    return _errors(400 if malformed else 422, _described(refused.violations))
+
+
+def malformed_json(message: str) -> web.Response:
+    """Refuse a body that is not JSON as a whole."""
+    return _errors(400, [{"code": "malformed_json", "field": None, "message": message}])
+
+
+def malformed_http(message: str) -> web.Response:
+    """Refuse what is not HTTP, and close the connection, as nobody knows where the next request would begin."""
+    response = _errors(400, [{"code": "malformed_http", "field": None, "message": message}])
+    response.force_close()
+    return response
+
+
+def internal_error() -> web.Response:
+    """Own up to a bug."""
+    message = "the forwarder failed at this request, which was not taken; its log says more"
+    response = _errors(500, [{"code": "internal_error", "field": None, "message": message}])
+    response.force_close()
+    return response
+
+
+def accepted_one(event_id: int) -> web.Response:
+    """Confirm a single event."""
+    return _json(200, b'{"success":true,"id":"%d"}' % event_id)
+
+
+def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
+    """Confirm a batch: 202, or 422 if every one of its elements was refused."""
+    content: dict[str, object] = {
+        "accepted": accepted.accepted,
+        "duplicates": 0,
+        "rejected": [
+            {"index": index, "errors": _described(refused.violations)} for index, refused in accepted.refusals
+        ],
+    }
+    if accepted.not_listed:
+        content["rejected_not_listed"] = accepted.not_listed
+    if with_ids:
+        content["ids"] = [None if event_id is None else str(event_id) for event_id in accepted.ids]
+    return _json(422 if accepted.refusals and not accepted.accepted else 202, orjson.dumps(content))
+
+
+def status(content: Mapping[str, object]) -> web.Response:
+    """Show the state."""
+    return _json(200, orjson.dumps(content))
+
+
+def _described(found: Sequence[Violation]) -> list[dict[str, object]]:
+    return [{"code": one.code, "field": one.field, "message": one.message} for one in found]
+
+
+def _errors(
+    http_status: int, errors: Sequence[Mapping[str, object]], headers: Mapping[str, str] | None = None
+) -> web.Response:
+    return _json(http_status, orjson.dumps({"success": False, "errors": errors}), headers)
+
+
+def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=http_status, body=body, content_type="application/json", headers=headers)

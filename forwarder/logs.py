@@ -1,0 +1,138 @@
+"""How log lines look and how they leave: one JSON object or one readable line each, written by a thread of its own.
+
+A pipe that nobody reads must neither stop the event loop nor keep the process from ending: lines wait in a bounded queue,
+and are lost, counted, when it is full. Used by the commands that serve; nobody else configures logging.
+"""
+
+import io
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+import orjson
+
+from forwarder.event import printable
+from forwarder.settings import LogSettings
+
+_MAX_WAITING_LINES: Final = 10_000
+_MAX_VALUE_CHARACTERS: Final = 1000
+_CLOSING_SECONDS: Final = 2.0
+
+
+class JsonFormatter(logging.Formatter):
+    """`{"time", "level", "message", ...fields}` on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {"time": _time(record), "level": record.levelname.lower()}
+        line |= {"message": record.getMessage(), **_fields(record)}
+        if traceback := _traceback(record):
+            line["traceback"] = traceback
+        return orjson.dumps({name: _plain(value) for name, value in line.items()}).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL message field=value ...`, for a person at a terminal; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        words = [_time(record), f"{record.levelname:<7}", printable(record.getMessage(), _MAX_VALUE_CHARACTERS)]
+        words += [
+            f"{name}={printable(str(_plain(value)), _MAX_VALUE_CHARACTERS)}" for name, value in _fields(record).items()
+        ]
+        traceback = (f"  {printable(line, _MAX_VALUE_CHARACTERS)}" for line in _traceback(record).splitlines())
+        return "\n".join((" ".join(words), *traceback))
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return dict(getattr(record, "fields", {}))
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    return logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON can hold it; what it cannot hold is shown as text."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return printable(ascii(value), _MAX_VALUE_CHARACTERS)
+    return value
+
+
+class _Writer(logging.Handler):
+    """Queues formatted lines for a thread that writes them."""
+
+    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._lost = 0
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lines.qsize() < _MAX_WAITING_LINES:
+            self._lines.put(self.format(record))
+        else:
+            self._lost += 1
+
+    def finish(self) -> None:
+        """Write what waits, for a while; a pipe that nobody reads keeps the rest."""
+        if self._lost:
+            record = logging.makeLogRecord(
+                {
+                    "levelname": "WARNING",
+                    "msg": "log lines were lost: nobody read them",
+                    "fields": {"lines": self._lost},
+                }
+            )
+            self._lines.put(self.format(record))
+        self._lines.put(None)
+        self._thread.join(_CLOSING_SECONDS)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                _write(self._stream, line + "\n")
+            except OSError:
+                self._lost += 1  # whoever read the lines has gone
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write past the stream's own buffer, whose lock, if it were held at the end, would keep Python from ending."""
+    try:
+        descriptor = stream.fileno()
+    except io.UnsupportedOperation:
+        stream.write(text)
+        return
+    rest = text.encode()
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextmanager
+def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
+    """Send this process's log lines to standard output while the block runs, and write out the rest at its end."""
+    as_json = settings.format == "json" or (settings.format == "auto" and not sys.stdout.isatty())
+    writer = _Writer(sys.stdout, JsonFormatter() if as_json else TextFormatter())
+    root = logging.getLogger()
+    root.addHandler(writer)
+    root.setLevel(settings.level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(writer)
+        writer.finish()

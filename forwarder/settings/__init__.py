@@ -1,0 +1,294 @@
+"""The settings: what can be set, with which default, type and range; how they are loaded, checked and shown.
+
+A section is a frozen class, and a component takes exactly its own. Defaults stand here and nowhere else. `load` reports
+every error at once; a section that is constructed directly, as tests do, is taken as it is. No error and no dump ever
+shows a secret. Everybody may import this module; `sources` and `values` are its inner parts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import attrs
+
+from forwarder.settings.sources import Layer, Name, fields_of, gather, printable_path, read_secrets, structure
+from forwarder.settings.values import (
+    KIB,
+    MIB,
+    Address,
+    FileMode,
+    Flag,
+    HttpsUrl,
+    Integer,
+    ListenAddress,
+    Seconds,
+    Secret,
+    SecretFile,
+    SecretText,
+    Size,
+    SocketPath,
+)
+
+__all__ = [
+    "Address",
+    "AdminSettings",
+    "BufferSettings",
+    "DeliverySettings",
+    "GrowlyticsSettings",
+    "IntakeSettings",
+    "Loaded",
+    "LogSettings",
+    "Problem",
+    "Secret",
+    "SettingReference",
+    "Settings",
+    "SettingsError",
+    "ShutdownSettings",
+    "load",
+    "reference",
+    "to_toml",
+]
+
+
+@attrs.frozen(kw_only=True)
+class GrowlyticsSettings:
+    """Where events go."""
+
+    url: Annotated[str, HttpsUrl(), "Where every event is posted; change it only to try against a sandbox"] = (
+        "https://dc.growlytics.in/track/event"
+    )
+    api_key: Annotated[
+        Secret | None,
+        SecretText(),
+        "The key of your Growlytics project; better kept out of this file, see api_key_file",
+    ] = None
+    api_key_file: Annotated[
+        str | None, SecretFile(), "A file with nothing but the key, such as a mounted secret; instead of api_key"
+    ] = None
+    timeout_seconds: Annotated[
+        float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer"
+    ] = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class IntakeSettings:
+    """Where apps post events, and how much of a request is taken."""
+
+    http: Annotated[Address | None, ListenAddress(), "Where apps post events over TCP"] = attrs.field(
+        default=Address("127.0.0.1", 8920)
+    )
+    unix_socket: Annotated[
+        str | None, SocketPath(), "Where apps post events over a Unix socket, which file permissions guard"
+    ] = None
+    unix_socket_mode: Annotated[int, FileMode(), "The permissions of the socket; who may write to it may post"] = 0o660
+    allow_remote_without_token: Annotated[
+        bool, Flag(), "Allow intake.http to be an address that other machines can reach; anybody there may then post"
+    ] = False
+    max_body_bytes: Annotated[
+        int, Size(KIB, 64 * MIB), "The largest request body; what is larger is refused with 413"
+    ] = MIB
+    body_timeout_seconds: Annotated[
+        float, Seconds(600), "The longest that an app may take to send a body; who is slower is refused with 408"
+    ] = 10.0
+
+
+@attrs.frozen(kw_only=True)
+class BufferSettings:
+    """What is kept between an app's post and Growlytics' yes. Whichever bound is reached first counts."""
+
+    kind: Annotated[Literal["memory"], "Where accepted events wait; memory is lost when the process ends"] = "memory"
+    max_events: Annotated[
+        int, Integer(1), "The most events to hold; beyond that apps are told 429 and to try later"
+    ] = 100_000
+    max_bytes: Annotated[int, Size(KIB), "The most bytes of events to hold"] = 256 * MIB
+
+
+@attrs.frozen(kw_only=True)
+class DeliverySettings:
+    """How events are sent and sent again."""
+
+    max_concurrency: Annotated[
+        int, Integer(1, 4096), "The most attempts on the wire at the same time; bounds the load on Growlytics"
+    ] = 64
+    retry_initial_seconds: Annotated[
+        float,
+        Seconds(3600),
+        "The longest wait before the first retry; it doubles with each, and the wait is random up to it",
+    ] = 0.5
+    retry_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds"] = (
+        60.0
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AdminSettings:
+    """Metrics and health checks, on an address of their own."""
+
+    http: Annotated[
+        Address | None,
+        ListenAddress(),
+        "Where /metrics, /livez and /readyz answer; they show no events and change nothing",
+    ] = attrs.field(default=Address("127.0.0.1", 9920))
+
+
+@attrs.frozen(kw_only=True)
+class ShutdownSettings:
+    """How the daemon stops."""
+
+    drain_seconds: Annotated[
+        float,
+        Seconds(86_400, zero=True),
+        "How long to go on delivering after a stop was asked for; keep it below what the supervisor grants",
+    ] = 20.0
+
+
+@attrs.frozen(kw_only=True)
+class LogSettings:
+    """The daemon's log."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], "The least severe lines to write"] = "info"
+    format: Annotated[Literal["auto", "json", "text"], "The form of a line; auto is text on a terminal, else json"] = (
+        "auto"
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All settings."""
+
+    growlytics: GrowlyticsSettings = attrs.field(factory=GrowlyticsSettings)
+    intake: IntakeSettings = attrs.field(factory=IntakeSettings)
+    buffer: BufferSettings = attrs.field(factory=BufferSettings)
+    delivery: DeliverySettings = attrs.field(factory=DeliverySettings)
+    admin: AdminSettings = attrs.field(factory=AdminSettings)
+    shutdown: ShutdownSettings = attrs.field(factory=ShutdownSettings)
+    log: LogSettings = attrs.field(factory=LogSettings)
+    loop: Annotated[
+        Literal["auto", "uvloop", "asyncio"],
+        "The event loop; auto is uvloop, which is faster, if it is installed, else asyncio",
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the configuration."""
+
+    path: str
+    """The dotted path of the setting, or the name of a source that could not be read."""
+    message: str
+    """What is wrong, the mend, and where the value was given."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used."""
+
+    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
+        """As in `Loaded`: a misspelt variable that was ignored may explain a problem."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load` returns."""
+
+    settings: Settings
+    warnings: tuple[str, ...]
+    """Sentences for the log or the terminal; without secrets."""
+
+
+def load(
+    config: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    require_api_key: bool = False,
+) -> Loaded:
+    """Load the settings, or raise `SettingsError` with every problem there is.
+
+    Later sources win, value by value: the defaults, the TOML file `config`, `GROWLYTICS_API_KEY` and
+    `GROWLYTICS_API_KEY_FILE`, the variables `FORWARDER_<SECTION>__<KEY>` of `environ`, and `overrides`, each written
+    `section.key=value`.
+
+    A secret may be given itself or as `*_file`, the path of a file that holds it; the settings then have both. To give
+    both is an error, as nobody could tell which one is meant, with one exception: `GROWLYTICS_API_KEY` and
+    `GROWLYTICS_API_KEY_FILE` may be in the environment for the app's sake, so they give way to a key or key file that a
+    `FORWARDER_…` variable or an override names. They do not give way to `config`, which ranks below the environment.
+    """
+    given, failures, warnings = gather(config, environ, overrides, Settings)
+    failures |= read_secrets(given, Settings)
+    settings, refused = structure(given, Settings)
+    failures |= refused
+    problems = [_problem(name, message, given) for name, message in failures.items()]
+    # Rules compare settings, so what they compare must be known: the file was read, and neither was refused.
+    if (str(config),) not in failures:
+        for name, other, message in _broken_rules(settings, require_api_key=require_api_key):
+            if failures.keys().isdisjoint((name, other)):
+                problems.append(_problem(name, message, given))
+    if problems:
+        raise SettingsError(problems, warnings)
+    return Loaded(settings, tuple(warnings))
+
+
+def _problem(name: Name, message: str, given: Layer) -> Problem:
+    origin = f" ({given[name].origin})" if name in given else ""
+    return Problem(printable_path(name), message + origin)
+
+
+def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tuple[Name, Name, str]]:
+    """Yield each rule between two settings that does not hold: both names, and what is wrong with the first one."""
+    intake, admin, delivery = settings.intake, settings.admin, settings.delivery
+    if require_api_key and settings.growlytics.api_key is None:
+        mend = "give it here or, better, in a file that growlytics.api_key_file names"
+        yield ("growlytics", "api_key"), ("growlytics", "api_key_file"), f"is missing; {mend}"
+    if intake.http is None and intake.unix_socket is None:
+        wrong = "is off, and so is intake.unix_socket; apps need one of them to post to"
+        yield ("intake", "http"), ("intake", "unix_socket"), wrong
+    if intake.http is not None and not (intake.http.is_loopback or intake.allow_remote_without_token):
+        wrong = f"{intake.http} can be reached from other machines, and anybody there could post events"
+        mend = "listen on 127.0.0.1, or accept it with intake.allow_remote_without_token = true"
+        yield ("intake", "http"), ("intake", "allow_remote_without_token"), f"{wrong}; {mend}"
+    if admin.http is not None and admin.http == intake.http and admin.http.port != 0:
+        yield ("admin", "http"), ("intake", "http"), f"{admin.http} is the address of intake.http too; choose another"
+    if delivery.retry_max_seconds < delivery.retry_initial_seconds:
+        wrong = f"{delivery.retry_max_seconds} is below retry_initial_seconds, {delivery.retry_initial_seconds}"
+        yield ("delivery", "retry_max_seconds"), ("delivery", "retry_initial_seconds"), f"{wrong}; raise it"
+
+
+def to_toml(settings: Settings) -> str:
+    """Return the settings as TOML, secrets as `********`. What is not set is left out.
+
+    A secret that came from a file is left out too, as the file is named and both together would be an error.
+    """
+    tables: dict[str, list[str]] = {"": []}
+    for field in fields_of(Settings):
+        holder = getattr(settings, field.section) if field.section else settings
+        text = field.reader.toml(getattr(holder, field.key))
+        if text is not None and getattr(holder, f"{field.key}_file", None) is None:
+            tables.setdefault(field.section, []).append(f"{field.key} = {text}\n")
+    return "\n".join((f"[{section}]\n" if section else "") + "".join(lines) for section, lines in tables.items())
+
+
+@dataclass(frozen=True)
+class SettingReference:
+    """One setting, for documentation."""
+
+    path: str
+    type: str
+    """What it takes, with unit and range."""
+    default: str | None
+    """As TOML text; None if there is none."""
+    description: str
+
+
+def reference() -> list[SettingReference]:
+    """Return every setting that exists, in the order of the sections."""
+    return [
+        SettingReference(field.path, field.reader.type_text, field.reader.toml(field.default), field.description)
+        for field in fields_of(Settings)
+    ]

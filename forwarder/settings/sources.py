@@ -1,0 +1,238 @@
+"""From what people write to settings: the TOML file, the environment, `--set` and secret files, merged and structured.
+
+Nothing here knows a setting by name, but for the convenience variables. The settings are told by their class: sections
+are attrs classes, and each setting is annotated with its reader and its description. What is wrong is collected, one
+message for each name, so that all of it can be shown at once. Only `forwarder.settings` imports this module.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from forwarder.settings.values import KIB, Reader, RefusedError, Secret, SecretFile, SecretText, Text, reader_of
+
+Root = TypeVar("Root", bound=attrs.AttrsInstance)
+
+_MAX_SECRET_FILE_BYTES = 64 * KIB
+
+Name = tuple[str, ...]
+"""A setting's name: `("delivery", "max_concurrency")`, or `("loop",)` at the top level."""
+
+Failures = dict[Name, str]
+"""What is wrong and the mend, by the name of the setting, or of the source, that it is about."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value as somebody gave it, not checked yet."""
+
+    value: object = field(repr=False)  # may be a secret
+    origin: str
+    """Where it was given, such as "in FORWARDER_LOOP"."""
+
+
+Layer = dict[Name, Given]
+"""What one source gave, or several together."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting that exists."""
+
+    section: str
+    """Empty at the top level."""
+    key: str
+    reader: Reader
+    description: str
+    default: object
+
+    @property
+    def name(self) -> Name:
+        return (self.section, self.key) if self.section else (self.key,)
+
+    @property
+    def path(self) -> str:
+        return ".".join(self.name)
+
+
+def fields_of(root: type[attrs.AttrsInstance]) -> list[Field]:
+    """Return every setting of a class of sections, in order."""
+    found = []
+    for outer in attrs.fields(root):
+        is_section = attrs.has(outer.type)
+        for each in attrs.fields(outer.type) if is_section else [outer]:
+            reader, description = reader_of(each.type), _description(each.type)
+            assert reader is not None, f"{each.name} needs a reader"
+            found.append(Field(outer.name if is_section else "", each.name, reader, description, each.default))
+    return found
+
+
+def _description(kind: Any) -> str:
+    return next(each for each in kind.__metadata__ if isinstance(each, str))
+
+
+def gather(
+    config: Path | None, environ: Mapping[str, str], overrides: Sequence[str], root: type[attrs.AttrsInstance]
+) -> tuple[Layer, Failures, list[str]]:
+    """Read and merge all sources; return what they give, what is wrong with them, and warnings."""
+    fields = fields_of(root)
+    sections = {each.section for each in fields} - {""}
+    from_file, failures = _from_file(config, sections) if config is not None else ({}, {})
+    from_environ, ignored = _from_environ(environ, sections, {each.key for each in fields if not each.section})
+    from_overrides, malformed = _from_overrides(overrides, sections)
+    explicit = from_environ | from_overrides
+    given = from_file | _from_convenience(environ, explicit) | explicit
+    failures |= malformed
+    for name in [name for name in given if len(name) == 1 and name[0] in sections]:
+        failures[name] = f"is a section, [{name[0]}] in the file; set what is in it ({given.pop(name).origin})"
+    warnings = []
+    if ignored:
+        names = printable_path(tuple(ignored), ", ")
+        warnings.append(f"ignored, as they name no setting, which is FORWARDER_<SECTION>__<KEY>: {names}")
+    return given, failures, warnings
+
+
+def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures]:
+    try:
+        document = tomllib.loads(config.read_bytes().decode())
+    except OSError as error:
+        return {}, {(str(config),): f"cannot be read: {error.strerror}"}
+    except UnicodeDecodeError as error:
+        return {}, {(str(config),): f"is not UTF-8, as TOML must be; look at byte {error.start}"}
+    except ValueError as error:  # TOMLDecodeError, which tells line and column; or a number of thousands of digits
+        return {}, {(str(config),): f"is not TOML: {error}"}
+    layer: Layer = {}
+    for name, value in document.items():
+        if name in sections and isinstance(value, dict):
+            layer |= {(name, key): Given(each, f"in {config}") for key, each in value.items()}
+        else:
+            layer[name,] = Given(value, f"in {config}")
+    return layer, {}
+
+
+def _from_environ(
+    environ: Mapping[str, str], sections: Collection[str], top_level: Collection[str]
+) -> tuple[Layer, list[str]]:
+    """Return what the `FORWARDER_…` variables give, and the names of those that are none of ours."""
+    layer: Layer = {}
+    ignored = []
+    for variable in sorted(environ):
+        if not variable.startswith("FORWARDER_"):
+            continue
+        rest = variable.removeprefix("FORWARDER_").lower()
+        section, separator, key = rest.partition("__")
+        given = Given(Text(environ[variable]), f"in {printable_path((variable,))}")
+        if separator and section in sections:
+            layer[section, key] = given
+        elif rest in top_level:
+            layer[rest,] = given
+        else:
+            # Kubernetes gives every container the address of each Service; one may be called "forwarder".
+            ignored.append(variable)
+    return layer, ignored
+
+
+def _from_convenience(environ: Mapping[str, str], explicit: Layer) -> Layer:
+    """Return what `GROWLYTICS_API_KEY` and `GROWLYTICS_API_KEY_FILE` give: nothing if `explicit` has one of the two.
+
+    An empty one is as good as missing: that is what a compose file passes on when there is none.
+    """
+    names = {f"GROWLYTICS_{key.upper()}": ("growlytics", key) for key in ("api_key", "api_key_file")}
+    if not explicit.keys().isdisjoint(names.values()):
+        return {}
+    return {name: Given(Text(environ[key]), f"in {key}") for key, name in names.items() if environ.get(key)}
+
+
+def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tuple[Layer, Failures]:
+    layer: Layer = {}
+    malformed: Failures = {}
+    for number, override in enumerate(overrides, start=1):
+        path, equals, value = override.partition("=")
+        section, dot, key = path.partition(".")
+        if not equals or not path:
+            # Not shown: it may hold a key.
+            malformed[f"--set (number {number})",] = "must be written section.key=value"
+        elif dot and section in sections:
+            layer[section, key] = Given(Text(value), "in --set")
+        else:
+            layer[path,] = Given(Text(value), "in --set")
+    return layer, malformed
+
+
+def read_secrets(given: Layer, root: type[attrs.AttrsInstance]) -> Failures:
+    """Add to `given` each secret of which only the file is given."""
+    failures: Failures = {}
+    for each in fields_of(root):
+        secret, file = (each.section, each.key), (each.section, f"{each.key}_file")
+        if not isinstance(each.reader, SecretText) or file not in given:
+            continue
+        if secret in given:
+            failures[secret] = f"is given twice, also as {'.'.join(file)} {given[file].origin}; keep one"
+            continue
+        try:
+            given[secret] = Given(read_secret_file(given[file].value), given[file].origin)
+        except RefusedError as refused:
+            failures[file] = str(refused)
+    return failures
+
+
+def read_secret_file(path: object) -> Secret:
+    """Return the secret in a file, without the newline at its end, or raise `RefusedError` with the reason.
+
+    A relative path starts at the working directory. At most 64 KiB are read, so that even /dev/zero does no harm.
+    """
+    try:
+        with Path(SecretFile().read(path)).open("rb") as file:
+            content = file.read(_MAX_SECRET_FILE_BYTES + 1)
+    except OSError as error:
+        raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_SECRET_FILE_BYTES:
+        raise RefusedError("names a file that is larger than 64 KiB, too large for a secret")
+    try:
+        # As Latin-1 every byte is a character, and what is not ASCII is refused as such.
+        return SecretText().read(content.decode("latin-1").rstrip("\r\n"))
+    except RefusedError as refused:
+        raise RefusedError(f"names a file whose content {refused}") from None
+
+
+def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures]:
+    """Make settings of what is given. What is refused stays at its default, and is returned as failures."""
+    fields = fields_of(root)
+    known = {each.name: each for each in fields}
+    failures: Failures = {}
+    sections: dict[str, dict[str, Any]] = {"": {}, **{each.section: {} for each in fields}}
+    for name, value in given.items():
+        if name not in known:
+            failures[name] = _unknown("".join(name[:-1]), name[-1], fields)
+            continue
+        try:
+            sections[known[name].section][name[-1]] = known[name].reader.read(value.value)
+        except RefusedError as refused:
+            failures[name] = str(refused)
+    top_level = sections.pop("")
+    kinds = {each.name: each.type for each in attrs.fields(root) if each.type}
+    return root(**top_level, **{name: kinds[name](**values) for name, values in sections.items()}), failures
+
+
+def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
+    """Return the message for a setting that does not exist, with the one that was probably meant."""
+    siblings = {each.key: each.path for each in fields if each.section == section}
+    if not section:
+        # Here a section may be misspelt, or, in `--set`, a path.
+        siblings |= {each.section: each.section for each in fields if each.section}
+        siblings |= {each.path: each.path for each in fields}
+    near = [siblings[each] for each in difflib.get_close_matches(key, siblings, n=1)]
+    meant = near or [each.path for each in fields if each.key == key]
+    if meant:
+        return f"does not exist; did you mean {' or '.join(meant)}?"
+    return f"does not exist; here one can set {', '.join(each for each in siblings if '.' not in each)}"
+
+
+def printable_path(name: Name, separator: str = ".") -> str:
+    """Return a name as a dotted path, fit for a terminal even if a stranger chose it."""
+    return separator.join(part if part.isprintable() else ascii(part) for part in name)

@@ -1,0 +1,380 @@
+"""The values that settings have, and what reads, describes and writes each kind of them.
+
+A reader gets what TOML gave (a string, an integer, a table, …) or `Text`, and returns the setting's value or raises
+`RefusedError`. Nothing is coerced, and all is pure. Only `forwarder.settings` and `forwarder.settings.sources` import
+this module; everybody else finds `Secret` and `Address` in `forwarder.settings`.
+"""
+
+import hmac
+import ipaddress
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import attrs
+
+KIB = 1024
+MIB = 1024 * KIB
+
+_UNIT_BYTES = {"GiB": 1024 * MIB, "MiB": MIB, "KiB": KIB}
+_MASK = "********"
+_MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
+
+
+class Text(str):
+    """A value from the environment or `--set`: it is parsed as the setting's type demands."""
+
+    __slots__ = ()
+
+
+class RefusedError(ValueError):
+    """A value that a setting cannot take. The message says what is wrong and the mend; it never holds a secret."""
+
+
+class Secret:
+    """Text that is never shown: only `reveal` gives it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself, to be sent and nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return _MASK
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@attrs.frozen
+class Address:
+    """Where to listen on TCP."""
+
+    host: str
+    """An IPv4 or IPv6 address (without brackets) or a host name."""
+    port: int
+    """0 to 65535; 0 is any free port."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it. Of names only `localhost` counts: others may resolve anywhere."""
+        return _is_loopback(self.host)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Reader(ABC):
+    """Reads one kind of value."""
+
+    @property
+    @abstractmethod
+    def type_text(self) -> str:
+        """What a value must be, to follow the words "must be"."""
+
+    @abstractmethod
+    def read(self, value: object) -> object:
+        """Return the setting's value, or raise `RefusedError`."""
+
+    def toml(self, value: object) -> str | None:
+        """Return a setting's value as TOML text; None if only leaving the setting out says "not set"."""
+        return None if value is None else _toml(value)
+
+    def refuse(self, value: object, mend: str = "") -> RefusedError:
+        return RefusedError(f"must be {self.type_text}, not {_shown(value)}" + (mend and f"; {mend}"))
+
+
+@attrs.frozen
+class Flag(Reader):
+    type_text = "true or false"
+
+    def read(self, value: object) -> bool:
+        if isinstance(value, Text) and value.lower() in {"true", "false"}:
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise self.refuse(value)
+        return value
+
+
+@attrs.frozen
+class Integer(Reader):
+    low: int
+    high: int | None = None
+
+    @property
+    def type_text(self) -> str:
+        return f"an integer {self._range(str)}"
+
+    def read(self, value: object) -> int:
+        number = self._parse(value)
+        if number is None or number < self.low or (self.high is not None and number > self.high):
+            raise self.refuse(value)
+        return number
+
+    def _parse(self, value: object) -> int | None:
+        return _integer(value)
+
+    def _range(self, show: Callable[[int], str]) -> str:
+        return f"from {show(self.low)} " + ("up" if self.high is None else f"to {show(self.high)}")
+
+
+@attrs.frozen
+class Size(Integer):
+    """A number of bytes, as an integer or with a unit."""
+
+    @property
+    def type_text(self) -> str:
+        return f'a size {self._range(_size)}, in bytes or like "256 MiB"'
+
+    def _parse(self, value: object) -> int | None:
+        number = _integer(value)
+        if number is not None or not isinstance(value, str):
+            return number
+        with_unit = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB)", value)
+        if with_unit is None:
+            raise self.refuse(value, "the units are KiB, MiB and GiB, after a whole number")
+        return int(with_unit[1]) * _UNIT_BYTES[with_unit[2]]
+
+    def toml(self, value: object) -> str:
+        assert isinstance(value, int)
+        text = _size(value)
+        return text if text.isdecimal() else _toml(text)
+
+
+@attrs.frozen
+class Seconds(Reader):
+    """A duration; an integer is as good as a float."""
+
+    at_most: int
+    zero: bool = False
+    """Whether 0 is allowed."""
+
+    @property
+    def type_text(self) -> str:
+        return f"a number of seconds, {'from 0' if self.zero else 'above 0 and up'} to {self.at_most}"
+
+    def read(self, value: object) -> float:
+        number: object = value
+        if isinstance(value, Text) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
+            number = float(value)
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise self.refuse(value)
+        # NaN and infinity fail this, as do integers that no float can hold.
+        if not (0 < number <= self.at_most or (self.zero and number == 0)):
+            raise self.refuse(value)
+        return float(number)
+
+
+@attrs.frozen
+class Choice(Reader):
+    words: tuple[str, ...]
+
+    @property
+    def type_text(self) -> str:
+        *most, last = (_toml(word) for word in self.words)
+        return f"{', '.join(most)} or {last}" if most else last
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or value not in self.words:
+            raise self.refuse(value)
+        return str(value)
+
+
+@attrs.frozen
+class ListenAddress(Reader):
+    """Where to listen on TCP; None is nowhere, written as the empty string."""
+
+    type_text = '"host:port" ("[::1]:8920" for IPv6, port 0 for any free one) or "" for off'
+
+    def read(self, value: object) -> Address | None:
+        if not isinstance(value, str):
+            raise self.refuse(value)
+        if not value:
+            return None
+        parts = re.fullmatch(r"(?:\[(?P<ipv6>[^]]*)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})", value)
+        if parts is None:
+            raise self.refuse(value, "every address of this machine is 0.0.0.0, or [::] with IPv6")
+        if parts["ipv6"] is not None and not _is_ipv6(parts["ipv6"]):
+            raise self.refuse(value, "the brackets must hold an IPv6 address")
+        if int(parts["port"]) > 65535:
+            raise self.refuse(value, "the highest port is 65535")
+        return Address(parts["host"] or parts["ipv6"], int(parts["port"]))
+
+    def toml(self, value: object) -> str:
+        return _toml("" if value is None else value)
+
+
+@attrs.frozen
+class HttpsUrl(Reader):
+    """Where to send. No error shows the URL, as people put passwords into URLs."""
+
+    type_text = "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise self.refuse(value)
+        # urlsplit drops tabs and newlines without a word, so look first.
+        if not value.isprintable() or " " in value:
+            raise RefusedError(f"must be {self.type_text}, without spaces and control characters")
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
+        except ValueError:
+            raise RefusedError(f"must be {self.type_text}; its host or port is malformed") from None
+        faults = {
+            "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
+            "it must not hold a user name or password": "@" in parts.netloc,
+            "it must not have a fragment, a part after #": "#" in value,
+            "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise RefusedError(f"must be {self.type_text}; {fault}")
+        return str(value)
+
+
+@attrs.frozen
+class SocketPath(Reader):
+    """The path of a Unix socket; None is no socket, and so is the empty string."""
+
+    type_text = f"the path of a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
+
+    def read(self, value: object) -> str | None:
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        if len(os.fsencode(value)) > _MAX_SOCKET_PATH_BYTES:
+            raise self.refuse(value, "choose a shorter directory")
+        return str(value) or None
+
+
+@attrs.frozen
+class FileMode(Reader):
+    """Permission bits; as an integer they must be below 0o1000, so a decimal 660 or 777 is found out."""
+
+    type_text = 'octal permission digits in quotes, like "0660"'
+
+    def read(self, value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+            mode: int | None = int(value, 8)
+        else:
+            mode = _integer(value) if not isinstance(value, str) else None
+        if mode is None or not 0 <= mode <= 0o777:
+            raise self.refuse(value)
+        return mode
+
+    def toml(self, value: object) -> str:
+        return f'"{value:04o}"'
+
+
+@attrs.frozen
+class SecretText(Reader):
+    """A secret that is sent as the value of an HTTP header. No error shows it, whatever its type."""
+
+    type_text = "a secret, of printable ASCII as it is sent in an HTTP header"
+
+    def read(self, value: object) -> Secret:
+        if isinstance(value, Secret):  # from a secret file, where it was read by this very method
+            return value
+        if not isinstance(value, str):
+            raise RefusedError("must be a string, in quotes")
+        if not value:
+            raise RefusedError("is empty; leave the setting out if there is none")
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            raise RefusedError("cannot be sent in an HTTP header; only printable ASCII can, without spaces around it")
+        if value == _MASK:
+            raise RefusedError(
+                f"is {_MASK}, which stands for a secret where settings are shown; give the secret itself"
+            )
+        return Secret(str(value))
+
+
+@attrs.frozen
+class SecretFile(Reader):
+    """The path of a file that holds a secret. No error shows it: it may be the secret, in the wrong place."""
+
+    type_text = "the path of a file that holds the secret"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise RefusedError(f"must be {self.type_text}")
+        if not value:
+            raise RefusedError("is empty; leave the setting out if there is none")
+        return str(value)
+
+
+def reader_of(kind: Any) -> Reader | None:
+    """Return what reads a setting annotated as `kind`: the reader named there, or a choice for a `Literal`."""
+    for each in (*getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", None)):
+        if isinstance(each, Reader):
+            return each
+        if getattr(each, "__origin__", None) is Literal:
+            return Choice(get_args(each))
+    return None
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, Text) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _size(size_bytes: int) -> str:
+    """Return a number of bytes in the largest unit that keeps it whole: `1 MiB`, `1000`."""
+    for unit, unit_bytes in _UNIT_BYTES.items():
+        if size_bytes and size_bytes % unit_bytes == 0:
+            return f"{size_bytes // unit_bytes} {unit}"
+    return str(size_bytes)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(host) is not None
+    except ValueError:
+        return False
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    # A JSON string is a TOML string, unless characters beyond 16 bits are escaped in pairs.
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _shown(value: object) -> str:
+    """Return a refused value fit for an error message: short, and nothing that plays with a terminal."""
+    match value:
+        case str():
+            text = json.dumps(str(value))
+        case int() if value.bit_length() > 1000:  # Python refuses to write integers of thousands of digits
+            text = "an enormous integer"
+        case int() | float():
+            text = _toml(value)
+        case dict():
+            text = "a table"
+        case list():
+            text = "an array"
+        case _:
+            text = "a date or time"
+    return text if len(text) <= 80 else text[:79] + "…"

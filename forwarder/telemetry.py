@@ -1,0 +1,261 @@
+"""Everything the daemon can say: one method per occurrence, which counts and, rarely, writes a log line.
+
+Invariants: no attribute value, customer id or secret ever comes here; labels are bounded; every series exists from the
+start, at 0; within one turn of the event loop the counters satisfy `received = accepted + duplicates + rejected`.
+Everybody above may call it; it knows nobody.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from forwarder import __version__
+from forwarder.event import Clock, printable
+
+log = logging.getLogger("forwarder")
+
+INTAKES: Final = ("http", "unix")
+REJECTION_REASONS: Final = (
+    "malformed_json",
+    "not_an_object",
+    "missing_field",
+    "wrong_type",
+    "empty",
+    "name_too_long",
+    "too_many_attributes",
+    "attribute_type_not_allowed",
+    "time_not_milliseconds",
+    "number_out_of_range",
+    "body_too_large",
+    "buffer_full",
+    "shutting_down",
+    "unsupported_encoding",
+    "malformed_body",
+    "too_slow",
+)
+DROP_REASONS: Final = ("rejected", "shutdown")
+OUTCOMES: Final = ("delivered", "retryable", "rejected", "blocked")
+RETRY_REASONS: Final = ("network", "timeout", "status_408", "status_425", "status_429", "status_5xx", "blocked")
+BUFFER_STATES: Final = ("ready", "parked", "in_flight")
+
+_PREFIX: Final = "growlytics_forwarder"
+_INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10)
+_ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600, 21600, 86400)
+_LOG_INTERVAL_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is read when somebody looks, rather than counted when it happens."""
+
+    buffer_events: Mapping[str, int]
+    """By state: `ready`, `parked`, `in_flight`."""
+    buffer_bytes: int
+    oldest_accepted_at: float | None
+    """Seconds since 1970; None when the buffer is empty."""
+    delivery_in_flight: int
+    """Attempts on the wire."""
+    unaccounted: int
+
+
+class Telemetry:
+    """The metrics of one daemon, in a registry of its own, and its log. `clock` gives seconds since 1970."""
+
+    def __init__(self, *, clock: Clock = time.time) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._logged: dict[tuple[str, object], tuple[float, int]] = {}
+        self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
+        self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
+        self._counter("events_duplicate", "Events that repeated one accepted before")
+        self._rejected = self._labelled(
+            "events_rejected", "Events refused, by the first error's code", "reason", REJECTION_REASONS
+        )
+        self._delivered = self._counter("events_delivered", "Events that Growlytics has")
+        self._dropped = self._labelled("events_dropped", "Accepted events lost", "reason", DROP_REASONS)
+        self._attempts = self._labelled(
+            "delivery_attempts", "Attempts to deliver an event, by what they came to", "outcome", OUTCOMES
+        )
+        self._retries = self._labelled(
+            "delivery_retries", "Attempts that will be repeated, by cause", "reason", RETRY_REASONS
+        )
+        self._possible_duplicates = self._counter(
+            "possible_duplicates", "Attempts repeated although the event may have arrived"
+        )
+        self._intake_duration = Histogram(
+            f"{_PREFIX}_intake_duration_seconds",
+            "From a request's headers to its answer",
+            buckets=_INTAKE_SECONDS,
+            registry=self.registry,
+        )
+        self._attempt_duration = Histogram(
+            f"{_PREFIX}_delivery_attempt_duration_seconds",
+            "One attempt",
+            buckets=_ATTEMPT_SECONDS,
+            registry=self.registry,
+        )
+        self._latency = Histogram(
+            f"{_PREFIX}_delivery_latency_seconds",
+            "From accepted to delivered",
+            buckets=_LATENCY_SECONDS,
+            registry=self.registry,
+        )
+        self._last_delivery = self._gauge("last_delivery_timestamp_seconds", "When the last event was delivered")
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+
+    def daemon_described(
+        self, *, loop: str, max_events: int, max_bytes: int, max_concurrency: int, read: Callable[[], Gauges]
+    ) -> None:
+        """Take in what never changes, and `read`, which is asked for the rest at every scrape."""
+        Gauge(
+            f"{_PREFIX}_build_info", "Versions; always 1", ("version", "python", "loop"), registry=self.registry
+        ).labels(__version__, platform.python_version(), loop).set(1)
+        self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
+        self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
+        self._gauge("delivery_concurrency_limit", "Most attempts on the wire at a time").set(max_concurrency)
+        events = Gauge(
+            f"{_PREFIX}_buffer_events", "Events accepted and not yet done with", ("state",), registry=self.registry
+        )
+        for state in BUFFER_STATES:
+            events.labels(state).set_function(partial(_events_in, read, state))
+        for name, text, value in (
+            ("buffer_bytes", "Bytes of the events in the buffer", lambda: read().buffer_bytes),
+            ("buffer_oldest_event_age_seconds", "Age of the oldest event in the buffer; 0 if empty", self._age(read)),
+            ("delivery_in_flight", "Attempts on the wire", lambda: read().delivery_in_flight),
+            ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", lambda: read().unaccounted),
+        ):
+            self._gauge(name, text).set_function(value)
+
+    # Intake
+
+    def events_accepted(self, count: int, *, intake: str) -> None:
+        """The buffer took charge of `count` events."""
+        self._received[intake].inc(count)
+        self._accepted[intake].inc(count)
+
+    def events_refused(self, count: int, *, intake: str, reason: str) -> None:
+        """`count` events were refused, for the first of their errors."""
+        self._received[intake].inc(count)
+        self._rejected[reason].inc(count)
+
+    def request_answered(self, seconds: float) -> None:
+        """An intake answered a request, `seconds` after its headers arrived."""
+        self._intake_duration.observe(seconds)
+
+    def request_failed(self, error: BaseException) -> None:
+        """A request was answered 500: a bug, and only that request suffered."""
+        log.error("request failed: a bug, please report it", exc_info=error)
+
+    # Delivery
+
+    def event_delivered(self, *, accepted_at: float) -> None:
+        """An event left the buffer because Growlytics has it."""
+        now = self._clock()
+        self._delivered.inc()
+        self._last_delivery.set(now)
+        self._latency.observe(max(0.0, now - accepted_at))
+
+    def event_dropped(self, reason: str) -> None:
+        """An accepted event is lost."""
+        self._dropped[reason].inc()
+
+    def event_rejected(self, *, name: str, status: int) -> None:
+        """Growlytics refused an event for good; its fate is counted apart."""
+        self._log_seldom("event rejected by Growlytics and dropped", kind=status, name=printable(name), status=status)
+
+    def attempt_finished(self, outcome: str, seconds: float) -> None:
+        """An attempt on the wire came to `outcome` after `seconds`."""
+        self._attempts[outcome].inc()
+        self._attempt_duration.observe(seconds)
+
+    def retry_scheduled(self, *, reason: str, maybe_delivered: bool) -> None:
+        """An attempt failed in a way that may pass, so there will be another."""
+        self._retries[reason].inc()
+        if maybe_delivered:
+            self._possible_duplicates.inc()
+        self._log_seldom("attempt failed, will be retried", kind=reason, reason=reason)
+
+    def delivery_blocked(self, *, status: int) -> None:
+        """Growlytics refuses us rather than an event."""
+        self._log_seldom(
+            "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
+        )
+
+    # The daemon
+
+    def daemon_started(self, **fields: object) -> None:
+        """Intake and buffer are open."""
+        log.info("ready", extra={"fields": fields})
+
+    def shutdown_began(self, *, signal: str, buffered: int) -> None:
+        """A signal asked the daemon to stop."""
+        log.info("stopping: no more events are taken", extra={"fields": {"signal": signal, "buffered": buffered}})
+
+    def drain_progressed(self, *, buffered: int, seconds_left: float) -> None:
+        """The daemon waits for what is buffered to be delivered."""
+        log.info("draining", extra={"fields": {"buffered": buffered, "seconds_left": round(seconds_left, 1)}})
+
+    def daemon_stopped(self, *, lost: int, ledger: Mapping[str, object]) -> None:
+        """The daemon is about to end; `ledger` is the last word on every event."""
+        level = logging.ERROR if lost else logging.INFO
+        message = "stopped, and lost events: the memory buffer does not outlive the process" if lost else "stopped"
+        log.log(level, message, extra={"fields": {"lost": lost, **ledger}})
+
+    def intake_totals(self) -> dict[str, int]:
+        """Return how many events were received and refused since the start."""
+        return {"received": _total(self._received), "duplicates": 0, "rejected": _total(self._rejected)}
+
+    # Internals
+
+    def _log_seldom(self, message: str, *, kind: object, **fields: object) -> None:
+        """Write one warning of a kind, of which there are few, every few seconds, with how many were left out since."""
+        now = self._clock()
+        last, omitted = self._logged.get((message, kind), (float("-inf"), 0))
+        if abs(now - last) < _LOG_INTERVAL_SECONDS:
+            self._logged[message, kind] = (last, omitted + 1)
+            return
+        self._logged[message, kind] = (now, 0)
+        log.warning(message, extra={"fields": fields | ({"repeats_not_logged": omitted} if omitted else {})})
+
+    def _age(self, read: Callable[[], Gauges]) -> Callable[[], float]:
+        def age() -> float:
+            oldest = read().oldest_accepted_at
+            return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
+
+        return age
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"{_PREFIX}_{name}", text, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry)
+
+    def _labelled(self, name: str, text: str, label: str, values: tuple[str, ...]) -> dict[str, Counter]:
+        """Make a counter with one label and a child for each of its values, so that every series starts at 0."""
+        parent = Counter(f"{_PREFIX}_{name}", text, (label,), registry=self.registry)
+        return {value: parent.labels(value) for value in values}
+
+
+def _events_in(read: Callable[[], Gauges], state: str) -> float:
+    return read().buffer_events[state]
+
+
+def _total(children: Mapping[str, Counter]) -> int:
+    metrics = (metric for child in children.values() for metric in child.collect())
+    return int(sum(one.value for metric in metrics for one in metric.samples if one.name.endswith("_total")))

@@ -1,0 +1,61 @@
+"""The README's tables of settings and metrics, made from the code. `make docs` writes them; a test checks them."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import Metric
+
+from forwarder.settings import reference
+from forwarder.telemetry import Gauges, Telemetry
+
+README = Path(__file__).parent.parent / "README.md"
+PREFIX = "growlytics_forwarder_"
+
+
+def settings_table() -> str:
+    rows = (
+        f"| `{each.path}` | {f'`{each.default}`' if each.default else '–'} | {each.description} |"
+        for each in reference()
+    )
+    return "\n".join(("| setting | default | |", "| --- | --- | --- |", *rows))
+
+
+def metrics_table() -> str:
+    rows = [_row(metric) for metric in described_metrics() if metric.name.startswith(PREFIX)]
+    return "\n".join((f"All begin with `{PREFIX}`.\n", "| metric | labels | |", "| --- | --- | --- |", *rows))
+
+
+def described_metrics() -> list[Metric]:
+    """Return every metric that a daemon shows, with all its series."""
+    telemetry = Telemetry()
+    states = {"ready": 0, "parked": 0, "in_flight": 0}
+    gauges = Gauges(buffer_events=states, buffer_bytes=0, oldest_accepted_at=None, delivery_in_flight=0, unaccounted=0)
+    telemetry.daemon_described(loop="asyncio", max_events=1, max_bytes=1, max_concurrency=1, read=lambda: gauges)
+    return list(telemetry.registry.collect())
+
+
+def _row(metric: Metric) -> str:
+    name = metric.name.removeprefix(PREFIX) + ("_total" if metric.type == "counter" else "")
+    values: dict[str, list[str]] = {}
+    for sample in metric.samples:
+        for label, value in sample.labels.items():
+            if label != "le" and value not in values.setdefault(label, []):
+                values[label].append(value)
+    shown = {label: " ".join(f"`{each}`" for each in each_values) for label, each_values in values.items()}
+    if metric.name == f"{PREFIX}build_info":
+        shown = dict.fromkeys(shown, "")
+    labels = "; ".join(f"{label}: {each}" if each else label for label, each in shown.items())
+    return f"| `{name}` | {labels or '–'} | {metric.documentation} |"
+
+
+def with_tables(readme: str) -> str:
+    """Return the README's text with both tables as they should be."""
+    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
+        start, end = f"<!-- {name}: written by make docs, checked by a test -->", f"<!-- end of {name} -->"
+        assert readme.count(start) == readme.count(end) == 1
+        readme = re.sub(f"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{table}\n{end}", readme)  # noqa: B023 - called at once
+    return readme
+
+
+if __name__ == "__main__":
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

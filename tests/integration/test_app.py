@@ -1,0 +1,153 @@
+"""The whole app in this process, over real sockets, against the sandbox."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from forwarder.app import App
+from forwarder.growlytics.sandbox import Sandbox
+from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.settings import (
+    Address,
+    AdminSettings,
+    DeliverySettings,
+    GrowlyticsSettings,
+    IntakeSettings,
+    Secret,
+    Settings,
+    ShutdownSettings,
+)
+
+KEY = "integration-test-key"
+NUMBERS = ("9007199254740993", "18446744073709551617", "123456789012345678901234567890", "0.1", "1e22", "1.50", "-0.0")
+LINES = {"Content-Type": "application/x-ndjson"}
+
+
+@asynccontextmanager
+async def running(faults: Faults | None = None, key: str = KEY) -> AsyncIterator[tuple[App, Sandbox, str]]:
+    """Run a sandbox and an app in front of it; yield both and the address of the app's intake."""
+    sandbox = Sandbox(key=KEY, faults=faults or Faults())
+    await sandbox.open()
+    app = App(
+        Settings(
+            growlytics=GrowlyticsSettings(url=sandbox.url, api_key=Secret(key)),
+            intake=IntakeSettings(http=Address("127.0.0.1", 0)),
+            admin=AdminSettings(http=Address("127.0.0.1", 0)),
+            delivery=DeliverySettings(retry_initial_seconds=0.01, retry_max_seconds=0.05),
+            shutdown=ShutdownSettings(drain_seconds=5),
+        )
+    )
+    await app.open()
+    serving = asyncio.create_task(app.serve())
+    try:
+        yield app, sandbox, f"http://{app.addresses['http']}"
+        app.stop.set()
+        await serving
+    finally:
+        serving.cancel()
+        await app.close()
+        await sandbox.close()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+    assert condition(), what
+
+
+def event_text(attributes: str, *, product: str = "x") -> str:
+    return (
+        f'{{ "name":"Add To Cart", "customerId" : "c-\\u00e9-{product}","time":1700000000000,'
+        f' "attributes": {attributes}}}'
+    )
+
+
+async def test_every_digit_arrives_as_it_was_written_alone_in_an_array_and_in_lines() -> None:
+    attributes = "{" + ", ".join(f'"n{index}" :{text}' for index, text in enumerate(NUMBERS)) + "}"
+    alone, first, second, third, fourth = (event_text(attributes, product=str(number)) for number in range(5))
+    async with running() as (app, sandbox, base), aiohttp.ClientSession() as http:
+        for path, body, headers in (
+            ("/track/event", alone, {}),
+            ("/v1/events", f" [\n{first} ,\t{second}\r\n]\n", {}),
+            ("/v1/events", f"{third}\r\n\n  {fourth}", LINES),
+        ):
+            async with http.post(base + path, data=body.encode(), headers=headers) as response:
+                assert response.status in (200, 202), await response.text()
+        await until(lambda: app.buffer.ledger().delivered == 5, "all are delivered")
+        raw = sorted(stored.raw.decode() for stored in sandbox.stored())
+    assert raw == sorted([alone, first, second, third, fourth])
+
+
+async def test_a_bad_element_is_refused_alone_and_its_neighbours_arrive() -> None:
+    good = [event_text("{}", product=name) for name in ("before", "after")]
+    async with running() as (app, sandbox, base), aiohttp.ClientSession() as http:
+        body = f'[{good[0]}, {{"name": 5}}, {good[1]}]'.encode()
+        async with http.post(f"{base}/v1/events?ids=true", data=body) as response:
+            answer = await response.json()
+        assert response.status == 202
+        assert answer["accepted"] == 2
+        assert [each["index"] for each in answer["rejected"]] == [1]
+        assert answer["ids"][1] is None
+        await until(lambda: app.buffer.ledger().delivered == 2, "both are delivered")
+        assert {stored.raw.decode() for stored in sandbox.stored()} == set(good)
+
+
+@pytest.mark.parametrize("faults", [Faults(fail_rate=1, fail_status=422), Faults(success_false_rate=1)])
+async def test_an_event_that_growlytics_rejects_is_counted_and_logged_as_dropped(
+    faults: Faults, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with running(faults) as (app, sandbox, base), aiohttp.ClientSession() as http:
+            async with http.post(f"{base}/track/event", data=event_text("{}")) as response:
+                assert response.status == 200
+            await until(lambda: not app.buffer.occupancy().events, "its fate is decided")
+            ledger = app.buffer.ledger()
+            assert (ledger.accepted, ledger.delivered, ledger.dropped) == (1, 0, {"rejected": 1})
+            assert ledger.unaccounted == 0
+            assert len(sandbox.stored()) == 0
+    rejected = [record for record in caplog.records if "rejected" in record.message]
+    assert rejected[0].__dict__["fields"]["name"] == "Add To Cart"
+
+
+async def test_a_wrong_key_burns_no_event_and_when_it_is_mended_all_arrive() -> None:
+    async with running(key="another-key") as (app, sandbox, base), aiohttp.ClientSession() as http:
+        for number in range(5):
+            async with http.post(f"{base}/track/event", data=event_text("{}", product=str(number))) as response:
+                assert response.status == 200
+        await until(lambda: sandbox.counters()["unauthorized"] >= 10, "each was tried more than once")
+        assert app.buffer.ledger().buffered == 5
+        sandbox.key = "another-key"
+        await until(lambda: app.buffer.ledger().delivered == 5, "all are delivered")
+
+
+async def test_connections_to_growlytics_are_kept_alive_and_used_again() -> None:
+    async with running(Faults(latency_ms=20)) as (app, sandbox, base), aiohttp.ClientSession() as http:
+        body = "[" + ",".join(event_text("{}", product=str(number)) for number in range(2000)) + "]"
+        async with http.post(f"{base}/v1/events", data=body.encode()) as response:
+            assert response.status == 202
+        await until(lambda: app.buffer.ledger().delivered == 2000, "all are delivered")
+        counters = sandbox.counters()
+    assert counters["connections_opened"] <= 64
+    assert 1 < counters["max_in_flight"] <= 64
+
+
+async def test_the_status_shows_state_ledger_buffer_and_delivery_without_any_payload(tmp_path: Path) -> None:
+    async with running(Faults(down=True)) as (app, _, base), aiohttp.ClientSession() as http:
+        async with http.post(f"{base}/track/event", data=event_text('{"Card": "4111"}')) as response:
+            assert response.status == 200
+        async with http.get(f"{base}/v1/status") as response:
+            text = await response.text()
+        status = json.loads(text)
+        app.force.set()
+    assert status["state"] == "ready"
+    assert status["ledger"]["since_start"]["accepted"] == status["ledger"]["since_start"]["buffered"] == 1
+    assert sum(status["buffer"]["events"].values()) == 1
+    assert status["delivery"]["max_concurrency"] == 64
+    assert "4111" not in text

@@ -1,0 +1,617 @@
+"""The real client over real sockets, against a server that speaks whatever bytes the test wants."""
+
+import asyncio
+import gzip
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forwarder import __version__
+from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, Blocked, Delivered, Outcome, Rejected, Retryable
+from forwarder.settings import GrowlyticsSettings, Secret
+from tests.fakes.raw_server import (
+    Behaviour,
+    Connection,
+    answer,
+    answering,
+    answering_once_and_closing,
+    raw_server,
+)
+
+KEY = "a-key-of-a-project"
+BODY = b'{"customerId":"c-1","name":"Bought","time":1700000000000,"attributes":{}}'
+OK = answer("200 OK", b'{"success":true}', "Content-Type: application/json")
+PATIENCE_SECONDS = 5.0
+"""The client's timeout where none should happen."""
+SHORT_SECONDS = 0.3
+"""The client's timeout where one should."""
+LOST = Retryable("network", maybe_delivered=True)
+NEVER_SENT = Retryable("network", maybe_delivered=False)
+NO_ANSWER = Retryable("timeout", maybe_delivered=True)
+
+
+@asynccontextmanager
+async def opened(
+    url: str, *, timeout: float = PATIENCE_SECONDS, connections: int = 4
+) -> AsyncIterator[GrowlyticsClient]:
+    client = GrowlyticsClient(
+        GrowlyticsSettings(url=url, api_key=Secret(KEY), timeout_seconds=timeout), max_connections=connections
+    )
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def outcome_of(behave: Behaviour, *, timeout: float = PATIENCE_SECONDS) -> Outcome:
+    """Post once to a server that behaves so."""
+    async with raw_server(behave) as server, opened(server.url, timeout=timeout) as client:
+        return await client.post(BODY)
+
+
+async def a_few_turns() -> None:
+    """Let both ends see what is already in their sockets."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# What is sent
+
+
+async def test_a_post_carries_the_headers_of_the_contract_and_nothing_else() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        assert await client.post(BODY) == Delivered()
+    (request,) = server.requests
+    assert request.line == "POST /track/event HTTP/1.1"
+    assert sorted(request.headers) == sorted(
+        [
+            ("host", f"127.0.0.1:{server.port}"),
+            ("x-growlytics-key", KEY),
+            ("accept", "application/json"),
+            ("accept-encoding", "identity"),
+            ("content-type", "application/json"),
+            ("content-length", str(len(BODY))),
+            ("user-agent", f"growlytics-forwarder/{__version__}"),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY,
+        b' {"a" : 1.0, "a":1e400,\t"b":12345678901234567890123}\r\n',
+        '{"ä":"💥","\u2028":"\x7f"}'.encode(),
+        b'{"lone":"\\ud800"}',
+        bytes(range(256)),
+        b"",
+        b"x" * 300_000,
+        pytest.param(b"y" * (2 * 1024 * 1024), id="2 MiB, which intake.max_body_bytes may allow"),
+    ],
+)
+async def test_the_body_arrives_byte_for_byte(body: bytes) -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        assert await client.post(body) == Delivered()
+    (request,) = server.requests
+    assert request.body == body
+    assert request.header("content-length") == [str(len(body))]
+    assert request.header("content-type") == ["application/json"]
+
+
+async def test_one_connection_serves_many_posts_one_after_the_other() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        for _ in range(200):
+            assert await client.post(BODY) == Delivered()
+    assert len(server.requests) == 200
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "429 Too Many Requests", "500 Internal Server Error"])
+async def test_an_answer_that_is_no_success_leaves_the_connection_fit_for_the_next_post(status: str) -> None:
+    async with raw_server(answering(answer(status, b"no" * 1000))) as server, opened(server.url) as client:
+        for _ in range(20):
+            assert await client.post(BODY) != Delivered()
+    assert len(server.connections) == 1
+
+
+async def test_posts_at_the_same_time_use_as_many_connections_and_each_again() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url, connections=8) as client:
+        for _ in range(5):
+            outcomes = await asyncio.gather(*(client.post(BODY) for _ in range(8)))
+            assert outcomes == [Delivered()] * 8
+    assert len(server.requests) == 40
+    assert len(server.connections) <= 8
+
+
+async def test_a_cookie_that_the_server_sets_is_not_sent_back() -> None:
+    data = answer("200 OK", b"", "Set-Cookie: tracking=1; Path=/", "Set-Cookie: \x01broken=\x02;;;=")
+    async with raw_server(answering(data)) as server, opened(server.url) as client:
+        for _ in range(2):
+            assert await client.post(BODY) == Delivered()
+    assert all(not request.header("cookie") for request in server.requests)
+
+
+# What complete answers come to
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        ("200 OK", b"", Delivered()),
+        ("200 OK", b"OK", Delivered()),
+        ("201 Created", b'{"success":true}', Delivered()),
+        ("202 Accepted", b"{", Delivered()),
+        ("200 OK", b'{"success":false}', Rejected(200)),
+        ("200 OK", b' { "message" : "no",\n "success" : false } ', Rejected(200)),
+        ("200 OK", b'[{"success":false}]', Delivered()),
+        ("200 OK", b'{"success":"false"}', Delivered()),
+        ("400 Bad Request", b"", Rejected(400)),
+        ("409 Conflict", b"", Rejected(409)),
+        ("413 Content Too Large", b"", Rejected(413)),
+        ("422 Unprocessable", b"", Rejected(422)),
+        ("401 Unauthorized", b"", Blocked(401)),
+        ("403 Forbidden", b"", Blocked(403)),
+        ("404 Not Found", b"", Blocked(404)),
+        ("407 Proxy Authentication Required", b"", Blocked(407)),
+        ("408 Request Timeout", b"", Retryable("status_408", maybe_delivered=False)),
+        ("425 Too Early", b"", Retryable("status_425", maybe_delivered=False)),
+        ("429 Too Many Requests", b"", Retryable("status_429", maybe_delivered=False)),
+        ("500 Internal Server Error", b"", Retryable("status_5xx", maybe_delivered=False)),
+        ("502 Bad Gateway", b"", Retryable("status_5xx", maybe_delivered=True)),
+        ("503 Service Unavailable", b'{"success":false}', Retryable("status_5xx", maybe_delivered=False)),
+        ("504 Gateway Timeout", b"", Retryable("status_5xx", maybe_delivered=True)),
+        ("599 What", b"", Retryable("status_5xx", maybe_delivered=False)),
+    ],
+)
+async def test_an_answer_comes_to_the_outcome_of_its_status_and_body(
+    status: str, body: bytes, expected: Outcome
+) -> None:
+    assert await outcome_of(answering(answer(status, body))) == expected
+
+
+@pytest.mark.parametrize("status", ["300", "301", "302", "303", "307", "308"])
+async def test_a_redirect_is_not_followed_so_the_key_goes_nowhere_else(status: str) -> None:
+    async with raw_server(answering(OK)) as elsewhere:
+        redirect = answer(f"{status} Elsewhere", b"", f"Location: {elsewhere.url}")
+        async with raw_server(answering(redirect)) as server, opened(server.url) as client:
+            assert await client.post(BODY) == Blocked(int(status))
+        assert len(server.requests) == 1
+        assert elsewhere.connections == []
+
+
+async def test_a_chunked_answer_is_read_to_its_end() -> None:
+    chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"suc\r\nc\r\ncess":false}\r\n0\r\n\r\n'
+    async with raw_server(answering(chunked)) as server, opened(server.url) as client:
+        for _ in range(3):
+            assert await client.post(BODY) == Rejected(200)
+    assert len(server.connections) == 1
+
+
+async def test_an_answer_that_ends_with_its_connection_is_whole_and_the_next_post_connects_anew() -> None:
+    data = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"success":false}'
+    async with raw_server(answering_once_and_closing(data)) as server, opened(server.url) as client:
+        for _ in range(3):
+            assert await client.post(BODY) == Rejected(200)
+    assert len(server.connections) == 3
+
+
+async def test_an_answer_after_100_continue_counts() -> None:
+    assert await outcome_of(answering(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)) == Delivered()
+
+
+async def test_an_answer_byte_by_byte_is_understood() -> None:
+    async def behave(connection: Connection) -> None:
+        while await connection.request():
+            for byte in OK:
+                await connection.send(bytes([byte]))
+                await asyncio.sleep(0)
+
+    assert await outcome_of(behave) == Delivered()
+
+
+# No connection
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_a_refused_connection_is_a_network_error_and_nothing_was_sent() -> None:
+    async with opened(f"http://127.0.0.1:{free_port()}/track/event") as client:
+        for _ in range(3):
+            assert await client.post(BODY) == NEVER_SENT
+
+
+@pytest.mark.parametrize("host", ["name..invalid", "a" * 70 + ".invalid", "256.256.256.256"])
+async def test_a_host_that_cannot_exist_is_a_network_error_and_nothing_was_sent(host: str) -> None:
+    """The settings take such a host, and no name server is asked for it."""
+    async with opened(f"https://{host}/track/event") as client:
+        assert await client.post(BODY) == NEVER_SENT
+
+
+async def test_a_server_that_does_not_speak_tls_is_a_network_error_and_nothing_was_sent() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.reader.read(100)
+        await connection.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url.replace("http", "https", 1)) as client:
+        assert await client.post(BODY) == NEVER_SENT
+
+
+async def test_a_connection_that_is_never_answered_is_a_timeout_and_nothing_was_sent() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        crowd = [socket.socket() for _ in range(4)]
+        try:
+            for one in crowd:  # the kernel holds one or two that nobody accepts; the next ones hang
+                one.setblocking(False)
+                one.connect_ex(listener.getsockname())
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/track/event"
+            async with opened(url, timeout=SHORT_SECONDS) as client:
+                assert await client.post(BODY) == Retryable("timeout", maybe_delivered=False)
+        finally:
+            for one in crowd:
+                one.close()
+
+
+# Connections that break
+
+
+async def test_a_reset_before_the_request_was_read_is_a_network_error_that_may_have_delivered() -> None:
+    async def behave(connection: Connection) -> None:
+        connection.reset()
+
+    assert await outcome_of(behave) == LOST
+
+
+async def test_a_reset_in_the_middle_of_a_long_request_is_a_network_error_that_may_have_delivered() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.reader.read(1000)
+        connection.reset()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(b"x" * 900_000) == LOST
+
+
+async def test_a_reset_after_the_request_was_read_is_a_network_error_that_may_have_delivered() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        connection.reset()
+
+    assert await outcome_of(behave) == LOST
+
+
+async def test_a_close_without_an_answer_is_a_network_error_that_may_have_delivered() -> None:
+    assert await outcome_of(answering_once_and_closing(b"")) == LOST
+
+
+@pytest.mark.parametrize("at", [1, 8, 12, 20, 40, len(OK) - 1])
+async def test_an_answer_that_is_cut_short_is_a_network_error_that_may_have_delivered(at: int) -> None:
+    assert await outcome_of(answering_once_and_closing(OK[:at])) == LOST
+
+
+@pytest.mark.parametrize("at", range(50, 90, 7))
+async def test_a_chunked_answer_that_is_cut_short_is_a_network_error_that_may_have_delivered(at: int) -> None:
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1a\r\nabcdefghijklmnopqrstuvwxyz\r\n"
+    assert at <= len(chunked)
+    assert await outcome_of(answering_once_and_closing(chunked[:at])) == LOST
+
+
+GARBAGE = {
+    "not http": b"220 mail.example ESMTP\r\n\r\n",
+    "tls alert": b"\x15\x03\x01\x00\x02\x02\x46",
+    "nul bytes": b"\x00" * 100,
+    "all bytes": bytes(range(256)) * 4 + b"\r\n\r\n",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "words for a status": b"HTTP/1.1 two hundred\r\n\r\n",
+    "huge status": b"HTTP/1.1 99999999999999999999 OK\r\n\r\n",
+    "http 9.9": b"HTTP/9.9 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+    "length in words": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "bad chunk size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+    "chunk without end": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX",
+    "no gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello",
+    "no deflate": b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: 5\r\n\r\nhello",
+    "brotli": b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 5\r\n\r\nhello",
+    "zstd": b"HTTP/1.1 200 OK\r\nContent-Encoding: zstd\r\nContent-Length: 5\r\n\r\nhello",
+    "broken header": b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
+    "nul in a header": b"HTTP/1.1 200 OK\r\nX: a\x00b\r\nContent-Length: 0\r\n\r\n",
+    "folded header": b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    "endless header line": b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000 + b"\r\n\r\n",
+    "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 50_000 + b"\r\n",
+    "endless status line": b"HTTP/1.1 200 " + b"O" * 200_000 + b"\r\n\r\n",
+    "early hints for ever": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1000,
+    "an upgrade": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz",
+    "latin-1 reason": b"HTTP/1.1 200 \xe4\xff\r\nContent-Length: 0\r\n\r\n",
+    "location of nonsense": b"HTTP/1.1 302 X\r\nLocation: http://[::1:\x7f/\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_garbage_comes_to_an_outcome_that_loses_no_event(garbage: bytes) -> None:
+    """Nothing raises; an event is neither thrown away for garbage, nor taken for delivered without a sound 2xx."""
+    outcome = await outcome_of(answering_once_and_closing(garbage))
+    assert not isinstance(outcome, Rejected)
+    if not garbage.startswith(b"HTTP/1.1 200"):
+        assert not isinstance(outcome, Delivered) or garbage.startswith(b"HTTP/9.9")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=60), at=st.integers(0, len(OK)), cut=st.integers(0, 30))
+async def test_no_damaged_answer_makes_post_raise(data: bytes, at: int, cut: int) -> None:
+    damaged = OK[:at] + data + OK[at + cut :]
+    outcome = await outcome_of(answering_once_and_closing(damaged), timeout=SHORT_SECONDS)
+    assert isinstance(outcome, Delivered | Retryable | Rejected | Blocked)
+
+
+# Answers that take too long, or too much
+
+
+async def assert_times_out(behave: Behaviour) -> None:
+    started = time.monotonic()
+    assert await outcome_of(behave, timeout=SHORT_SECONDS) == NO_ANSWER
+    assert SHORT_SECONDS * 0.9 <= time.monotonic() - started < SHORT_SECONDS + 2.0
+
+
+async def test_a_server_that_never_reads_is_a_timeout_that_may_have_delivered() -> None:
+    async def behave(connection: Connection) -> None:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's transport has it
+        await asyncio.Event().wait()
+
+    async with raw_server(behave) as server, opened(server.url, timeout=SHORT_SECONDS) as client:
+        assert await client.post(b"x" * 1_000_000) == NO_ANSWER
+
+
+async def test_no_answer_is_a_timeout_that_may_have_delivered() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await asyncio.Event().wait()
+
+    await assert_times_out(behave)
+
+
+@pytest.mark.parametrize("at", [5, 20, len(OK) - 1])
+async def test_an_answer_that_stops_in_the_middle_is_a_timeout_that_may_have_delivered(at: int) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK[:at])
+        await asyncio.Event().wait()
+
+    await assert_times_out(behave)
+
+
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+async def test_an_answer_that_drips_for_ever_is_a_timeout_although_something_always_comes(beginning: bytes) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(beginning)
+        while True:
+            await connection.send(b"a")
+            await asyncio.sleep(SHORT_SECONDS / 50)
+
+    await assert_times_out(behave)
+
+
+async def test_a_timed_out_connection_is_not_used_again_so_its_late_answer_goes_to_nobody() -> None:
+    late = asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        if len(connection.server.connections) == 1:
+            await late.wait()
+            await connection.send(answer("400 Bad Request"))
+        else:
+            await connection.send(OK)
+
+    async with raw_server(behave) as server, opened(server.url, timeout=SHORT_SECONDS, connections=1) as client:
+        assert await client.post(BODY) == NO_ANSWER
+        late.set()
+        await a_few_turns()
+        assert await client.post(BODY) == Delivered()
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize(
+    "head", [b"Transfer-Encoding: chunked", b"Content-Length: 1000000000000", b"Connection: close"]
+)
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("200 OK", Delivered()),
+        ("500 Internal Server Error", Retryable("status_5xx", maybe_delivered=False)),
+        ("403 Forbidden", Blocked(403)),
+    ],
+)
+async def test_an_endless_answer_is_cut_and_its_connection_not_used_again(
+    head: bytes, status: str, expected: Outcome
+) -> None:
+    sent: list[int] = []
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        if len(connection.server.connections) > 1:
+            await connection.send(OK)
+            return
+        await connection.send(f"HTTP/1.1 {status}\r\n".encode() + head + b"\r\n\r\n")
+        while True:
+            await connection.send(b"2000\r\n" + b"a" * 0x2000 + b"\r\n")
+            sent.append(0x2000)
+
+    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+        started = time.monotonic()
+        assert await client.post(BODY) == expected
+        assert time.monotonic() - started < PATIENCE_SECONDS / 2
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await client.post(BODY) == Delivered()
+        assert len(server.connections) == 2
+        assert sum(sent) < 64 * MAX_ANSWER_BYTES, "it went on reading"
+
+
+@pytest.mark.parametrize("size", [MAX_ANSWER_BYTES - 1, MAX_ANSWER_BYTES, MAX_ANSWER_BYTES + 1])
+async def test_answers_around_the_most_that_is_read_come_to_their_status(size: int) -> None:
+    async with raw_server(answering(answer("200 OK", b"a" * size))) as server, opened(server.url) as client:
+        for _ in range(3):
+            assert await client.post(BODY) == Delivered()
+    if size < MAX_ANSWER_BYTES:
+        assert len(server.connections) == 1
+
+
+async def test_an_answer_that_inflates_without_end_is_cut() -> None:
+    """An answer of 20 kB in gzip, though none was asked for, that holds 20 MB."""
+    data = answer("200 OK", gzip.compress(b"\0" * 20_000_000), "Content-Encoding: gzip")
+    started = time.monotonic()
+    assert await outcome_of(answering(data)) in (Delivered(), LOST)
+    assert time.monotonic() - started < PATIENCE_SECONDS / 2
+
+
+# Connections that are kept
+
+
+async def test_a_post_after_the_server_closed_the_idle_connection_connects_anew() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        for _ in range(5):
+            assert await client.post(BODY) == Delivered()
+            await a_few_turns()
+        assert len(server.connections) == 5
+
+
+async def test_a_post_that_meets_the_servers_close_halfway_is_lost_or_delivered_anew_but_never_rejected() -> None:
+    """The server closes without having said so, at the very moment the next post begins."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        outcomes = [await client.post(BODY) for _ in range(50)]
+        assert set(outcomes) <= {Delivered(), LOST}
+        assert outcomes[0] == Delivered()
+        assert len(server.requests) == outcomes.count(Delivered())
+
+
+async def test_a_reused_connection_that_is_closed_instead_of_an_answer_is_lost_and_not_tried_again_by_itself() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(BODY) == Delivered()
+        assert await client.post(BODY) == LOST
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "surplus",
+    [b"garbage", b"\r\n", answer("400 Bad Request"), answer("422 No") * 3, OK],
+    ids=["garbage", "a newline", "a 400", "three 422", "a 200"],
+)
+@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "while idle"])
+async def test_what_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_post(
+    surplus: bytes, together: bool
+) -> None:
+    """The server answers the second post with an honest 503: whatever came before it, that event is not done with."""
+    honest = answer("503 Busy")
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        if len(connection.server.connections) == 1 and len(connection.server.requests) == 1:
+            await connection.send(OK + surplus if together else OK)
+            await a_few_turns()
+            if not together:
+                await connection.send(surplus)
+            await connection.request()
+        await connection.send(honest)
+
+    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+        assert await client.post(BODY) in (Delivered(), LOST)
+        await a_few_turns()
+        await a_few_turns()
+        assert isinstance(await client.post(BODY), Retryable)
+        assert len(server.requests) <= 2
+
+
+# Cancelling and closing
+
+
+async def test_a_cancelled_post_raises_cancelled_error_and_its_connection_is_not_used_again() -> None:
+    asked = asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        if len(connection.server.connections) == 1:
+            asked.set()
+            assert await connection.closed_by_client()
+        else:
+            await connection.send(OK)
+
+    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+        post = asyncio.create_task(client.post(BODY))
+        await asked.wait()
+        post.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await post
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await client.post(BODY) == Delivered()
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize("turns", range(0, 24, 3))
+async def test_a_post_that_is_cancelled_at_any_moment_raises_cancelled_error_or_has_its_outcome(turns: int) -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url, connections=1) as client:
+        post = asyncio.create_task(client.post(BODY))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        post.cancel()
+        await asyncio.wait({post})
+        assert post.cancelled() or post.result() == Delivered()
+        assert await client.post(BODY) == Delivered()
+
+
+async def test_closing_ends_idle_connections_and_may_be_done_again() -> None:
+    gone = asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        if await connection.closed_by_client():
+            gone.set()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(BODY) == Delivered()
+        await client.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await gone.wait()
+        await client.close()
+
+
+async def test_a_client_that_was_never_opened_closes() -> None:
+    client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)), max_connections=1)
+    await client.close()
+
+
+async def test_the_key_is_in_no_text_that_the_client_can_be_turned_into() -> None:
+    client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)), max_connections=1)
+    assert KEY not in repr(client)
+    assert KEY not in repr(vars(client))

@@ -1,0 +1,227 @@
+"""The installed command as processes: a sandbox and daemons, started, watched and ended by a test.
+
+Nothing here imports the package: what is tested is what a user runs.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+COMMAND = [sys.executable, "-m", "forwarder"]
+KEY = "system-test-key"
+START_SECONDS = 20.0
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """Return this process's environment without the settings of whoever runs the tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "GROWLYTICS_"))}
+    return kept | extra
+
+
+async def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.0) -> Any:
+    """Wait for a condition (a function, perhaps a coroutine function) to be true, and return what it returned."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class Sandbox:
+    """A running sandbox."""
+
+    process: asyncio.subprocess.Process
+    base: str
+    http: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/track/event"
+
+    async def faults(self, **faults: object) -> None:
+        async with self.http.patch(f"{self.base}/_sandbox/faults", json=faults) as response:
+            assert response.status == 200, await response.text()
+
+    async def counters(self) -> dict[str, Any]:
+        async with self.http.get(f"{self.base}/_sandbox/counters") as response:
+            counters: dict[str, Any] = await response.json()
+            return counters
+
+    async def raw(self) -> list[str]:
+        """Return the bodies of all that it stored, as they came."""
+        bodies: list[str] = []
+        while True:
+            async with self.http.get(f"{self.base}/_sandbox/raw?offset={len(bodies)}&limit=5000") as response:
+                page = await response.json()
+            bodies += page
+            if not page:
+                return bodies
+
+
+@dataclass
+class Daemon:
+    """A running daemon and what it wrote so far."""
+
+    process: asyncio.subprocess.Process
+    http: aiohttp.ClientSession
+    unix_socket: Path
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    ready: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        return f"http://{self.ready['http']}"
+
+    @property
+    def admin(self) -> str:
+        return f"http://{self.ready['admin']}"
+
+    async def status(self) -> dict[str, Any]:
+        async with self.http.get(f"{self.base}/v1/status") as response:
+            status: dict[str, Any] = await response.json()
+            return status
+
+    async def ledger(self) -> dict[str, Any]:
+        ledger: dict[str, Any] = (await self.status())["ledger"]["since_start"]
+        return ledger
+
+    async def metrics(self) -> dict[str, float]:
+        """Return one scrape: each series' name, labels included, and its value."""
+        async with self.http.get(f"{self.admin}/metrics") as response:
+            text = await response.text()
+        rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {series: float(value) for series, _, value in rows}
+
+    async def drained(self) -> bool:
+        return not (await self.ledger())["buffered"]
+
+    def rss_bytes(self) -> int:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("the kernel does not tell the resident memory")
+
+    async def stop(self, number: int = signal.SIGTERM, *, seconds: float = 30.0) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        async with asyncio.timeout(seconds):
+            return await self.process.wait()
+
+    async def read_log(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.lines.append(json.loads(line))
+
+
+@asynccontextmanager
+async def running_sandbox(*arguments: str) -> AsyncIterator[Sandbox]:
+    async with (
+        _process("sandbox", "--http", "127.0.0.1:0", "--key", KEY, *arguments) as process,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
+    ):
+        assert process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            line = (await process.stdout.readline()).decode()
+        assert line.startswith("sandbox ready on http://"), line
+        yield Sandbox(process, line.split()[3].removesuffix("/track/event"), http)
+
+
+@asynccontextmanager
+async def running_daemon(directory: Path, url: str, **settings: object) -> AsyncIterator[Daemon]:
+    """Run a daemon that posts to `url`; settings are written `section__key=value`."""
+    unix_socket = directory / "intake.sock"
+    chosen = {
+        "growlytics__url": url,
+        "intake__http": "127.0.0.1:0",
+        "intake__unix_socket": unix_socket,
+        "admin__http": "127.0.0.1:0",
+        "log__format": "json",
+        **settings,
+    }
+    arguments = [f"--set={name.replace('__', '.')}={value}" for name, value in chosen.items()]
+    async with (
+        _process("run", *arguments) as process,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
+    ):
+        daemon = Daemon(process, http, unix_socket)
+        reading = asyncio.create_task(daemon.read_log(), name="daemon's log")
+        try:
+            await until(
+                lambda: any(line["message"] == "ready" for line in daemon.lines) or process.returncode is not None,
+                "the daemon is ready",
+                seconds=START_SECONDS,
+            )
+            daemon.ready = daemon.lines[0]
+            yield daemon
+            if process.returncode is not None:
+                await reading
+        finally:
+            reading.cancel()
+
+
+@asynccontextmanager
+async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        env=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY),
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def run_command(
+    *arguments: str, stdin: str | None = None, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> tuple[int, str, str]:
+    """Run a command to its end and return exit code, standard output and standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment() if environment is None else dict(environment),
+        cwd=cwd,
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate(None if stdin is None else stdin.encode())
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+def example_event(number: int) -> dict[str, object]:
+    """Return the documented example event, told from others by its product."""
+    return {
+        "name": "Add To Cart",
+        "customerId": f"YOUR_APP_CUSTOMER_ID-{number % 500}",
+        "time": 1700000000000 + number,
+        "attributes": {
+            "Product Id": f"number-{number}",
+            "Product Name": "Orange BagPack",
+            "Quantity": 3,
+            "Price": 4531,
+            "Discount": 0,
+            "Brand": "Nike",
+            "Category": "BagPack",
+        },
+    }

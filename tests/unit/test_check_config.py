@@ -1,0 +1,107 @@
+"""`check-config` and the options that commands share."""
+
+import argparse
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from forwarder.cli import check_config
+from forwarder.cli.options import add_config_arguments, load_settings
+
+KEY = "sk-THE-KEY-ITSELF"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("FORWARDER_", "GROWLYTICS_")):
+            monkeypatch.delenv(name)
+
+
+def check(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    check_config.add_arguments(parser)
+    return check_config.run(parser.parse_args(arguments))
+
+
+def test_a_good_configuration_is_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "forwarder.toml"
+    config.write_text(f"[growlytics]\napi_key = '{KEY}'\n")
+    assert check("--config", str(config)) == 0
+    assert capsys.readouterr() == ("configuration ok\n", "")
+
+
+def test_show_prints_the_effective_settings_on_standard_output_with_secrets_masked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "forwarder.toml"
+    config.write_text(f"[growlytics]\napi_key = '{KEY}'\n[delivery]\nmax_concurrency = 1\nretry_max_seconds = 11\n")
+    monkeypatch.setenv("FORWARDER_DELIVERY__MAX_CONCURRENCY", "2")
+    assert check("--config", str(config), "--show", "--set", "log.level=debug", "--set", "loop=asyncio") == 0
+    out, err = capsys.readouterr()
+    shown = tomllib.loads(out)
+    assert shown["growlytics"]["api_key"] == "********"
+    assert shown["delivery"]["max_concurrency"] == 2
+    assert shown["delivery"]["retry_max_seconds"] == 11
+    assert (shown["log"]["level"], shown["loop"]) == ("debug", "asyncio")
+    assert err == "configuration ok\n"
+    assert KEY not in out
+
+
+def test_every_problem_goes_to_standard_error_and_the_exit_code_is_78(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "forwarder.toml"
+    config.write_text("loop = 'fast'\n[log]\nlevel = 'loud'\n")
+    with pytest.raises(SystemExit) as exited:
+        check("--config", str(config), "--set", "log.format=pretty", "--show")
+    out, err = capsys.readouterr()
+    assert exited.value.code == 78
+    assert out == ""
+    first, *lines = err.splitlines()
+    assert first == "configuration: 4 problems:"
+    assert {line.partition(":")[0].strip() for line in lines} == {
+        "loop",
+        "log.level",
+        "log.format",
+        "growlytics.api_key",
+    }
+
+
+def test_a_missing_key_is_a_problem_as_it_is_for_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        check()
+    assert exited.value.code == 78
+    first, line = capsys.readouterr().err.splitlines()
+    assert first == "configuration: 1 problem:"
+    assert line.startswith("  growlytics.api_key: ")
+
+
+def test_warnings_are_shown_whether_or_not_there_are_problems(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDER_PORT", "tcp://10.0.0.1:8920")
+    assert check("--set", f"growlytics.api_key={KEY}") == 0
+    assert "FORWARDER_PORT" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        check()
+    err = capsys.readouterr().err
+    assert "FORWARDER_PORT" in err
+    assert "10.0.0.1" not in err
+
+
+def test_a_command_that_sends_nothing_needs_no_key() -> None:
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    settings = load_settings(parser.parse_args(["--set", "loop=asyncio"]), require_api_key=False)
+    assert settings.growlytics.api_key is None
+    assert settings.loop == "asyncio"
+
+
+def test_overrides_of_one_command_line_do_not_leak_into_the_next() -> None:
+    parser = argparse.ArgumentParser()
+    add_config_arguments(parser)
+    parser.parse_args(["--set", "loop=asyncio"])
+    assert parser.parse_args([]).overrides == []

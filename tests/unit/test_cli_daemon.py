@@ -1,0 +1,106 @@
+"""How a command finds the daemon, and what it makes of answers."""
+
+import argparse
+
+import pytest
+
+from forwarder.cli.daemon import HostPort, add_daemon_arguments, described_errors, place_of, url_argument
+
+
+@pytest.fixture(autouse=True)
+def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORWARDER_INTAKE__HTTP", "FORWARDER_INTAKE__UNIX_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def place(*arguments: str) -> str:
+    parser = argparse.ArgumentParser()
+    add_daemon_arguments(parser)
+    return str(place_of(parser.parse_args(arguments)))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("127.0.0.1:8920", HostPort("127.0.0.1", 8920)),
+        ("[::1]:8920", HostPort("::1", 8920)),
+        ("growlytics-forwarder.svc:65535", HostPort("growlytics-forwarder.svc", 65535)),
+        ("127.0.0.1:65536", None),
+        ("127.0.0.1", None),
+        ("::1:8920", None),
+        ("127.0.0.1:", None),
+        ("user@host:1", None),
+        ("host:1\n", None),
+        ("[1.2]:1", None),
+        ("a..b:1", None),
+        (f"{'x' * 64}:1", None),
+    ],
+)
+def test_an_address_is_read_as_a_whole_or_not_at_all(text: str, found: HostPort | None) -> None:
+    assert HostPort.parse(text) == found
+
+
+@pytest.mark.parametrize(
+    ("listening", "reached"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "::1"),
+        ("0:0:0:0:0:0:0:0", "::1"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("10.0.0.0", "10.0.0.0"),
+        ("a.example", "a.example"),
+    ],
+)
+def test_what_listens_on_every_address_is_reached_through_loopback(listening: str, reached: str) -> None:
+    assert HostPort(listening, 8920).reachable() == HostPort(reached, 8920)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8920", "http://127.0.0.1:8920/", "HTTP://127.0.0.1:8920"])
+def test_a_url_names_a_host_and_a_port(url: str) -> None:
+    assert url_argument(url) == HostPort("127.0.0.1", 8920)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://127.0.0.1:8920", "127.0.0.1:8920", "http://127.0.0.1", "http://a:1/v1/events"]
+)
+def test_a_url_that_no_daemon_can_have_is_refused(url: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="http://HOST:PORT"):
+        url_argument(url)
+
+
+def test_without_arguments_the_daemon_is_where_it_is_by_default() -> None:
+    assert place() == "http://127.0.0.1:8920"
+
+
+def test_the_settings_say_where_the_daemon_is_and_a_unix_socket_comes_first() -> None:
+    http = ("--set", "intake.http=[::]:1", "--set", "intake.allow_remote_without_token=true")
+    assert place(*http) == "http://[::1]:1"
+    assert place(*http, "--set", "intake.unix_socket=/run/a.sock") == "the Unix socket /run/a.sock"
+
+
+def test_an_address_in_the_arguments_wins_over_the_settings_which_are_not_even_read() -> None:
+    assert place("--set", "no.such=setting", "--url", "http://127.0.0.1:1") == "http://127.0.0.1:1"
+    assert place("--set", "no.such=setting", "--unix-socket", "/run/b.sock") == "the Unix socket /run/b.sock"
+
+
+def test_a_url_and_a_unix_socket_together_are_a_usage_error() -> None:
+    with pytest.raises(SystemExit):
+        place("--url", "http://127.0.0.1:1", "--unix-socket", "/run/b.sock")
+
+
+def test_an_error_is_described_by_its_field_its_message_and_its_code() -> None:
+    errors = [
+        {"code": "empty", "field": "name", "message": "it is empty"},
+        {"code": "x", "field": None, "message": "y"},
+    ]
+    assert described_errors({"errors": errors}) == ["name: it is empty (empty)", "y (x)"]
+
+
+def test_an_answer_cannot_play_with_the_terminal() -> None:
+    (line,) = described_errors({"errors": [{"code": "\x1b[31m", "field": "\r", "message": "a\nb"}]})
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize("content", [{}, {"errors": None}, {"errors": "no"}, {"errors": ["no"]}])
+def test_an_answer_of_another_shape_has_no_errors(content: dict[str, object]) -> None:
+    assert described_errors(content) == []

@@ -1,0 +1,582 @@
+"""Delivery, in virtual time, over a buffer in memory and a post that comes to what the test wants."""
+
+import asyncio
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from types import FrameType
+
+import pytest
+
+from forwarder.buffer.base import Stored
+from forwarder.buffer.fates import Delivered, Dropped
+from forwarder.buffer.memory import MemoryBuffer
+from forwarder.delivery.worker import CROWDED_PAUSE_SECONDS, WINDOW_EVENTS_PER_PERMIT, Delivery, Progress
+from forwarder.event import Event
+from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable, RetryReason
+from forwarder.settings import BufferSettings, DeliverySettings
+from forwarder.telemetry import Telemetry
+from tests.fakes.buffers import ObservedBuffer
+from tests.fakes.events import EventMaker, counted, ids
+from tests.fakes.posts import Attempt, ScriptedPost, network_error
+from tests.fakes.virtual_time import in_virtual_time, now
+
+RETRY_REASONS: tuple[RetryReason, ...] = ("network", "timeout", "status_408", "status_425", "status_429", "status_5xx")
+MIB = 1024 * 1024
+FAR_SECONDS = 3600.0
+
+
+@pytest.fixture(autouse=True)
+def same_delays_each_time() -> Iterator[None]:
+    """The delays of the retries follow from a seed, so that a failing run can be seen again."""
+    before = random.getstate()
+    random.seed(20261123)
+    yield
+    random.setstate(before)
+
+
+@dataclass
+class Running:
+    """A delivery that is serving, and all that is around it."""
+
+    delivery: Delivery
+    buffer: ObservedBuffer
+    post: ScriptedPost
+    telemetry: Telemetry
+    make: EventMaker
+    serving: asyncio.Task[None]
+
+    async def put(self, events: Sequence[Event]) -> list[Event]:
+        assert await self.buffer.put(events, intake="http") == Stored()
+        return list(events)
+
+    async def until(self, condition: Callable[[], object], *, seconds: float = 3600.0) -> None:
+        """Let virtual time pass until the condition holds."""
+        deadline = now() + seconds
+        while not condition():
+            assert not self.serving.done(), "serve ended"
+            assert now() < deadline, f"waited {seconds} virtual seconds in vain"
+            await asyncio.sleep(0.005)
+
+    async def until_empty(self, *, seconds: float = 3600.0) -> None:
+        await self.until(lambda: self.buffer.occupancy().events == 0, seconds=seconds)
+
+
+@asynccontextmanager
+async def delivering(
+    post: ScriptedPost,
+    *,
+    max_concurrency: int = 4,
+    retry_seconds: tuple[float, float] = (0.5, 60.0),
+    commit_seconds: float = 0.0,
+) -> AsyncIterator[Running]:
+    """Serve while the block runs; then nothing of it is left, and the ledger balances."""
+    telemetry = Telemetry()
+    inner = MemoryBuffer(BufferSettings(), telemetry=telemetry, clock=now)
+    buffer = ObservedBuffer(inner, commit_seconds=commit_seconds)
+    initial, maximum = retry_seconds
+    settings = DeliverySettings(
+        max_concurrency=max_concurrency, retry_initial_seconds=initial, retry_max_seconds=maximum
+    )
+    delivery = Delivery(settings, buffer=buffer, post=post, telemetry=telemetry)
+    others = asyncio.all_tasks()
+    serving = asyncio.create_task(delivery.serve())
+    try:
+        yield Running(delivery, buffer, post, telemetry, EventMaker(), serving)
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        attempts = len(post.attempts)
+        await asyncio.sleep(10 * FAR_SECONDS)
+        assert len(post.attempts) == attempts, "an attempt was made after the end of serve"
+        assert asyncio.all_tasks() == others
+        assert inner.ledger().unaccounted == 0
+
+
+def failing(*events: int, with_: Outcome | None = None) -> Callable[[Attempt], Outcome]:
+    """A script by which these events always fail, and the others succeed."""
+    return lambda attempt: (with_ or network_error()) if attempt.event in events else DELIVERED
+
+
+def first_attempts_fail(number: int, with_: Outcome) -> Callable[[Attempt], Outcome]:
+    return lambda attempt: with_ if attempt.number <= number else DELIVERED
+
+
+def ordered(attempts: Iterable[Attempt]) -> list[int]:
+    return [attempt.event for attempt in attempts]
+
+
+# From outcome to fate
+
+
+@in_virtual_time
+async def test_a_delivered_event_is_acked_as_delivered_after_one_attempt() -> None:
+    async with delivering(ScriptedPost()) as running:
+        events = await running.put(running.make.of("abc"))
+        await running.until_empty()
+        assert sorted(running.buffer.acked) == [(event.id, Delivered()) for event in events]
+        assert len(running.post.attempts) == 3
+        assert counted(running.telemetry, "events_delivered_total") == 3
+        assert counted(running.telemetry, "delivery_attempts_total", outcome="delivered") == 3
+        assert counted(running.telemetry, "delivery_attempt_duration_seconds_count") == 3
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@in_virtual_time
+async def test_a_rejected_event_is_dropped_and_counted_and_never_tried_again(status: int) -> None:
+    async with delivering(ScriptedPost(lambda _: Rejected(status))) as running:
+        (event,) = await running.put(running.make.of("a"))
+        await running.until_empty()
+        assert running.buffer.acked == [(event.id, Dropped("rejected"))]
+        assert len(running.post.attempts) == 1
+        assert counted(running.telemetry, "events_dropped_total", reason="rejected") == 1
+        assert counted(running.telemetry, "events_delivered_total") == 0
+        assert counted(running.telemetry, "delivery_attempts_total", outcome="rejected") == 1
+
+
+@pytest.mark.parametrize("reason", RETRY_REASONS)
+@in_virtual_time
+async def test_a_retryable_event_is_tried_until_it_is_delivered(reason: RetryReason) -> None:
+    post = ScriptedPost(first_attempts_fail(3, Retryable(reason, maybe_delivered=False)))
+    async with delivering(post) as running:
+        (event,) = await running.put(running.make.of("a"))
+        await running.until_empty()
+        assert running.buffer.acked == [(event.id, Delivered())]
+        assert len(post.attempts) == 4
+        assert counted(running.telemetry, "delivery_retries_total", reason=reason) == 3
+        assert counted(running.telemetry, "delivery_attempts_total", outcome="retryable") == 3
+        assert counted(running.telemetry, "delivery_attempts_total", outcome="delivered") == 1
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 499])
+@in_virtual_time
+async def test_a_blocked_event_is_kept_and_tried_again(status: int) -> None:
+    async with delivering(ScriptedPost(first_attempts_fail(2, Blocked(status)))) as running:
+        (event,) = await running.put(running.make.of("a"))
+        await running.until_empty()
+        assert running.buffer.acked == [(event.id, Delivered())]
+        assert counted(running.telemetry, "delivery_attempts_total", outcome="blocked") == 2
+        assert counted(running.telemetry, "possible_duplicates_total") == 0
+
+
+@pytest.mark.parametrize(("maybe_delivered", "duplicates"), [(True, 2), (False, 0)])
+@in_virtual_time
+async def test_a_possible_duplicate_is_counted_only_if_the_event_may_have_arrived(
+    maybe_delivered: bool, duplicates: int
+) -> None:
+    script = first_attempts_fail(2, network_error(maybe_delivered=maybe_delivered))
+    async with delivering(ScriptedPost(script)) as running:
+        await running.put(running.make.of("a"))
+        await running.until_empty()
+        assert counted(running.telemetry, "possible_duplicates_total") == duplicates
+
+
+@in_virtual_time
+async def test_every_attempt_of_a_mixed_crowd_is_counted_once_by_what_it_came_to() -> None:
+    outcomes: list[Outcome] = [DELIVERED, Rejected(400), network_error(), Blocked(401)]
+
+    def script(attempt: Attempt) -> Outcome:
+        return outcomes[attempt.event % 4] if attempt.number == 1 else DELIVERED
+
+    async with delivering(ScriptedPost(script)) as running:
+        await running.put(running.make.of("a" * 400))
+        await running.until_empty()
+        ledger = running.buffer.ledger()
+        assert (ledger.delivered, dict(ledger.dropped)) == (300, {"rejected": 100})
+        totals = {
+            outcome: counted(running.telemetry, "delivery_attempts_total", outcome=outcome)
+            for outcome in ("delivered", "rejected", "retryable", "blocked")
+        }
+        assert totals == {"delivered": 300, "rejected": 100, "retryable": 100, "blocked": 100}
+        assert len(running.post.attempts) == 600
+
+
+@in_virtual_time
+async def test_events_that_succeed_at_once_never_meet_the_retry_schedule() -> None:
+    """Seen by the interpreter's profiling hook: not one call into tenacity or into the schedule."""
+    met: list[str] = []
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and ("tenacity" in name or name.endswith("delivery/retry.py")):
+            met.append(f"{name}:{frame.f_code.co_name}")
+
+    script = failing(1001)
+    async with delivering(ScriptedPost(script)) as running:
+        sys.setprofile(watch)
+        try:
+            await running.put(running.make.of("a" * 1000))
+            await running.until_empty()
+            assert met == []
+            await running.put(running.make.of("a"))
+            await running.until(lambda: len(running.post.of(1001)) == 2)
+        finally:
+            sys.setprofile(None)
+        assert any("tenacity" in name for name in met), "the hook does not see what it should"
+
+
+# Order, and how many at a time
+
+
+@in_virtual_time
+async def test_one_at_a_time_means_in_the_order_of_acceptance() -> None:
+    async with delivering(ScriptedPost(), max_concurrency=1) as running:
+        events = await running.put(running.make.of("abc" * 50))
+        await running.until_empty()
+        assert ordered(running.post.attempts) == ids(events)
+
+
+@pytest.mark.parametrize("max_concurrency", [1, 2, 7, 64])
+@in_virtual_time
+async def test_there_are_never_more_attempts_at_a_time_than_allowed_and_as_many_if_there_is_work(
+    max_concurrency: int,
+) -> None:
+    post = ScriptedPost(lambda attempt: network_error() if (attempt.event + attempt.number) % 3 == 0 else DELIVERED)
+    async with delivering(post, max_concurrency=max_concurrency) as running:
+        post.watch = lambda: attempting.append(running.delivery.progress().attempting)
+        attempting: list[int] = []
+        await running.put(running.make.of("a" * 20 * max_concurrency))
+        await running.until_empty()
+        assert post.most_on_wire == max_concurrency
+        assert max(attempting) == max_concurrency
+
+
+@in_virtual_time
+async def test_many_parked_events_that_are_due_together_do_not_exceed_the_permits() -> None:
+    back = now() + 100.0
+    post = ScriptedPost(lambda _: DELIVERED if now() > back else network_error(), seconds=5.0)
+    async with delivering(post, max_concurrency=8, retry_seconds=(0.001, 0.001)) as running:
+        await running.put(running.make.of("a" * 300))
+        await running.until(lambda: now() > back)
+        assert post.most_on_wire == 8
+
+
+@in_virtual_time
+async def test_attempts_go_on_while_acks_are_committed_and_at_most_twice_the_permits_are_in_flight() -> None:
+    post = ScriptedPost(seconds=0.01)
+    async with delivering(post, max_concurrency=5, commit_seconds=0.01) as running:
+        seen: list[Progress] = []
+        post.watch = lambda: seen.append(running.delivery.progress())
+        began = now()
+        await running.put(running.make.of("a" * 500))
+        await running.until_empty()
+        assert max(progress.in_flight for progress in seen) <= 10
+        assert max(progress.attempting for progress in seen) == 5
+        assert now() - began < 500 / 5 * 0.01 * 1.2, "attempts waited for commits"
+
+
+@in_virtual_time
+async def test_slow_commits_hold_at_most_twice_the_permits_in_flight_and_stop_nothing_for_good() -> None:
+    def script(attempt: Attempt) -> Outcome:
+        return network_error() if attempt.event % 5 == 0 and attempt.number < 3 else DELIVERED
+
+    post = ScriptedPost(script, seconds=0.001)
+    async with delivering(post, max_concurrency=5, commit_seconds=1.0) as running:
+        in_flight: list[int] = []
+        post.watch = lambda: in_flight.append(running.delivery.progress().in_flight)
+        await running.put(running.make.of("a" * 200))
+        await running.until_empty()
+        assert max(in_flight) <= 10
+
+
+@in_virtual_time
+async def test_events_that_come_after_a_lull_are_delivered_at_once() -> None:
+    async with delivering(ScriptedPost()) as running:
+        for _ in range(3):
+            await running.put(running.make.of("ab"))
+            await running.until_empty(seconds=0.1)
+            await asyncio.sleep(FAR_SECONDS)
+
+
+# Waiting for a retry
+
+
+@in_virtual_time
+async def test_an_event_that_waits_for_its_retry_holds_neither_permit_nor_worker() -> None:
+    """With one permit and two workers, seven parked events leave the way free for all others."""
+    post = ScriptedPost(failing(*range(1, 8)))
+    async with delivering(post, max_concurrency=1, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        bad = await running.put(running.make.of("a" * 7))
+        good = await running.put(running.make.of("b" * 100))
+        await running.until(lambda: len(running.buffer.acked) == 100, seconds=5.0)
+        assert ids(bad) == ordered(post.attempts[:7])
+        assert [event for event, _ in running.buffer.acked] == ids(good)
+        assert running.delivery.progress() == Progress(parked=7, in_flight=0, attempting=0)
+
+
+@in_virtual_time
+async def test_large_events_that_wait_for_a_retry_do_not_keep_small_ones_from_being_delivered() -> None:
+    """Eight of a mebibyte fill the bytes of the window though they are far from half of its events."""
+    post = ScriptedPost(failing(*range(1, 9)))
+    async with delivering(post, max_concurrency=64, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        await running.put([running.make(size_bytes=MIB) for _ in range(8)])
+        await running.put(running.make.of("b" * 100))
+        await running.until(lambda: len(running.buffer.acked) == 100, seconds=5.0)
+
+
+@in_virtual_time
+async def test_each_retry_begins_within_its_own_backoff_whatever_the_others_wait_for() -> None:
+    """Events join over a minute, so that first retries and tenth ones wait side by side."""
+    post = ScriptedPost(lambda attempt: DELIVERED if attempt.number == 10 else network_error(), seconds=0.0)
+    async with delivering(post, max_concurrency=64, retry_seconds=(0.5, 60.0)) as running:
+        for _ in range(60):
+            await running.put(running.make.of("abcde"))
+            await asyncio.sleep(1.0)
+        await running.until_empty()
+        shares: dict[int, list[float]] = {}
+        for event in range(1, 301):
+            for failed, retry in pairwise(running.post.of(event)):
+                assert failed.ended is not None
+                bound = min(60.0, 0.5 * 2 ** (failed.number - 1))
+                waited = retry.began - failed.ended
+                assert 0.0 <= waited <= bound + 1e-6
+                shares.setdefault(failed.number, []).append(waited / bound)
+        assert running.buffer.released == [], "so many as half of the window were parked: the test proves less"
+        for of_one_number in shares.values():
+            assert 0.4 < sum(of_one_number) / len(of_one_number) < 0.6
+
+
+@in_virtual_time
+async def test_a_retry_that_is_due_takes_its_turn_in_a_flood_of_new_events() -> None:
+    post = ScriptedPost(lambda attempt: network_error() if attempt.event == 1 and attempt.number < 4 else DELIVERED)
+    async with delivering(post, max_concurrency=1, retry_seconds=(1.0, 1.0)) as running:
+        await running.put(running.make.of("a" * 5000))
+        await running.until_empty()
+        attempts = post.of(1)
+        assert len(attempts) == 4
+        assert attempts[-1].began - attempts[0].began < 3 * (1.0 + 3 * post.seconds)
+        assert attempts[-1].began < post.attempts[-1].began - 10.0, "the flood was over before: the test proves nothing"
+
+
+@in_virtual_time
+async def test_a_flood_of_retries_leaves_new_events_their_turn() -> None:
+    post = ScriptedPost(failing(*range(1, 8)), seconds=1.0)
+    async with delivering(post, max_concurrency=1, retry_seconds=(0.001, 0.001)) as running:
+        await running.put(running.make.of("a" * 7))
+        await asyncio.sleep(50.0)
+        await running.put(running.make.of("b" * 20))
+        await running.until(lambda: len(running.buffer.acked) == 20, seconds=60.0)
+
+
+# When everything fails
+
+
+@in_virtual_time
+async def test_at_most_half_of_the_window_is_parked_and_then_the_others_are_tried_a_few_at_a_time() -> None:
+    window = WINDOW_EVENTS_PER_PERMIT * 2
+    post = ScriptedPost(lambda _: network_error())
+    async with delivering(post, max_concurrency=2, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        parked: list[int] = []
+        post.watch = lambda: parked.append(running.delivery.progress().parked)
+        await running.put(running.make.of([f"c{n}" for n in range(500)]))
+        await asyncio.sleep(10.0)
+        assert running.delivery.progress().parked == window // 2
+        assert max(parked) <= window // 2
+        attempts = len(post.attempts)
+        await asyncio.sleep(10 * CROWDED_PAUSE_SECONDS)
+        assert 2 * 8 <= len(post.attempts) - attempts <= 2 * 12, "two, the concurrency, in every pause"
+
+
+@in_virtual_time
+async def test_more_events_that_always_fail_than_may_be_retried_do_not_stop_the_others() -> None:
+    bad = range(1, 2 * WINDOW_EVENTS_PER_PERMIT)
+    async with delivering(ScriptedPost(failing(*bad)), max_concurrency=1) as running:
+        await running.put(running.make.of([f"c{n}" for n in range(len(bad) + 100)]))
+        await running.until(lambda: len(running.buffer.acked) == 100, seconds=600.0)
+
+
+@in_virtual_time
+async def test_delivery_is_at_full_speed_again_as_soon_as_the_first_retries_succeed() -> None:
+    """The pause of a window that is crowded with retries ends with the outage, not with the last retry."""
+    end = now() + 60.0
+    post = ScriptedPost(lambda attempt: DELIVERED if (attempt.ended or 0.0) >= end else network_error())
+    async with delivering(post, max_concurrency=8) as running:
+        await running.put(running.make.of([f"c{n}" for n in range(5000)]))
+        await asyncio.sleep(60.0)
+        tried = {attempt.event for attempt in post.attempts}
+        untried = 5000 - len(tried)
+        await running.until(lambda: len({event for event, _ in running.buffer.acked} - tried) == untried, seconds=30.0)
+
+
+@in_virtual_time
+async def test_an_event_that_goes_back_to_the_buffer_rests_there_for_its_backoff() -> None:
+    post = ScriptedPost(lambda _: network_error())
+    async with delivering(post, max_concurrency=1, retry_seconds=(100.0, 100.0)) as running:
+        await running.put(running.make.of([f"c{n}" for n in range(100)]))
+        await asyncio.sleep(300.0)
+        assert len(running.buffer.released) > 5, "too few went back: the test proves nothing"
+        for release in running.buffer.released:
+            assert release.at <= release.not_before <= release.at + 100.0
+            assert not [a for a in post.of(release.event) if release.at <= a.began < release.not_before]
+        assert max(release.not_before - release.at for release in running.buffer.released) > 20.0
+
+
+@in_virtual_time
+async def test_an_outage_of_a_minute_costs_a_bounded_number_of_attempts_and_loses_nothing() -> None:
+    """10,000 events of 100 customers, 64 permits, every attempt refused after 10 ms; then all is well again.
+
+    Only the window's 1,024 events can be out of the buffer, and each of them, by its schedule of up to 0.5 s doubling
+    to 60 s, comes to eight or nine attempts in a minute: ten for each would be too many.
+    """
+    window = WINDOW_EVENTS_PER_PERMIT * 64
+    end = now() + 60.0
+    post = ScriptedPost(lambda attempt: DELIVERED if (attempt.ended or 0.0) >= end else network_error())
+    async with delivering(post, max_concurrency=64) as running:
+        seen: list[Progress] = []
+        post.watch = lambda: seen.append(running.delivery.progress())
+        events = await running.put(running.make.of([f"c{n % 100}" for n in range(10_000)]))
+        await asyncio.sleep(60.0)
+        during = len(post.attempts)
+        by_event = Counter(attempt.event for attempt in post.attempts)
+        last_half = sum(attempt.began >= end - 30.0 for attempt in post.attempts)
+        await running.until_empty(seconds=300.0)
+        took = now() - end
+        print(
+            f"outage of 60 s, 10000 events, 64 permits: {during} attempts ({last_half} in its last 30 s) of "
+            f"{len(by_event)} events, at most {max(by_event.values())} of one; drained {took:.0f} s after it"
+        )
+        assert sorted(event for event, _ in running.buffer.acked) == ids(events)
+        assert all(fate == Delivered() for _, fate in running.buffer.acked)
+        assert max(progress.parked for progress in seen) <= window // 2
+        assert post.most_on_wire == 64
+        assert took <= 60.0 + 10_000 / 64 * 0.01 * 2
+        assert during <= 10 * window
+
+
+# The end
+
+
+@in_virtual_time
+async def test_cancelling_serve_leaves_every_event_without_an_answer_in_the_buffer() -> None:
+    post = ScriptedPost(lambda attempt: network_error() if attempt.event <= 3 else DELIVERED, seconds=1.0)
+    async with delivering(post, max_concurrency=4, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        await running.put(running.make.of("a" * 50))
+        await asyncio.sleep(2.5)
+        acked = len(running.buffer.acked)
+        assert (acked, running.delivery.progress().parked, post.on_wire) == (5, 3, 4)
+        running.serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running.serving
+        assert post.on_wire == 0
+        ledger = running.buffer.ledger()
+        assert (ledger.delivered, ledger.buffered, ledger.unaccounted) == (5, 45, 0)
+        assert running.buffer.occupancy().events == 45
+        await running.buffer.close()
+        assert running.buffer.ledger().dropped == {"shutdown": 45}
+
+
+@pytest.mark.parametrize("turns", range(12))
+@in_virtual_time
+async def test_cancelling_at_any_moment_loses_and_doubles_nothing(turns: int) -> None:
+    async with delivering(ScriptedPost(seconds=0.0), max_concurrency=2) as running:
+        await running.put(running.make.of("abc"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.serving.cancel()
+        await asyncio.gather(running.serving, return_exceptions=True)
+        ledger = running.buffer.ledger()
+        assert ledger.delivered + ledger.buffered == 3
+        assert ledger.delivered == len(running.buffer.acked)
+        assert ledger.unaccounted == 0
+
+
+@in_virtual_time
+async def test_a_bug_in_post_ends_serve_with_it_and_leaves_the_events_in_the_buffer() -> None:
+    bug = RuntimeError("a bug")
+    async with delivering(ScriptedPost(lambda a: bug if a.event == 5 else DELIVERED), max_concurrency=2) as running:
+        await running.put(running.make.of("a" * 20))
+        with pytest.raises(ExceptionGroup) as caught:
+            await running.serving
+        assert caught.value.exceptions == (bug,)
+        ledger = running.buffer.ledger()
+        assert ledger.delivered + ledger.buffered == 20
+        assert ledger.buffered >= 1
+        assert 5 not in [event for event, _ in running.buffer.acked]
+        assert ledger.unaccounted == 0
+        assert running.post.on_wire == 0
+
+
+# Whether anything can move
+
+
+def earliest_move(running: Running) -> float:
+    """Return the earliest deadline before which something can move, by asking again and again."""
+    low, high = now(), now() + 100 * FAR_SECONDS
+    assert running.delivery.can_move_before(high)
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if running.delivery.can_move_before(middle) else (middle, high)
+    return high
+
+
+@in_virtual_time
+async def test_nothing_can_move_where_nothing_is() -> None:
+    async with delivering(ScriptedPost()) as running:
+        assert not running.delivery.can_move_before(now() + FAR_SECONDS)
+        await running.put(running.make.of("a"))
+        await running.until_empty()
+        await asyncio.sleep(1.0)
+        assert not running.delivery.can_move_before(now() + FAR_SECONDS)
+
+
+@in_virtual_time
+async def test_an_event_that_was_only_put_can_move() -> None:
+    async with delivering(ScriptedPost()) as running:
+        await running.put(running.make.of("a"))
+        assert running.delivery.can_move_before(now())
+
+
+@in_virtual_time
+async def test_an_attempt_on_the_wire_and_an_ack_that_is_committed_can_move() -> None:
+    async with delivering(ScriptedPost(seconds=10.0), commit_seconds=10.0) as running:
+        await running.put(running.make.of("a"))
+        await asyncio.sleep(5.0)
+        assert running.delivery.progress() == Progress(parked=0, in_flight=1, attempting=1)
+        assert running.delivery.can_move_before(now())
+        await asyncio.sleep(10.0)
+        assert running.delivery.progress() == Progress(parked=0, in_flight=1, attempting=0)
+        assert running.delivery.can_move_before(now())
+        await asyncio.sleep(10.0)
+        assert running.delivery.progress() == Progress(parked=0, in_flight=0, attempting=0)
+        assert not running.delivery.can_move_before(now() + FAR_SECONDS)
+
+
+@in_virtual_time
+async def test_parked_events_can_move_exactly_from_the_moment_the_first_is_due() -> None:
+    async with delivering(ScriptedPost(failing(1, 2, 3)), retry_seconds=(100.0, 100.0)) as running:
+        await running.put(running.make.of("aaa"))
+        await running.until(lambda: running.delivery.progress().parked == 3, seconds=1.0)
+        assert not running.delivery.can_move_before(now())
+        due = earliest_move(running)
+        await running.until(lambda: len(running.post.attempts) == 4)
+        assert running.post.attempts[3].began == pytest.approx(due, abs=1e-5)
+
+
+@in_virtual_time
+async def test_events_behind_a_half_parked_window_cannot_move_before_one_of_it_is_due() -> None:
+    async with delivering(
+        ScriptedPost(lambda _: network_error()), max_concurrency=1, retry_seconds=(FAR_SECONDS, FAR_SECONDS)
+    ) as running:
+        await running.put(running.make.of("a" * 100))
+        await asyncio.sleep(3 * CROWDED_PAUSE_SECONDS)
+        assert running.delivery.progress().parked == WINDOW_EVENTS_PER_PERMIT // 2
+        due = earliest_move(running)
+        assert due > now() + 1.0
+        assert not running.delivery.can_move_before(due - 0.001)
+        assert running.delivery.can_move_before(due + 0.001)
+
+
+@in_virtual_time
+async def test_events_that_rest_in_the_buffer_until_after_the_deadline_cannot_move_before_it() -> None:
+    async with delivering(ScriptedPost(seconds=0.0)) as running:
+        await running.put(running.make.of("aa"))
+        running.serving.cancel()  # so that the test takes the events, and nobody else
+        await asyncio.sleep(0.5)
+        events = await running.buffer.take(max_events=2, max_bytes=1000)
+        await running.buffer.release(events, not_before=now() + FAR_SECONDS)
+        assert running.delivery.can_move_before(now() + 2 * FAR_SECONDS)
+        assert not running.delivery.can_move_before(now() + FAR_SECONDS / 2)

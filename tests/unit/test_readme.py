@@ -1,0 +1,38 @@
+"""The README says what the code does: its tables, its example event, its commands."""
+
+import argparse
+import json
+import re
+from importlib import import_module
+
+import pytest
+
+from forwarder.cli import _COMMANDS
+from forwarder.growlytics.contract import Conforming, check
+from tests.docs import README, with_tables
+
+
+def test_the_tables_of_settings_and_metrics_are_those_of_the_code() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == with_tables(text), "run: make docs"
+
+
+def test_the_example_event_is_the_documented_one_and_is_accepted() -> None:
+    text = README.read_text(encoding="utf-8")
+    example = re.search(r"curl -d '(\{.*?\})' http://127.0.0.1:8920/track/event", text, re.DOTALL)
+    assert example is not None
+    event = json.loads(example[1])
+    assert isinstance(check(event), Conforming)
+    assert event["attributes"] == {
+        "Product Id": "abcdef", "Product Name": "Orange BagPack", "Quantity": 3, "Price": 4531,
+        "Discount": 0, "Brand": "Nike", "Category": "BagPack",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_command_is_described_and_has_its_help(name: str) -> None:
+    assert f"`{name}" in README.read_text(encoding="utf-8")
+    module = import_module(f"forwarder.cli.{name.replace('-', '_')}")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    assert parser.format_help()

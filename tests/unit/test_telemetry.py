@@ -1,0 +1,369 @@
+"""What the daemon says: every metric from the start, in both formats, and log lines that are few and cannot be forged."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import pytest
+from prometheus_client import Metric, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from forwarder.logs import JsonFormatter, TextFormatter
+from forwarder.telemetry import Gauges, Telemetry
+from tests.fakes.events import counted
+
+PREFIX = "growlytics_forwarder_"
+
+# Written out rather than taken from the code: what interface.md names, as far as the daemon has the part that it is about.
+COUNTERS = {
+    "events_received_total": ("intake", ["http", "unix"]),
+    "events_accepted_total": ("intake", ["http", "unix"]),
+    "events_duplicate_total": None,
+    "events_rejected_total": (
+        "reason",
+        [
+            *("malformed_json", "not_an_object", "missing_field", "wrong_type", "empty", "name_too_long"),
+            *("too_many_attributes", "attribute_type_not_allowed", "time_not_milliseconds", "number_out_of_range"),
+            *("body_too_large", "buffer_full", "shutting_down", "unsupported_encoding", "too_slow"),
+        ],
+    ),
+    "events_delivered_total": None,
+    "events_dropped_total": ("reason", ["rejected", "shutdown"]),
+    "delivery_attempts_total": ("outcome", ["delivered", "retryable", "rejected", "blocked"]),
+    "delivery_retries_total": (
+        "reason",
+        ["network", "timeout", "status_408", "status_425", "status_429", "status_5xx"],
+    ),
+    "possible_duplicates_total": None,
+}
+HISTOGRAMS = ("intake_duration_seconds", "delivery_attempt_duration_seconds", "delivery_latency_seconds")
+EMPTY = Gauges(
+    buffer_events={"ready": 0, "parked": 0, "in_flight": 0},
+    buffer_bytes=0,
+    oldest_accepted_at=None,
+    delivery_in_flight=0,
+    unaccounted=0,
+)
+HOSTILE_NAMES = (
+    "two\nlines",
+    'x"} {"level":"error","message":"forged',
+    "\r\n2026-01-01T00:00:00.000+00:00 ERROR   forged",
+    "\x1b[2J\x1b]0;owned\x07",
+    "\u2028\u2029\x85\x0b\x0c\x1c",
+    "right\u202eleft",
+    "\ud800 lone",
+    "nul\x00",
+)
+
+
+@dataclass
+class ManualClock:
+    """Seconds since 1970, which pass when told."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Daemon:
+    """A described telemetry, with what its gauges will read."""
+
+    telemetry: Telemetry
+    gauges: Gauges = EMPTY
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def daemon(clock: ManualClock) -> Daemon:
+    daemon = Daemon(Telemetry(clock=clock))
+    daemon.telemetry.daemon_described(
+        loop="uvloop", max_events=100, max_bytes=1000, max_concurrency=7, read=lambda: daemon.gauges
+    )
+    return daemon
+
+
+@pytest.fixture
+def telemetry(daemon: Daemon) -> Telemetry:
+    return daemon.telemetry
+
+
+class _Collecting(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture
+def lines() -> Iterator[list[logging.LogRecord]]:
+    """What was logged."""
+    handler, logger = _Collecting(), logging.getLogger("forwarder")
+    logger.addHandler(handler)
+    yield handler.records
+    logger.removeHandler(handler)
+
+
+def fields(record: logging.LogRecord) -> Mapping[str, object]:
+    found: Mapping[str, object] = record.__dict__["fields"]
+    return found
+
+
+def series(families: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+# Metrics
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_every_counter_stands_at_zero_from_the_start_with_each_of_its_labels(telemetry: Telemetry, name: str) -> None:
+    match COUNTERS[name]:
+        case None:
+            assert counted(telemetry, name) == 0
+        case (label, values):
+            for value in values:
+                assert counted(telemetry, name, **{label: value}) == 0
+
+
+@pytest.mark.parametrize("name", HISTOGRAMS)
+def test_every_histogram_stands_at_zero_from_the_start(telemetry: Telemetry, name: str) -> None:
+    assert counted(telemetry, f"{name}_count") == 0
+    assert counted(telemetry, f"{name}_sum") == 0
+    assert counted(telemetry, f"{name}_bucket", le="+Inf") == 0
+
+
+def test_gauges_say_what_the_daemon_is_and_holds_at_the_moment_of_the_scrape(
+    daemon: Daemon, clock: ManualClock
+) -> None:
+    telemetry = daemon.telemetry
+    assert counted(telemetry, "buffer_capacity_events") == 100
+    assert counted(telemetry, "buffer_capacity_bytes") == 1000
+    assert counted(telemetry, "delivery_concurrency_limit") == 7
+    assert counted(telemetry, "last_delivery_timestamp_seconds") == 0
+    for name in ("buffer_bytes", "buffer_oldest_event_age_seconds", "delivery_in_flight", "events_unaccounted"):
+        assert counted(telemetry, name) == 0
+    daemon.gauges = Gauges({"ready": 1, "parked": 2, "in_flight": 3}, 456, clock.now - 78.0, 2, 5)
+    assert [counted(telemetry, "buffer_events", state=state) for state in ("ready", "parked", "in_flight")] == [1, 2, 3]
+    assert counted(telemetry, "buffer_bytes") == 456
+    assert counted(telemetry, "buffer_oldest_event_age_seconds") == 78
+    assert counted(telemetry, "delivery_in_flight") == 2
+    assert counted(telemetry, "events_unaccounted") == 5
+
+
+def test_an_age_is_never_negative_although_the_clock_was_set_back(daemon: Daemon, clock: ManualClock) -> None:
+    daemon.gauges = replace(EMPTY, oldest_accepted_at=clock.now + 3600)
+    assert counted(daemon.telemetry, "buffer_oldest_event_age_seconds") == 0
+    daemon.telemetry.event_delivered(accepted_at=clock.now + 3600)
+    assert counted(daemon.telemetry, "delivery_latency_seconds_sum") == 0
+
+
+def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: ManualClock) -> None:
+    def ours() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        everything = series(telemetry.registry.collect())
+        return {
+            key: value
+            for key, value in everything.items()
+            if key[0].startswith(PREFIX) and not key[0].endswith(("_created", "_bucket", "_sum"))
+        }
+
+    def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+        return PREFIX + name, tuple(sorted(labels.items()))
+
+    def moved(before: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]) -> dict[object, float]:
+        return {key: value - before[key] for key, value in ours().items() if value != before[key]}
+
+    before = ours()
+    telemetry.events_accepted(3, intake="unix")
+    assert moved(before) == {
+        key("events_received_total", intake="unix"): 3,
+        key("events_accepted_total", intake="unix"): 3,
+    }
+    before = ours()
+    telemetry.events_refused(2, intake="http", reason="empty")
+    assert moved(before) == {
+        key("events_received_total", intake="http"): 2,
+        key("events_rejected_total", reason="empty"): 2,
+    }
+    before = ours()
+    telemetry.event_delivered(accepted_at=clock.now - 4.0)
+    assert moved(before) == {
+        key("events_delivered_total"): 1,
+        key("last_delivery_timestamp_seconds"): clock.now,
+        key("delivery_latency_seconds_count"): 1,
+    }
+    assert counted(telemetry, "delivery_latency_seconds_sum") == 4.0
+    before = ours()
+    telemetry.event_dropped("rejected")
+    telemetry.event_rejected(name="n", status=400)
+    assert moved(before) == {key("events_dropped_total", reason="rejected"): 1}
+    before = ours()
+    telemetry.attempt_finished("blocked", 0.2)
+    assert moved(before) == {
+        key("delivery_attempts_total", outcome="blocked"): 1,
+        key("delivery_attempt_duration_seconds_count"): 1,
+    }
+    before = ours()
+    telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
+    assert moved(before) == {key("delivery_retries_total", reason="timeout"): 1}
+    before = ours()
+    telemetry.retry_scheduled(reason="timeout", maybe_delivered=True)
+    assert moved(before) == {
+        key("delivery_retries_total", reason="timeout"): 1,
+        key("possible_duplicates_total"): 1,
+    }
+    assert telemetry.intake_totals() == {"received": 5, "duplicates": 0, "rejected": 2}
+
+
+@pytest.mark.parametrize("unknown", ["", "stranger's text", "c-123"])
+def test_no_label_can_be_made_up_by_a_stranger(telemetry: Telemetry, unknown: str) -> None:
+    before = series(telemetry.registry.collect()).keys()
+    with pytest.raises(KeyError):
+        telemetry.events_refused(1, intake=unknown, reason="empty")
+    with pytest.raises(KeyError):
+        telemetry.event_dropped(unknown)
+    with pytest.raises(KeyError):
+        telemetry.retry_scheduled(reason=unknown, maybe_delivered=False)
+    assert series(telemetry.registry.collect()).keys() == before
+
+
+def test_a_scrape_parses_as_prometheus_text_and_as_openmetrics_with_the_same_values(telemetry: Telemetry) -> None:
+    telemetry.events_accepted(2, intake="http")
+    telemetry.event_delivered(accepted_at=0.0)
+    as_text = generate_latest(telemetry.registry).decode()
+    as_openmetrics: str = generate_openmetrics(telemetry.registry).decode()  # type: ignore[no-untyped-call] # theirs
+    assert as_openmetrics.endswith("# EOF\n")
+    openmetrics = parse_openmetrics(as_openmetrics)  # type: ignore[no-untyped-call] # theirs
+    for families in (series(parse_text(as_text)), series(openmetrics)):
+        assert families[f"{PREFIX}events_accepted_total", (("intake", "http"),)] == 2
+        assert families[f"{PREFIX}events_accepted_total", (("intake", "unix"),)] == 0
+        assert families[f"{PREFIX}delivery_latency_seconds_count", ()] == 1
+        assert families[f"{PREFIX}buffer_events", (("state", "parked"),)] == 0
+        (build,) = [labels for name, labels in families if name == f"{PREFIX}build_info"]
+        assert {label for label, _ in build} == {"version", "python", "loop"}
+        assert families["process_start_time_seconds", ()] > 0
+
+
+def test_every_metric_has_a_help_text_and_the_names_that_promtool_wants(telemetry: Telemetry) -> None:
+    ours = [family for family in telemetry.registry.collect() if family.name.startswith(PREFIX)]
+    assert len(ours) > 15
+    for family in ours:
+        assert family.documentation.strip()
+        assert not family.name.endswith(("_total", "_count", "_sum", "_bucket"))
+        for sample in family.samples:
+            assert sample.name.endswith("_total") == (family.type == "counter") or sample.name.endswith("_created")
+
+
+def test_two_daemons_in_one_process_share_no_metric() -> None:
+    one, other = Telemetry(), Telemetry()
+    one.events_accepted(1, intake="http")
+    assert counted(other, "events_accepted_total", intake="http") == 0
+
+
+# Log lines: few
+
+
+def test_a_repeated_line_is_written_once_in_a_while_with_how_many_were_left_out(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(1000):
+        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+        clock.now += 0.001
+    assert [fields(line) for line in lines] == [{"reason": "network"}]
+    clock.now += 60.0
+    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    assert fields(lines[1]) == {"reason": "network", "repeats_not_logged": 999}
+    clock.now += 60.0
+    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    assert fields(lines[2]) == {"reason": "network"}
+    assert counted(telemetry, "delivery_retries_total", reason="network") == 1002
+
+
+def test_a_day_of_outage_writes_a_bounded_number_of_lines(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(86_400):
+        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+        clock.now += 1.0
+    assert len(lines) <= 86_400 / 10 + 1
+    repeats = [fields(line).get("repeats_not_logged", 0) for line in lines]
+    assert len(lines) + sum(number for number in repeats if isinstance(number, int)) > 86_400 - 20
+
+
+def test_a_different_cause_is_not_silenced_by_one_that_repeats(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(10):
+        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+        telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
+        telemetry.delivery_blocked(status=401)
+        telemetry.delivery_blocked(status=403)
+        telemetry.event_rejected(name="n", status=400)
+    assert len(lines) == 5
+
+
+def test_lines_go_on_after_the_clock_was_set_back_by_hours(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    clock.now -= 7200.0
+    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    assert len(lines) == 2
+
+
+def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    for number in range(5000):
+        telemetry.event_rejected(name=f"name {number}", status=400)
+        clock.now += 0.0001
+    assert len(lines) <= 300, "5000 lines in half a second are not rare"
+
+
+# Log lines: not forged
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_a_hostile_event_name_is_one_printable_line_in_either_format(
+    telemetry: Telemetry, lines: list[logging.LogRecord], formatter: logging.Formatter, name: str
+) -> None:
+    telemetry.event_rejected(name=name, status=400)
+    (record,) = lines
+    text = formatter.format(record)
+    assert len(text.splitlines()) == 1
+    assert text.isprintable()
+    text.encode()
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_an_endless_event_name_is_cut(
+    telemetry: Telemetry, lines: list[logging.LogRecord], formatter: logging.Formatter
+) -> None:
+    telemetry.event_rejected(name="\x00" * 1_000_000, status=400)
+    assert len(formatter.format(lines[0])) < 2000
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_a_failed_request_is_logged_with_its_traceback_and_no_forged_line_whatever_the_error_says(
+    telemetry: Telemetry, lines: list[logging.LogRecord], formatter: logging.Formatter
+) -> None:
+    with pytest.raises(ValueError, match="lines") as caught:
+        raise ValueError("\n".join(HOSTILE_NAMES))
+    telemetry.request_failed(caught.value)
+    text = formatter.format(lines[0])
+    text.encode()
+    first, *more = text.split("\n")
+    assert "a bug, please report it" in first
+    assert "ValueError" in text
+    assert "\x1b" not in text
+    assert not any(line.startswith(("2026-01-01T00:00:00.000+00:00 ERROR", "{")) for line in more), "a forged line"
