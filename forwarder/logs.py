@@ -8,11 +8,13 @@ import io
 import logging
 import os
 import queue
+import select
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, TextIO
 
 import orjson
@@ -77,17 +79,20 @@ class _Writer(logging.Handler):
     def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._stream = stream
+        self._write = _writer_to(stream)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._lines.qsize() < _MAX_WAITING_LINES:
-            self._lines.put(self.format(record))
-        else:
+        if self._lines.qsize() >= _MAX_WAITING_LINES:
             self._lost += 1
+            return
+        try:
+            self._lines.put(self.format(record))
+        except Exception:  # noqa: BLE001 - whoever logs something wrong must not fail by it; logging says where it was
+            self.handleError(record)
 
     def finish(self) -> None:
         """Write what waits, for a while; a pipe that nobody reads keeps the rest."""
@@ -106,21 +111,30 @@ class _Writer(logging.Handler):
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                _write(self._stream, line + "\n")
+                self._write(line + "\n")
             except OSError:
                 self._lost += 1  # whoever read the lines has gone
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write past the stream's own buffer, whose lock, if it were held at the end, would keep Python from ending."""
+def _writer_to(stream: TextIO) -> Callable[[str], object]:
+    """Return what writes a whole text, past the stream's own buffer if it has a file.
+
+    The lock of that buffer, if it were held at the end by a write that is stuck, would keep Python from ending.
+    """
     try:
         descriptor = stream.fileno()
     except io.UnsupportedOperation:
-        stream.write(text)
-        return
+        return stream.write
+    return partial(_write_all, descriptor)
+
+
+def _write_all(descriptor: int, text: str) -> None:
     rest = text.encode()
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:  # whoever shares the file with us made it so
+            select.select([], [descriptor], [])
 
 
 @contextmanager

@@ -90,7 +90,9 @@ class Ordering:
 
         It may say `now` too early, where all that is fresh is of lanes that rest.
         """
-        return now if self._fresh or self._offers or self._skipped else self.next_change()
+        if self._fresh or self._offers or self._skipped:
+            return now
+        return max(now, self._resting[0][0]) if self._resting else None
 
     def first_of_each_place(self) -> Iterator[Event]:
         """Yield the first fresh event and the first of each aside lane: the oldest of all is among them."""

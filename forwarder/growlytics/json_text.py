@@ -4,6 +4,7 @@ Invariants: what `parse` accepts is JSON by RFC 8259, whatever its numbers; what
 No I/O. Used by the contract and by the ways in.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -49,13 +50,19 @@ def parse(text: bytes) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        # orjson also refuses some valid JSON: numbers out of range, lone surrogates, depth beyond 1024.
-        try:
-            return _EXACT.decode(text.decode())
-        except RecursionError:
-            raise MalformedJsonError("nested too deeply") from None
-        except ValueError:
-            raise MalformedJsonError(str(error)) from None
+        refused = str(error)
+    # orjson also refuses some valid JSON: numbers out of range, lone surrogates, depth beyond 1024.
+    try:
+        return _EXACT.decode(text.decode())
+    except RecursionError:
+        raise MalformedJsonError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        # This one looked past what orjson only seemed to stumble over; but it does not know of byte order marks.
+        is_marked = text.startswith(codecs.BOM_UTF8)
+        exact = f"{error.msg}: line {error.lineno} column {error.colno}"
+        raise MalformedJsonError(refused if is_marked else exact) from None
+    except UnicodeDecodeError as error:
+        raise MalformedJsonError(f"not UTF-8 at byte {error.start}") from None
 
 
 def _integer(digits: str) -> object:

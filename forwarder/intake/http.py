@@ -24,6 +24,8 @@ KEEPALIVE_SECONDS: Final = 75
 CLOSING_SECONDS: Final = 2
 """How long requests under way may take to end when the intake closes."""
 _CLOSING_POLL_SECONDS: Final = 0.01
+_CUTTING_SECONDS: Final = 0.1
+"""How long aiohttp then takes, twice, to cut those that did not."""
 
 _ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate"})
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
@@ -66,7 +68,7 @@ class HttpIntake:
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens."""
         server = _Server(self._handle, refuse=self._refuse_early, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS)
-        self._runner = web.ServerRunner(server, shutdown_timeout=CLOSING_SECONDS)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_CUTTING_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
 

@@ -376,6 +376,11 @@ HOSTILE: dict[str, tuple[int, Callable[[int], bytes]]] = {
         30,
         _join(b"{" + b",".join([b'"a":{"b":"c"}'] * 50) + b',"d":{"e":{"f":1}}}'),
     ),
+    "something wide at every level": (
+        90,
+        lambda n: b"[" + b'[{"a":{"b":"c"}},' * n + b"0" + b',{"a":{"b":"c"}}]' * n + b"]",
+    ),
+    "levels just too deep beside one another": (200, _join(b"[[[[[[[[[[[[0]]]],[[[[0]]]]]]]]]]]]")),
     "space between": (500, lambda n: b"[" + b",".join([b" " * 50 + b"0" + b"\n" * 50] * n) + b"]"),
     "space at one place": (50_000, lambda n: b"[0" + b" " * n + b"," + b"\t" * n + b"1]"),
     "long numbers": (200, _join(b"1" * 200)),
