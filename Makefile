@@ -34,9 +34,12 @@ $(VENV)/dev: tests/requirements.txt $(VENV)/runtime
 demo: $(VENV)/runtime
 	@$(BIN)/python -m forwarder demo
 
+# In two halves side by side: one mostly computes, the other mostly waits.
 test: $(VENV)/dev
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage run -m pytest tests/unit tests/contract > $(VENV)/second-half.log 2>&1 & half=$$!; \
+		$(BIN)/coverage run -m pytest tests/integration tests/system; first=$$?; \
+		wait $$half; second=$$?; cat $(VENV)/second-half.log; exit $$((first | second))
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
 
@@ -47,7 +50,7 @@ check: $(VENV)/dev
 	@$(BIN)/lint-imports
 
 soak: $(VENV)/dev
-	@$(BIN)/pytest -m soak -s
+	@$(BIN)/pytest -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=1800 -s
 
 bench: $(VENV)/dev
 	@$(BIN)/python -m tests.bench

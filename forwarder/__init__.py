@@ -1,3 +1,16 @@
-"""growlytics-forwarder: accepts analytics events at once and forwards them to Growlytics."""
+"""growlytics-forwarder: accepts analytics events at once and forwards them to Growlytics.
+
+The journey of one event, from left to right, which is also from the higher layers to the lower ones and back:
+
+- an app posts it to an intake (`intake/http.py`), alone or among others, which are split without changing a byte
+  (`growlytics/json_text.py`, `intake/acceptance.py`);
+- it is checked against the contract (`growlytics/contract.py`): refused with all that is wrong with it, or
+- put into the buffer (`buffer/`), all or nothing for one request; then the app gets its 200 or 202;
+- the feeder takes it from the buffer into the window, a worker makes an attempt (`delivery/`), one POST
+  (`growlytics/client.py`), and what that came to is an Outcome (`growlytics/outcome.py`);
+- by it the event leaves the buffer with its fate (`buffer/fates.py`), or is parked and tried again.
+
+`app.py` makes and joins the parts, `telemetry.py` says what happens, `settings/` what can be set, `cli/` has the commands.
+"""
 
 __version__ = "0.1.0"

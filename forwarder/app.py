@@ -1,8 +1,9 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
-Memory bound: about 45 MiB for the process; `buffer.max_bytes` for the events; 600 bytes more for each of
-`buffer.max_events`, of which the window holds no copies; and for each request under way 2 MiB and up to forty times its
-body (ten for events, the rest for hostile JSON), at most `intake.max_body_bytes`, while it is split and checked.
+Memory bound: about 45 MiB for the process; `buffer.max_bytes` for the events; about 600 bytes more for each of
+`buffer.max_events`, and at most 2 KiB with the longest names and customer ids (the window holds no copies); and for each
+request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
+`intake.max_body_bytes`, while it is split and checked.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from forwarder.telemetry import Gauges, Telemetry
 
 State = Literal["starting", "ready", "draining", "stopped"]
 
-_DRAIN_POLL_SECONDS: Final = 0.02
+_DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
 
 
@@ -157,6 +158,7 @@ class App:
     async def _shut_down(self) -> None:
         self.state = "draining"
         await asyncio.gather(*(intake.close() for intake in self._intakes.values()))
+        await self.delivery.end_rests()
         deadline = self._clock() + self._settings.shutdown.drain_seconds
         next_log = self._clock() + _DRAIN_LOG_SECONDS
         while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(deadline):
@@ -173,8 +175,8 @@ class App:
         progress = self.delivery.progress()
         return Gauges(
             buffer_events={
-                "ready": max(0, occupancy.events - progress.parked - progress.in_flight),
-                "parked": progress.parked,
+                "ready": max(0, occupancy.events - progress.parked - occupancy.resting - progress.in_flight),
+                "parked": progress.parked + occupancy.resting,
                 "in_flight": progress.in_flight,
             },
             buffer_bytes=occupancy.bytes,

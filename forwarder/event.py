@@ -20,7 +20,7 @@ class Event:
     id: int
     """Unique, and rising in the order of acceptance. In the API it is written as a decimal string."""
     customer: str
-    """The `customerId`: the lane the event belongs to. Never logged. May hold lone surrogates."""
+    """The `customerId`, or a digest of a long one: the lane of the event. Never logged. May hold lone surrogates."""
     name: str
     """The event's name, 1 to 49 UTF-16 code units. Text from strangers: log it as `printable(name)`."""
     body: bytes

@@ -8,9 +8,8 @@ Everybody above may call it; it knows nobody.
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -19,9 +18,12 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from forwarder import __version__
 from forwarder.event import Clock, printable
@@ -129,18 +131,7 @@ class Telemetry:
         self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
         self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
         self._gauge("delivery_concurrency_limit", "Most attempts on the wire at a time").set(max_concurrency)
-        events = Gauge(
-            f"{_PREFIX}_buffer_events", "Events accepted and not yet done with", ("state",), registry=self.registry
-        )
-        for state in BUFFER_STATES:
-            events.labels(state).set_function(partial(_events_in, read, state))
-        for name, text, value in (
-            ("buffer_bytes", "Bytes of the events in the buffer", lambda: read().buffer_bytes),
-            ("buffer_oldest_event_age_seconds", "Age of the oldest event in the buffer; 0 if empty", self._age(read)),
-            ("delivery_in_flight", "Attempts on the wire", lambda: read().delivery_in_flight),
-            ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", lambda: read().unaccounted),
-        ):
-            self._gauge(name, text).set_function(value)
+        self.registry.register(_ReadGauges(read, self._clock))
 
     # Intake
 
@@ -233,13 +224,6 @@ class Telemetry:
         self._logged[message, kind] = (now, 0)
         log.warning(message, extra={"fields": fields | ({"repeats_not_logged": omitted} if omitted else {})})
 
-    def _age(self, read: Callable[[], Gauges]) -> Callable[[], float]:
-        def age() -> float:
-            oldest = read().oldest_accepted_at
-            return 0.0 if oldest is None else max(0.0, self._clock() - oldest)
-
-        return age
-
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"{_PREFIX}_{name}", text, registry=self.registry)
 
@@ -252,8 +236,33 @@ class Telemetry:
         return {value: parent.labels(value) for value in values}
 
 
-def _events_in(read: Callable[[], Gauges], state: str) -> float:
-    return read().buffer_events[state]
+class _ReadGauges(Collector):
+    """Reads the state once for each scrape, so that its figures fit each other and cost little."""
+
+    def __init__(self, read: Callable[[], Gauges], clock: Clock) -> None:
+        self._read = read
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = self._read()
+        oldest = gauges.oldest_accepted_at
+        events = GaugeMetricFamily(
+            f"{_PREFIX}_buffer_events", "Events accepted and not yet done with", labels=("state",)
+        )
+        for state in BUFFER_STATES:
+            events.add_metric((state,), gauges.buffer_events[state])
+        yield events
+        for name, text, value in (
+            ("buffer_bytes", "Bytes of the events in the buffer", gauges.buffer_bytes),
+            (
+                "buffer_oldest_event_age_seconds",
+                "Age of the oldest event in the buffer; 0 if empty",
+                0.0 if oldest is None else max(0.0, self._clock() - oldest),
+            ),
+            ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
+            ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", gauges.unaccounted),
+        ):
+            yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
 
 
 def _total(children: Mapping[str, Counter]) -> int:

@@ -60,6 +60,8 @@ class Occupancy:
 
     events: int
     bytes: int
+    resting: int
+    """Events that were released and whose time has not come, with the events behind them in their lanes."""
     oldest_accepted_at: float | None
     """Seconds since 1970; None when it is empty."""
 
@@ -91,6 +93,10 @@ class Buffer(Protocol):
 
         Nothing of their lanes is handed out before `not_before`, in seconds of the event loop's clock.
         """
+        ...
+
+    async def end_rests(self) -> None:
+        """Let everything that was released be taken at once, as if its time had come."""
         ...
 
     def ledger(self) -> Ledger:

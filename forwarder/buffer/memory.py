@@ -74,6 +74,11 @@ class MemoryBuffer:
         self._ordering.give_back(events, not_before=not_before)
         self._changed.set()
 
+    async def end_rests(self) -> None:
+        """See Buffer."""
+        self._ordering.end_rests()
+        self._changed.set()
+
     def ledger(self) -> Ledger:
         """See Buffer."""
         return Ledger(
@@ -87,7 +92,8 @@ class MemoryBuffer:
         """See Buffer."""
         firsts = chain(self._ordering.first_of_each_place(), self._taken.values())
         oldest = min((event.accepted_at for event in firsts), default=None)
-        return Occupancy(events=self._events, bytes=self._bytes, oldest_accepted_at=oldest)
+        resting = self._ordering.resting(self._clock())
+        return Occupancy(events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=oldest)
 
     def ready_at(self, now: float) -> float | None:
         """See Buffer."""

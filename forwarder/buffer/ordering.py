@@ -20,21 +20,30 @@ from forwarder.event import Event
 class _Lane:
     returned: list[tuple[int, Event]] = field(default_factory=list)
     """A heap of what was given back; all of it precedes `events`, from which it was handed out in order."""
-    events: deque[Event] = field(default_factory=deque)
+    events: deque[Event] | None = None
+    """Those passed over; most lanes have none, and an empty deque takes more memory than all the rest."""
     not_before: float = 0.0
     offered: bool = False
 
     def __len__(self) -> int:
-        return len(self.returned) + len(self.events)
+        return len(self.returned) + len(self.events or ())
 
     def first(self) -> Event:
-        return self.returned[0][1] if self.returned else self.events[0]
+        if self.returned:
+            return self.returned[0][1]
+        assert self.events, "a lane without events is removed"
+        return self.events[0]
 
     def remove_first(self) -> None:
         if self.returned:
             heapq.heappop(self.returned)
-        else:
+        elif self.events:
             self.events.popleft()
+
+    def append(self, event: Event) -> None:
+        if self.events is None:
+            self.events = deque()
+        self.events.append(event)
 
 
 class Ordering:
@@ -60,6 +69,15 @@ class Ordering:
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
             heapq.heappush(self._resting, (lane.not_before, event.customer))
+
+    def end_rests(self) -> None:
+        """Let every lane that rests be handed out again."""
+        for not_before, customer in self._resting:
+            lane = self._aside.get(customer)
+            if lane and not lane.offered and lane.not_before <= not_before:
+                lane.not_before = 0.0
+                self._offer(customer, lane)
+        self._resting.clear()
 
     def hand_out(self, *, now: float, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str]) -> list[Event]:
         """Remove and return what comes next; the first event may exceed `max_bytes`. Empty if nothing may be had now."""
@@ -98,6 +116,10 @@ class Ordering:
         """Yield the first fresh event and the first of each aside lane: the oldest of all is among them."""
         return chain(islice(self._fresh, 1), (lane.first() for lane in self._aside.values()))
 
+    def resting(self, now: float) -> int:
+        """Count the events in lanes that rest; those still fresh are not among them."""
+        return sum(len(lane) for lane in self._aside.values() if not lane.offered and lane.not_before > now)
+
     def __len__(self) -> int:
         """Count the events, one lane after the other."""
         return len(self._fresh) + sum(map(len, self._aside.values()))
@@ -105,7 +127,7 @@ class Ordering:
     def __iter__(self) -> Iterator[Event]:
         """Yield every event, lane by lane."""
         returned = (event for lane in self._aside.values() for _, event in lane.returned)
-        return chain(returned, *(lane.events for lane in self._aside.values()), self._fresh)
+        return chain(returned, *(lane.events or () for lane in self._aside.values()), self._fresh)
 
     def _offer_what_may_be_had(self, now: float, skip_lanes: AbstractSet[str]) -> None:
         for customer in self._skipped - skip_lanes:
@@ -136,7 +158,7 @@ class Ordering:
 
     def _pass_over(self, event: Event, lane: _Lane | None) -> None:
         if lane is None:
-            self._aside.setdefault(event.customer, _Lane()).events.append(self._fresh.popleft())
+            self._aside.setdefault(event.customer, _Lane()).append(self._fresh.popleft())
         else:
             lane.offered = False
 

@@ -224,6 +224,7 @@ async def _running_system() -> AsyncIterator[_System]:
             async with _process(
                 "run", "--set", f"growlytics.url={url}", "--set", f"intake.unix_socket={unix_socket}",
                 "--set", "intake.http=127.0.0.1:0", "--set", "admin.http=127.0.0.1:0", "--set", "log.format=json",
+                "--set", "delivery.retry_max_seconds=4",  # nobody wants to watch longer waits
             ) as daemon:  # fmt: skip
                 ready = json.loads(await _line(daemon))
                 drain_logs = asyncio.create_task(_discard(daemon), name="daemon's log")

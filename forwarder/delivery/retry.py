@@ -28,5 +28,8 @@ class RetrySchedule:
         return self._retrying.wait(state)
 
     def rest_seconds(self) -> float:
-        """Return how long an event rests for which there is no room among those that are retried: as after very many."""
+        """Return how long an event rests for which there is no room among those that are retried: as after very many.
+
+        So the same events are not tried over and over before those that never were; the rest ends when there is room.
+        """
         return self.delay_seconds(_VERY_MANY_ATTEMPTS)

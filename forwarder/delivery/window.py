@@ -29,6 +29,7 @@ class Window:
     def __init__(self, *, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
+        self._max_retried = max(1, max_events // 2)
         self._events = 0
         self._bytes = 0
         self._retried_events = 0
@@ -91,7 +92,12 @@ class Window:
     @property
     def crowded(self) -> bool:
         """Whether about as many events are retried as may be."""
-        return 2 * (self._retried_events + 1) > self._max_events or 4 * self._retried_bytes > self._max_bytes
+        return self._retried_events >= self._max_retried or 4 * self._retried_bytes > self._max_bytes
+
+    @property
+    def calm(self) -> bool:
+        """Whether there is room again for a good many more to be retried."""
+        return 4 * self._retried_events <= 3 * self._max_retried and 8 * self._retried_bytes <= self._max_bytes
 
     @property
     def parked(self) -> int:
@@ -114,8 +120,5 @@ class Window:
         return self._parked[0][0] if self._parked else None
 
     def _may_be_retried(self, event: Event) -> bool:
-        """Return whether one more fits into half of the window; one alone always does."""
-        if not self._retried_events:
-            return True
         fits = 2 * (self._retried_bytes + event.size_bytes) <= self._max_bytes
-        return fits and 2 * (self._retried_events + 1) <= self._max_events
+        return fits and self._retried_events < self._max_retried

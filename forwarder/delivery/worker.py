@@ -22,7 +22,7 @@ from forwarder.telemetry import Telemetry
 WINDOW_EVENTS_PER_PERMIT: Final = 16
 WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 CROWDED_PAUSE_SECONDS: Final = 1.0
-"""While half of the window is retried, as many events as there are permits are taken from the buffer this often."""
+"""While more fail than may be retried, as many events as there are permits are taken from the buffer this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Delivery:
         self._attempting = 0
         self._startable = asyncio.Semaphore(0)  # as many as the window has startable events, less the workers woken
         self._has_room = asyncio.Event()
+        self._crowded = False  # since an event had to go back to the buffer, until the window is calm
         self._timer: asyncio.Handle | None = None
         self._timer_due = 0.0  # kept here, as uvloop does not tell it of every timer
 
@@ -87,6 +88,11 @@ class Delivery:
             times.append(self._buffer.ready_at(asyncio.get_running_loop().time()))
         return bool(window.startable or window.started or any(each is not None and each <= deadline for each in times))
 
+    async def end_rests(self) -> None:
+        """Try what was given back to the buffer without waiting for its time, which was chosen long."""
+        self._crowded = False
+        await self._buffer.end_rests()
+
     async def _feed(self) -> None:
         while True:
             self._has_room.clear()
@@ -94,7 +100,7 @@ class Delivery:
             if not max_events:
                 await self._has_room.wait()
                 continue
-            if self._window.crowded:
+            if self._crowded:
                 # So much fails that most likely nothing would succeed. To go on regardless would send the whole buffer
                 # again and again; to stop would let a few events that always fail keep all others back.
                 await asyncio.sleep(CROWDED_PAUSE_SECONDS)
@@ -110,6 +116,8 @@ class Delivery:
             async with self._permits:
                 outcome = await self._attempt(taken)
             await self._settle(taken, outcome)
+            if self._crowded and self._window.calm:
+                await self.end_rests()
             self._tell_feeder()
 
     async def _attempt(self, taken: Taken) -> Outcome:
@@ -149,6 +157,8 @@ class Delivery:
         if self._window.park(taken, until=until):
             self._set_timer()
             return
+        # Of an event too large for its half of the window nothing follows for the others.
+        self._crowded = self._crowded or self._window.crowded
         self._window.remove(taken)
         rested = asyncio.get_running_loop().time() + self._schedule.rest_seconds()
         await self._buffer.release([taken.event], not_before=rested)

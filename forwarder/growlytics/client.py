@@ -55,6 +55,8 @@ class GrowlyticsClient:
                 "User-Agent": f"growlytics-forwarder/{__version__}",
             },
             cookie_jar=aiohttp.DummyCookieJar(),
+            # Nothing encoded is asked for; what comes so all the same must not make a known status count as no answer.
+            auto_decompress=False,
             trust_env=False,
         )
 

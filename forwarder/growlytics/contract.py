@@ -11,6 +11,7 @@ violation's text, only the names of its fields and attributes. The rules are tho
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import islice
 from typing import Final, Literal
 
@@ -37,6 +38,8 @@ MIN_TIME_MILLISECONDS: Final = 1e11
 END_TIME_MILLISECONDS: Final = 1e14
 """The year 5138. From it on the number cannot be meant as milliseconds: in microseconds, it is what today looks like."""
 
+MAX_LANE_CHARACTERS: Final = 128
+
 MAX_LISTED_VIOLATIONS: Final = 100
 """Of the attributes of one event; beyond it they are summed up, or a small request could ask for a huge answer."""
 
@@ -61,6 +64,7 @@ class Conforming:
     """What the forwarder needs to know of an event that satisfies the contract."""
 
     customer: str
+    """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""
     name: str
 
 
@@ -91,7 +95,7 @@ def check(event: object) -> Conforming | Refused:
         and _ALLOWED_TYPES.issuperset(map(type, attributes.values()))
         and (len(event) == len(_FIELDS) or not _out_of_range_fields(event))
     ):
-        return Conforming(customer, name)
+        return Conforming(customer if len(customer) <= MAX_LANE_CHARACTERS else _digest(customer), name)
     return Refused(tuple(_violations(event)))
 
 
@@ -192,6 +196,10 @@ def _holds_out_of_range(value: object) -> bool:
             case list() as nested:
                 pending.extend(nested)
     return False
+
+
+def _digest(customer: str) -> str:
+    return "blake2b:" + blake2b(customer.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()
 
 
 def _utf16_units(text: str) -> int:

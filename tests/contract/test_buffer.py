@@ -326,7 +326,7 @@ async def test_the_end_of_a_rest_wakes_a_waiting_take_and_not_before(buffer: Buf
     events = await take(buffer)
     not_before = await release(buffer, events, rest_seconds=REST_SECONDS)
     taken = await take(buffer)
-    assert not_before <= loop_time() < not_before + DEADLINE_SECONDS / 2
+    assert not_before <= loop_time() < not_before + 0.5
     assert taken == events
 
 
@@ -500,6 +500,21 @@ async def test_a_rest_holds_back_the_whole_lane_and_no_other(buffer: Buffer, mak
     assert taken == [event for event in before + after if event.customer == "a"]
 
 
+async def test_ending_the_rests_lets_all_be_taken_at_once_and_in_order(buffer: Buffer, make: EventMaker) -> None:
+    events = make.of("abcab")
+    await put(buffer, events)
+    await release(buffer, await take(buffer, 3), rest_seconds=3600)
+    assert await nothing_to_take(buffer)
+    assert buffer.occupancy().resting == 5, "those behind a released one rest with it"
+    waiting = asyncio.create_task(take(buffer))
+    await asyncio.sleep(0)
+    await buffer.end_rests()
+    assert await waiting == events
+    assert buffer.occupancy().resting == 0
+    await release(buffer, events[:1], rest_seconds=3600)
+    assert await nothing_to_take(buffer), "a rest that begins later holds"
+
+
 async def test_the_longest_of_several_rests_of_a_lane_counts(buffer: Buffer, make: EventMaker) -> None:
     await put(buffer, make.of("aaa"))
     events = await take(buffer)
@@ -575,7 +590,8 @@ async def test_ledger_and_occupancy_are_right_at_every_step(
         assert buffer.ledger().buffered == len(left)
         assert buffer.ledger().unaccounted == 0
         oldest = min((event.accepted_at for event in left), default=None)
-        assert buffer.occupancy() == Occupancy(len(left), sizes(left), oldest)
+        occupancy = buffer.occupancy()
+        assert (occupancy.events, occupancy.bytes, occupancy.oldest_accepted_at) == (len(left), sizes(left), oldest)
         assert counted(telemetry, "events_delivered_total") == delivered
         assert counted(telemetry, "events_dropped_total", reason="rejected") == rejected
         return True
@@ -693,7 +709,7 @@ async def test_closing_drops_what_the_buffer_cannot_keep_wherever_it_is(
     await buffer.close()
     closed = Ledger(accepted=6, delivered=1, dropped={"shutdown": 5}, buffered=0)
     assert buffer.ledger() == closed
-    assert buffer.occupancy() == Occupancy(events=0, bytes=0, oldest_accepted_at=None)
+    assert buffer.occupancy() == Occupancy(events=0, bytes=0, resting=0, oldest_accepted_at=None)
     assert counted(telemetry, "events_dropped_total", reason="shutdown") == 5
     await buffer.close()
     assert buffer.ledger() == closed

@@ -5,7 +5,6 @@ from collections.abc import Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, TypeVar
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -196,5 +195,4 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.loop.close()
 
 
-MemoryBufferAgainstModel.TestCase.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
 TestMemoryBufferAgainstModel = MemoryBufferAgainstModel.TestCase

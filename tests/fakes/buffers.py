@@ -57,6 +57,9 @@ class ObservedBuffer:
     def ledger(self) -> Ledger:
         return self.inner.ledger()
 
+    async def end_rests(self) -> None:
+        await self.inner.end_rests()
+
     def ready_at(self, now: float) -> float | None:
         return self.inner.ready_at(now)
 

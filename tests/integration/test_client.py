@@ -186,6 +186,15 @@ async def test_a_redirect_is_not_followed_so_the_key_goes_nowhere_else(status: s
         assert elsewhere.connections == []
 
 
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip", "deflate"])
+@pytest.mark.parametrize(("status", "outcome"), [("200 OK", Delivered()), ("422 Unprocessable", Rejected(422))])
+async def test_a_status_counts_although_the_body_is_encoded_as_nobody_asked(
+    encoding: str, status: str, outcome: Outcome
+) -> None:
+    encoded = answer(status, b"not what the header says", f"Content-Encoding: {encoding}")
+    assert await outcome_of(answering(encoded)) == outcome
+
+
 async def test_a_chunked_answer_is_read_to_its_end() -> None:
     chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"suc\r\nc\r\ncess":false}\r\n0\r\n\r\n'
     async with raw_server(answering(chunked)) as server, opened(server.url) as client:
@@ -350,7 +359,7 @@ async def test_garbage_comes_to_an_outcome_that_loses_no_event(garbage: bytes) -
         assert not isinstance(outcome, Delivered) or garbage.startswith(b"HTTP/9.9")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=60), at=st.integers(0, len(OK)), cut=st.integers(0, 30))
 async def test_no_damaged_answer_makes_post_raise(data: bytes, at: int, cut: int) -> None:
     damaged = OK[:at] + data + OK[at + cut :]

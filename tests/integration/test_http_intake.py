@@ -134,7 +134,7 @@ def assert_batch_answer(answer: Answer, wanted: list[set[str]]) -> None:
     cuts=st.one_of(st.none(), st.lists(st.integers(1, 200), max_size=3)),
     content_type=st.sampled_from(["application/json", NDJSON, "text/plain"]),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_bytes_at_all_as_a_body_are_taken_or_refused_with_reasons_and_counted(
     served: Served, connection: Connection, body: bytes, cuts: list[int] | None, content_type: str
 ) -> None:
@@ -176,7 +176,7 @@ async def test_any_bytes_at_all_as_a_body_are_taken_or_refused_with_reasons_and_
 
 
 @given(st.binary(max_size=80), st.binary(max_size=80))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_bytes_that_are_not_http_are_answered_400_in_json_and_the_connection_is_closed(
     served: Served, garbage: bytes, more: bytes
 ) -> None:
@@ -253,7 +253,7 @@ HEADER_VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, ex
     body=st.sampled_from([GOOD, b"x"]),
     path=st.sampled_from([ONE, BATCH]),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_odd_headers_change_nothing(served: Served, name: str, value: str, body: bytes, path: str) -> None:
     async with served.connection() as connection:
         await connection.send(request_bytes(path, body, **{name: value}))
@@ -287,7 +287,7 @@ ODD_TAILS = st.sampled_from(
     st.one_of(st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF), max_size=20), ODD_TAILS),
     st.sampled_from(["/", "/v1/events", "/track/event", "http://localhost/v1/events", "http://[::1", "*", "//"]),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_odd_paths_are_answered_in_json(served: Served, tail: str, start: str) -> None:
     async with served.connection() as connection:
         await connection.send(request_bytes(start + tail, GOOD))
@@ -1041,7 +1041,7 @@ async def test_while_a_huge_batch_is_handled_others_are_served_and_its_answer_is
     served: Served, name: str
 ) -> None:
     make, content_type = HUGE_BODIES[name]
-    data = request_bytes(f"{BATCH}?ids=true", make(MEBIBYTE), Content_Type=content_type)
+    data = request_bytes(f"{BATCH}?ids=true", make(MEBIBYTE // 2), Content_Type=content_type)
     statuses = []
     async with served.connection() as slow, served.connection() as quick:
         gc.collect()

@@ -13,16 +13,19 @@ MIB = 1024 * 1024
 CLIENTS = 8
 BATCH = 1000
 IDLE_BYTES = 60_000_000
-BYTES_PER_EVENT = 600
 BODY_FACTOR = 10
 
 
-def batch(padding: int) -> bytes:
-    event = example_event(1)
-    attributes = event["attributes"]
-    assert isinstance(attributes, dict)
-    attributes["Padding"] = "x" * padding
-    return b"[" + b",".join([json.dumps(event).encode()] * BATCH) + b"]"
+def batch(padding: int, customer: str) -> bytes:
+    """Return a batch of events of the same length, each of a customer of its own."""
+    events = []
+    for number in range(BATCH):
+        event = example_event(1) | {"customerId": f"{customer}{number:04}"}
+        attributes = event["attributes"]
+        assert isinstance(attributes, dict)
+        attributes["Padding"] = "x" * padding
+        events.append(json.dumps(event, ensure_ascii=False).encode())
+    return b"[" + b",".join(events) + b"]"
 
 
 async def flood(daemon: Daemon, body: bytes, posts: int) -> tuple[int, int, int]:
@@ -49,16 +52,18 @@ async def flood(daemon: Daemon, body: bytes, posts: int) -> tuple[int, int, int]
 
 
 @pytest.mark.parametrize(
-    ("max_events", "max_bytes", "padding"),
+    ("max_events", "max_bytes", "padding", "customer", "bytes_per_event"),
     [
-        pytest.param(20_000, 256 * MIB, 0, id="events"),
-        pytest.param(1_000_000, 24 * MIB, 700, id="bytes"),
+        pytest.param(20_000, 256 * MIB, 0, "c", 600, id="events"),
+        pytest.param(1_000_000, 24 * MIB, 700, "c", 600, id="bytes"),
+        pytest.param(20_000, 256 * MIB, 0, "😀" * 124, 2048, id="long customer ids"),
+        pytest.param(20_000, 24 * MIB, 0, "😀" + "x" * 500, 600, id="customer ids too long to keep"),
     ],
 )
 async def test_a_flood_meets_429_at_the_bound_and_memory_stays_within_what_app_py_states(
-    tmp_path: Path, max_events: int, max_bytes: int, padding: int
+    tmp_path: Path, max_events: int, max_bytes: int, padding: int, customer: str, bytes_per_event: int
 ) -> None:
-    body = batch(padding)
+    body = batch(padding, customer)
     event_bytes = (len(body) - 1) // BATCH - 1
     room = min(max_events, max_bytes // event_bytes)
     async with (
@@ -79,6 +84,6 @@ async def test_a_flood_meets_429_at_the_bound_and_memory_stays_within_what_app_p
     assert ledger["accepted"] == ledger["buffered"] == accepted
     assert metrics['growlytics_forwarder_events_rejected_total{reason="buffer_full"}'] == refused * BATCH
     assert metrics["growlytics_forwarder_buffer_bytes"] == accepted * event_bytes <= max_bytes
-    bound = IDLE_BYTES + accepted * event_bytes + BYTES_PER_EVENT * accepted + BODY_FACTOR * len(body) * CLIENTS
+    bound = IDLE_BYTES + accepted * event_bytes + bytes_per_event * accepted + BODY_FACTOR * len(body) * CLIENTS
     print(f"idle {idle / MIB:.1f} MiB, at most {peak / MIB:.1f} MiB of {bound / MIB:.1f} MiB stated")
     assert peak < bound

@@ -90,9 +90,10 @@ async def delivering(
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-        attempts = len(post.attempts)
+        attempts, parked = len(post.attempts), delivery.progress().parked
         await asyncio.sleep(10 * FAR_SECONDS)
         assert len(post.attempts) == attempts, "an attempt was made after the end of serve"
+        assert delivery.progress().parked == parked, "a timer went off after the end of serve"
         assert asyncio.all_tasks() == others
         assert inner.ledger().unaccounted == 0
 
@@ -314,6 +315,15 @@ async def test_large_events_that_wait_for_a_retry_do_not_keep_small_ones_from_be
     post = ScriptedPost(failing(*range(1, 9)))
     async with delivering(post, max_concurrency=64, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
         await running.put([running.make(size_bytes=MIB) for _ in range(8)])
+        await running.put(running.make.of("b" * 100))
+        await running.until(lambda: len(running.buffer.acked) == 100, seconds=5.0)
+
+
+@in_virtual_time
+async def test_one_huge_event_that_waits_for_a_retry_does_not_keep_small_ones_from_being_delivered() -> None:
+    """One alone that is larger than the window's bytes, as intake.max_body_bytes allows."""
+    async with delivering(ScriptedPost(failing(1)), retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        await running.put([running.make(size_bytes=9 * MIB)])
         await running.put(running.make.of("b" * 100))
         await running.until(lambda: len(running.buffer.acked) == 100, seconds=5.0)
 

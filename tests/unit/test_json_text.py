@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forwarder.growlytics.json_text import OUT_OF_RANGE, MalformedJsonError, elements, lines, parse
@@ -88,7 +88,6 @@ def same(got: object, wanted: object) -> bool:
 
 
 @given(st.lists(st.tuples(SPACE, VALUES, SPACE), max_size=6), SPACE, SPACE, SPACE)
-@settings(max_examples=200, deadline=None)
 def test_the_elements_of_an_array_are_the_very_texts_it_was_made_of(
     items: list[tuple[str, str, str]], before: str, inside: str, after: str
 ) -> None:
@@ -101,7 +100,6 @@ def test_the_elements_of_an_array_are_the_very_texts_it_was_made_of(
 
 
 @given(VALUES, SPACE, SPACE)
-@settings(max_examples=200, deadline=None)
 @example('"\\ud800"', "", "")
 @example('{"a":1,"a":2}', "", "")
 @example('{"a":1,"a":"\\udc00"}', "", "")
@@ -133,7 +131,6 @@ def _damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(st.one_of(st.binary(max_size=20), JSON_ISH, _damaged()))
-@settings(max_examples=600, deadline=None)
 @example(b"")
 @example(b" ")
 @example(b"\xef\xbb\xbf{}")
@@ -311,7 +308,6 @@ def test_a_number_that_a_double_holds_is_a_number_however_it_is_written(number: 
 @given(
     st.integers(FIRST_BEYOND - 2**960, FIRST_BEYOND + 2**960), st.sampled_from(["", "-"]), st.sampled_from(["", ".5"])
 )
-@settings(max_examples=100, deadline=None)
 def test_the_border_of_the_doubles_is_drawn_where_rounding_draws_it(number: int, sign: str, fraction: str) -> None:
     text = f"{sign}{number}{fraction}"
     assert (parse(text.encode()) is OUT_OF_RANGE) == math.isinf(float(text))
@@ -329,7 +325,6 @@ def test_lone_surrogates_are_json() -> None:
 @given(
     st.lists(st.tuples(SPACE, st.binary(max_size=8), st.sampled_from([b"\n", b"\r\n", b"\n\n", b" \n"])), max_size=8)
 )
-@settings(max_examples=200, deadline=None)
 def test_lines_are_what_stands_between_newlines_without_the_space_around(
     parts: list[tuple[str, bytes, bytes]],
 ) -> None:
@@ -413,7 +408,6 @@ def test_hostile_arrays_are_split_where_the_parser_splits_them(n: int, make: Cal
 
 
 @given(st.binary(max_size=40))
-@settings(max_examples=300, deadline=None)
 def test_lines_never_lose_or_invent_a_byte_that_is_not_space(text: bytes) -> None:
     squeezed = bytes(byte for byte in text if byte not in b" \t\r\n")
     assert bytes(byte for byte in b"".join(lines(text)) if byte not in b" \t\r\n") == squeezed

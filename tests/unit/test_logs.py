@@ -207,12 +207,14 @@ def ends_in_time(pipe: Pipe, log_something: Callable[[], None]) -> bool:
 
 
 def test_every_line_is_written_in_order_by_the_end_of_the_block(pipe: Pipe) -> None:
+    before = list(logging.getLogger().handlers)
     with logging_into(pipe, json_settings()):
         for number in range(500):
             log.info("line", extra={"fields": {"number": number}})
     assert [json.loads(line)["number"] for line in pipe.lines()] == list(range(500))
     log.info("after the block")
     assert len(pipe.lines()) == 500
+    assert logging.getLogger().handlers == before
 
 
 def test_lines_below_the_level_are_not_written(pipe: Pipe) -> None:

@@ -10,7 +10,7 @@ import pytest
 from forwarder.buffer.ordering import Ordering
 from forwarder.event import Event
 
-HUGE = 200_000
+HUGE = 60_000
 OTHERS = 1_000
 EVENTS_OF_EACH_OTHER = 5
 BATCH = 5

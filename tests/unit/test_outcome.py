@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder import telemetry
@@ -83,7 +83,6 @@ def test_what_is_no_events_fault_blocks_and_keeps_the_event(status: int) -> None
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))
-@settings(max_examples=300, deadline=None)
 def test_any_body_at_all_is_decided_upon(status: int, body: bytes) -> None:
     assert of_answer(status, body) in (expected(status, says_failure=False), expected(status, says_failure=True))
 
@@ -108,7 +107,6 @@ JSON_VALUES = st.recursive(
     st.sampled_from([None, 1]),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
 def test_an_answer_in_json_says_success_false_or_does_not_whatever_else_it_says(
     answer: dict[str, object], success: bool | None, indent: int | None, is_ascii: bool
 ) -> None:

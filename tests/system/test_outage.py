@@ -1,0 +1,59 @@
+"""A short outage in the middle: afterwards everything is delivered soon, and a stop right then loses nothing."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system.processes import Daemon, Sandbox, example_event, running_daemon, running_sandbox, until
+
+EVENTS = 3000
+OUTAGE_SECONDS = 2.5
+
+
+async def post_through_an_outage(daemon: Daemon, sandbox: Sandbox, customers: int) -> None:
+    """Fill the window and more with events that fail, each a few times, and then end the outage."""
+    events = [example_event(number) | {"customerId": f"c-{number % customers}"} for number in range(EVENTS)]
+    await sandbox.faults(down=True)
+    began = time.monotonic()
+    async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+        assert response.status == 202
+    await until(lambda: time.monotonic() > began + OUTAGE_SECONDS, "the outage is over")
+    assert (await daemon.ledger())["delivered"] == 0
+    await sandbox.faults(down=False)
+
+
+@pytest.mark.parametrize("customers", [1, 100, EVENTS])
+async def test_all_is_delivered_soon_after_a_short_outage(tmp_path: Path, customers: int) -> None:
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(tmp_path, sandbox.url, delivery__retry_max_seconds=4) as daemon,
+    ):
+        await post_through_an_outage(daemon, sandbox, customers)
+        await until(daemon.drained, "all is delivered", seconds=12)
+        assert len(set(await sandbox.raw())) == EVENTS
+
+
+@pytest.mark.parametrize("customers", [1, 100])
+async def test_a_stop_right_after_a_short_outage_loses_nothing(tmp_path: Path, customers: int) -> None:
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(tmp_path, sandbox.url, delivery__retry_max_seconds=4) as daemon,
+    ):
+        await post_through_an_outage(daemon, sandbox, customers)
+        assert await daemon.stop() == 0
+        assert len(set(await sandbox.raw())) == EVENTS
+
+
+async def test_what_rests_in_the_buffer_after_failing_counts_as_parked(tmp_path: Path) -> None:
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=0) as daemon:
+        await sandbox.faults(down=True)
+        events = [example_event(number) | {"customerId": f"c-{number}"} for number in range(EVENTS)]
+        async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+            assert response.status == 202
+
+        async def more_than_the_window_is_parked() -> bool:
+            return bool((await daemon.status())["buffer"]["events"]["parked"] > 600)
+
+        await until(more_than_the_window_is_parked, "what went back to the buffer is shown as parked")
