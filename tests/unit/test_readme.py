@@ -36,3 +36,10 @@ def test_every_command_is_described_and_has_its_help(name: str) -> None:
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     assert parser.format_help()
+
+
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "tests/bench/README.md"])
+def test_every_file_that_a_document_links_to_is_there(document: str) -> None:
+    path = README.parent / document
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not (path.parent / link).exists()] == []
