@@ -1,29 +1,39 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
-Memory bound: about 45 MiB for the process; `buffer.max_bytes` for the events; about 600 bytes more for each of
-`buffer.max_events`, and at most 2 KiB with the longest names and customer ids (the window holds no copies); and for each
-request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
-`intake.max_body_bytes`, while it is split and checked.
+Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`;
+and for each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
+`intake.max_body_bytes`, while it is split and checked. The events are, in a buffer on disk, 20 MiB for the windows
+(buffer/disk.py, delivery/window.py), 8 bytes for each of `buffer.max_events` and 4 MiB for SQLite; in memory,
+`buffer.max_bytes`, about 600 bytes more for each of `buffer.max_events` (at most 2 KiB, with the longest names and customer
+ids), and `dead_letters.max_bytes`.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, assert_never
 
 from forwarder import __version__
 from forwarder.admin import Admin
-from forwarder.buffer.base import Buffer
+from forwarder.buffer.base import Buffer, Ledger
+from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
+from forwarder.buffer.space import max_file_bytes, reserve_bytes
+from forwarder.database.connection import Database
+from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import event_ids
+from forwarder.event import EventIds
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.http import HttpIntake
+from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix, remove_unix
+from forwarder.receipts import Receipts
 from forwarder.settings import Settings
 from forwarder.telemetry import Gauges, Telemetry
 
@@ -45,21 +55,20 @@ class App:
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
         self.telemetry = Telemetry()
-        self.buffer: Buffer = MemoryBuffer(settings.buffer, telemetry=self.telemetry, clock=loop.time)
+        self._receipts = Receipts(settings.receipts, clock=time.time)
+        self._ids = EventIds()
+        self._database = _database_of(settings)
+        self.buffer = self._make_buffer()
+        self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
         self._client = GrowlyticsClient(settings.growlytics, max_connections=settings.delivery.max_concurrency)
         self.delivery = Delivery(
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
-        acceptor = Acceptor(buffer=self.buffer, telemetry=self.telemetry, ids=event_ids(), clock=time.time)
-        self._intakes = {
-            name: HttpIntake(
-                settings.intake, intake=name, acceptor=acceptor, telemetry=self.telemetry, status=self.status
-            )
-            for name in ("http", "unix")
-        }
+        self._intakes = self._make_intakes()
         self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
         self.addresses: dict[str, str] = {}
         self._opened = AsyncExitStack()
+        self._ledger_at_start = self.buffer.ledger()
         self.telemetry.daemon_described(
             loop=type(loop).__module__.partition(".")[0],
             max_events=settings.buffer.max_events,
@@ -69,10 +78,18 @@ class App:
         )
 
     async def open(self) -> None:
-        """Bind every socket and begin to accept. Raises CannotBindError; then `close` is still due."""
+        """Bind every socket and begin to accept.
+
+        Raises CannotBindError, DirectoryError or DirectoryInUseError; then `close` is still due.
+        """
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
+        self._opened.push_async_callback(self._database.close)
+        await self._database.open()
         self._opened.push_async_callback(self.buffer.close)
+        await self.buffer.open()
+        self._ids.rise_above(self._database.ledger["last_id"])
+        self._ledger_at_start = self.buffer.ledger()
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
         await self._open_tcp_intake()
@@ -83,31 +100,52 @@ class App:
     async def serve(self) -> None:
         """Deliver until `stop` is set, then close the intakes and drain."""
         async with asyncio.TaskGroup() as tasks:
+            keeping = tasks.create_task(self.buffer.serve(), name="buffer")
             delivering = tasks.create_task(self.delivery.serve(), name="delivery")
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
             forced = tasks.create_task(self.force.wait(), name="forced shutdown")
             await asyncio.wait({shutting_down, forced}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (shutting_down, forced, delivering):
+            for task in (shutting_down, forced, delivering, keeping):
                 task.cancel()
 
-    async def close(self) -> int:
-        """Close everything and return how many events are lost by it. May be called again."""
+    async def close(self) -> tuple[int, int]:
+        """Close everything and return how many events, and dead letters, are lost by it. May be called again."""
         await self._opened.aclose()
         self.state = "stopped"
-        return self.buffer.ledger().dropped.get("shutdown", 0)
+        return self.buffer.ledger().dropped.get("shutdown", 0), self.buffer.dead_letters_lost
 
     def ledger(self) -> dict[str, object]:
-        """Return what became of every event since the start."""
-        ledger = self.buffer.ledger()
-        return {
-            **self.telemetry.intake_totals(),
-            "accepted": ledger.accepted,
-            "delivered": ledger.delivered,
-            "dropped": dict(ledger.dropped),
-            "buffered": ledger.buffered,
-            "unaccounted": ledger.unaccounted,
-        }
+        """Return what became of every event since the start, and how many are buffered, also of earlier ones."""
+        now, start = self.buffer.ledger(), self._ledger_at_start
+        return _described(
+            Ledger(
+                received=now.received - start.received,
+                accepted=now.accepted - start.accepted,
+                duplicates=now.duplicates - start.duplicates,
+                rejected=now.rejected - start.rejected,
+                delivered=now.delivered - start.delivered,
+                dead_lettered={
+                    why: number - start.dead_lettered.get(why, 0) for why, number in now.dead_lettered.items()
+                },
+                dropped={why: number - start.dropped.get(why, 0) for why, number in now.dropped.items()},
+                buffered=now.buffered,
+            )
+        ) | {"unaccounted": now.unaccounted}
+
+    async def receipt(self, event_id: int) -> dict[str, object] | None:
+        """Return where an event is, or what became of it; None if nobody knows. Times are in seconds since 1970.
+
+        Raises UnavailableError or DamagedError when the disk fails.
+        """
+        if (ended := self._receipts.find(event_id)) is not None:
+            return dict(ended)
+        if (until := self.delivery.parked_until(event_id)) is not None:
+            return {"state": "parked", "until": time.time() + until - self._clock()}
+        if await self.buffer.holds(event_id):
+            return {"state": "buffered"}
+        found = await self.dead_letters.find([event_id])
+        return {"state": "dead_letter", "at": found[0].last_attempt_at, "reason": found[0].reason} if found else None
 
     def status(self) -> dict[str, object]:
         """Return the content of /v1/status."""
@@ -117,9 +155,10 @@ class App:
             "version": __version__,
             "state": self.state,
             "uptime_seconds": round(time.time() - self._started_at, 1),
-            "ledger": {"since_start": self.ledger()},
+            "ledger": {"since_start": self.ledger(), "for_ever": _described(self.buffer.ledger())},
             "buffer": {
                 "kind": self._settings.buffer.kind,
+                "available": self.buffer.available,
                 "events": gauges.buffer_events,
                 "bytes": gauges.buffer_bytes,
                 "max_events": self._settings.buffer.max_events,
@@ -130,6 +169,61 @@ class App:
                 "in_flight": gauges.delivery_in_flight,
                 "max_concurrency": self._settings.delivery.max_concurrency,
             },
+            "dead_letters": {
+                "events": self.dead_letters.events,
+                "bytes": self.dead_letters.bytes,
+                "max_events": self._settings.dead_letters.max_events,
+                "max_bytes": self._settings.dead_letters.max_bytes,
+            },
+        }
+
+    def _make_buffer(self) -> Buffer:
+        settings = self._settings
+        match settings.buffer.kind:
+            case "disk":
+                return DiskBuffer(
+                    settings.buffer,
+                    dead_letters=settings.dead_letters,
+                    database=self._database,
+                    telemetry=self.telemetry,
+                    receipts=self._receipts,
+                    clock=self._clock,
+                    next_id=self._ids.__next__,
+                )
+            case "memory":
+                return MemoryBuffer(
+                    settings.buffer,
+                    dead_letters=settings.dead_letters,
+                    database=self._database,
+                    telemetry=self.telemetry,
+                    receipts=self._receipts,
+                    clock=self._clock,
+                )
+            case _:
+                assert_never(settings.buffer.kind)
+
+    def _make_intakes(self) -> dict[str, HttpIntake]:
+        acceptor = Acceptor(buffer=self.buffer, telemetry=self.telemetry, ids=self._ids, clock=time.time)
+        replayer = Replayer(
+            dead_letters=self.dead_letters,
+            buffer=self.buffer,
+            receipts=self._receipts,
+            next_id=self._ids.__next__,
+            clock=time.time,
+            max_bytes=self._settings.intake.max_body_bytes,
+        )
+        return {
+            name: HttpIntake(
+                self._settings.intake,
+                intake=name,
+                acceptor=acceptor,
+                telemetry=self.telemetry,
+                status=self.status,
+                receipt=self.receipt,
+                dead_letters=DeadLetterRoutes(self.dead_letters, replayer),
+                guarded=name == "unix",
+            )
+            for name in ("http", "unix")
         }
 
     async def _open_admin(self) -> None:
@@ -173,21 +267,25 @@ class App:
     def _gauges(self) -> Gauges:
         occupancy = self.buffer.occupancy()
         progress = self.delivery.progress()
+        parked = progress.parked + occupancy.resting
+        # Events whose acks have been committed are in flight until their workers have heard of it.
+        in_flight = min(progress.in_flight, occupancy.events - parked)
         return Gauges(
             buffer_events={
-                "ready": max(0, occupancy.events - progress.parked - occupancy.resting - progress.in_flight),
-                "parked": progress.parked + occupancy.resting,
-                "in_flight": progress.in_flight,
+                "ready": occupancy.events - parked - in_flight,
+                "parked": parked,
+                "in_flight": in_flight,
             },
             buffer_bytes=occupancy.bytes,
             oldest_accepted_at=occupancy.oldest_accepted_at,
             delivery_in_flight=progress.attempting,
             unaccounted=self.buffer.ledger().unaccounted,
+            dead_letters=self.dead_letters.events,
         )
 
 
 async def run(settings: Settings) -> int:
-    """Run a daemon until a signal stops it, and return its exit code. Raises CannotBindError."""
+    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does."""
     app = App(settings)
     _on_signals(app)
     try:
@@ -195,12 +293,20 @@ async def run(settings: Settings) -> int:
     except BaseException:
         await app.close()
         raise
+    _spare_the_garbage_collector()
     try:
         await app.serve()
     finally:
-        lost = await app.close()
-        app.telemetry.daemon_stopped(lost=lost, ledger=app.ledger())
-    return 75 if lost else 0
+        lost_events, lost_letters = await app.close()
+        app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
+    return 75 if lost_events or lost_letters else 0
+
+
+def _spare_the_garbage_collector() -> None:
+    """Look for cycles seldom: events and answers make none, and looking costs a tenth of the intake's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _on_signals(app: App) -> None:
@@ -214,6 +320,31 @@ def _on_signals(app: App) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+
+
+def _database_of(settings: Settings) -> Database:
+    if settings.buffer.kind == "memory":
+        return Database(None)
+    return Database(
+        Path(settings.buffer.directory),
+        fsync=settings.buffer.fsync,
+        max_bytes=max_file_bytes(settings.buffer, settings.dead_letters),
+        reserve_bytes=reserve_bytes(max_put_bytes=settings.intake.max_body_bytes),
+    )
+
+
+def _described(ledger: Ledger) -> dict[str, object]:
+    return {
+        "received": ledger.received,
+        "accepted": ledger.accepted,
+        "duplicates": ledger.duplicates,
+        "rejected": ledger.rejected,
+        "delivered": ledger.delivered,
+        "dead_lettered": dict(ledger.dead_lettered),
+        "dropped": dict(ledger.dropped),
+        "buffered": ledger.buffered,
+        "unaccounted": ledger.unaccounted,
+    }
 
 
 def _name(place: tuple[str, int]) -> str:

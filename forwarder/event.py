@@ -4,7 +4,6 @@ An event is immutable and its bytes are the app's own: nothing between intake an
 may import this module; it imports nothing of the project.
 """
 
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,12 +33,24 @@ class Event:
         return len(self.body)
 
 
-def event_ids(first: int | None = None) -> Iterator[int]:
-    """Yield ids that rise by one from `first`, by default from now in microseconds since 1970.
+class EventIds(Iterator[int]):
+    """Ids that rise by one from `first`, by default from now in microseconds since 1970.
 
-    A process that starts later starts higher, as long as events average below a million a second.
+    A process that starts later starts higher, as long as events average below a million a second; where it remembers the
+    last one, whatever the clock says.
     """
-    return itertools.count(time.time_ns() // 1000 if first is None else first)
+
+    def __init__(self, first: int | None = None) -> None:
+        self._next = time.time_ns() // 1000 if first is None else first
+
+    def __next__(self) -> int:
+        event_id = self._next
+        self._next += 1
+        return event_id
+
+    def rise_above(self, last: int) -> None:
+        """Yield only what is higher than `last`."""
+        self._next = max(self._next, last + 1)
 
 
 def printable(text: str, limit: int = 100) -> str:

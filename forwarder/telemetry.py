@@ -30,7 +30,7 @@ from forwarder.event import Clock, printable
 
 log = logging.getLogger("forwarder")
 
-INTAKES: Final = ("http", "unix")
+INTAKES: Final = ("http", "unix", "replay")
 REJECTION_REASONS: Final = (
     "malformed_json",
     "not_an_object",
@@ -44,12 +44,16 @@ REJECTION_REASONS: Final = (
     "number_out_of_range",
     "body_too_large",
     "buffer_full",
+    "buffer_unavailable",
     "shutting_down",
     "unsupported_encoding",
     "malformed_body",
     "too_slow",
 )
-DROP_REASONS: Final = ("rejected", "shutdown")
+DEAD_REASONS: Final = ("rejected",)
+EVICTION_REASONS: Final = ("full", "purged", "shutdown")
+DROP_REASONS: Final = ("drop_oldest", "corrupt", "shutdown")
+BUFFER_OPERATIONS: Final = ("commit", "read", "count", "salvage")
 OUTCOMES: Final = ("delivered", "retryable", "rejected", "blocked")
 RETRY_REASONS: Final = ("network", "timeout", "status_408", "status_425", "status_429", "status_5xx", "blocked")
 BUFFER_STATES: Final = ("ready", "parked", "in_flight")
@@ -59,6 +63,10 @@ _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 _ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600, 21600, 86400)
 _LOG_INTERVAL_SECONDS: Final = 10.0
+_DROPPED: Final = {
+    "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
+    "corrupt": "events are lost: the buffer's disk altered them",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,8 @@ class Gauges:
     delivery_in_flight: int
     """Attempts on the wire."""
     unaccounted: int
+    dead_letters: int
+    """Held now."""
 
 
 class Telemetry:
@@ -80,6 +90,9 @@ class Telemetry:
 
     def __init__(self, *, clock: Clock = time.time) -> None:
         self.registry = CollectorRegistry()
+        self.received = 0
+        """Events that reached an intake, as `events_received_total` says; so for the next."""
+        self.refused = 0
         self._clock = clock
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
@@ -89,7 +102,16 @@ class Telemetry:
             "events_rejected", "Events refused, by the first error's code", "reason", REJECTION_REASONS
         )
         self._delivered = self._counter("events_delivered", "Events that Growlytics has")
+        self._dead_lettered = self._labelled(
+            "events_dead_lettered", "Events given up and kept as dead letters", "reason", DEAD_REASONS
+        )
         self._dropped = self._labelled("events_dropped", "Accepted events lost", "reason", DROP_REASONS)
+        self._evicted = self._labelled(
+            "dead_letters_evicted", "Dead letters removed other than by replaying them", "reason", EVICTION_REASONS
+        )
+        self._buffer_errors = self._labelled(
+            "buffer_errors", "Failures of the buffer's disk", "operation", BUFFER_OPERATIONS
+        )
         self._attempts = self._labelled(
             "delivery_attempts", "Attempts to deliver an event, by what they came to", "outcome", OUTCOMES
         )
@@ -137,11 +159,14 @@ class Telemetry:
 
     def events_accepted(self, count: int, *, intake: str) -> None:
         """The buffer took charge of `count` events."""
+        self.received += count
         self._received[intake].inc(count)
         self._accepted[intake].inc(count)
 
     def events_refused(self, count: int, *, intake: str, reason: str) -> None:
         """`count` events were refused, for the first of their errors."""
+        self.received += count
+        self.refused += count
         self._received[intake].inc(count)
         self._rejected[reason].inc(count)
 
@@ -162,13 +187,24 @@ class Telemetry:
         self._last_delivery.set(now)
         self._latency.observe(max(0.0, now - accepted_at))
 
-    def event_dropped(self, reason: str) -> None:
-        """An accepted event is lost."""
-        self._dropped[reason].inc()
+    def event_dead_lettered(self, reason: str) -> None:
+        """An event left the buffer because it was given up."""
+        self._dead_lettered[reason].inc()
+
+    def events_dropped(self, count: int, *, reason: str) -> None:
+        """Accepted events are lost."""
+        self._dropped[reason].inc(count)
+        if count and reason != "shutdown":
+            self._log_seldom(_DROPPED[reason], kind=reason, reason=reason, count=count)
 
     def event_rejected(self, *, name: str, status: int) -> None:
         """Growlytics refused an event for good; its fate is counted apart."""
-        self._log_seldom("event rejected by Growlytics and dropped", kind=status, name=printable(name), status=status)
+        self._log_seldom(
+            "event rejected by Growlytics: see growlytics-forwarder dead-letters list",
+            kind=status,
+            name=printable(name),
+            status=status,
+        )
 
     def attempt_finished(self, outcome: str, seconds: float) -> None:
         """An attempt on the wire came to `outcome` after `seconds`."""
@@ -188,6 +224,59 @@ class Telemetry:
             "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
         )
 
+    # Buffer and dead letters
+
+    def dead_letters_evicted(self, count: int, *, reason: str) -> None:
+        """Dead letters were removed, other than by replaying them."""
+        self._evicted[reason].inc(count)
+        if count and reason == "full":
+            self._log_seldom(
+                "dead letters removed: there is no room for more (dead_letters.max_events, max_bytes)", kind=0
+            )
+
+    def buffer_failed(self, operation: str, error: Exception) -> None:
+        """The buffer's disk is full or fails; it will be tried again."""
+        self._buffer_errors[operation].inc()
+        self._log_seldom(
+            "the buffer's disk fails: see buffer.directory", kind=operation, operation=operation, error=str(error)
+        )
+
+    def buffer_recovered(self) -> None:
+        """The buffer takes events again."""
+        log.info("the buffer's disk works again: events are accepted")
+
+    def database_set_aside(self, file: str) -> None:
+        """The buffer's file is damaged; a new one is in its place."""
+        message = (
+            "the buffer's file is damaged and was set aside; what can be read is salvaged, and may follow newer events"
+        )
+        log.error(message, extra={"fields": {"file": file}})
+
+    def ledger_lost(self, file: str) -> None:
+        """The ledger in a damaged file cannot be read, or there is one already."""
+        log.error(
+            "the ledger of the damaged file cannot be used: what is salvaged counts as new",
+            extra={"fields": {"file": file}},
+        )
+
+    def salvage_ended(self, **fields: object) -> None:
+        """All that could be read of a damaged file was brought over; it says of how many events and dead letters."""
+        log.warning("salvage ended", extra={"fields": fields})
+
+    def rows_differ(self, missing: int) -> None:
+        """At the start the ledger had `missing` more events than there are, or if negative, fewer."""
+        log.error(
+            "the buffer's disk has an old state of the file: events of its ledger are lost, or were delivered before",
+            extra={"fields": {"missing": missing}},
+        )
+
+    def rows_miscounted(self, missing: int) -> None:
+        """The ledger has `missing` more events than there are; they count as unaccounted from now on."""
+        log.error(
+            "the ledger differs from the events in the buffer: a bug, please report it",
+            extra={"fields": {"missing": missing}},
+        )
+
     # The daemon
 
     def daemon_started(self, **fields: object) -> None:
@@ -202,15 +291,13 @@ class Telemetry:
         """The daemon waits for what is buffered to be delivered."""
         log.info("draining", extra={"fields": {"buffered": buffered, "seconds_left": round(seconds_left, 1)}})
 
-    def daemon_stopped(self, *, lost: int, ledger: Mapping[str, object]) -> None:
+    def daemon_stopped(self, *, lost_events: int, lost_dead_letters: int, ledger: Mapping[str, object]) -> None:
         """The daemon is about to end; `ledger` is the last word on every event."""
+        lost = lost_events or lost_dead_letters
         level = logging.ERROR if lost else logging.INFO
         message = "stopped, and lost events: the memory buffer does not outlive the process" if lost else "stopped"
-        log.log(level, message, extra={"fields": {"lost": lost, **ledger}})
-
-    def intake_totals(self) -> dict[str, int]:
-        """Return how many events were received and refused since the start."""
-        return {"received": _total(self._received), "duplicates": 0, "rejected": _total(self._rejected)}
+        fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
+        log.log(level, message, extra={"fields": fields})
 
     # Internals
 
@@ -260,11 +347,7 @@ class _ReadGauges(Collector):
                 0.0 if oldest is None else max(0.0, self._clock() - oldest),
             ),
             ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
+            ("dead_letters_events", "Dead letters that are kept", gauges.dead_letters),
             ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", gauges.unaccounted),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)
-
-
-def _total(children: Mapping[str, Counter]) -> int:
-    metrics = (metric for child in children.values() for metric in child.collect())
-    return int(sum(one.value for metric in metrics for one in metric.samples if one.name.endswith("_total")))

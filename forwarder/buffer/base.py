@@ -14,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
 
-from forwarder.buffer.fates import DropReason, Fate
+from forwarder.buffer.fates import DeadReason, DropReason, Fate
 from forwarder.event import Event
 
 
@@ -33,25 +33,35 @@ class NeverFits:
     """They exceed the bounds of even an empty buffer."""
 
 
-PutAnswer = Stored | Full | NeverFits
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The disk is full or fails, so none is in; it may be tried again."""
+
+
+PutAnswer = Stored | Full | NeverFits | Unavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What became of every accepted event; the numbers are events.
+    """What became of every event, since the store began; the numbers are events.
 
-    `buffered` is counted from the events themselves and never derived from the other numbers.
+    `received = accepted + duplicates + rejected`. `buffered` is counted for itself and never derived from the others.
     """
 
+    received: int
     accepted: int
+    duplicates: int
+    rejected: int
     delivered: int
+    dead_lettered: Mapping[DeadReason, int]
     dropped: Mapping[DropReason, int]
     buffered: int
 
     @property
     def unaccounted(self) -> int:
-        """The difference between the sides of `accepted = delivered + dropped + buffered`. Must be 0."""
-        return self.accepted - self.delivered - sum(self.dropped.values()) - self.buffered
+        """The difference between the sides of `accepted = delivered + dead_lettered + dropped + buffered`. Must be 0."""
+        gone = self.delivered + sum(self.dead_lettered.values()) + sum(self.dropped.values())
+        return self.accepted - gone - self.buffered
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +73,25 @@ class Occupancy:
     resting: int
     """Events that were released and whose time has not come, with the events behind them in their lanes."""
     oldest_accepted_at: float | None
-    """Seconds since 1970; None when it is empty."""
+    """Seconds since 1970; None when it is empty. Earlier than it was, at times, while that event is on disk only."""
 
 
 class Buffer(Protocol):
     """A bounded store of accepted events."""
 
-    async def put(self, events: Sequence[Event], *, intake: str) -> PutAnswer:
+    async def open(self) -> None:
+        """Get ready. What was buffered before is there, but need not be read yet."""
+        ...
+
+    async def serve(self) -> None:
+        """Do what is to be done from time to time, until cancelled."""
+        ...
+
+    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
         """Store all of `events`, whose ids rise, or none; return when the promise holds.
 
-        `intake` is the way they came in, for the ledger.
+        `intake` is the way they came in, for the ledger; `replayed` are the ids of the dead letters that they were, which
+        are removed in the same step.
         """
         ...
 
@@ -85,7 +104,10 @@ class Buffer(Protocol):
         ...
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
-        """Remove taken events, each with its fate, for good."""
+        """Remove taken events, each with its fate, for good; return when that is so.
+
+        An event whose fate is to be a dead letter becomes one in the same step. It may wait as long as the disk fails.
+        """
         ...
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
@@ -99,8 +121,22 @@ class Buffer(Protocol):
         """Let everything that was released be taken at once, as if its time had come."""
         ...
 
+    async def holds(self, event_id: int) -> bool:
+        """Return whether the event is in."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the ledger as of now."""
+        ...
+
+    @property
+    def available(self) -> bool:
+        """Whether events can be stored, if there is room."""
+        ...
+
+    @property
+    def dead_letters_lost(self) -> int:
+        """How many dead letters were lost by the close."""
         ...
 
     def occupancy(self) -> Occupancy:

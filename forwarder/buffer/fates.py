@@ -1,15 +1,40 @@
 """How an event leaves the buffer. There is no other way out."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
 
-DropReason = Literal["rejected", "shutdown"]
-"""`rejected`: Growlytics refuses the event for good. `shutdown`: the process stopped before the event was delivered."""
+DeadReason = Literal["rejected"]
+"""`rejected`: Growlytics refuses the event for good."""
+
+DropReason = Literal["drop_oldest", "corrupt", "shutdown"]
+"""`drop_oldest`: to make room for newer ones. `corrupt`: the disk lost or altered it. `shutdown`: the process stopped before
+it was delivered.
+"""
+
+DEAD_REASONS: Final[tuple[DeadReason, ...]] = get_args(DeadReason)
+DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
+
+MAX_ANSWER_BYTES: Final = 2048
+"""How much of an answer is kept with a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
     """Growlytics has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """It was given up, and is kept as a dead letter. Times are in seconds since 1970."""
+
+    reason: DeadReason
+    status: int | None
+    """Of the last answer; None if there was none."""
+    answer: bytes = field(repr=False)
+    """The first `MAX_ANSWER_BYTES` of it."""
+    attempts: int
+    first_attempt_at: float
+    last_attempt_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,4 +44,4 @@ class Dropped:
     reason: DropReason
 
 
-Fate = Delivered | Dropped
+Fate = Delivered | DeadLettered | Dropped

@@ -1,52 +1,79 @@
 """The buffer in memory: what it holds is lost when the process ends.
 
-An event is either in `_ordering`, waiting to be taken, or in `_taken`, until it is acked or released.
+An event is either in `_ordering`, waiting to be taken, or in `_taken`, until it is acked or released. Dead letters go to a
+database in memory, by the same code as on disk.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from itertools import chain
-from typing import assert_never
 
 from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored
-from forwarder.buffer.fates import Delivered, Dropped, DropReason, Fate
+from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
 from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.settling import Settling
+from forwarder.buffer.waiting import wait_until
+from forwarder.buffer.writing import counter_of, letters_of
+from forwarder.database import dead_letters as letters
+from forwarder.database.connection import Committed, Database
 from forwarder.event import Clock, Event
-from forwarder.settings import BufferSettings
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
 
 
 class MemoryBuffer:
-    """A Buffer in memory. `clock` is the event loop's, in seconds."""
+    """A Buffer in memory. `clock` is the event loop's, in seconds; `database` is one in memory, too."""
 
-    def __init__(self, settings: BufferSettings, *, telemetry: Telemetry, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: BufferSettings,
+        *,
+        dead_letters: DeadLettersSettings,
+        database: Database,
+        telemetry: Telemetry,
+        receipts: Receipts,
+        clock: Clock,
+    ) -> None:
         self._settings = settings
+        self._bounds = dead_letters
+        self._database = database
         self._telemetry = telemetry
+        self._settling = Settling(telemetry, receipts)
         self._clock = clock
         self._ordering = Ordering()
         self._taken: dict[int, Event] = {}
+        self._acks: set[asyncio.Future[None]] = set()  # those that wait for dead letters to be stored
         self._changed = asyncio.Event()
         self._events = 0
         self._bytes = 0
-        self._accepted = 0
-        self._delivered = 0
-        self._dropped: Counter[DropReason] = Counter()
+        self._counters: Counter[str] = Counter()
+        self._dead_letters_lost = 0
 
-    async def put(self, events: Sequence[Event], *, intake: str) -> PutAnswer:
-        """See Buffer. Full until something is acked."""
+    async def open(self) -> None:
+        """See Buffer."""
+
+    async def serve(self) -> None:
+        """See Buffer. There is nothing to do."""
+
+    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+        """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
         size = sum(event.size_bytes for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
-        if self._events + len(events) > self._settings.max_events or self._bytes + size > self._settings.max_bytes:
+        if not (self._fits(len(events), size) or self._make_room(len(events), size)):
             return Full()
         self._ordering.add(events)
         self._events += len(events)
         self._bytes += size
-        self._accepted += len(events)
+        self._counters["accepted"] += len(events)
         self._telemetry.events_accepted(len(events), intake=intake)
         self._changed.set()
+        if replayed:
+            await self._database.run(partial(letters.remove, ids=replayed))
         return Stored()
 
     async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
@@ -59,13 +86,37 @@ class MemoryBuffer:
             if events:
                 self._taken.update((event.id, event) for event in events)
                 return events
-            await self._wait_for_change()
+            await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer."""
-        for event, fate in fates:
+        dead = list(letters_of(fates))
+        if not dead:
+            self._remove(fates)
+            return
+        bounds = self._bounds
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._acks.add(done)
+        done.add_done_callback(self._acks.discard)
+        job = partial(letters.insert, letters=dead, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
+        self._database.submit(job, partial(self._kept, fates, done))
+        await asyncio.shield(done)
+
+    def _kept(
+        self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
+    ) -> None:
+        if not isinstance(result, Committed):
+            done.set_exception(result)
+            return
+        self._telemetry.dead_letters_evicted(result.value, reason="full")
+        self._remove(fates)
+        if not done.done():
+            done.set_result(None)
+
+    def _remove(self, fates: Sequence[tuple[Event, Fate]]) -> None:
+        for event, _ in fates:
             del self._taken[event.id]
-            self._settle(event, fate)
+        self._settle(fates)
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """See Buffer."""
@@ -79,52 +130,77 @@ class MemoryBuffer:
         self._ordering.end_rests()
         self._changed.set()
 
+    async def holds(self, event_id: int) -> bool:
+        """See Buffer."""
+        return event_id in self._taken or any(event.id == event_id for event in self._ordering)
+
     def ledger(self) -> Ledger:
         """See Buffer."""
+        counters = self._counters
         return Ledger(
-            accepted=self._accepted,
-            delivered=self._delivered,
-            dropped=dict(self._dropped),
+            received=self._telemetry.received,
+            accepted=counters["accepted"],
+            duplicates=0,
+            rejected=self._telemetry.refused,
+            delivered=counters["delivered"],
+            dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},
+            dropped={reason: counters[f"dropped.{reason}"] for reason in DROP_REASONS},
             buffered=len(self._ordering) + len(self._taken),
         )
 
     def occupancy(self) -> Occupancy:
         """See Buffer."""
-        firsts = chain(self._ordering.first_of_each_place(), self._taken.values())
-        oldest = min((event.accepted_at for event in firsts), default=None)
+        waiting = self._ordering.oldest_accepted_at()
+        times = chain(() if waiting is None else (waiting,), (event.accepted_at for event in self._taken.values()))
         resting = self._ordering.resting(self._clock())
-        return Occupancy(events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=oldest)
+        return Occupancy(
+            events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=min(times, default=None)
+        )
 
     def ready_at(self, now: float) -> float | None:
         """See Buffer."""
         return self._ordering.ready_at(now)
 
+    @property
+    def available(self) -> bool:
+        """See Buffer."""
+        return True
+
+    @property
+    def dead_letters_lost(self) -> int:
+        """See Buffer."""
+        return self._dead_letters_lost
+
     async def close(self) -> None:
         """See Buffer."""
-        for event in chain(self._ordering, self._taken.values()):
-            self._settle(event, Dropped("shutdown"))
+        if self._acks:
+            await asyncio.wait(self._acks)
+        left = list(chain(self._ordering, self._taken.values()))
         self._ordering = Ordering()
         self._taken.clear()
+        self._settle([(event, Dropped("shutdown")) for event in left])
+        lost = self._database.ledger["dead_letters"] - self._dead_letters_lost
+        self._telemetry.dead_letters_evicted(lost, reason="shutdown")
+        self._dead_letters_lost += lost
 
-    def _settle(self, event: Event, fate: Fate) -> None:
-        self._events -= 1
-        self._bytes -= event.size_bytes
-        match fate:
-            case Delivered():
-                self._delivered += 1
-                self._telemetry.event_delivered(accepted_at=event.accepted_at)
-            case Dropped(reason):
-                self._dropped[reason] += 1
-                self._telemetry.event_dropped(reason)
-            case _:
-                assert_never(fate)
+    def _fits(self, events: int, size: int) -> bool:
+        return self._events + events <= self._settings.max_events and self._bytes + size <= self._settings.max_bytes
 
-    async def _wait_for_change(self) -> None:
-        """Wait until something is put or released, or a lane ends its rest."""
-        rest_ends = self._ordering.next_change()
-        seconds = None if rest_ends is None else max(0.0, rest_ends - self._clock())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+    def _make_room(self, events: int, size: int) -> bool:
+        """Drop the oldest events that are not taken, if that is wanted and makes room enough."""
+        dropped: list[Event] = []
+        while self._settings.when_full == "drop_oldest" and (event := self._ordering.take_oldest()):
+            dropped.append(event)
+            size -= event.size_bytes
+            if self._fits(events - len(dropped), size):
+                self._settle([(event, Dropped("drop_oldest")) for event in dropped])
+                return True
+        self._ordering.give_back(dropped, not_before=0.0)
+        return False
+
+    def _settle(self, fates: Sequence[tuple[Event, Fate]]) -> None:
+        for event, fate in fates:
+            self._events -= 1
+            self._bytes -= event.size_bytes
+            self._counters[counter_of(fate)] += 1
+        self._settling.settle(fates)

@@ -1,103 +1,162 @@
 """Which event comes next: the order of acceptance, with lanes that are skipped or rest for a while. Pure.
 
 An event stands in one of two places: `_fresh`, in order; or the `_aside` lane of its customer, when it was passed over or
-given back. The events of an aside lane all precede those of the same customer in `_fresh`, so handing out the smallest
-id of what is offered keeps every lane in order. No step costs more than the logarithm of the number of lanes, however
-many events wait.
+given back. All that is aside precedes all that is fresh, so what comes next is the smallest id of the lanes that are
+offered, or else the first that is fresh and of no lane aside. No step costs more than the logarithm of the number of
+lanes, however many events wait, but for the rare ones that say so.
+
+Where the events are also in a store, not all need to be here. More may follow `_fresh` there (`more_fresh`), and of the
+lanes aside no more than `max_aside_bytes` and one event are kept: of the others only the id is known, 8 bytes each, and
+who uses the ordering reads them when they are wanted.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from itertools import chain, islice
 
+from forwarder.buffer.lane import Lane, cost_bytes
 from forwarder.event import Event
-
-
-@dataclass(slots=True)
-class _Lane:
-    returned: list[tuple[int, Event]] = field(default_factory=list)
-    """A heap of what was given back; all of it precedes `events`, from which it was handed out in order."""
-    events: deque[Event] | None = None
-    """Those passed over; most lanes have none, and an empty deque takes more memory than all the rest."""
-    not_before: float = 0.0
-    offered: bool = False
-
-    def __len__(self) -> int:
-        return len(self.returned) + len(self.events or ())
-
-    def first(self) -> Event:
-        if self.returned:
-            return self.returned[0][1]
-        assert self.events, "a lane without events is removed"
-        return self.events[0]
-
-    def remove_first(self) -> None:
-        if self.returned:
-            heapq.heappop(self.returned)
-        elif self.events:
-            self.events.popleft()
-
-    def append(self, event: Event) -> None:
-        if self.events is None:
-            self.events = deque()
-        self.events.append(event)
 
 
 class Ordering:
     """The events that may be handed out, and when. Times are seconds of any one clock; ids rise as events are added."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_aside_bytes: float = float("inf")) -> None:
+        self.more_fresh = False
+        """Whether the store has newer events than all that are known here."""
+        self.fresh_bytes = 0
+        """The memory that the fresh events take, about."""
+        self._max_aside_bytes = max_aside_bytes
+        self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
-        self._aside: dict[str, _Lane] = {}
+        # Each lane aside is offered, or it is in `_resting` or `_skipped`. An empty one stays until it would be offered.
+        self._aside: dict[str, Lane] = {}
         # Heaps; an entry that no longer holds is discarded when it comes up.
         self._offers: list[tuple[int, str]] = []  # offered lanes, by the id of their first event
         self._resting: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
+        self._oldest: list[tuple[int, str]] = []  # all lanes, by the id of their first event or a lower one
         self._skipped: set[str] = set()  # lanes not offered because the taker skipped them
 
     def add(self, events: Sequence[Event]) -> None:
         """Append new events."""
         self._fresh.extend(events)
+        self.fresh_bytes += sum(map(cost_bytes, events))
 
     def give_back(self, events: Sequence[Event], *, not_before: float) -> None:
         """Put events that were handed out back in their places; their lanes rest until `not_before`."""
         for event in events:
-            lane = self._aside.setdefault(event.customer, _Lane())
-            heapq.heappush(lane.returned, (event.id, event))
+            lane = self._lane_aside(event.customer)
+            if lane.put_back(event):
+                self._aside_bytes += cost_bytes(event)
+            if self._aside_bytes > self._max_aside_bytes:
+                self._aside_bytes -= lane.unkeep()
+            self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
             heapq.heappush(self._resting, (lane.not_before, event.customer))
 
     def end_rests(self) -> None:
-        """Let every lane that rests be handed out again."""
-        for not_before, customer in self._resting:
+        """Let every lane that rests be handed out again. Looks at all of them."""
+        resting, self._resting = self._resting, []
+        for not_before, customer in resting:
             lane = self._aside.get(customer)
-            if lane and not lane.offered and lane.not_before <= not_before:
+            if lane is not None and not lane.offered and lane.not_before <= not_before:
                 lane.not_before = 0.0
                 self._offer(customer, lane)
-        self._resting.clear()
 
     def hand_out(self, *, now: float, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str]) -> list[Event]:
-        """Remove and return what comes next; the first event may exceed `max_bytes`. Empty if nothing may be had now."""
+        """Remove and return what comes next; the first event may exceed `max_bytes`.
+
+        Fewer, or none, if nothing more may be had now, or if what comes next must be read first: see `wanted`.
+        """
         self._offer_what_may_be_had(now, skip_lanes)
         batch: list[Event] = []
         size = 0
         while len(batch) < max_events and (found := self._first()):
-            event, lane = found
-            if event.customer in skip_lanes:
-                self._pass_over(event, lane)
-                self._skipped.add(event.customer)
-            elif lane is None and event.customer in self._aside:
-                self._pass_over(event, lane)  # earlier events of its lane rest
-            elif batch and size + event.size_bytes > max_bytes:
+            event, customer, lane = found
+            if customer in skip_lanes:
+                self._skipped.add(customer)
+                if lane is None:
+                    self._pass_over()
+                else:
+                    lane.offered = False
+            elif lane is None and customer in self._aside:
+                self._pass_over()  # earlier events of its lane rest
+            elif event is None or (batch and size + event.size_bytes > max_bytes):
                 break
             else:
                 self._remove(event, lane)
                 batch.append(event)
                 size += event.size_bytes
         return batch
+
+    def take_oldest(self) -> Event | None:
+        """Remove and return the oldest event, resting or not; None if there is none, or if it must be read first."""
+        lane = self._oldest_lane()
+        event = lane.first() if lane is not None else self._fresh[0] if self._fresh else None
+        if event is not None:
+            self._remove(event, lane)
+        return event
+
+    # What is in the store
+
+    def wanted(self, max_events: int) -> list[int]:
+        """Return the ids of events to read from the store, as they come first of all that is offered; mostly none."""
+        found = self._first()
+        if found is None or found[0] is not None:
+            return []
+        ids: list[int] = []
+        offers = [heapq.heappop(self._offers) for _ in range(min(max_events, len(self._offers)))]
+        for first_id, customer in offers:
+            lane = self._aside.get(customer)
+            if lane and lane.offered and lane.first_id() == first_id and first_id not in ids:
+                ids.extend(lane.next_unread(max_events - len(ids)))
+            heapq.heappush(self._offers, (first_id, customer))
+        return ids
+
+    def oldest_wanted(self, max_events: int) -> list[int]:
+        """Return the ids to read before `take_oldest` can return an event; none unless it must be read."""
+        lane = self._oldest_lane()
+        return [] if lane is None else list(lane.next_unread(max_events))
+
+    def add_read(self, ids: Sequence[int], events: Sequence[Event]) -> list[int]:
+        """Add what was read of the `ids` that were wanted; return the ids of those now known not to be readable.
+
+        At least one is kept, and others as far as there is room; what is not is wanted again in its turn. So is what is
+        not the first unread event of its lane any more, as an earlier one was given back. Finding room, and what is not
+        readable, looks at all lanes.
+        """
+        by_id = {event.id: event for event in events}
+        customers = {event.customer for event in events}
+        gone: list[int] = []
+        kept = False
+        for event_id in ids:
+            event = by_id.get(event_id)
+            customer = self._who_awaits(event_id) if event is None else event.customer
+            lane = None if customer is None else self._aside.get(customer)
+            if customer is None or lane is None or not lane.awaits(event_id):
+                continue
+            if event is None:
+                gone.append(event_id)
+            elif self._find_room(cost_bytes(event), customers) or not kept:
+                self._aside_bytes += cost_bytes(event)
+                kept = True
+            else:
+                break
+            lane.read(event)
+            self._first_left(customer, lane)
+        return gone
+
+    def forget_unread(self) -> None:
+        """Forget whatever is in the store only: the store is lost. Looks at all lanes."""
+        self.more_fresh = False
+        for customer, lane in list(self._aside.items()):
+            lane.forget_unread()
+            self._first_left(customer, lane)
+
+    # What may be known of it
 
     def next_change(self) -> float | None:
         """Return when the next lane ends its rest, if any rests."""
@@ -108,67 +167,120 @@ class Ordering:
 
         It may say `now` too early, where all that is fresh is of lanes that rest.
         """
-        if self._fresh or self._offers or self._skipped:
+        if self.more_fresh or self._skipped or self._first():
             return now
         return max(now, self._resting[0][0]) if self._resting else None
 
-    def first_of_each_place(self) -> Iterator[Event]:
-        """Yield the first fresh event and the first of each aside lane: the oldest of all is among them."""
-        return chain(islice(self._fresh, 1), (lane.first() for lane in self._aside.values()))
+    def oldest_accepted_at(self) -> float | None:
+        """Return when the oldest event was accepted, or an earlier time where that event is in the store only.
+
+        Looks at all lanes, as the next two do.
+        """
+        fresh = (event.accepted_at for event in islice(self._fresh, 1))
+        aside = (lane.oldest_accepted_at() for lane in self._aside.values() if lane)
+        return min(chain(fresh, aside), default=None)
 
     def resting(self, now: float) -> int:
         """Count the events in lanes that rest; those still fresh are not among them."""
         return sum(len(lane) for lane in self._aside.values() if not lane.offered and lane.not_before > now)
 
     def __len__(self) -> int:
-        """Count the events, one lane after the other."""
+        """Count the events that are known here."""
         return len(self._fresh) + sum(map(len, self._aside.values()))
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield every event, lane by lane."""
-        returned = (event for lane in self._aside.values() for _, event in lane.returned)
-        return chain(returned, *(lane.events or () for lane in self._aside.values()), self._fresh)
+        """Yield every event that is here, lane by lane."""
+        return chain(*(lane.kept() for lane in self._aside.values()), self._fresh)
+
+    # Keeping the lanes
 
     def _offer_what_may_be_had(self, now: float, skip_lanes: AbstractSet[str]) -> None:
         for customer in self._skipped - skip_lanes:
             self._skipped.discard(customer)
-            if lane := self._aside.get(customer):
+            if (lane := self._aside.get(customer)) is not None:
                 heapq.heappush(self._resting, (lane.not_before, customer))
         while self._resting and self._resting[0][0] <= now:
             not_before, customer = heapq.heappop(self._resting)
             lane = self._aside.get(customer)
-            if lane and not lane.offered and lane.not_before <= not_before:
+            if lane is not None and not lane.offered and lane.not_before <= not_before:
                 self._offer(customer, lane)
 
-    def _offer(self, customer: str, lane: _Lane) -> None:
-        lane.offered = True
-        heapq.heappush(self._offers, (lane.first().id, customer))
+    def _offer(self, customer: str, lane: Lane) -> None:
+        if lane:
+            lane.offered = True
+            heapq.heappush(self._offers, (lane.first_id(), customer))
+        else:
+            del self._aside[customer]
 
-    def _first(self) -> tuple[Event, _Lane | None] | None:
-        """Return the next event that is offered, and its lane if that is aside."""
+    def _first(self) -> tuple[Event | None, str, Lane | None] | None:
+        """Return the next event that is offered, or None in its place if it must be read, its customer, its lane aside."""
         while self._offers:
             first_id, customer = self._offers[0]
             lane = self._aside.get(customer)
-            if lane and lane.offered and lane.first().id == first_id:
-                if self._fresh and self._fresh[0].id < first_id:
-                    break
-                return lane.first(), lane
+            if lane and lane.offered and lane.first_id() == first_id:
+                return lane.first(), customer, lane
             heapq.heappop(self._offers)
-        return (self._fresh[0], None) if self._fresh else None
+        return (self._fresh[0], self._fresh[0].customer, None) if self._fresh else None
 
-    def _pass_over(self, event: Event, lane: _Lane | None) -> None:
-        if lane is None:
-            self._aside.setdefault(event.customer, _Lane()).append(self._fresh.popleft())
-        else:
-            lane.offered = False
+    def _pass_over(self) -> None:
+        """Move the first fresh event aside."""
+        event = self._fresh.popleft()
+        cost = cost_bytes(event)
+        self.fresh_bytes -= cost
+        lane = self._lane_aside(event.customer)
+        if lane.append(event, keep=self._aside_bytes + cost <= self._max_aside_bytes):
+            self._aside_bytes += cost
+        self._note_first(event, lane)
 
-    def _remove(self, event: Event, lane: _Lane | None) -> None:
+    def _remove(self, event: Event, lane: Lane | None) -> None:
+        """Remove the first event of a lane, or if that is None of those that are fresh."""
         if lane is None:
             self._fresh.popleft()
-            return
-        heapq.heappop(self._offers)
-        lane.remove_first()
-        if lane:
-            self._offer(event.customer, lane)
+            self.fresh_bytes -= cost_bytes(event)
         else:
-            del self._aside[event.customer]
+            lane.remove_first()
+            self._aside_bytes -= cost_bytes(event)
+            self._first_left(event.customer, lane)
+
+    def _first_left(self, customer: str, lane: Lane) -> None:
+        if lane.offered:
+            self._offer(customer, lane)
+
+    def _lane_aside(self, customer: str) -> Lane:
+        if (lane := self._aside.get(customer)) is None:
+            lane = self._aside[customer] = Lane()
+        return lane
+
+    def _note_first(self, event: Event, lane: Lane) -> None:
+        """Note that an event that was added to a lane may be its first."""
+        if lane.first_id() != event.id:
+            return
+        heapq.heappush(self._oldest, (event.id, event.customer))
+        if len(self._oldest) > 2 * len(self._aside) + 100:  # most of it no longer holds
+            self._oldest = [(lane.first_id(), customer) for customer, lane in self._aside.items() if lane]
+            heapq.heapify(self._oldest)
+
+    def _oldest_lane(self) -> Lane | None:
+        """Return the lane aside with the oldest event."""
+        while self._oldest:
+            event_id, customer = self._oldest[0]
+            lane = self._aside.get(customer)
+            if not lane:
+                heapq.heappop(self._oldest)
+            elif lane.first_id() == event_id:
+                return lane
+            else:
+                heapq.heapreplace(self._oldest, (lane.first_id(), customer))
+        return None
+
+    def _who_awaits(self, event_id: int) -> str | None:
+        return next((customer for customer, lane in self._aside.items() if lane.awaits(event_id)), None)
+
+    def _find_room(self, size: int, customers: AbstractSet[str]) -> bool:
+        """Return whether there is room for what was read; of the lanes of other customers only ids are kept for it."""
+        for customer, lane in reversed(self._aside.items()):
+            if self._aside_bytes + size <= self._max_aside_bytes:
+                break
+            if customer not in customers:
+                self._aside_bytes -= lane.unkeep()
+        return self._aside_bytes + size <= self._max_aside_bytes

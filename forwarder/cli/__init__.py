@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "send": "send one event to a running daemon",
     "load": "send a file of events, one a line, to a running daemon",
     "lint": "check a file of events against the contract, without a daemon",
+    "dead-letters": "list, show, replay, export or purge what Growlytics refused",
     "healthcheck": "exit 0 if the daemon is alive",
 }
 

@@ -1,14 +1,13 @@
-"""How a command finds a running daemon, and talks to it over HTTP, on TCP or on a Unix socket.
+"""How a command talks to a running daemon over HTTP, on TCP or on a Unix socket.
 
 What the daemon answers is checked as any stranger's text is: the address may be another program's. The module imports
 little, as `healthcheck` uses it too; aiohttp is imported when the first request is near. Used by the commands only.
 """
 
-import argparse
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
@@ -19,8 +18,12 @@ CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
 
-_MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""More than the longest list of refusals takes."""
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+"""If nobody says otherwise. More than the longest list of refusals takes."""
+MAX_LISTED_ERRORS: Final = 5
+"""Of one event."""
+UNAUTHORIZED_MEND: Final = "use --unix-socket, or --token-file where the daemon has a token"
+
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 """Who asks for a longer wait is asked again after this one."""
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"
@@ -91,55 +94,19 @@ class Answer(NamedTuple):
 
     status: int
     content: Mapping[str, object]
-    """The JSON object; empty if it was anything else."""
+    """The JSON object, with numbers as `json_text.parse` gives them; empty if it was anything else."""
     retry_after_seconds: int | None
     """At most an hour; None if there was none that could be read."""
-
-
-def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what tells the command where the daemon is: `--config` and `--set`, or `--url`, or `--unix-socket`."""
-    from forwarder.cli.options import add_config_arguments
-
-    add_config_arguments(parser)
-    place = parser.add_mutually_exclusive_group()
-    add_url_argument(place, "the daemon's intake.http; instead of --config")
-    place.add_argument("--unix-socket", metavar="PATH", help="the daemon's intake.unix_socket; instead of --config")
-
-
-def add_url_argument(parser: argparse._ActionsContainer, help_text: str) -> None:
-    """Add `--url http://HOST:PORT` to a parser or a group."""
-    parser.add_argument("--url", metavar="http://HOST:PORT", type=url_argument, help=help_text)
-
-
-def url_argument(text: str) -> HostPort:
-    """Read the value of `--url`."""
-    scheme, separator, rest = text.partition("://")
-    found = HostPort.parse(rest.removesuffix("/"))
-    if not separator or scheme.lower() != "http" or found is None:
-        raise argparse.ArgumentTypeError("must be http://HOST:PORT, without a path; a daemon speaks plain HTTP")
-    return found
-
-
-def place_of(args: argparse.Namespace) -> Place:
-    """Return where the daemon is, from the arguments or else its settings; exit with 78 if these are bad."""
-    if args.unix_socket is not None:
-        return Place(None, args.unix_socket)
-    if args.url is not None:
-        return Place(args.url)
-    from forwarder.cli.options import load_settings
-
-    intake = load_settings(args, require_api_key=False).intake
-    if intake.unix_socket is not None:
-        return Place(None, intake.unix_socket)
-    assert intake.http is not None, "settings with neither are refused"
-    return Place(HostPort(intake.http.host, intake.http.port).reachable())
+    text: bytes | None = b""
+    """What the content was made of; None if it was longer than it may be, and not read to its end."""
 
 
 class Daemon:
     """A running daemon; it is opened, used and closed on one event loop."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, token: str | None = None) -> None:
         self.place: Final = place
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> Self:
@@ -147,11 +114,12 @@ class Daemon:
         import aiohttp
 
         socket = self.place.unix_socket
+        authorization = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector() if socket is None else aiohttp.UnixConnector(socket),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
             # An answer that has to be inflated could be of any size.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"} | authorization,
             auto_decompress=False,
         )
         return self
@@ -169,33 +137,58 @@ class Daemon:
     ) -> None:
         await self.close()
 
+    async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+        """Ask once. Raises UnreachableError or AnswerLostError."""
+        return await self._exchange("GET", path, mend="try again", max_answer_bytes=max_answer_bytes)
+
     async def post(self, path: str, body: bytes, *, content_type: str) -> Answer:
         """Post once. Raises UnreachableError or AnswerLostError."""
+        mend = "what was sent may have been taken, or not"
+        return await self._exchange("POST", path, body, content_type=content_type, mend=mend)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        mend: str,
+        content_type: str | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
         import aiohttp
 
         assert self._session is not None, "open it first"
-        # As BytesIO, a long body is written piece by piece; aiohttp warns of long bytes.
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 self.place.url + path,
-                data=io.BytesIO(body),
-                headers={"Content-Type": content_type},
+                # As BytesIO, a long body is written piece by piece; aiohttp warns of long bytes.
+                data=None if body is None else io.BytesIO(body),
+                headers=None if content_type is None else {"Content-Type": content_type},
                 allow_redirects=False,
             ) as response:
-                content = await _read_object(response)
-                return Answer(response.status, content, _seconds(response.headers.get("Retry-After")))
+                text = await _read(response, max_answer_bytes)
+                retry_after_seconds = _seconds(response.headers.get("Retry-After"))
+                return Answer(response.status, _object(text), retry_after_seconds, text)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             message = f"no daemon can be reached at {self.place}: {_reason(error)}"
             raise UnreachableError(message, mend=_mend(self.place, error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             message = f"the answer of {self.place} was lost: {_reason(error)}"
-            raise AnswerLostError(message, mend="what was sent may have been taken, or not") from error
+            raise AnswerLostError(message, mend=mend) from error
 
 
 def described_errors(content: Mapping[str, object]) -> list[str]:
     """Return each of the `errors` of an answer as `field: message (code)`; none if it is not the forwarder's answer."""
     errors = content.get("errors")
     return [_described(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+
+
+def in_one_line(errors: Sequence[str]) -> str:
+    """Return the first errors, and how many more there are."""
+    more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
+    return f"{'; '.join(errors[:MAX_LISTED_ERRORS])}{more}"
 
 
 def not_a_forwarder(place: Place, status: int) -> str:
@@ -214,17 +207,22 @@ def _described(error: Mapping[str, object]) -> str:
     return f"{where}{printable(str(message), 500)} ({printable(str(code))})"
 
 
-async def _read_object(response: "aiohttp.ClientResponse") -> Mapping[str, object]:
-    import orjson
-
+async def _read(response: "aiohttp.ClientResponse", max_bytes: int) -> bytes | None:
     text = bytearray()
     async for chunk in response.content.iter_any():
         text += chunk
-        if len(text) > _MAX_ANSWER_BYTES:
-            return {}
+        if len(text) > max_bytes:
+            return None
+    return bytes(text)
+
+
+def _object(text: bytes | None) -> Mapping[str, object]:
+    from forwarder.growlytics import json_text
+
     try:
-        content = orjson.loads(text)
-    except ValueError:
+        # Not orjson alone: what apps sent may be quoted, and hold what it refuses.
+        content = json_text.parse(text or b"")
+    except json_text.MalformedJsonError:
         return {}
     return content if isinstance(content, dict) else {}
 

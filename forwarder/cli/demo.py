@@ -156,9 +156,9 @@ def _show_progress(system: _System, status: Mapping[str, Any]) -> None:
 def _show_ledger(status: Mapping[str, Any], arrived: int, events: int) -> bool:
     """Show the ledger, and return whether it balances."""
     ledger = status["ledger"]["since_start"]
-    dropped = sum(ledger["dropped"].values())
+    dropped, dead = sum(ledger["dropped"].values()), sum(ledger["dead_lettered"].values())
     intake = ledger["accepted"] + ledger["duplicates"] + ledger["rejected"]
-    fates = ledger["delivered"] + dropped + ledger["buffered"]
+    fates = ledger["delivered"] + dead + dropped + ledger["buffered"]
     balanced: bool = (
         ledger["received"] == intake and ledger["accepted"] == fates == events and ledger["unaccounted"] == 0
     )
@@ -166,8 +166,8 @@ def _show_ledger(status: Mapping[str, Any], arrived: int, events: int) -> bool:
         f"\nThe ledger\n"
         f"  received {ledger['received']} = accepted {ledger['accepted']} + duplicates {ledger['duplicates']}"
         f" + rejected {ledger['rejected']}\n"
-        f"  accepted {ledger['accepted']} = delivered {ledger['delivered']} + dropped {dropped}"
-        f" + buffered {ledger['buffered']}\n"
+        f"  accepted {ledger['accepted']} = delivered {ledger['delivered']} + dead letters {dead}"
+        f" + dropped {dropped} + buffered {ledger['buffered']}\n"
         f"  {'It balances' if balanced else 'IT DOES NOT BALANCE'}, and {arrived} of {events} accepted events arrived.",
         flush=True,
     )
@@ -181,6 +181,7 @@ async def _serve(system: _System) -> None:
         f"  curl -d '{event}' {system.daemon}/track/event\n"
         f"  curl --unix-socket {system.unix_socket} -d '[{event}]' http://localhost/v1/events\n"
         f"  curl {system.daemon}/v1/status\n"
+        f"  python -m forwarder dead-letters list --unix-socket {system.unix_socket}\n"
         f"  curl {system.admin}/metrics\n"
         f"  curl -X PATCH -d '{{\"down\": true}}' {system.sandbox}/_sandbox/faults\n"
         f"  curl {system.sandbox}/_sandbox/counters",
@@ -223,6 +224,7 @@ async def _running_system() -> AsyncIterator[_System]:
             url = (await _line(sandbox)).split()[3]  # after "sandbox ready on"
             async with _process(
                 "run", "--set", f"growlytics.url={url}", "--set", f"intake.unix_socket={unix_socket}",
+                "--set", f"buffer.directory={Path(directory) / 'buffer'}",
                 "--set", "intake.http=127.0.0.1:0", "--set", "admin.http=127.0.0.1:0", "--set", "log.format=json",
                 "--set", "delivery.retry_max_seconds=4",  # nobody wants to watch longer waits
             ) as daemon:  # fmt: skip

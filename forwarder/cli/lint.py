@@ -4,7 +4,6 @@ It is the daemon's own check, and nothing is sent anywhere.
 """
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +17,7 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
+from forwarder.cli.output import discard_output
 
 if TYPE_CHECKING:
     from forwarder.growlytics.contract import Violation
@@ -47,8 +47,7 @@ def run(args: argparse.Namespace) -> int:
                     print(f"{name}:{line.number}: {message}")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Python would complain about the rest of it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # whoever read it has seen enough
         ended = ", then the reader of the output left"
     except UnreadableError as error:
         ended = f", then: {error}"

@@ -20,16 +20,16 @@ from typing import BinaryIO, Final, NamedTuple, assert_never
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
+    UNAUTHORIZED_MEND,
     Answer,
-    AnswerLostError,
     Daemon,
     DaemonError,
     Place,
-    add_daemon_arguments,
     described_errors,
+    in_one_line,
     not_a_forwarder,
-    place_of,
 )
+from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 from forwarder.cli.lines import (
     TOO_LONG_MESSAGE,
     Line,
@@ -39,21 +39,13 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
+from forwarder.cli.patience import Patience, StoppedError
 from forwarder.cli.progress import Progress, Tally
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
 """As many refused lines as the daemon lists for one request."""
 MAX_LISTED_LINES: Final = 100
-MAX_LISTED_ERRORS: Final = 5
-"""Of one line."""
-RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
-"""How long to wait after each failure in a row to connect, or to get an answer; after that it is given up.
-
-Together longer than a daemon takes to restart, with its drain, by default.
-"""
-DEFAULT_WAIT_SECONDS: Final = 1
-"""If the daemon asks to wait and does not say how long."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,20 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Send the file, and return 0 if every event in it was accepted."""
-    place = place_of(args)
+    daemon = daemon_of(args)
     name = file_name(args.file)
     try:
         with open_lines(args.file) as file, asyncio.Runner() as runner:
-            return _load(numbered_lines(file, name=name), place, runner, Progress(sys.stderr, _size_bytes(file)), args)
+            return _load(numbered_lines(file, name=name), daemon, runner, Progress(sys.stderr, _size_bytes(file)), args)
     except UnreadableError as error:
         print(error, file=sys.stderr)
         return EXIT_NO
 
 
 def _load(
-    lines: Iterable[Line], place: Place, runner: asyncio.Runner, progress: Progress, args: argparse.Namespace
+    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: Progress, args: argparse.Namespace
 ) -> int:
-    daemon = Daemon(place)
     loader = Loader(daemon, progress=progress)
     stopped = ""
     # The file is read outside the event loop, so that Ctrl-C also ends the wait for a pipe that says nothing.
@@ -102,10 +93,6 @@ def _load(
     loader.finish(stopped)
     print(loader.tally)
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
-
-
-class StoppedError(Exception):
-    """There is no point in sending the rest; the message says why."""
 
 
 class Batch(NamedTuple):
@@ -161,19 +148,11 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Later:
-    """The daemon has no room now, or is stopping."""
-
-    seconds: float
-    why: str
-
-
-@dataclass(frozen=True)
 class TooLarge:
     """The daemon takes only smaller batches."""
 
 
-def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | Later | TooLarge:
+def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | TooLarge:
     """Decide what an answer to a batch of `count` lines means. Raises StoppedError if no batch will fare better."""
     errors = described_errors(answer.content)
     match answer.status:
@@ -181,13 +160,11 @@ def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | Lat
             judged = _judged(answer.content, count)
             if judged is not None:
                 return judged
-        case 429 | 503:
-            seconds = DEFAULT_WAIT_SECONDS if answer.retry_after_seconds is None else answer.retry_after_seconds
-            return Later(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
         case 413 if count > 1:
             return TooLarge()
         case 401 | 403 if errors:
-            raise StoppedError(f"{place} lets nothing in: {errors[0]}")
+            mend = f"; {UNAUTHORIZED_MEND}" if answer.status == 401 else ""
+            raise StoppedError(f"{place} lets nothing in: {errors[0]}{mend}")
         case status if status >= 400 and status not in {404, 405, 415} and errors:
             return Refused(errors)
     raise StoppedError(not_a_forwarder(place, answer.status))
@@ -219,7 +196,7 @@ class Loader:
         self.tally = Tally()
         self._daemon = daemon
         self._progress = progress
-        self._sleep = sleep
+        self._patience = Patience(say=progress.say, note=lambda note: progress.show(self.tally, note=note), sleep=sleep)
         self._unlisted = 0
         self._judged_to = 0
 
@@ -261,32 +238,16 @@ class Loader:
         self._progress.clear()
 
     async def _verdict(self, batch: Batch) -> Judged | Refused | TooLarge:
-        failures = lost = 0
         body = batch.body
-        while True:
-            try:
-                answer = await self._daemon.post("/v1/events", body, content_type="application/x-ndjson")
-            except DaemonError as error:
-                if failures == len(RETRY_SECONDS):
-                    raise
-                lost += isinstance(error, AnswerLostError)
-                await self._retry(batch, error, RETRY_SECONDS[failures])
-                failures += 1
-                continue
-            verdict = judge(answer, place=self._daemon.place, count=len(batch.lines))
-            if not isinstance(verdict, Later):
-                break
-            failures = 0
-            self._progress.show(self.tally, note=f"waiting {verdict.seconds:g} s: {verdict.why}")
-            await self._sleep(verdict.seconds)
+        answer, lost = await self._patience.answer(
+            lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
+            doing=f"sending {batch.where}",
+            doubt="they may have been taken",
+        )
+        verdict = judge(answer, place=self._daemon.place, count=len(batch.lines))
         if lost and isinstance(verdict, Judged):
             self.tally.possible_duplicates += lost * verdict.accepted
         return verdict
-
-    async def _retry(self, batch: Batch, error: DaemonError, seconds: float) -> None:
-        doubt = "; they may have been taken" if isinstance(error, AnswerLostError) else ""
-        self._progress.say(f"{error}{doubt}; sending {batch.where} again in {seconds:g} s")
-        await self._sleep(seconds)
 
     def _count(self, batch: Batch, judged: Judged) -> None:
         self.tally.accepted += judged.accepted
@@ -308,8 +269,7 @@ class Loader:
         if self.tally.refused > MAX_LISTED_LINES:
             self._unlisted += 1
             return
-        more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
-        self._progress.say(f"line {line.number}: {'; '.join(errors[:MAX_LISTED_ERRORS])}{more}")
+        self._progress.say(f"line {line.number}: {in_one_line(errors)}")
 
 
 def _size_bytes(file: BinaryIO) -> int | None:

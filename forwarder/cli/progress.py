@@ -1,4 +1,4 @@
-"""How far `load` is: what became of the events so far, and how it is shown."""
+"""How far a command is, and how it is shown; for `load` also what became of the events so far."""
 
 import os
 from collections.abc import Callable
@@ -42,33 +42,29 @@ class Tally:
         return common + "".join(f", {words} {count}" for words, count in rare.items() if count)
 
 
-class Progress:
+class Ticker:
     """Shows how far it is: a bar on a terminal, else a line now and then. What is said otherwise goes above the bar."""
 
-    def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = monotonic) -> None:
         self._stream = stream
-        self._total_bytes = total_bytes
         self._clock = clock
         self._is_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
         self._every_seconds = BAR_SECONDS if self._is_terminal else LINE_SECONDS
         self._began = clock()
         self._shown = self._began
         self._noted = -inf
-        self._done_bytes = 0
 
-    def show(self, tally: Tally, *, done_bytes: int | None = None, note: str = "") -> None:
+    def tell(self, text: str, *, bar: str = "", note: str = "") -> None:
         """Show it, unless that was done a moment ago; a bar always shows a note, which is why nothing moves."""
-        self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
         now = self._clock()
         since_seconds = now - (self._noted if note else self._shown)
         if since_seconds < self._every_seconds and not (note and self._is_terminal):
             return
         self._shown = now
         self._noted = now if note else self._noted
-        text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=now - self._began, note=note)
+        text = f"{note}; {text}" if note else text  # in this order, as a narrow terminal cuts the end
         if self._is_terminal:
             columns = _columns(self._stream)
-            bar = progress_bar(self._done_bytes, self._total_bytes)
             self._write(f"\r\x1b[K{f'{bar} {text}'[: columns - 1]}")
         else:
             self._write(f"{text}\n")
@@ -88,20 +84,35 @@ class Progress:
         self._stream.flush()
 
 
-def progress_text(tally: Tally, done_bytes: int, total_bytes: int | None, *, seconds: float, note: str) -> str:
+class Progress(Ticker):
+    """Shows how far `load` is in its file."""
+
+    def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(stream, clock=clock)
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+
+    def show(self, tally: Tally, *, done_bytes: int | None = None, note: str = "") -> None:
+        """Show it, as `tell` does."""
+        self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
+        seconds = self._clock() - self._began
+        text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=seconds)
+        self.tell(text, bar=progress_bar(self._done_bytes, self._total_bytes), note=note)
+
+
+def progress_text(tally: Tally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
     """Return how far it is in words."""
     mib = 1024 * 1024
     total = f" of {total_bytes / mib:.1f}" if total_bytes else ""
     rate = tally.read / seconds if seconds > 0 else 0.0
-    text = f"{done_bytes / mib:.1f}{total} MiB, {tally.read} events, {rate:.0f}/s, {tally.refused} refused"
-    return f"{note}; {text}" if note else text  # in this order, as a narrow terminal cuts the end
+    return f"{done_bytes / mib:.1f}{total} MiB, {tally.read} events, {rate:.0f}/s, {tally.refused} refused"
 
 
-def progress_bar(done_bytes: int, total_bytes: int | None) -> str:
-    """Return the bar with its per cent; nothing if the size is not known."""
-    if not total_bytes:
+def progress_bar(done: int, total: int | None) -> str:
+    """Return the bar with its per cent; nothing if the total is not known."""
+    if not total:
         return ""
-    share = min(done_bytes / total_bytes, 1.0)  # the file may grow
+    share = min(done / total, 1.0)  # the file may grow
     return f"[{'#' * int(share * 20):<20}] {int(share * 100):>3} %"
 
 

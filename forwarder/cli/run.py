@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
@@ -20,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args, require_api_key=True)
 
     from forwarder import app
+    from forwarder.database.directory import DirectoryError, DirectoryInUseError
     from forwarder.intake.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
 
@@ -28,13 +30,17 @@ def run(args: argparse.Namespace) -> int:
     except LoopMissingError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
+    os.umask(0o077)  # events wait in the buffer's files
     with logging_to_stdout(settings.log):
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
                 return runner.run(app.run(settings))
-        except CannotBindError as error:
+        except (CannotBindError, DirectoryInUseError) as error:
             print(error, file=sys.stderr)
             return EXIT_CANNOT_BIND
+        except DirectoryError as error:
+            print(error, file=sys.stderr)
+            return EXIT_CONFIGURATION
         except Exception:  # the process's own boundary: say why it ends
             logging.getLogger("forwarder").critical("the daemon failed: a bug, please report it", exc_info=True)
             return EXIT_BUG

@@ -11,15 +11,15 @@ from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
+    UNAUTHORIZED_MEND,
     Answer,
     Daemon,
     DaemonError,
     Place,
-    add_daemon_arguments,
     described_errors,
     not_a_forwarder,
-    place_of,
 )
+from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -51,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
     """Post the event and say what became of it."""
     time_milliseconds = time.time_ns() // 1_000_000 if args.time_milliseconds is None else args.time_milliseconds
     body = event_json(args.customer, args.name, time_milliseconds, args.attributes)
-    place = place_of(args)
+    daemon = daemon_of(args)
     try:
-        answer = asyncio.run(_post(place, body))
+        answer = asyncio.run(_post(daemon, body))
     except DaemonError as error:
         print(f"{error}; {error.mend}", file=sys.stderr)
         return EXIT_NO
-    return _report(place, answer)
+    return _report(daemon.place, answer)
 
 
 def attribute(text: str) -> tuple[str, str]:
@@ -117,8 +117,8 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-async def _post(place: Place, body: bytes) -> Answer:
-    async with Daemon(place) as daemon:
+async def _post(daemon: Daemon, body: bytes) -> Answer:
+    async with daemon:
         return await daemon.post("/track/event", body, content_type="application/json")
 
 
@@ -131,6 +131,8 @@ def _report(place: Place, answer: Answer) -> int:
         return EXIT_OK
     for line in described_errors(answer.content) or [not_a_forwarder(place, answer.status)]:
         print(line, file=sys.stderr)
+    if answer.status == 401:
+        print(UNAUTHORIZED_MEND, file=sys.stderr)
     if answer.retry_after_seconds is not None:
         print(f"try again in {answer.retry_after_seconds} s", file=sys.stderr)
     return EXIT_NO

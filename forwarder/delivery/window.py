@@ -19,6 +19,9 @@ class Taken:
 
     event: Event
     attempts: int = 0
+    first_attempt_at: float = 0.0
+    """When it was tried first, in seconds since 1970; and last."""
+    last_attempt_at: float = 0.0
     retried: bool = False
     """Whether it was parked, so that it counts among those that are retried until it leaves."""
 
@@ -113,6 +116,10 @@ class Window:
     def started(self) -> int:
         """How many events are on the wire or wait for their ack to be committed."""
         return self._events - self.startable - self.parked
+
+    def parked_until(self, event_id: int) -> float | None:
+        """Return when an event becomes startable again that is parked now."""
+        return next((due for due, _, taken in self._parked if taken.event.id == event_id), None)
 
     @property
     def next_due(self) -> float | None:

@@ -6,6 +6,7 @@ are committed. A worker that is cancelled leaves its event pending.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,6 +16,7 @@ from forwarder.buffer import fates
 from forwarder.buffer.base import Buffer
 from forwarder.delivery.retry import RetrySchedule
 from forwarder.delivery.window import Taken, Window
+from forwarder.event import Clock
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
@@ -37,7 +39,10 @@ class Progress:
 
 
 class Delivery:
-    """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes."""
+    """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
+
+    `clock` gives seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -46,8 +51,10 @@ class Delivery:
         buffer: Buffer,
         post: Callable[[bytes], Awaitable[Outcome]],
         telemetry: Telemetry,
+        clock: Clock = time.time,
     ) -> None:
         self._buffer = buffer
+        self._clock = clock
         self._post = post
         self._telemetry = telemetry
         self._max_concurrency = settings.max_concurrency
@@ -78,6 +85,10 @@ class Delivery:
     def progress(self) -> Progress:
         """Return where the taken events are now."""
         return Progress(parked=self._window.parked, in_flight=self._window.started, attempting=self._attempting)
+
+    def parked_until(self, event_id: int) -> float | None:
+        """Return when an event is tried again that waits for that here, by the event loop's clock."""
+        return self._window.parked_until(event_id)
 
     def can_move_before(self, deadline: float) -> bool:
         """Return whether an attempt is under way or may begin before `deadline`, by the event loop's clock."""
@@ -122,6 +133,8 @@ class Delivery:
 
     async def _attempt(self, taken: Taken) -> Outcome:
         taken.attempts += 1
+        taken.last_attempt_at = self._clock()
+        taken.first_attempt_at = taken.first_attempt_at or taken.last_attempt_at
         self._attempting += 1
         started = perf_counter()
         try:
@@ -135,9 +148,9 @@ class Delivery:
         match outcome:
             case Delivered():
                 await self._end(taken, fates.Delivered())
-            case Rejected(status):
+            case Rejected(status, answer):
                 self._telemetry.event_rejected(name=taken.event.name, status=status)
-                await self._end(taken, fates.Dropped("rejected"))
+                await self._end(taken, _dead_letter(taken, "rejected", status=status, answer=answer))
             case Retryable(reason, maybe_delivered):
                 self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
                 await self._retry_later(taken)
@@ -186,6 +199,17 @@ class Delivery:
     def _let_start(self, events: int) -> None:
         for _ in range(events):
             self._startable.release()
+
+
+def _dead_letter(taken: Taken, reason: fates.DeadReason, *, status: int | None, answer: bytes) -> fates.DeadLettered:
+    return fates.DeadLettered(
+        reason,
+        status=status,
+        answer=answer[: fates.MAX_ANSWER_BYTES],
+        attempts=taken.attempts,
+        first_attempt_at=taken.first_attempt_at,
+        last_attempt_at=taken.last_attempt_at,
+    )
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

@@ -1,10 +1,13 @@
-"""What one delivery attempt came to, decided here and nowhere else, from the answer's status and body.
+"""What one delivery attempt came to, decided here and nowhere else, from the answer's status, body and Retry-After.
 
 An outcome says whose fault it is: the event's (`Rejected`), ours or our account's (`Blocked`), or nobody's that is known
 (`Retryable`). Pure; the exceptions of the HTTP library are turned into outcomes in `client`, which alone knows it.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Final, Literal
 
 from forwarder.growlytics import json_text
@@ -13,6 +16,9 @@ RetryReason = Literal["network", "timeout", "status_408", "status_425", "status_
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """How much of an answer is read; what Growlytics documents is far shorter."""
+
+MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
+"""What a longer Retry-After is taken for; who waits may cap it further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,8 @@ class Retryable:
     reason: RetryReason
     maybe_delivered: bool
     """Whether request bytes may have left without a complete answer: the event may be there, and a retry duplicates it."""
+    retry_after_seconds: float | None = None
+    """How long Growlytics asks to wait, 0 to `MAX_RETRY_AFTER_SECONDS`; None if it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,8 @@ class Rejected:
     """Growlytics refuses this event, and will every time."""
 
     status: int
+    answer: bytes = field(default=b"", repr=False, compare=False)
+    """The body that came with it, at most `MAX_ANSWER_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +60,56 @@ DELIVERED: Final = Delivered()
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
+_SAYS_WHEN_TO_RETRY: Final = frozenset({429, 503})
 
 
-def of_answer(status: int, body: bytes) -> Outcome:
-    """Decide from a complete answer: its status, 100 to 599, and at most the first `MAX_ANSWER_BYTES` of its body."""
+def of_answer(status: int, body: bytes, *, retry_after: str | None = None, now: float = 0.0) -> Outcome:
+    """Decide from a complete answer: its status, 100 to 599, and at most the first `MAX_ANSWER_BYTES` of its body.
+
+    `retry_after` is its Retry-After header, if there is one, and `now` is the time, in seconds since 1970, that a date in
+    it is compared with.
+    """
     if 200 <= status < 300:
-        return Rejected(status) if _says_failure(body) else DELIVERED
+        return Rejected(status, body) if _says_failure(body) else DELIVERED
     if status in _REJECTED:
-        return Rejected(status)
+        return Rejected(status, body)
     if reason := _RETRYABLE.get(status):
-        return Retryable(reason, maybe_delivered=False)
+        return Retryable(reason, maybe_delivered=False, retry_after_seconds=_wait_seconds(status, retry_after, now))
     if 500 <= status < 600:
-        return Retryable("status_5xx", maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER)
+        return Retryable(
+            "status_5xx",
+            maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
+            retry_after_seconds=_wait_seconds(status, retry_after, now),
+        )
     return Blocked(status)
+
+
+def of_proxy_refusal(status: int) -> Outcome:
+    """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
+
+    5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
+    else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody mends a setting.
+    """
+    if 500 <= status < 600 or status in _RETRYABLE:
+        return Retryable("network", maybe_delivered=False)
+    return Blocked(status)
+
+
+def _wait_seconds(status: int, retry_after: str | None, now: float) -> float | None:
+    """Read a Retry-After, a number of whole seconds or an HTTP date, where it has a meaning; None for anything else."""
+    if retry_after is None or status not in _SAYS_WHEN_TO_RETRY:
+        return None
+    text = retry_after.strip(" \t")
+    if re.fullmatch("-?[0-9]+", text):
+        seconds = float(text)
+    else:
+        try:
+            date = parsedate_to_datetime(text)
+            # Without a zone it is the third of the formats that HTTP knows, which is in UTC as all of them are.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+        except (ValueError, TypeError, IndexError, OverflowError):  # as email.utils has it, which promises the first
+            return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
 
 
 def _says_failure(body: bytes) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from forwarder.buffer.base import Buffer, Full, NeverFits, Stored
+from forwarder.buffer.base import Buffer, Full, NeverFits, Stored, Unavailable
 from forwarder.event import Clock, Event
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation, check
@@ -40,7 +40,7 @@ class Accepted:
         return len(self.ids) - self.accepted - len(self.refusals)
 
 
-Acceptance = Accepted | Full | NeverFits
+Acceptance = Accepted | Full | NeverFits | Unavailable
 
 Element = tuple[bytes, Conforming | Refused]
 """The bytes of one element, and what the contract says of it."""
@@ -139,6 +139,8 @@ class Acceptor:
                 self._telemetry.events_refused(count, intake=intake, reason="buffer_full")
             case NeverFits():
                 self._telemetry.events_refused(count, intake=intake, reason="body_too_large")
+            case Unavailable():
+                self._telemetry.events_refused(count, intake=intake, reason="buffer_unavailable")
             case _:
                 assert_never(answer)
         return answer

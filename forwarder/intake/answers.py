@@ -11,15 +11,33 @@ from forwarder.intake.acceptance import Accepted
 
 RETRY_AFTER_FULL_SECONDS: Final = 1
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
+RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
 _MESSAGES: Final = {
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
+    "buffer_unavailable": (
+        503,
+        "the disk of the buffer is full or fails: nothing of this request was done; send it again later",
+    ),
+    "unauthorized": (
+        401,
+        "this is not answered over TCP: use intake.unix_socket, which file permissions guard",
+    ),
     "shutting_down": (503, "the forwarder is shutting down: send it again, to its successor"),
-    "not_found": (404, "there is nothing here: POST to /track/event or /v1/events, GET /v1/status"),
+    "not_found": (
+        404,
+        "there is nothing here: POST to /track/event or /v1/events, GET /v1/status; what has an id may be gone",
+    ),
     "method_not_allowed": (405, "this path does not take this method: see the Allow header"),
     "unsupported_encoding": (415, "the Content-Encoding is not understood: send gzip, deflate or none"),
     "malformed_body": (400, "the body is not what its headers say: cut short, or not the gzip or deflate it claims"),
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
+}
+
+_RETRY_AFTER_SECONDS: Final = {
+    "buffer_full": RETRY_AFTER_FULL_SECONDS,
+    "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
+    "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 
 
@@ -27,14 +45,12 @@ def refusal(code: str, *, allow: str | None = None) -> web.Response:
     """Refuse a request as a whole."""
     status, message = _MESSAGES[code]
     headers = {}
-    if code == "buffer_full":
-        headers["Retry-After"] = str(RETRY_AFTER_FULL_SECONDS)
-    elif code == "shutting_down":
-        headers["Retry-After"] = str(RETRY_AFTER_SHUTDOWN_SECONDS)
+    if (seconds := _RETRY_AFTER_SECONDS.get(code)) is not None:
+        headers["Retry-After"] = str(seconds)
     if allow is not None:
         headers["Allow"] = allow
     response = _errors(status, [{"code": code, "field": None, "message": message}], headers)
-    if status in (400, 408, 413, 415, 503):
+    if status in (400, 401, 408, 413, 415) or code == "shutting_down":
         response.force_close()  # the rest of the body is not read, or no more requests are wanted
     return response
 
@@ -42,7 +58,7 @@ def refusal(code: str, *, allow: str | None = None) -> web.Response:
 def violations(refused: Refused) -> web.Response:
     """Refuse a single event, with all that is wrong with it."""
     malformed = refused.violations[0].code == "malformed_json"
-    return _errors(400 if malformed else 422, _described(refused.violations))
+    return _errors(400 if malformed else 422, described(refused.violations))
 
 
 def malformed_json(message: str) -> web.Response:
@@ -75,9 +91,7 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
     content: dict[str, object] = {
         "accepted": accepted.accepted,
         "duplicates": 0,
-        "rejected": [
-            {"index": index, "errors": _described(refused.violations)} for index, refused in accepted.refusals
-        ],
+        "rejected": [{"index": index, "errors": described(refused.violations)} for index, refused in accepted.refusals],
     }
     if accepted.not_listed:
         content["rejected_not_listed"] = accepted.not_listed
@@ -86,12 +100,23 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
     return _json(422 if accepted.refusals and not accepted.accepted else 202, orjson.dumps(content))
 
 
-def status(content: Mapping[str, object]) -> web.Response:
-    """Show the state."""
-    return _json(200, orjson.dumps(content))
+def content(answer: Mapping[str, object]) -> web.Response:
+    """Show what was asked for."""
+    return _json(200, orjson.dumps(answer))
 
 
-def _described(found: Sequence[Violation]) -> list[dict[str, object]]:
+def wrong_request(message: str) -> web.Response:
+    """Refuse a request that is not for an event, and is not understood."""
+    return _errors(422, [{"code": "wrong_type", "field": None, "message": message}])
+
+
+def text(value: str) -> str:
+    """Return text that may hold lone surrogates as what JSON can carry."""
+    return value.encode(errors="replace").decode()
+
+
+def described(found: Sequence[Violation]) -> list[dict[str, object]]:
+    """Return violations as they stand in an answer."""
     return [{"code": one.code, "field": one.field, "message": one.message} for one in found]
 
 

@@ -1,4 +1,4 @@
-"""Events over HTTP, on TCP or on a Unix socket: `POST /track/event`, `POST /v1/events`, `GET /v1/status`.
+"""Events over HTTP, on TCP or on a Unix socket: `POST /track/event`, `POST /v1/events`; and what is asked about them.
 
 It sits on aiohttp's low-level server: the routes are few and fixed, and an Application costs each event a tenth more.
 Every answer is JSON, also where the request is not even HTTP. A body is read within a deadline and up to a size.
@@ -13,10 +13,12 @@ from typing import Any, Final, assert_never
 from aiohttp import HttpVersion11, web
 from aiohttp.http_exceptions import ContentEncodingError
 
-from forwarder.buffer.base import Full, NeverFits
+from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.database.connection import DamagedError, UnavailableError
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake import acceptance, answers
 from forwarder.intake.acceptance import Accepted, Acceptor, Element
+from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 
@@ -27,6 +29,7 @@ _CLOSING_POLL_SECONDS: Final = 0.01
 _CUTTING_SECONDS: Final = 0.1
 """How long aiohttp then takes, twice, to cut those that did not."""
 
+_MAX_ID_DIGITS: Final = 18
 _ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate"})
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 
@@ -40,7 +43,11 @@ class _RefusedError(Exception):
 
 
 class HttpIntake:
-    """Serves one listening socket; `intake` is its name in the metrics, `status` gives the content of /v1/status."""
+    """Serves one listening socket; `intake` is its name in the metrics.
+
+    `status` gives the content of /v1/status, and `receipt` that of /v1/events/ID. `guarded` says that only those reach it
+    who may see payloads and change something.
+    """
 
     def __init__(
         self,
@@ -50,12 +57,18 @@ class HttpIntake:
         acceptor: Acceptor,
         telemetry: Telemetry,
         status: Callable[[], Mapping[str, object]],
+        receipt: Callable[[int], Awaitable[Mapping[str, object] | None]],
+        dead_letters: DeadLetterRoutes,
+        guarded: bool,
     ) -> None:
         self._settings = settings
         self._intake = intake
         self._acceptor = acceptor
         self._telemetry = telemetry
         self._status = status
+        self._receipt = receipt
+        self._dead_letters = dead_letters
+        self._guarded = guarded
         self._closing = False
         self._under_way = 0
         self._runner: web.ServerRunner | None = None
@@ -63,6 +76,9 @@ class HttpIntake:
             "/track/event": ("POST", self._track),
             "/v1/events": ("POST", self._batch),
             "/v1/status": ("GET", self._show_status),
+            "/v1/dead-letters": ("GET", self._list_dead_letters),
+            "/v1/dead-letters/replay": ("POST", self._change_dead_letters),
+            "/v1/dead-letters/purge": ("POST", self._change_dead_letters),
         }
 
     async def open(self, listener: socket.socket) -> None:
@@ -86,7 +102,7 @@ class HttpIntake:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         started = perf_counter()
-        route = self._routes.get(request.raw_path) or self._routes.get(request.path)
+        route = self._routes.get(request.raw_path) or self._routes.get(request.path) or self._route_of_one(request.path)
         if route is None:
             return answers.refusal("not_found")
         method, handler = route
@@ -101,7 +117,36 @@ class HttpIntake:
         return response
 
     async def _show_status(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
-        return answers.status(self._status())
+        return answers.content(self._status())
+
+    def _route_of_one(self, path: str) -> tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]] | None:
+        """Return the route of a path that ends in an id."""
+        parent, _, last = path.rpartition("/")
+        if not last.isascii() or not last.isdecimal() or len(last) > _MAX_ID_DIGITS:
+            return None
+        handlers = {"/v1/events": self._show_receipt, "/v1/dead-letters": self._show_dead_letter}
+        return ("GET", handlers[parent]) if parent in handlers else None
+
+    async def _show_receipt(self, request: web.BaseRequest) -> web.StreamResponse:
+        event_id = request.path.rpartition("/")[2]
+        try:
+            receipt = await self._receipt(int(event_id))
+        except (UnavailableError, DamagedError):
+            return answers.refusal("buffer_unavailable")
+        return answers.refusal("not_found") if receipt is None else answers.content({"id": event_id, **receipt})
+
+    async def _list_dead_letters(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._dead_letters.get("", request.query, allowed=self._guarded)
+
+    async def _show_dead_letter(self, request: web.BaseRequest) -> web.StreamResponse:
+        return await self._dead_letters.get(request.path.rpartition("/")[2], request.query, allowed=self._guarded)
+
+    async def _change_dead_letters(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            body = await self._read(request)
+        except _RefusedError as error:
+            return answers.refusal(error.code)
+        return await self._dead_letters.post(request.path.rpartition("/")[2], body, allowed=self._guarded)
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -177,10 +222,12 @@ class HttpIntake:
         return bytes(body)
 
 
-def _no_room(answer: Full | NeverFits) -> web.Response:
+def _no_room(answer: Full | NeverFits | Unavailable) -> web.Response:
     match answer:
         case Full():
             return answers.refusal("buffer_full")
+        case Unavailable():
+            return answers.refusal("buffer_unavailable")
         case NeverFits():
             return answers.refusal("body_too_large")
         case _:

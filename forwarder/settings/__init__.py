@@ -12,16 +12,28 @@ from typing import Annotated, Literal
 
 import attrs
 
-from forwarder.settings.sources import Layer, Name, fields_of, gather, printable_path, read_secrets, structure
+from forwarder.settings.sources import (
+    Layer,
+    Name,
+    certificates_fault,
+    fields_of,
+    gather,
+    printable_path,
+    read_secrets,
+    structure,
+)
 from forwarder.settings.values import (
     KIB,
     MIB,
     Address,
+    CertificatesFile,
+    DirectoryPath,
     FileMode,
     Flag,
     HttpsUrl,
     Integer,
     ListenAddress,
+    ProxyUrl,
     Seconds,
     Secret,
     SecretFile,
@@ -34,12 +46,14 @@ __all__ = [
     "Address",
     "AdminSettings",
     "BufferSettings",
+    "DeadLettersSettings",
     "DeliverySettings",
     "GrowlyticsSettings",
     "IntakeSettings",
     "Loaded",
     "LogSettings",
     "Problem",
+    "ReceiptsSettings",
     "Secret",
     "SettingReference",
     "Settings",
@@ -69,6 +83,17 @@ class GrowlyticsSettings:
     timeout_seconds: Annotated[
         float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer"
     ] = 10.0
+    ca_file: Annotated[
+        str | None,
+        CertificatesFile(),
+        "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS",
+    ] = None
+    proxy: Annotated[
+        Secret | None,
+        ProxyUrl(),
+        "The forward proxy to send through; it sees neither events nor key. Never shown, as it may hold a password",
+    ] = None
+    proxy_file: Annotated[str | None, SecretFile(), "A file with nothing but that URL; instead of proxy"] = None
 
 
 @attrs.frozen(kw_only=True)
@@ -97,11 +122,27 @@ class IntakeSettings:
 class BufferSettings:
     """What is kept between an app's post and Growlytics' yes. Whichever bound is reached first counts."""
 
-    kind: Annotated[Literal["memory"], "Where accepted events wait; memory is lost when the process ends"] = "memory"
-    max_events: Annotated[
-        int, Integer(1), "The most events to hold; beyond that apps are told 429 and to try later"
-    ] = 100_000
+    kind: Annotated[
+        Literal["disk", "memory"],
+        "Where accepted events wait; disk outlives the process, memory is lost when the process ends",
+    ] = "disk"
+    directory: Annotated[
+        str,
+        DirectoryPath(),
+        "The directory of the disk buffer, for one daemon alone; under systemd, unless set, the unit's StateDirectory",
+    ] = "/var/lib/growlytics-forwarder"
+    max_events: Annotated[int, Integer(1), "The most events to hold; beyond that see when_full"] = 100_000
     max_bytes: Annotated[int, Size(KIB), "The most bytes of events to hold"] = 256 * MIB
+    when_full: Annotated[
+        Literal["reject", "drop_oldest"],
+        "What to do with new events when full: refuse them with 429, or drop the oldest that are not being sent",
+    ] = "reject"
+    fsync: Annotated[
+        bool,
+        Flag(),
+        "What the disk buffer acknowledged survives; false: the death of the process; "
+        "true: also of the machine, at the cost of waiting for the disk",
+    ] = False
 
 
 @attrs.frozen(kw_only=True)
@@ -119,6 +160,25 @@ class DeliverySettings:
     retry_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds"] = (
         60.0
     )
+
+
+@attrs.frozen(kw_only=True)
+class DeadLettersSettings:
+    """Events that Growlytics refused for good, kept with the reason. Beyond either bound the oldest go, counted."""
+
+    max_events: Annotated[int, Integer(1), "The most dead letters to keep; beyond that the oldest go first"] = 100_000
+    max_bytes: Annotated[int, Size(KIB), "The most bytes of dead letters to keep"] = 64 * MIB
+
+
+@attrs.frozen(kw_only=True)
+class ReceiptsSettings:
+    """What became of events, for apps that ask."""
+
+    max_events: Annotated[
+        int,
+        Integer(0, 1_000_000),
+        "Of how many finished events GET /v1/events/{id} can still tell what became of them; 0 is off",
+    ] = 10_000
 
 
 @attrs.frozen(kw_only=True)
@@ -161,6 +221,8 @@ class Settings:
     intake: IntakeSettings = attrs.field(factory=IntakeSettings)
     buffer: BufferSettings = attrs.field(factory=BufferSettings)
     delivery: DeliverySettings = attrs.field(factory=DeliverySettings)
+    dead_letters: DeadLettersSettings = attrs.field(factory=DeadLettersSettings)
+    receipts: ReceiptsSettings = attrs.field(factory=ReceiptsSettings)
     admin: AdminSettings = attrs.field(factory=AdminSettings)
     shutdown: ShutdownSettings = attrs.field(factory=ShutdownSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
@@ -213,7 +275,8 @@ def load(
 
     Later sources win, value by value: the defaults, the TOML file `config`, `GROWLYTICS_API_KEY` and
     `GROWLYTICS_API_KEY_FILE`, the variables `FORWARDER_<SECTION>__<KEY>` of `environ`, and `overrides`, each written
-    `section.key=value`.
+    `section.key=value`. The default of `buffer.directory` is the first directory of `STATE_DIRECTORY` in `environ`, which
+    systemd sets, if there is one.
 
     A secret may be given itself or as `*_file`, the path of a file that holds it; the settings then have both. To give
     both is an error, as nobody could tell which one is meant, with one exception: `GROWLYTICS_API_KEY` and
@@ -224,6 +287,8 @@ def load(
     failures |= read_secrets(given, Settings)
     settings, refused = structure(given, Settings)
     failures |= refused
+    if settings.growlytics.ca_file and (fault := certificates_fault(settings.growlytics.ca_file)):
+        failures["growlytics", "ca_file"] = fault
     problems = [_problem(name, message, given) for name, message in failures.items()]
     # Rules compare settings, so what they compare must be known: the file was read, and neither was refused.
     if (str(config),) not in failures:
@@ -242,10 +307,14 @@ def _problem(name: Name, message: str, given: Layer) -> Problem:
 
 def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tuple[Name, Name, str]]:
     """Yield each rule between two settings that does not hold: both names, and what is wrong with the first one."""
-    intake, admin, delivery = settings.intake, settings.admin, settings.delivery
-    if require_api_key and settings.growlytics.api_key is None:
+    growlytics, delivery = settings.growlytics, settings.delivery
+    intake, admin = settings.intake, settings.admin
+    if require_api_key and growlytics.api_key is None:
         mend = "give it here or, better, in a file that growlytics.api_key_file names"
         yield ("growlytics", "api_key"), ("growlytics", "api_key_file"), f"is missing; {mend}"
+    if growlytics.proxy is not None and growlytics.url.lower().startswith("http:"):
+        wrong = "would see the events and the key, as growlytics.url is plain http; leave it out or use https"
+        yield ("growlytics", "proxy"), ("growlytics", "url"), wrong
     if intake.http is None and intake.unix_socket is None:
         wrong = "is off, and so is intake.unix_socket; apps need one of them to post to"
         yield ("intake", "http"), ("intake", "unix_socket"), wrong

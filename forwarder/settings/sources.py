@@ -1,11 +1,13 @@
 """From what people write to settings: the TOML file, the environment, `--set` and secret files, merged and structured.
 
-Nothing here knows a setting by name, but for the convenience variables. The settings are told by their class: sections
-are attrs classes, and each setting is annotated with its reader and its description. What is wrong is collected, one
-message for each name, so that all of it can be shown at once. Only `forwarder.settings` imports this module.
+Nothing here knows a setting by name, but for the convenience variables and systemd's. The settings are told by their
+class: sections are attrs classes, and each setting is annotated with its reader and its description. What is wrong is
+collected, one message for each name, so that all of it can be shown at once. Only `forwarder.settings` imports this
+module.
 """
 
 import difflib
+import stat
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +88,7 @@ def gather(
     from_environ, ignored = _from_environ(environ, sections, {each.key for each in fields if not each.section})
     from_overrides, malformed = _from_overrides(overrides, sections)
     explicit = from_environ | from_overrides
-    given = from_file | _from_convenience(environ, explicit) | explicit
+    given = _from_systemd(environ) | from_file | _from_convenience(environ, explicit) | explicit
     failures |= malformed
     for name in [name for name in given if len(name) == 1 and name[0] in sections]:
         failures[name] = f"is a section, [{name[0]}] in the file; set what is in it ({given.pop(name).origin})"
@@ -148,6 +150,15 @@ def _from_convenience(environ: Mapping[str, str], explicit: Layer) -> Layer:
     return {name: Given(Text(environ[key]), f"in {key}") for key, name in names.items() if environ.get(key)}
 
 
+def _from_systemd(environ: Mapping[str, str]) -> Layer:
+    """Return what the unit's `StateDirectory=` gives, as systemd tells it: nothing if there is none.
+
+    Several directories are separated by colons; the first one counts.
+    """
+    directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return {("buffer", "directory"): Given(Text(directory), "in STATE_DIRECTORY")} if directory else {}
+
+
 def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tuple[Layer, Failures]:
     layer: Layer = {}
     malformed: Failures = {}
@@ -198,6 +209,23 @@ def read_secret_file(path: object) -> Secret:
         return SecretText().read(content.decode("latin-1").rstrip("\r\n"))
     except RefusedError as refused:
         raise RefusedError(f"names a file whose content {refused}") from None
+
+
+def certificates_fault(path: str) -> str | None:
+    """Return what is wrong with a file of certificates in PEM form; None if it can be used."""
+    import ssl  # noqa: PLC0415  # few need it, and it would make every command start slower
+
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # reading a device or a pipe might never end
+            return "names something that is no file"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        return "names a file that does not hold certificates in PEM form"
+    except OSError as error:
+        return f"names a file that cannot be read: {error.strerror}"
+    # There may be revocation lists only.
+    return None if context.cert_store_stats()["x509"] else "names a file that holds no certificate"
 
 
 def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures]:

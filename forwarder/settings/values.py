@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
@@ -22,6 +22,7 @@ MIB = 1024 * KIB
 
 _UNIT_BYTES = {"GiB": 1024 * MIB, "MiB": MIB, "KiB": KIB}
 _MASK = "********"
+_MALFORMED_HOST = "its host or port is malformed"
 _MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
 
 
@@ -233,10 +234,11 @@ class HttpsUrl(Reader):
             parts = urlsplit(value)
             host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
         except ValueError:
-            raise RefusedError(f"must be {self.type_text}; its host or port is malformed") from None
+            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
         faults = {
             "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
             "it must not hold a user name or password": "@" in parts.netloc,
+            _MALFORMED_HOST: not _is_authority(parts.netloc, host),
             "it must not have a fragment, a part after #": "#" in value,
             "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
         }
@@ -258,6 +260,34 @@ class SocketPath(Reader):
         if len(os.fsencode(value)) > _MAX_SOCKET_PATH_BYTES:
             raise self.refuse(value, "choose a shorter directory")
         return str(value) or None
+
+
+@attrs.frozen
+class DirectoryPath(Reader):
+    """The path of a directory, absolute or relative. Whether it is there is for those to find out who use it."""
+
+    type_text = "the path of a directory"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        if not value:
+            raise self.refuse(value, 'the working directory is "."')
+        return str(value)
+
+
+@attrs.frozen
+class CertificatesFile(Reader):
+    """The path of a file of certificates. Whether it holds any, `load` finds out."""
+
+    type_text = "the path of a file of certificates in PEM form"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        if not value:
+            raise RefusedError("is empty; leave the setting out if there is none")
+        return str(value)
 
 
 @attrs.frozen
@@ -299,6 +329,33 @@ class SecretText(Reader):
                 f"is {_MASK}, which stands for a secret where settings are shown; give the secret itself"
             )
         return Secret(str(value))
+
+
+@attrs.frozen
+class ProxyUrl(SecretText):
+    """The URL of a forward proxy, which may hold a password, so all of it is a secret."""
+
+    type_text = "http://host:port or https://host:port, before the host user:password@ if the proxy asks for them"
+
+    def read(self, value: object) -> Secret:
+        secret = SecretText().read(value)
+        try:
+            parts = urlsplit(secret.reveal())
+            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
+        except ValueError:
+            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
+        userinfo, _, address = parts.netloc.rpartition("@")
+        encode = "in user and password, write what is no letter or digit as in %40 for @"
+        faults = {
+            "it must begin with http:// or https:// and a host": parts.scheme not in {"http", "https"} or not host,
+            encode: re.search(r"[@\\]", userinfo) or ":" in unquote(parts.username or ""),
+            _MALFORMED_HOST: not _is_authority(address, host),
+            f"nothing may follow the port; {encode}": any((parts.path.strip("/"), parts.query, parts.fragment)),
+        }
+        for fault, found in faults.items():
+            if found:
+                raise RefusedError(f"must be {self.type_text}; {fault}")
+        return secret
 
 
 @attrs.frozen
@@ -344,6 +401,13 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_authority(text: str, host: str) -> bool:
+    """Whether the part of a URL in which urlsplit found the host and a sound port holds these and nothing else."""
+    if text.startswith("["):
+        return _is_ipv6(host) and re.fullmatch(r"\[[^]]+\](:[0-9]*)?", text) is not None
+    return re.search(r"[] \\[]", text) is None
 
 
 def _is_ipv6(host: str) -> bool:

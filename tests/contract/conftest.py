@@ -4,17 +4,35 @@ A new kind is one more entry in `KINDS`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, cast
 
 import pytest
 
-from forwarder.buffer.base import Buffer
+from forwarder.buffer.base import Buffer, PutAnswer
+from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.settings import BufferSettings
+from forwarder.database.connection import Committed, Database, Job
+from forwarder.event import Event, EventIds
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
+from tests.fakes.events import EventMaker
+
+
+class CountingDatabase(Database):
+    """A database that counts its jobs, each of which is one transaction."""
+
+    jobs = 0
+
+    def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        self.jobs += 1
+        super().submit(job, then, **how)
 
 
 @dataclass(frozen=True)
@@ -22,23 +40,108 @@ class Kind:
     """One kind of buffer."""
 
     name: str
-    open: Callable[[BufferSettings, Telemetry, Path], Awaitable[Buffer]]
-    """Opens the buffer that is kept in the directory, with the running loop's clock."""
+    open: Callable[["Options", Telemetry, Path], Awaitable[tuple[Buffer, CountingDatabase]]]
+    """Opens the buffer that is kept in the directory, with the running loop's clock, on a database that it opens, too."""
     outlives_close: bool
     """Whether what it holds is there again when it is opened anew; if not, close drops it."""
 
 
-async def _open_memory(settings: BufferSettings, telemetry: Telemetry, _: Path) -> Buffer:
-    return MemoryBuffer(settings, telemetry=telemetry, clock=asyncio.get_running_loop().time)
+@dataclass(frozen=True)
+class Options:
+    """What a test wants of its buffer; by default room for everything."""
+
+    buffer: BufferSettings
+    dead_letters: DeadLettersSettings
 
 
-KINDS = (Kind("memory", _open_memory, outlives_close=False),)
+async def _open_memory(options: Options, telemetry: Telemetry, _: Path) -> tuple[Buffer, CountingDatabase]:
+    database = CountingDatabase(None)
+    await database.open()
+    buffer = MemoryBuffer(
+        options.buffer,
+        dead_letters=options.dead_letters,
+        database=database,
+        telemetry=telemetry,
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        clock=asyncio.get_running_loop().time,
+    )
+    return buffer, database
+
+
+async def _open_disk(
+    options: Options, telemetry: Telemetry, directory: Path, *, window_bytes: int = WINDOW_BYTES
+) -> tuple[Buffer, CountingDatabase]:
+    database = CountingDatabase(directory)
+    await database.open()
+    ids = EventIds()
+    ids.rise_above(database.ledger["last_id"])
+    buffer = DiskBuffer(
+        options.buffer,
+        dead_letters=options.dead_letters,
+        database=database,
+        telemetry=telemetry,
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        clock=asyncio.get_running_loop().time,
+        next_id=ids.__next__,
+        window_bytes=window_bytes,
+    )
+    await buffer.open()
+    return buffer, database
+
+
+KINDS = (
+    Kind("memory", _open_memory, outlives_close=False),
+    Kind("disk", _open_disk, outlives_close=True),
+    Kind("disk, window of two events", partial(_open_disk, window_bytes=1200), outlives_close=True),
+)
+
+
+class Originals:
+    """A Buffer around another one: in the place of what was read from disk it hands out what was put.
+
+    So tests may compare events; that all of them are as they were put is proved here.
+    """
+
+    def __init__(self, inner: Buffer, database: CountingDatabase, originals: dict[int, Event]) -> None:
+        self.inner = inner
+        self.database = database
+        """What the buffer keeps its dead letters in, and on disk its events."""
+        self._originals = originals
+
+    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+        self._originals |= {event.id: event for event in events}
+        return await self.inner.put(events, intake=intake, replayed=replayed)
+
+    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+        events = await self.inner.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes)
+        return [self._original(event) for event in events]
+
+    def _original(self, event: Event) -> Event:
+        original = self._originals[event.id]
+        for name in ("id", "customer", "name", "body", "accepted_at"):
+            assert getattr(event, name) == getattr(original, name), name
+        return original
+
+    async def close(self) -> None:
+        await self.inner.close()
+        await self.database.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 class OpenBuffer(Protocol):
     """Opens the buffer of this test, anew if it was open before; by default with room for everything."""
 
-    async def __call__(self, *, max_events: int = 1000, max_bytes: int = 1_000_000) -> Buffer: ...
+    async def __call__(
+        self,
+        *,
+        max_events: int = 1000,
+        max_bytes: int = 1_000_000,
+        when_full: Literal["reject", "drop_oldest"] = "reject",
+        dead_letters: DeadLettersSettings | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> Buffer: ...
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -48,17 +151,33 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
+def make() -> EventMaker:
+    return EventMaker()
+
+
+@pytest.fixture
 def telemetry() -> Telemetry:
     return Telemetry()
 
 
 @pytest.fixture
-async def open_buffer(kind: Kind, telemetry: Telemetry, tmp_path: Path) -> AsyncIterator[OpenBuffer]:
+async def open_buffer(kind: Kind, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[OpenBuffer]:
     opened: list[Buffer] = []
+    originals: dict[int, Event] = {}
 
-    async def open_one(*, max_events: int = 1000, max_bytes: int = 1_000_000) -> Buffer:
-        settings = BufferSettings(max_events=max_events, max_bytes=max_bytes)
-        opened.append(await kind.open(settings, telemetry, tmp_path))
+    async def open_one(
+        *,
+        max_events: int = 1000,
+        max_bytes: int = 1_000_000,
+        when_full: Literal["reject", "drop_oldest"] = "reject",
+        dead_letters: DeadLettersSettings | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> Buffer:
+        settings = BufferSettings(max_events=max_events, max_bytes=max_bytes, when_full=when_full)
+        options = Options(settings, dead_letters or DeadLettersSettings())
+        telemetry = telemetry or request.getfixturevalue("telemetry")
+        inner, database = await kind.open(options, telemetry, tmp_path)
+        opened.append(cast("Buffer", Originals(inner, database, originals)))
         return opened[-1]
 
     yield open_one
@@ -72,3 +191,8 @@ async def open_buffer(kind: Kind, telemetry: Telemetry, tmp_path: Path) -> Async
 async def buffer(open_buffer: OpenBuffer) -> Buffer:
     """A buffer with room for all that a test puts."""
     return await open_buffer()
+
+
+def database_of(buffer: Buffer) -> CountingDatabase:
+    """Return the database of a buffer of these tests."""
+    return cast("Originals", buffer).database

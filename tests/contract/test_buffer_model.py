@@ -1,58 +1,87 @@
 """Every Buffer against a naive model, in runs that hypothesis makes up: the same answers, events, order and ledger."""
 
 import asyncio
+import tempfile
+import time
 from collections.abc import Coroutine, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, PutAnswer, Stored
-from forwarder.buffer.fates import Delivered, Dropped, Fate
+from forwarder.buffer.disk import DiskBuffer
+from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.event import Clock, Event
-from forwarder.settings import BufferSettings
+from forwarder.database import dead_letters as stored_letters
+from forwarder.database.connection import Database
+from forwarder.database.dead_letters import DeadLetter
+from forwarder.event import Event
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
+from tests.fakes.databases import inline_database
+from tests.fakes.disk_buffers import copy_of
 from tests.fakes.events import ids
 
 T = TypeVar("T")
 
 LANES = ("a", "b", "c", "d")
 START_SECONDS = 100.0
+TURNS = 150
+"""Of the event loop, in which whatever may be had must be read from disk and handed out."""
+DEAD_LETTERS = DeadLettersSettings(max_events=4, max_bytes=100)
+REJECTED = DeadLettered("rejected", 422, b"no", attempts=2, first_attempt_at=1.5, last_attempt_at=2.5)
 
 lanes = st.sampled_from(LANES)
 picks = st.lists(st.integers(0, 50), max_size=6)
 """Places in the list of taken events, wrapped around its length."""
+posts = st.lists(st.tuples(lanes, st.integers(0, 40)), max_size=8)
+"""Customers and sizes of events that are put together."""
 
 
 class Model:
     """A buffer that is obviously right: lists, scanned from the start at each question."""
 
-    def __init__(self, *, max_events: int, max_bytes: int) -> None:
-        self.max_events = max_events
-        self.max_bytes = max_bytes
+    def __init__(self, settings: BufferSettings) -> None:
+        self.settings = settings
         self.waiting: list[Event] = []
         self.taken: list[Event] = []
         self.rests: dict[str, float] = {}
+        self.letters: list[Event] = []
         self.accepted = 0
         self.delivered = 0
-        self.rejected = 0
+        self.dead_lettered = 0
+        self.dropped = 0
 
     @property
     def held(self) -> list[Event]:
         return self.waiting + self.taken
 
-    def put(self, events: Sequence[Event]) -> PutAnswer:
-        if len(events) > self.max_events or size(events) > self.max_bytes:
+    def fits(self, held: Sequence[Event], events: Sequence[Event]) -> bool:
+        together = [*held, *events]
+        return len(together) <= self.settings.max_events and size(together) <= self.settings.max_bytes
+
+    def put(self, events: Sequence[Event], replayed: Sequence[int] = ()) -> PutAnswer:
+        if not self.fits([], events):
             return NeverFits()
-        if len(self.held) + len(events) > self.max_events or size(self.held) + size(events) > self.max_bytes:
-            return Full()
-        self.waiting += events
+        left = sorted(self.waiting, key=lambda event: event.id)
+        while not self.fits(left + self.taken, events):
+            if not left or self.settings.when_full == "reject":
+                return Full()
+            left.pop(0)
+        self.dropped += len(self.waiting) - len(left)
+        self.waiting = [*left, *events]
         self.accepted += len(events)
+        self.letters = [event for event in self.letters if event.id not in replayed]
         return Stored()
 
-    def take(self, now: float, max_events: int, max_bytes: int, skip: AbstractSet[str]) -> list[Event]:
+    def may_be_taken(self, now: float, max_events: int, max_bytes: int, skip: AbstractSet[str]) -> list[Event]:
         batch: list[Event] = []
         for event in sorted(self.waiting, key=lambda event: event.id):
             if event.customer in skip or now < self.rests.get(event.customer, 0.0):
@@ -60,10 +89,12 @@ class Model:
             if len(batch) == max_events or (batch and size(batch) + event.size_bytes > max_bytes):
                 break
             batch.append(event)
-        for event in batch:
+        return batch
+
+    def take(self, events: Sequence[Event]) -> None:
+        for event in events:
             self.waiting.remove(event)
             self.taken.append(event)
-        return batch
 
     def ready_at(self, now: float) -> float | None:
         return min((max(now, self.rests.get(event.customer, now)) for event in self.waiting), default=None)
@@ -74,7 +105,13 @@ class Model:
             if fate == Delivered():
                 self.delivered += 1
             else:
-                self.rejected += 1
+                self.dead_lettered += 1
+                self.letters.append(event)
+        while len(self.letters) > DEAD_LETTERS.max_events or self.letter_bytes() > DEAD_LETTERS.max_bytes:
+            self.letters.pop(0)
+
+    def letter_bytes(self) -> int:
+        return size(self.letters) + len(REJECTED.answer) * len(self.letters)
 
     def release(self, events: Sequence[Event], not_before: float) -> None:
         for event in events:
@@ -82,37 +119,71 @@ class Model:
             self.waiting.append(event)
             self.rests[event.customer] = max(self.rests.get(event.customer, 0.0), not_before)
 
+    def end_rests(self) -> None:
+        self.rests.clear()
+
+    def restart(self) -> None:
+        self.waiting += self.taken
+        self.taken = []
+        self.rests.clear()
+
 
 def size(events: Sequence[Event]) -> int:
     return sum(event.size_bytes for event in events)
 
 
-class MemoryBufferAgainstModel(RuleBasedStateMachine):
-    """The buffer in memory. Another kind overrides `open`, and `take_now` if its takes need more than a turn of the loop."""
-
+@dataclass(frozen=True)
+class Opened:
     buffer: Buffer
+    database: Database
+
+
+class MemoryBufferAgainstModel(RuleBasedStateMachine):
+    """The buffer in memory. Another kind overrides `open`, and says whether one take hands out all that may be had."""
+
+    takes_all_at_once = True
+    opened: Opened
     model: Model
-    telemetry = Telemetry()
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.now = START_SECONDS
-        self.next_id = 1
+        self.ids = count(1)
 
-    def open(self, settings: BufferSettings, clock: Clock) -> Buffer:
-        return MemoryBuffer(settings, telemetry=self.telemetry, clock=clock)
+    async def open(self, options: BufferSettings) -> Opened:
+        database = inline_database()
+        await database.open()
+        buffer = MemoryBuffer(
+            options,
+            dead_letters=DEAD_LETTERS,
+            database=database,
+            telemetry=Telemetry(),
+            receipts=Receipts(ReceiptsSettings(), clock=time.time),
+            clock=lambda: self.now,
+        )
+        return Opened(buffer, database)
+
+    @property
+    def buffer(self) -> Buffer:
+        return self.opened.buffer
 
     async def take_now(self, max_events: int, max_bytes: int, skip: AbstractSet[str]) -> list[Event]:
-        """Take what may be had at once."""
-        try:
-            async with asyncio.timeout(0):
-                return await self.buffer.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip)
-        except TimeoutError:
-            return []
+        """Take what may be had before anything else happens."""
+        taking = asyncio.create_task(self.buffer.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip))
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+            if taking.done():
+                return taking.result()
+        taking.cancel()
+        await asyncio.wait({taking})
+        return [] if taking.cancelled() else taking.result()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(coroutine)
+
+    def make(self, post: Sequence[tuple[str, int]]) -> list[Event]:
+        return [Event(next(self.ids), customer, "n", b" " * size_bytes, self.now) for customer, size_bytes in post]
 
     def chosen(self, places: Sequence[int]) -> list[Event]:
         """Return different taken events, in any order."""
@@ -121,26 +192,91 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
     def taken_at(self, place: int) -> Event:
         return self.model.taken[place % len(self.model.taken)]
 
-    @initialize(max_events=st.integers(1, 25), max_bytes=st.integers(1, 250))
-    def opened(self, max_events: int, max_bytes: int) -> None:
-        self.model = Model(max_events=max_events, max_bytes=max_bytes)
-        self.buffer = self.open(BufferSettings(max_events=max_events, max_bytes=max_bytes), lambda: self.now)
+    @initialize(
+        max_events=st.integers(1, 25),
+        max_bytes=st.integers(1, 250) | st.just(1000),
+        when_full=st.sampled_from(["reject", "drop_oldest"]),
+    )
+    def opens(self, max_events: int, max_bytes: int, when_full: Literal["reject", "drop_oldest"]) -> None:
+        options = BufferSettings(max_events=max_events, max_bytes=max_bytes, when_full=when_full)
+        self.model = Model(options)
+        self.opened = self.run(self.open(options))
 
-    @rule(customers=st.lists(lanes, max_size=8), sizes=st.lists(st.integers(0, 40), min_size=8, max_size=8))
-    def put(self, customers: list[str], sizes: list[int]) -> None:
-        events = []
-        for customer, size_bytes in zip(customers, sizes, strict=False):
-            events.append(Event(self.next_id, customer, "n", b" " * size_bytes, self.now))
-            self.next_id += 1
+    @rule(post=posts)
+    def put(self, post: list[tuple[str, int]]) -> None:
+        events = self.make(post)
         assert self.run(self.buffer.put(events, intake="http")) == self.model.put(events)
+
+    @rule(together=st.lists(posts, min_size=2, max_size=4))
+    def put_at_the_same_time(self, together: list[list[tuple[str, int]]]) -> None:
+        """Others begin before the first are committed, and see what those take up, or what they are dropped for."""
+        puts = [self.make(post) for post in together]
+
+        async def put_all() -> list[PutAnswer]:
+            return await asyncio.gather(*(self.buffer.put(events, intake="http") for events in puts))
+
+        assert self.run(put_all()) == [self.model.put(events) for events in puts]
+
+    @precondition(lambda self: self.model.letters)
+    @rule(places=st.lists(st.integers(0, 10), min_size=1, max_size=3))
+    def replay(self, places: list[int]) -> None:
+        letters = self.model.letters
+        old = list({event.id: event for place in places for event in [letters[place % len(letters)]]}.values())
+        new = self.make([(event.customer, event.size_bytes) for event in old])
+        answer = self.run(self.buffer.put(new, intake="replay", replayed=ids(old)))
+        assert answer == self.model.put(new, ids(old))
 
     @rule(max_events=st.integers(1, 8), max_bytes=st.integers(1, 80), skip=st.frozensets(lanes))
     def take(self, max_events: int, max_bytes: int, skip: frozenset[str]) -> None:
-        expected = self.model.take(self.now, max_events, max_bytes, skip)
-        assert ids(self.run(self.take_now(max_events, max_bytes, skip))) == ids(expected)
+        expected = self.model.may_be_taken(self.now, max_events, max_bytes, skip)
+        if not expected and not self.takes_all_at_once and self.now % 4:
+            return  # to see in so many turns that nothing comes takes long
+        found = self.run(self.take_now(max_events, max_bytes, skip))
+        self.check_taken(found, expected)
+        self.model.take(expected[: len(found)])
+
+    @precondition(lambda self: self.model.taken and self.model.settings.when_full == "reject")
+    @rule(
+        post=posts,
+        places=picks,
+        rest_seconds=st.integers(-2, 5),
+        max_events=st.integers(1, 8),
+        skip=st.frozensets(lanes),
+    )
+    def take_while_others_put_and_release(
+        self, post: list[tuple[str, int]], places: list[int], rest_seconds: int, max_events: int, skip: frozenset[str]
+    ) -> None:
+        """The take has begun and perhaps reads; what it hands out may be right before the others or after."""
+        events, released = self.make(post), self.chosen(places)
+        not_before = self.now + rest_seconds
+
+        async def do_all() -> tuple[list[Event], PutAnswer]:
+            taking = asyncio.create_task(self.take_now(max_events, 10**6, skip))
+            await asyncio.sleep(0)
+            putting = asyncio.create_task(self.buffer.put(events, intake="http"))
+            await asyncio.sleep(0)
+            await self.buffer.release(released, not_before=not_before)
+            return await taking, await putting
+
+        before = self.model.may_be_taken(self.now, max_events, 10**6, skip)
+        found, answer = self.run(do_all())
+        assert answer == self.model.put(events)
+        self.model.release(released, not_before)
+        after = self.model.may_be_taken(self.now, max_events, 10**6, skip)
+        assert ids(found) in (ids(before[: len(found)]), ids(after[: len(found)]))
+        assert found or not (before and after)
+        self.model.take([event for event in self.model.waiting if event.id in ids(found)])
+
+    def check_taken(self, found: Sequence[Event], expected: Sequence[Event]) -> None:
+        assert bool(found) == bool(expected)
+        assert not self.takes_all_at_once or len(found) == len(expected)
+        for event, original in zip(found, expected, strict=False):
+            assert event.id == original.id
+            assert (event.customer, event.name, event.body) == (original.customer, original.name, original.body)
+            assert event.accepted_at == original.accepted_at
 
     @precondition(lambda self: self.model.taken)
-    @rule(places=picks, fates=st.lists(st.sampled_from([Delivered(), Dropped("rejected")]), min_size=6, max_size=6))
+    @rule(places=picks, fates=st.lists(st.sampled_from([Delivered(), REJECTED]), min_size=6, max_size=6))
     def ack(self, places: list[int], fates: list[Fate]) -> None:
         acked = list(zip(self.chosen(places), fates, strict=False))
         self.run(self.buffer.ack(acked))
@@ -153,18 +289,44 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.run(self.buffer.release(events, not_before=self.now + rest_seconds))
         self.model.release(events, self.now + rest_seconds)
 
+    @rule()
+    def end_rests(self) -> None:
+        self.run(self.buffer.end_rests())
+        self.model.end_rests()
+
     @rule(seconds=st.integers(1, 4))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
 
+    @rule(event_id=st.integers(1, 60))
+    def holds(self, event_id: int) -> None:
+        assert self.run(self.buffer.holds(event_id)) == (event_id in ids(self.model.held))
+
+    @rule()
+    def the_dead_letters_are_those_of_the_model(self) -> None:
+        def all_letters(transaction: Any) -> list[DeadLetter]:
+            page = stored_letters.page(transaction, after_place=-1, reason=None, max_letters=1000, max_bytes=10**6)
+            return page.letters
+
+        assert ids(letter.event for letter in self.run(self.opened.database.run(all_letters))) == ids(
+            self.model.letters
+        )
+        assert self.opened.database.ledger["dead_letters"] == len(self.model.letters)
+        assert self.opened.database.ledger["dead_letters_bytes"] == self.model.letter_bytes()
+
     @invariant()
     def the_ledger_is_that_of_the_model(self) -> None:
         ledger = self.buffer.ledger()
-        dropped = {reason: number for reason, number in ledger.dropped.items() if number}
         assert ledger.accepted == self.model.accepted
         assert ledger.delivered == self.model.delivered
-        assert dropped == ({"rejected": self.model.rejected} if self.model.rejected else {})
+        assert {reason: number for reason, number in ledger.dead_lettered.items() if number} == (
+            {"rejected": self.model.dead_lettered} if self.model.dead_lettered else {}
+        )
+        assert {reason: number for reason, number in ledger.dropped.items() if number} == (
+            {"drop_oldest": self.model.dropped} if self.model.dropped else {}
+        )
         assert ledger.buffered == len(self.model.held)
+        assert ledger.received == ledger.accepted
         assert ledger.unaccounted == 0
 
     @invariant()
@@ -172,7 +334,12 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         occupancy = self.buffer.occupancy()
         assert occupancy.events == len(self.model.held)
         assert occupancy.bytes == size(self.model.held)
-        assert occupancy.oldest_accepted_at == min((event.accepted_at for event in self.model.held), default=None)
+        self.check_oldest(
+            occupancy.oldest_accepted_at, min((event.accepted_at for event in self.model.held), default=None)
+        )
+
+    def check_oldest(self, said: float | None, expected: float | None) -> None:
+        assert said == expected
 
     @invariant()
     def it_is_ready_no_later_than_the_model_is(self) -> None:
@@ -183,16 +350,121 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             assert ready <= expected
 
     def teardown(self) -> None:
+        try:
+            if hasattr(self, "opened"):
+                self.check_the_rest()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+
+    def check_the_rest(self) -> None:
         """Whatever happened, everything left comes out in order once all rests are over; the close balances."""
-        if hasattr(self, "buffer"):
-            self.now += 1000
-            everything = self.model.take(self.now, 10**6, 10**9, frozenset())
-            assert ids(self.run(self.take_now(10**6, 10**9, frozenset()))) == ids(everything)
-            held = len(self.model.held)
-            self.run(self.buffer.close())
-            ledger = self.buffer.ledger()
-            assert (ledger.dropped.get("shutdown", 0), ledger.buffered, ledger.unaccounted) == (held, 0, 0)
-        self.loop.close()
+        self.now += 1000
+        while expected := self.model.may_be_taken(self.now, 1000, 10**6, frozenset()):
+            found = self.run(self.take_now(1000, 10**6, frozenset()))
+            self.check_taken(found, expected)
+            self.model.take(expected[: len(found)])
+        self.check_close()
+
+    def check_close(self) -> None:
+        held = len(self.model.held)
+        self.run(self.buffer.close())
+        ledger = self.buffer.ledger()
+        assert (ledger.dropped["shutdown"], ledger.buffered, ledger.unaccounted) == (held, 0, 0)
+        assert self.buffer.dead_letters_lost == len(self.model.letters)
+
+
+class DiskBufferAgainstModel(MemoryBufferAgainstModel):
+    """The buffer on disk, with so small a window that most of its events are on disk only."""
+
+    takes_all_at_once = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temporary = tempfile.TemporaryDirectory()
+        self.directories = (Path(self.temporary.name) / str(number) for number in count())
+        self.directory = next(self.directories)
+        self.window_bytes = 0
+
+    @initialize(window_bytes=st.sampled_from([1, 600, 1200, 4000]))
+    def chooses_a_window(self, window_bytes: int) -> None:
+        self.window_bytes = window_bytes
+        if hasattr(self, "opened"):
+            self.close_and_reopen()
+
+    async def open(self, options: BufferSettings) -> Opened:
+        database = inline_database(self.directory, reserve_bytes=4096)
+        await database.open()
+        buffer = DiskBuffer(
+            options,
+            dead_letters=DEAD_LETTERS,
+            database=database,
+            telemetry=Telemetry(),
+            receipts=Receipts(ReceiptsSettings(), clock=time.time),
+            clock=lambda: self.now,
+            next_id=self.ids.__next__,
+            window_bytes=self.window_bytes,
+        )
+        await buffer.open()
+        return Opened(buffer, database)
+
+    @rule()
+    def close_and_reopen(self) -> None:
+        self.run(self.close())
+        self.reopen()
+
+    @rule(committing=posts, turns=st.integers(0, 5))
+    def crash_and_reopen(self, committing: list[tuple[str, int]], turns: int) -> None:
+        """Open what is on disk while the process that wrote it still runs, as it would be found if that were killed.
+
+        It dies in the middle of a put: before its commit, before anybody was told, or after.
+        """
+        events = self.make(committing)
+
+        async def put_and_crash() -> bool:
+            putting = asyncio.create_task(self.buffer.put(events, intake="http"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.directory = copy_of(self.directory, next(self.directories))
+            was_told = putting.done() and putting.result() == Stored()
+            await putting
+            return was_told
+
+        was_told = self.run(put_and_crash())
+        self.run(self.close())
+        accepted = self.model.accepted
+        self.opened = self.run(self.open(self.model.settings))
+        if was_told or self.buffer.ledger().accepted != accepted:
+            assert self.model.put(events) == Stored()
+        self.model.restart()
+
+    async def close(self) -> None:
+        await self.buffer.close()
+        await self.opened.database.close()
+
+    def reopen(self) -> None:
+        self.opened = self.run(self.open(self.model.settings))
+        self.model.restart()
+
+    def check_oldest(self, said: float | None, expected: float | None) -> None:
+        assert (said is None) == (expected is None)
+        assert said is None or expected is None or said <= expected
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.temporary.cleanup()
+
+    def check_close(self) -> None:
+        before = self.buffer.ledger()
+        self.close_and_reopen()
+        assert self.buffer.ledger() == before
+        self.the_ledger_is_that_of_the_model()
+        self.the_dead_letters_are_those_of_the_model()
+        self.run(self.close())
 
 
 TestMemoryBufferAgainstModel = MemoryBufferAgainstModel.TestCase
+TestDiskBufferAgainstModel = DiskBufferAgainstModel.TestCase
+TestDiskBufferAgainstModel.settings = settings(max_examples=settings().max_examples // 2)  # they take longer

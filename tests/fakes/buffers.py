@@ -1,13 +1,33 @@
 """A buffer that behaves like the one inside it, and says what was asked of it."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from forwarder.buffer.base import Buffer, Ledger, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
-from forwarder.event import Event
+from forwarder.buffer.memory import MemoryBuffer
+from forwarder.event import Clock, Event
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
+from forwarder.telemetry import Telemetry
+from tests.fakes.databases import inline_database
+
+
+def memory_buffer(telemetry: Telemetry, clock: Clock, settings: BufferSettings | None = None) -> MemoryBuffer:
+    """Return a buffer in memory, with room for everything, whose dead letters are written at once."""
+    database = inline_database()
+    database._open()
+    return MemoryBuffer(
+        settings or BufferSettings(),
+        dead_letters=DeadLettersSettings(),
+        database=database,
+        telemetry=telemetry,
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        clock=clock,
+    )
 
 
 @dataclass(frozen=True)
@@ -33,8 +53,25 @@ class ObservedBuffer:
         self.acked: list[tuple[int, Fate]] = []
         self.released: list[Release] = []
 
-    async def put(self, events: Sequence[Event], *, intake: str) -> PutAnswer:
-        return await self.inner.put(events, intake=intake)
+    async def open(self) -> None:
+        await self.inner.open()
+
+    async def serve(self) -> None:
+        await self.inner.serve()
+
+    async def holds(self, event_id: int) -> bool:
+        return await self.inner.holds(event_id)
+
+    @property
+    def available(self) -> bool:
+        return self.inner.available
+
+    @property
+    def dead_letters_lost(self) -> int:
+        return self.inner.dead_letters_lost
+
+    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+        return await self.inner.put(events, intake=intake, replayed=replayed)
 
     async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
         self.asked.append((max_events, max_bytes))

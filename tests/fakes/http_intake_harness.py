@@ -13,12 +13,17 @@ from typing import Any, Final
 
 from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.event import Event, event_ids
+from forwarder.dead_letters import DeadLetters
+from forwarder.event import Event, EventIds
 from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.http import HttpIntake
+from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix
-from forwarder.settings import Address, BufferSettings, IntakeSettings
+from forwarder.receipts import Receipts
+from forwarder.settings import Address, BufferSettings, IntakeSettings, ReceiptsSettings
 from forwarder.telemetry import DROP_REASONS, INTAKES, REJECTION_REASONS, Telemetry
+from tests.fakes.buffers import memory_buffer
 
 DEADLINE_SECONDS: Final = 10.0
 """Of every single wait; nothing here takes nearly so long unless it hangs."""
@@ -180,7 +185,7 @@ class Served:
         while self.buffer.occupancy().events:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 batch = await self.buffer.take(max_events=1000, max_bytes=1 << 30)
-            await self.buffer.ack([(event, Dropped("rejected")) for event in batch])
+            await self.buffer.ack([(event, Dropped("corrupt")) for event in batch])
             events += batch
         return events
 
@@ -218,18 +223,32 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Run an intake, on TCP or at the path `unix`, until the block ends."""
     telemetry = Telemetry()
-    buffer = MemoryBuffer(
-        BufferSettings(max_events=max_events, max_bytes=max_bytes),
-        telemetry=telemetry,
-        clock=asyncio.get_running_loop().time,
+    buffer = memory_buffer(
+        telemetry, asyncio.get_running_loop().time, BufferSettings(max_events=max_events, max_bytes=max_bytes)
     )
+    letters = DeadLetters(buffer._database, telemetry=telemetry)
+    replayer = Replayer(
+        dead_letters=letters,
+        buffer=buffer,
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        next_id=EventIds().__next__,
+        clock=time.time,
+        max_bytes=max_body_bytes,
+    )
+
+    async def receipt(event_id: int) -> dict[str, object] | None:
+        return {"state": "buffered"} if await buffer.holds(event_id) else None
+
     name = "unix" if unix else "http"
     intake = HttpIntake(
         IntakeSettings(max_body_bytes=max_body_bytes, body_timeout_seconds=body_timeout_seconds),
         intake=name,
-        acceptor=Acceptor(buffer=buffer, telemetry=telemetry, ids=event_ids(), clock=time.time),
+        acceptor=Acceptor(buffer=buffer, telemetry=telemetry, ids=EventIds(), clock=time.time),
         telemetry=telemetry,
         status=lambda: {"state": "ready"},
+        receipt=receipt,
+        dead_letters=DeadLetterRoutes(letters, replayer),
+        guarded=unix is not None,
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

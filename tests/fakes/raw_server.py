@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -67,6 +68,18 @@ class Connection:
         except ConnectionError:
             return True
 
+    @property
+    def file_descriptor(self) -> int:
+        """The socket's, for what has to happen at once, without a turn of the loop."""
+        made: socket.socket = self.writer.get_extra_info("socket")
+        return made.fileno()
+
+    def end(self) -> None:
+        """End it in good order as far as the kernel goes, at once, and without a word to the loop."""
+        made: socket.socket = self.writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # it may be at its end already
+            made.shutdown(socket.SHUT_RDWR)
+
     def reset(self) -> None:
         """End it as a crashed host does."""
         made: socket.socket = self.writer.get_extra_info("socket")
@@ -82,19 +95,20 @@ class RawServer:
     """Does with each connection what `behave` says; then the connection stays open until the end."""
 
     behave: Behaviour
+    scheme: str = "http"
     port: int = 0
     connections: list[Connection] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/track/event"
+        return f"{self.scheme}://127.0.0.1:{self.port}/track/event"
 
 
 @asynccontextmanager
-async def raw_server(behave: Behaviour) -> AsyncIterator[RawServer]:
-    """Serve while the block runs."""
-    server = RawServer(behave)
+async def raw_server(behave: Behaviour, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
+    """Serve while the block runs, over TLS if there is a context for it."""
+    server = RawServer(behave, "http" if tls is None else "https")
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -103,7 +117,7 @@ async def raw_server(behave: Behaviour) -> AsyncIterator[RawServer]:
         task = asyncio.create_task(_run(behave, connection))
         tasks.add(task)
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20)
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server

@@ -16,6 +16,7 @@ from forwarder.growlytics.sandbox_faults import Faults
 from forwarder.settings import (
     Address,
     AdminSettings,
+    BufferSettings,
     DeliverySettings,
     GrowlyticsSettings,
     IntakeSettings,
@@ -30,14 +31,23 @@ LINES = {"Content-Type": "application/x-ndjson"}
 
 
 @asynccontextmanager
-async def running(faults: Faults | None = None, key: str = KEY) -> AsyncIterator[tuple[App, Sandbox, str]]:
-    """Run a sandbox and an app in front of it; yield both and the address of the app's intake."""
+async def running(
+    faults: Faults | None = None, key: str = KEY, *, directory: Path | None = None, unix_socket: Path | None = None
+) -> AsyncIterator[tuple[App, Sandbox, str]]:
+    """Run a sandbox and an app in front of it; yield both and the address of the app's intake.
+
+    With a directory its buffer is there, on disk, and else in memory.
+    """
+    buffer = BufferSettings(kind="memory") if directory is None else BufferSettings(directory=str(directory))
     sandbox = Sandbox(key=KEY, faults=faults or Faults())
     await sandbox.open()
     app = App(
         Settings(
             growlytics=GrowlyticsSettings(url=sandbox.url, api_key=Secret(key)),
-            intake=IntakeSettings(http=Address("127.0.0.1", 0)),
+            intake=IntakeSettings(
+                http=Address("127.0.0.1", 0), unix_socket=None if unix_socket is None else str(unix_socket)
+            ),
+            buffer=buffer,
             admin=AdminSettings(http=Address("127.0.0.1", 0)),
             delivery=DeliverySettings(retry_initial_seconds=0.01, retry_max_seconds=0.05),
             shutdown=ShutdownSettings(drain_seconds=5),
@@ -100,7 +110,7 @@ async def test_a_bad_element_is_refused_alone_and_its_neighbours_arrive() -> Non
 
 
 @pytest.mark.parametrize("faults", [Faults(fail_rate=1, fail_status=422), Faults(success_false_rate=1)])
-async def test_an_event_that_growlytics_rejects_is_counted_and_logged_as_dropped(
+async def test_an_event_that_growlytics_rejects_becomes_a_dead_letter_and_a_log_line(
     faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -109,7 +119,8 @@ async def test_an_event_that_growlytics_rejects_is_counted_and_logged_as_dropped
                 assert response.status == 200
             await until(lambda: not app.buffer.occupancy().events, "its fate is decided")
             ledger = app.buffer.ledger()
-            assert (ledger.accepted, ledger.delivered, ledger.dropped) == (1, 0, {"rejected": 1})
+            assert (ledger.accepted, ledger.delivered, ledger.dead_lettered) == (1, 0, {"rejected": 1})
+            assert app.dead_letters.events == 1
             assert ledger.unaccounted == 0
             assert len(sandbox.stored()) == 0
     rejected = [record for record in caplog.records if "rejected" in record.message]
@@ -151,3 +162,14 @@ async def test_the_status_shows_state_ledger_buffer_and_delivery_without_any_pay
     assert sum(status["buffer"]["events"].values()) == 1
     assert status["delivery"]["max_concurrency"] == 64
     assert "4111" not in text
+
+
+async def test_the_states_of_buffered_events_add_up_to_how_many_there_are_at_every_moment(tmp_path: Path) -> None:
+    async with running(Faults(latency_ms=1), directory=tmp_path) as (app, _, base), aiohttp.ClientSession() as http:
+        body = "[" + ",".join(event_text("{}", product=str(number)) for number in range(500)) + "]"
+        async with http.post(f"{base}/v1/events", data=body.encode()) as response:
+            assert response.status == 202
+        while (buffered := app.buffer.ledger().buffered) > 0:
+            states = app.status()["buffer"]["events"]  # type: ignore[index]  # JSON
+            assert sum(states.values()) == buffered, states
+            await asyncio.sleep(0)

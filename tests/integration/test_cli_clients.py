@@ -19,8 +19,8 @@ import pytest
 from aiohttp import web
 
 from forwarder.cli import main
+from tests.fakes.commands import COMMAND, environment, exit_code, finish, run, start
 
-COMMAND = [sys.executable, "-m", "forwarder"]
 MAX_BODY_BYTES = 4096
 
 
@@ -44,11 +44,6 @@ class RunningDaemon:
             return ledger
         finally:
             connection.close()
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "GROWLYTICS_"))}
-    return kept | {"TERM": "xterm"}
 
 
 @pytest.fixture(autouse=True)
@@ -149,46 +144,12 @@ def no_answer(_: web.BaseRequest) -> None:
     return None
 
 
-async def start(*arguments: str, stderr: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdin=pipe, stdout=pipe, stderr=stderr, env=environment()
-    )
-
-
-async def finish(process: asyncio.subprocess.Process, stdin: bytes = b"") -> tuple[int, str, str]:
-    """Give it its input, and return exit code, output and errors."""
-    try:
-        async with asyncio.timeout(30):
-            out, err = await process.communicate(stdin)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), (err or b"").decode()
-
-
-def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    """Run the real command."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], input=stdin, capture_output=True, env=environment(), timeout=30, check=False
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
 def lines(*events: object) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
 def event(**changes: object) -> dict[str, object]:
     return {"name": "Add To Cart", "customerId": "c", "time": 1700000000000, "attributes": {"Price": 1.5}} | changes
-
-
-def usage_code(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 # send
@@ -269,10 +230,23 @@ async def test_send_says_that_an_event_without_an_answer_may_have_been_taken(
     )
 
 
+async def test_send_and_load_that_are_not_let_in_say_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "events.ndjson").write_bytes(lines(event()))
+    errors = {"success": False, "errors": [{"code": "unauthorized", "field": None, "message": "no token"}]}
+    for command in (["send", "--customer=c", "--name=n"], ["load", str(tmp_path / "events.ndjson")]):
+        async with scripted(lambda _: web.json_response(errors, status=401)) as server:
+            assert await asyncio.to_thread(main, [*command, "--url", server.url]) == 1
+        err = capsys.readouterr().err
+        assert "no token (unauthorized)" in err
+        assert "use --unix-socket, or --token-file where the daemon has a token" in err
+
+
 def test_arguments_that_cannot_be_meant_end_with_64(capsys: pytest.CaptureFixture[str]) -> None:
-    assert usage_code("send", "--customer", "c", "--name", "n", "--attribute", "Price") == 64
-    assert usage_code("load", "--batch-events", "0", "-") == 64
-    assert usage_code("healthcheck", "--url", "127.0.0.1:9920") == 64
+    assert exit_code("send", "--customer", "c", "--name", "n", "--attribute", "Price") == 64
+    assert exit_code("load", "--batch-events", "0", "-") == 64
+    assert exit_code("healthcheck", "--url", "127.0.0.1:9920") == 64
 
 
 # load

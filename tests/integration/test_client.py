@@ -4,8 +4,8 @@ import asyncio
 import gzip
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from base64 import b64encode
+from email.utils import formatdate
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +15,19 @@ from forwarder import __version__
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
+from tests.fakes.client_harness import (
+    BODY,
+    KEY,
+    LOST,
+    NEVER_SENT,
+    NO_ANSWER,
+    NO_CONNECTION,
+    NOW,
+    OK,
+    PATIENCE_SECONDS,
+    SHORT_SECONDS,
+    opened,
+)
 from tests.fakes.raw_server import (
     Behaviour,
     Connection,
@@ -23,31 +36,6 @@ from tests.fakes.raw_server import (
     answering_once_and_closing,
     raw_server,
 )
-
-KEY = "a-key-of-a-project"
-BODY = b'{"customerId":"c-1","name":"Bought","time":1700000000000,"attributes":{}}'
-OK = answer("200 OK", b'{"success":true}', "Content-Type: application/json")
-PATIENCE_SECONDS = 5.0
-"""The client's timeout where none should happen."""
-SHORT_SECONDS = 0.3
-"""The client's timeout where one should."""
-LOST = Retryable("network", maybe_delivered=True)
-NEVER_SENT = Retryable("network", maybe_delivered=False)
-NO_ANSWER = Retryable("timeout", maybe_delivered=True)
-
-
-@asynccontextmanager
-async def opened(
-    url: str, *, timeout: float = PATIENCE_SECONDS, connections: int = 4
-) -> AsyncIterator[GrowlyticsClient]:
-    client = GrowlyticsClient(
-        GrowlyticsSettings(url=url, api_key=Secret(KEY), timeout_seconds=timeout), max_connections=connections
-    )
-    await client.open()
-    try:
-        yield client
-    finally:
-        await client.close()
 
 
 async def outcome_of(behave: Behaviour, *, timeout: float = PATIENCE_SECONDS) -> Outcome:
@@ -176,6 +164,24 @@ async def test_an_answer_comes_to_the_outcome_of_its_status_and_body(
     assert await outcome_of(answering(answer(status, body))) == expected
 
 
+async def test_an_answer_that_says_when_to_come_again_is_heard() -> None:
+    async def retry_after(status: str) -> float | None:
+        outcome = await outcome_of(answering(answer(status, b"", "Retry-After: 7")))
+        assert isinstance(outcome, Retryable)
+        return outcome.retry_after_seconds
+
+    assert await retry_after("429 Too Many Requests") == 7.0
+    assert await retry_after("503 Service Unavailable") == 7.0
+    assert await retry_after("500 Internal Server Error") is None
+
+
+async def test_a_date_to_come_again_at_is_compared_with_the_clients_clock() -> None:
+    date = formatdate(NOW + 90, usegmt=True)
+    assert await outcome_of(answering(answer("503 Busy", b"", f"Retry-After: {date}"))) == Retryable(
+        "status_5xx", maybe_delivered=False, retry_after_seconds=90.0
+    )
+
+
 @pytest.mark.parametrize("status", ["300", "301", "302", "303", "307", "308"])
 async def test_a_redirect_is_not_followed_so_the_key_goes_nowhere_else(status: str) -> None:
     async with raw_server(answering(OK)) as elsewhere:
@@ -269,7 +275,7 @@ async def test_a_connection_that_is_never_answered_is_a_timeout_and_nothing_was_
                 one.connect_ex(listener.getsockname())
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/track/event"
             async with opened(url, timeout=SHORT_SECONDS) as client:
-                assert await client.post(BODY) == Retryable("timeout", maybe_delivered=False)
+                assert await client.post(BODY) == NO_CONNECTION
         finally:
             for one in crowd:
                 one.close()
@@ -487,80 +493,6 @@ async def test_an_answer_that_inflates_without_end_is_cut() -> None:
     assert time.monotonic() - started < PATIENCE_SECONDS / 2
 
 
-# Connections that are kept
-
-
-async def test_a_post_after_the_server_closed_the_idle_connection_connects_anew() -> None:
-    async def behave(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(OK)
-        await connection.close()
-
-    async with raw_server(behave) as server, opened(server.url) as client:
-        for _ in range(5):
-            assert await client.post(BODY) == Delivered()
-            await a_few_turns()
-        assert len(server.connections) == 5
-
-
-async def test_a_post_that_meets_the_servers_close_halfway_is_lost_or_delivered_anew_but_never_rejected() -> None:
-    """The server closes without having said so, at the very moment the next post begins."""
-
-    async def behave(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(OK)
-        await connection.close()
-
-    async with raw_server(behave) as server, opened(server.url) as client:
-        outcomes = [await client.post(BODY) for _ in range(50)]
-        assert set(outcomes) <= {Delivered(), LOST}
-        assert outcomes[0] == Delivered()
-        assert len(server.requests) == outcomes.count(Delivered())
-
-
-async def test_a_reused_connection_that_is_closed_instead_of_an_answer_is_lost_and_not_tried_again_by_itself() -> None:
-    async def behave(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(OK)
-        await connection.request()
-        await connection.close()
-
-    async with raw_server(behave) as server, opened(server.url) as client:
-        assert await client.post(BODY) == Delivered()
-        assert await client.post(BODY) == LOST
-        assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    "surplus",
-    [b"garbage", b"\r\n", answer("400 Bad Request"), answer("422 No") * 3, OK],
-    ids=["garbage", "a newline", "a 400", "three 422", "a 200"],
-)
-@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "while idle"])
-async def test_what_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_post(
-    surplus: bytes, together: bool
-) -> None:
-    """The server answers the second post with an honest 503: whatever came before it, that event is not done with."""
-    honest = answer("503 Busy")
-
-    async def behave(connection: Connection) -> None:
-        await connection.request()
-        if len(connection.server.connections) == 1 and len(connection.server.requests) == 1:
-            await connection.send(OK + surplus if together else OK)
-            await a_few_turns()
-            if not together:
-                await connection.send(surplus)
-            await connection.request()
-        await connection.send(honest)
-
-    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
-        assert await client.post(BODY) in (Delivered(), LOST)
-        await a_few_turns()
-        await a_few_turns()
-        assert isinstance(await client.post(BODY), Retryable)
-        assert len(server.requests) <= 2
-
-
 # Cancelling and closing
 
 
@@ -620,7 +552,37 @@ async def test_a_client_that_was_never_opened_closes() -> None:
     await client.close()
 
 
-async def test_the_key_is_in_no_text_that_the_client_can_be_turned_into() -> None:
-    client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)), max_connections=1)
-    assert KEY not in repr(client)
-    assert KEY not in repr(vars(client))
+async def test_key_and_password_are_in_no_text_that_the_client_can_be_turned_into() -> None:
+    settings = GrowlyticsSettings(api_key=Secret(KEY), proxy=Secret("http://user:hunter2@127.0.0.1:1"))
+    client = GrowlyticsClient(settings, max_connections=1)
+    password = b64encode(b"user:hunter2").decode()
+    for text in (repr(client), repr(vars(client))):
+        assert not [secret for secret in (KEY, "hunter2", password) if secret in text]
+
+
+# Another key
+
+
+async def test_posts_carry_the_newest_key_and_one_that_has_begun_keeps_its_own() -> None:
+    answers = asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        while await connection.request():
+            await answers.wait()
+            await connection.send(OK)
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        before = asyncio.create_task(client.post(BODY))
+        await asyncio.sleep(0)
+        assert server.connections == [], "it is still connecting"
+        client.use_key(Secret("the-next-key"))
+        after = asyncio.create_task(client.post(BODY))
+        answers.set()
+        assert [await before, await after] == [Delivered()] * 2
+        assert sorted(key for request in server.requests for key in request.header("x-growlytics-key")) == [
+            KEY,
+            "the-next-key",
+        ]
+        assert await client.post(BODY) == Delivered()
+        assert server.requests[-1].header("x-growlytics-key") == ["the-next-key"]
+        assert len(server.connections) == 2, "another key is no reason to connect anew"

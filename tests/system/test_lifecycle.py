@@ -46,7 +46,7 @@ async def test_what_cannot_be_delivered_by_the_deadline_is_counted_as_lost_and_t
 ) -> None:
     async with (
         running_sandbox() as sandbox,
-        running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=1) as daemon,
+        running_daemon(tmp_path, sandbox.url, buffer__kind="memory", shutdown__drain_seconds=1) as daemon,
     ):
         await sandbox.faults(hang_rate=1.0)
         for each in range(5):
@@ -54,7 +54,7 @@ async def test_what_cannot_be_delivered_by_the_deadline_is_counted_as_lost_and_t
         assert await daemon.stop() == 75
     last = daemon.lines[-1]
     assert last["level"] == "error"
-    assert (last["lost"], last["dropped"], last["buffered"], last["unaccounted"]) == (5, {"shutdown": 5}, 0, 0)
+    assert (last["lost_events"], last["dropped"]["shutdown"], last["buffered"], last["unaccounted"]) == (5, 5, 0, 0)
 
 
 async def test_draining_ends_at_once_when_nothing_can_move_before_the_deadline(tmp_path: Path) -> None:
@@ -63,6 +63,7 @@ async def test_draining_ends_at_once_when_nothing_can_move_before_the_deadline(t
         running_daemon(
             tmp_path,
             sandbox.url,
+            buffer__kind="memory",
             shutdown__drain_seconds=50,
             delivery__retry_initial_seconds=3600,
             delivery__retry_max_seconds=86400,
@@ -82,7 +83,7 @@ async def parked(daemon: Daemon, count: int) -> bool:
 async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
     async with (
         running_sandbox() as sandbox,
-        running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=600) as daemon,
+        running_daemon(tmp_path, sandbox.url, buffer__kind="memory", shutdown__drain_seconds=600) as daemon,
     ):
         await sandbox.faults(hang_rate=1.0)
         await post(daemon, 1)
@@ -95,7 +96,7 @@ async def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
 async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_nothing(tmp_path: Path) -> None:
     async with (
         running_sandbox() as sandbox,
-        running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=30) as daemon,
+        running_daemon(tmp_path, sandbox.url, buffer__kind="memory", shutdown__drain_seconds=30) as daemon,
     ):
         await sandbox.faults(hang_rate=1.0)
         await post(daemon, 1)
@@ -141,6 +142,7 @@ async def test_the_unix_socket_has_its_mode_and_replaces_a_stale_one_but_not_a_l
         assert stat.S_IMODE(daemon.unix_socket.stat().st_mode) == 0o600
         code, _, error = await run_command(
             "run", "--set", f"intake.unix_socket={daemon.unix_socket}", "--set", "intake.http=", "--set", "admin.http=",
+            "--set", f"buffer.directory={tmp_path / 'other'}",
             environment=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY),
         )  # fmt: skip
         assert code == 69
@@ -149,11 +151,12 @@ async def test_the_unix_socket_has_its_mode_and_replaces_a_stale_one_but_not_a_l
         assert await post(daemon, 1) == 200, "the first one still serves"
 
 
-async def test_an_address_in_use_is_named_and_the_exit_code_is_69() -> None:
+async def test_an_address_in_use_is_named_and_the_exit_code_is_69(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         code, _, error = await run_command(
             "run", "--set", f"intake.http={address}", "--set", "admin.http=127.0.0.1:0",
+            "--set", f"buffer.directory={tmp_path / 'other'}",
             environment=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY),
         )  # fmt: skip
     assert code == 69
@@ -215,4 +218,4 @@ async def test_the_key_and_the_events_values_never_reach_the_log_the_metrics_or_
         shown += json.dumps(daemon.lines)
     assert secret not in shown
     assert KEY not in shown
-    assert "Add To Cart" in shown, "names may appear, and tell what was dropped"
+    assert "Add To Cart" in shown, "names may appear, and tell what was refused"

@@ -49,7 +49,7 @@ def assert_ledger_balances(metrics: dict[str, float]) -> None:
     received = total("events_received_total")
     accepted = total("events_accepted_total")
     assert received == accepted + total("events_duplicate_total") + total("events_rejected_total")
-    fates = total("events_delivered_total") + total("events_dropped_total")
+    fates = total("events_delivered_total") + total("events_dead_lettered_total") + total("events_dropped_total")
     assert accepted == fates + total("buffer_events")
     assert total("events_unaccounted") == 0
 

@@ -16,7 +16,7 @@ KEY = "sk-THE-KEY-ITSELF"
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith(("FORWARDER_", "GROWLYTICS_")):
+        if name.startswith(("FORWARDER_", "GROWLYTICS_")) or name == "STATE_DIRECTORY":
             monkeypatch.delenv(name)
 
 
@@ -48,6 +48,14 @@ def test_show_prints_the_effective_settings_on_standard_output_with_secrets_mask
     assert (shown["log"]["level"], shown["loop"]) == ("debug", "asyncio")
     assert err == "configuration ok\n"
     assert KEY not in out
+
+
+def test_show_tells_where_the_buffer_is_under_systemd(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/private/forwarder")
+    assert check("--show", "--set", f"growlytics.api_key={KEY}") == 0
+    assert tomllib.loads(capsys.readouterr().out)["buffer"]["directory"] == "/var/lib/private/forwarder"
 
 
 def test_every_problem_goes_to_standard_error_and_the_exit_code_is_78(

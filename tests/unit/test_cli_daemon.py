@@ -4,7 +4,8 @@ import argparse
 
 import pytest
 
-from forwarder.cli.daemon import HostPort, add_daemon_arguments, described_errors, place_of, url_argument
+from forwarder.cli.daemon import HostPort, described_errors
+from forwarder.cli.daemon_arguments import add_daemon_arguments, place_of, url_argument
 
 
 @pytest.fixture(autouse=True)

@@ -12,17 +12,15 @@ from forwarder.cli.daemon import Answer, AnswerLostError, Daemon, DaemonError, H
 from forwarder.cli.lines import Line, numbered_lines
 from forwarder.cli.load import (
     MAX_LISTED_LINES,
-    RETRY_SECONDS,
     Batch,
     Judged,
-    Later,
     Loader,
     Refused,
-    StoppedError,
     TooLarge,
     batches,
     judge,
 )
+from forwarder.cli.patience import RETRY_SECONDS, Later, StoppedError, later
 from forwarder.cli.progress import Progress, Tally, progress_bar, progress_text
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
@@ -126,13 +124,24 @@ def test_a_batch_is_its_lines_and_nothing_else() -> None:
         (answer(408), Refused([ERROR_TEXT])),
         (answer(500), Refused([ERROR_TEXT])),
         (answer(413), TooLarge()),
-        (answer(429, retry_after_seconds=7), Later(7, ERROR_TEXT)),
-        (answer(429, retry_after_seconds=0), Later(0.2, ERROR_TEXT)),
-        (answer(503, {}), Later(1, "answered 503")),
     ],
 )
 def test_an_answer_is_judged_by_status_and_content(given_answer: Answer, verdict: object) -> None:
     assert judge(given_answer, place=PLACE, count=3) == verdict
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "wait"),
+    [
+        (answer(429, retry_after_seconds=7), Later(7, ERROR_TEXT)),
+        (answer(429, retry_after_seconds=0), Later(0.2, ERROR_TEXT)),
+        (answer(503, {}), Later(1, "answered 503")),
+        (answer(500), None),
+        (taken(1), None),
+    ],
+)
+def test_full_and_stopping_daemons_ask_to_wait(given_answer: Answer, wait: Later | None) -> None:
+    assert later(given_answer) == wait
 
 
 def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> None:
@@ -267,9 +276,9 @@ async def test_who_is_stopped_is_told_where() -> None:
 
 def test_progress_is_told_in_words() -> None:
     tally = Tally(read=3000, accepted=2990, refused=10)
-    text = progress_text(tally, 1 << 20, 4 << 20, seconds=2.0, note="waiting 1 s")
-    assert text == "waiting 1 s; 1.0 of 4.0 MiB, 3000 events, 1500/s, 10 refused"
-    assert progress_text(tally, 1 << 20, None, seconds=0, note="") == "1.0 MiB, 3000 events, 0/s, 10 refused"
+    text = progress_text(tally, 1 << 20, 4 << 20, seconds=2.0)
+    assert text == "1.0 of 4.0 MiB, 3000 events, 1500/s, 10 refused"
+    assert progress_text(tally, 1 << 20, None, seconds=0) == "1.0 MiB, 3000 events, 0/s, 10 refused"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -13,14 +14,13 @@ from types import FrameType
 import pytest
 
 from forwarder.buffer.base import Stored
-from forwarder.buffer.fates import Delivered, Dropped
-from forwarder.buffer.memory import MemoryBuffer
+from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.delivery.worker import CROWDED_PAUSE_SECONDS, WINDOW_EVENTS_PER_PERMIT, Delivery, Progress
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable, RetryReason
-from forwarder.settings import BufferSettings, DeliverySettings
+from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
-from tests.fakes.buffers import ObservedBuffer
+from tests.fakes.buffers import ObservedBuffer, memory_buffer
 from tests.fakes.events import EventMaker, counted, ids
 from tests.fakes.posts import Attempt, ScriptedPost, network_error
 from tests.fakes.virtual_time import in_virtual_time, now
@@ -76,7 +76,7 @@ async def delivering(
 ) -> AsyncIterator[Running]:
     """Serve while the block runs; then nothing of it is left, and the ledger balances."""
     telemetry = Telemetry()
-    inner = MemoryBuffer(BufferSettings(), telemetry=telemetry, clock=now)
+    inner = memory_buffer(telemetry, now)
     buffer = ObservedBuffer(inner, commit_seconds=commit_seconds)
     initial, maximum = retry_seconds
     settings = DeliverySettings(
@@ -103,8 +103,8 @@ def failing(*events: int, with_: Outcome | None = None) -> Callable[[Attempt], O
     return lambda attempt: (with_ or network_error()) if attempt.event in events else DELIVERED
 
 
-def first_attempts_fail(number: int, with_: Outcome) -> Callable[[Attempt], Outcome]:
-    return lambda attempt: with_ if attempt.number <= number else DELIVERED
+def first_attempts_fail(number: int, with_: Outcome, then: Outcome = DELIVERED) -> Callable[[Attempt], Outcome]:
+    return lambda attempt: with_ if attempt.number <= number else then
 
 
 def ordered(attempts: Iterable[Attempt]) -> list[int]:
@@ -128,13 +128,18 @@ async def test_a_delivered_event_is_acked_as_delivered_after_one_attempt() -> No
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 @in_virtual_time
-async def test_a_rejected_event_is_dropped_and_counted_and_never_tried_again(status: int) -> None:
-    async with delivering(ScriptedPost(lambda _: Rejected(status))) as running:
+async def test_a_rejected_event_becomes_a_dead_letter_with_its_story_and_is_never_tried_again(status: int) -> None:
+    answer = b"because " * 1000
+    async with delivering(ScriptedPost(first_attempts_fail(2, network_error(), Rejected(status, answer)))) as running:
         (event,) = await running.put(running.make.of("a"))
         await running.until_empty()
-        assert running.buffer.acked == [(event.id, Dropped("rejected"))]
-        assert len(running.post.attempts) == 1
-        assert counted(running.telemetry, "events_dropped_total", reason="rejected") == 1
+        ((event_id, fate),) = running.buffer.acked
+        assert event_id == event.id
+        assert isinstance(fate, DeadLettered)
+        assert (fate.reason, fate.status, fate.answer, fate.attempts) == ("rejected", status, answer[:2048], 3)
+        assert time.time() - 60 < fate.first_attempt_at <= fate.last_attempt_at <= time.time()
+        assert len(running.post.attempts) == 3
+        assert counted(running.telemetry, "events_dead_lettered_total", reason="rejected") == 1
         assert counted(running.telemetry, "events_delivered_total") == 0
         assert counted(running.telemetry, "delivery_attempts_total", outcome="rejected") == 1
 
@@ -187,7 +192,7 @@ async def test_every_attempt_of_a_mixed_crowd_is_counted_once_by_what_it_came_to
         await running.put(running.make.of("a" * 400))
         await running.until_empty()
         ledger = running.buffer.ledger()
-        assert (ledger.delivered, dict(ledger.dropped)) == (300, {"rejected": 100})
+        assert (ledger.delivered, ledger.dead_lettered, sum(ledger.dropped.values())) == (300, {"rejected": 100}, 0)
         totals = {
             outcome: counted(running.telemetry, "delivery_attempts_total", outcome=outcome)
             for outcome in ("delivered", "rejected", "retryable", "blocked")
@@ -476,7 +481,7 @@ async def test_cancelling_serve_leaves_every_event_without_an_answer_in_the_buff
         assert (ledger.delivered, ledger.buffered, ledger.unaccounted) == (5, 45, 0)
         assert running.buffer.occupancy().events == 45
         await running.buffer.close()
-        assert running.buffer.ledger().dropped == {"shutdown": 45}
+        assert running.buffer.ledger().dropped["shutdown"] == 45
 
 
 @pytest.mark.parametrize("turns", range(12))

@@ -1,6 +1,9 @@
 """What an answer means, for every status there is; and that telemetry has a series for everything that can be said."""
 
 import json
+import math
+from datetime import UTC, datetime
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import get_args
 
@@ -12,7 +15,17 @@ from forwarder import telemetry
 from forwarder.buffer.fates import DropReason
 from forwarder.growlytics import outcome
 from forwarder.growlytics.contract import Code
-from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable, RetryReason, of_answer
+from forwarder.growlytics.outcome import (
+    MAX_RETRY_AFTER_SECONDS,
+    Blocked,
+    Delivered,
+    Outcome,
+    Rejected,
+    Retryable,
+    RetryReason,
+    of_answer,
+    of_proxy_refusal,
+)
 from forwarder.intake import answers
 
 EVERY_STATUS = range(100, 600)
@@ -134,6 +147,109 @@ def test_an_answer_cut_at_the_limit_of_what_is_read_is_decided_upon() -> None:
     assert of_answer(422, body[: outcome.MAX_ANSWER_BYTES]) == Rejected(422)
 
 
+# Retry-After
+
+NOW = datetime(2026, 12, 1, 12, 0, 0, tzinfo=UTC).timestamp()
+
+
+def retry_after(text: str | None, *, status: int = 503) -> float | None:
+    outcome = of_answer(status, b"", retry_after=text, now=NOW)
+    assert isinstance(outcome, Retryable)
+    return outcome.retry_after_seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 120\t", 120.0),
+        ("007", 7.0),
+        ("-0", 0.0),
+        ("-30", 0.0),
+        ("86400", 86_400.0),
+        ("86401", 86_400.0),
+        ("9" * 8000, 86_400.0),
+        ("-" + "9" * 8000, 0.0),
+        ("Tue, 01 Dec 2026 12:01:30 GMT", 90.0),
+        ("Tuesday, 01-Dec-26 12:01:30 GMT", 90.0),
+        ("Tue Dec  1 12:01:30 2026", 90.0),
+        ("Tue, 01 Dec 2026 14:01:30 +0200", 90.0),
+        ("Tue, 01 Dec 2026 12:01:30 -0000", 90.0),
+        ("Tue, 01 Dec 2026 12:00:00 GMT", 0.0),
+        ("Tue, 01 Dec 2026 11:00:00 GMT", 0.0),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 86_400.0),
+    ],
+)
+def test_retry_after_is_whole_seconds_or_a_date_and_never_negative_nor_endless(text: str, seconds: float) -> None:
+    assert retry_after(text) == seconds
+    assert math.copysign(1.0, seconds) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        " ",
+        "soon",
+        "1.5",
+        "1e3",
+        "+5",
+        "5 seconds",
+        "5, 5",
+        "0x10",
+        "٣",
+        "--1",
+        "inf",
+        "nan",
+        "Tue, 01 Dec 2026",
+        "Tue, 32 Dec 2026 12:01:30 GMT",
+        "Tue, 01 Dec 2026 25:01:30 GMT",
+        "Tue, 01 Dec 99999999999999999999 12:01:30 GMT",
+        "Tue, 01 Dec 2026 12:01:30 +99999999999999999999",
+        "2026-12-01T12:01:30Z",
+        "\udcff\x00",
+    ],
+)
+def test_a_retry_after_that_makes_no_sense_is_none(text: str | None) -> None:
+    assert retry_after(text) is None
+
+
+@given(st.one_of(st.text(), st.text("0123456789 :,+-GMTDecTue/."), st.integers().map(str)))
+def test_any_retry_after_at_all_is_decided_upon(text: str) -> None:
+    seconds = retry_after(text)
+    assert seconds is None or 0.0 <= seconds <= MAX_RETRY_AFTER_SECONDS
+
+
+@given(st.integers(0, 4_000_000_000))
+def test_a_date_is_that_far_from_now(date: int) -> None:
+    assert retry_after(formatdate(date, usegmt=True)) == min(max(0.0, date - NOW), MAX_RETRY_AFTER_SECONDS)
+
+
+def test_only_429_and_503_say_when_to_retry() -> None:
+    heard = {
+        status
+        for status in EVERY_STATUS
+        if isinstance(outcome := of_answer(status, b"", retry_after="5", now=NOW), Retryable)
+        and outcome.retry_after_seconds is not None
+    }
+    assert heard == {429, 503}
+    assert retry_after("5", status=429) == 5.0
+
+
+# A proxy that refuses
+
+
+def test_a_proxys_refusal_is_never_the_events_fault_and_no_byte_of_it_left() -> None:
+    for status in EVERY_STATUS:
+        may_pass = status // 100 == 5 or status in (408, 425, 429)
+        never_sent = Retryable("network", maybe_delivered=False)
+        assert of_proxy_refusal(status) == (never_sent if may_pass else Blocked(status)), status
+
+
 # Telemetry's labels
 
 
@@ -143,7 +259,7 @@ def test_every_code_of_the_contract_has_a_series() -> None:
 
 
 def test_every_refusal_of_the_http_intake_that_counts_an_event_has_a_series() -> None:
-    uncounted = {"not_found", "method_not_allowed"}
+    uncounted = {"not_found", "method_not_allowed", "unauthorized"}  # they are no answers to an event
     assert set(answers._MESSAGES) - uncounted <= set(telemetry.REJECTION_REASONS)
 
 

@@ -14,11 +14,13 @@ from forwarder.settings import (
     Address,
     AdminSettings,
     BufferSettings,
+    DeadLettersSettings,
     DeliverySettings,
     GrowlyticsSettings,
     IntakeSettings,
     LogSettings,
     Problem,
+    ReceiptsSettings,
     Secret,
     Settings,
     SettingsError,
@@ -27,6 +29,7 @@ from forwarder.settings import (
     reference,
     to_toml,
 )
+from tests.fakes.certificates import Authority
 
 CONFIG = Path(__file__).parents[2] / "config"
 KEY = "sk-THE-KEY-ITSELF"
@@ -106,7 +109,13 @@ def test_without_any_source_every_setting_has_its_default(configuration: Configu
 def test_the_defaults_are_the_documented_ones() -> None:
     assert Settings() == Settings(
         growlytics=GrowlyticsSettings(
-            url="https://dc.growlytics.in/track/event", api_key=None, api_key_file=None, timeout_seconds=10.0
+            url="https://dc.growlytics.in/track/event",
+            api_key=None,
+            api_key_file=None,
+            timeout_seconds=10.0,
+            ca_file=None,
+            proxy=None,
+            proxy_file=None,
         ),
         intake=IntakeSettings(
             http=Address("127.0.0.1", 8920),
@@ -116,8 +125,17 @@ def test_the_defaults_are_the_documented_ones() -> None:
             max_body_bytes=MIB,
             body_timeout_seconds=10.0,
         ),
-        buffer=BufferSettings(kind="memory", max_events=100_000, max_bytes=256 * MIB),
+        buffer=BufferSettings(
+            kind="disk",
+            directory="/var/lib/growlytics-forwarder",
+            max_events=100_000,
+            max_bytes=256 * MIB,
+            when_full="reject",
+            fsync=False,
+        ),
         delivery=DeliverySettings(max_concurrency=64, retry_initial_seconds=0.5, retry_max_seconds=60.0),
+        dead_letters=DeadLettersSettings(max_events=100_000, max_bytes=64 * MIB),
+        receipts=ReceiptsSettings(max_events=10_000),
         admin=AdminSettings(http=Address("127.0.0.1", 9920)),
         shutdown=ShutdownSettings(drain_seconds=20.0),
         log=LogSettings(level="info", format="auto"),
@@ -159,8 +177,15 @@ def test_an_override_may_hold_equals_signs(configuration: Configuration) -> None
         ("intake.max_body_bytes", "2048", 2048),
         ("intake.max_body_bytes", "64KiB", 64 * KIB),
         ("buffer.kind", "memory", "memory"),
+        ("buffer.directory", "/srv/ä b:c", "/srv/ä b:c"),
+        ("buffer.directory", ".", "."),
         ("buffer.max_bytes", "1 GiB", 1024 * MIB),
+        ("buffer.when_full", "drop_oldest", "drop_oldest"),
+        ("buffer.fsync", "true", True),
         ("delivery.max_concurrency", "7", 7),
+        ("dead_letters.max_events", "5", 5),
+        ("dead_letters.max_bytes", "2 KiB", 2 * KIB),
+        ("receipts.max_events", "0", 0),
         ("admin.http", "", None),
         ("shutdown.drain_seconds", "0", 0.0),
         ("log.format", "json", "json"),
@@ -181,6 +206,10 @@ def test_text_is_parsed_as_the_type_demands(configuration: Configuration, path: 
     [
         ("intake.allow_remote_without_token", "yes"),
         ("intake.allow_remote_without_token", "1"),
+        ("buffer.directory", ""),
+        ("buffer.directory", "/srv/\x00"),
+        ("buffer.directory", "/srv/\udc80"),
+        ("buffer.fsync", "on"),
         ("delivery.max_concurrency", "0x10"),
         ("delivery.max_concurrency", "1_0"),
         ("delivery.max_concurrency", " 8"),
@@ -196,6 +225,47 @@ def test_text_is_parsed_as_the_type_demands(configuration: Configuration, path: 
 def test_text_that_is_not_of_the_type_is_refused(configuration: Configuration, path: str, text: str) -> None:
     assert list(configuration.problems(None, {variable_of(path): text})) == [path]
     assert list(configuration.problems(None, {}, [f"{path}={text}"])) == [path]
+
+
+def test_the_state_directory_of_systemd_is_the_default_directory_of_the_buffer(configuration: Configuration) -> None:
+    environ = {"STATE_DIRECTORY": "/var/lib/private/forwarder"}
+    assert configuration.load(None, environ) == Settings(buffer=BufferSettings(directory="/var/lib/private/forwarder"))
+    assert type(configuration.load(None, environ).buffer.directory) is str
+    also_set = configuration.load("[buffer]\nmax_events = 7", environ).buffer
+    assert also_set == BufferSettings(directory="/var/lib/private/forwarder", max_events=7)
+
+
+def test_of_several_state_directories_the_first_one_counts(configuration: Configuration) -> None:
+    assert configuration.load(None, {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}).buffer.directory == "/var/lib/a"
+
+
+def test_an_empty_state_directory_is_as_good_as_none(configuration: Configuration) -> None:
+    assert configuration.load(None, {"STATE_DIRECTORY": ""}) == Settings()
+
+
+def test_whatever_sets_the_directory_of_the_buffer_wins_over_the_state_directory(configuration: Configuration) -> None:
+    toml = "[buffer]\ndirectory = '/file'"
+    environ = {"STATE_DIRECTORY": "/state"}
+    variable = environ | {"FORWARDER_BUFFER__DIRECTORY": "/variable"}
+    override = ["buffer.directory=/override"]
+    assert configuration.load(toml, environ).buffer.directory == "/file"
+    assert configuration.load(None, variable).buffer.directory == "/variable"
+    assert configuration.load(toml, variable).buffer.directory == "/variable"
+    assert configuration.load(None, environ, override).buffer.directory == "/override"
+    assert configuration.load(toml, variable, override).buffer.directory == "/override"
+
+
+def test_even_the_default_directory_wins_over_the_state_directory_if_it_is_set(configuration: Configuration) -> None:
+    default = BufferSettings().directory
+    assert configuration.load(toml_of("buffer.directory", f"'{default}'"), {"STATE_DIRECTORY": "/x"}) == Settings()
+
+
+def test_a_state_directory_that_cannot_be_one_is_a_problem_unless_another_is_set(configuration: Configuration) -> None:
+    environ = {"STATE_DIRECTORY": "/a\x1b[2J:/b"}
+    assert configuration.problems(None, environ) == {
+        "buffer.directory": 'must be the path of a directory, not "/a\\u001b[2J" (in STATE_DIRECTORY)'
+    }
+    assert configuration.load("[buffer]\ndirectory = '/c'", environ).buffer.directory == "/c"
 
 
 def test_variables_that_name_no_setting_are_ignored_with_one_warning_that_shows_no_value() -> None:
@@ -318,7 +388,17 @@ def test_a_section_is_not_a_setting(configuration: Configuration, toml: str | No
     ("path", "value"),
     [
         ("buffer.kind", "1"),
-        ("buffer.kind", "'disk'"),
+        ("buffer.kind", "'tape'"),
+        ("buffer.directory", "5"),
+        ("buffer.directory", "true"),
+        ("buffer.directory", "['/srv']"),
+        ("buffer.directory", "''"),
+        ("buffer.directory", '"/srv/a\\u0000b"'),
+        ("buffer.directory", '"/srv/a\\nb"'),
+        ("buffer.when_full", "'drop_newest'"),
+        ("buffer.when_full", "true"),
+        ("buffer.fsync", "'true'"),
+        ("buffer.fsync", "1"),
         ("delivery.max_concurrency", "'8'"),
         ("delivery.max_concurrency", "true"),
         ("delivery.max_concurrency", "8.0"),
@@ -350,6 +430,11 @@ def test_a_section_is_not_a_setting(configuration: Configuration, toml: str | No
         ("intake.max_body_bytes", "'65 MiB'"),
         ("buffer.max_events", "0"),
         ("buffer.max_bytes", "1"),
+        ("dead_letters.max_events", "0"),
+        ("dead_letters.max_bytes", "1023"),
+        ("receipts.max_events", "-1"),
+        ("receipts.max_events", "1000001"),
+        ("receipts.max_events", "false"),
         ("shutdown.drain_seconds", "-0.1"),
         ("shutdown.drain_seconds", "86401"),
         ("delivery.retry_initial_seconds", "0"),
@@ -381,6 +466,12 @@ def test_a_value_of_another_type_or_out_of_range_is_refused(
         ("intake.max_body_bytes", "'64 MiB'", 64 * MIB),
         ("buffer.max_events", "1", 1),
         ("buffer.max_bytes", "'1KiB'", KIB),
+        ("buffer.kind", "'disk'", "disk"),
+        ("buffer.directory", "'x'", "x"),
+        ("dead_letters.max_events", "1", 1),
+        ("dead_letters.max_bytes", "'1 KiB'", KIB),
+        ("receipts.max_events", "0", 0),
+        ("receipts.max_events", "1_000_000", 1_000_000),
     ],
 )
 def test_a_value_at_the_edge_of_its_range_is_taken(
@@ -443,6 +534,29 @@ def test_an_empty_address_or_socket_path_is_off(configuration: Configuration) ->
     assert off.intake.unix_socket is None
 
 
+@pytest.mark.parametrize("path", ["/var/lib/x", "./growlytics-buffer", "..", "~/x", "/srv/$HOME/ä b/"])
+def test_the_path_of_a_directory_is_taken_as_it_is(configuration: Configuration, path: str) -> None:
+    assert configuration.load(toml_of("buffer.directory", f"'{path}'")).buffer.directory == path
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("buffer.kind", "'tape'", 'must be "disk" or "memory", not "tape"'),
+        ("buffer.directory", "5", "must be the path of a directory, not 5"),
+        ("buffer.directory", "''", 'must be the path of a directory, not ""; the working directory is "."'),
+        ("buffer.directory", '"a\\u0000b"', 'must be the path of a directory, not "a\\u0000b"'),
+        ("buffer.when_full", "'block'", 'must be "reject" or "drop_oldest", not "block"'),
+        ("buffer.fsync", "'always'", 'must be true or false, not "always"'),
+        ("dead_letters.max_events", "0", "must be an integer from 1 up, not 0"),
+        ("dead_letters.max_bytes", "9", 'must be a size from 1 KiB up, in bytes or like "256 MiB", not 9'),
+        ("receipts.max_events", "-1", "must be an integer from 0 to 1000000, not -1"),
+    ],
+)
+def test_what_is_wrong_reads_well_aloud(configuration: Configuration, path: str, value: str, message: str) -> None:
+    assert configuration.problems(toml_of(path, value)) == {path: f"{message} (in {configuration.path})"}
+
+
 def test_the_path_of_a_socket_is_measured_in_bytes_as_the_kernel_does(configuration: Configuration) -> None:
     assert configuration.load(toml_of("intake.unix_socket", f"'/{'x' * 106}'")).intake.unix_socket is not None
     for too_long in ("/" + "x" * 107, "/" + "ä" * 54):
@@ -483,6 +597,10 @@ def test_https_or_http_to_this_machine_is_taken(configuration: Configuration, ur
         "https://example.com/#",
         "https://example.com:99999/",
         "https://[::1/",
+        "https://[::1]]/",
+        "https://[::1]x/",
+        "https://[example.com]/",
+        "https://exam\\\\ple.com/",
         "https://example.com/a b",
         "https://exam\\nple.com/",
         "",
@@ -492,6 +610,140 @@ def test_any_other_url_is_refused_without_being_shown(configuration: Configurati
     problems = configuration.problems(toml_of("growlytics.url", f'"{url}"'))
     assert list(problems) == ["growlytics.url"]
     assert "hunter2" not in problems["growlytics.url"]
+
+
+# --- The way to Growlytics ---
+
+
+@pytest.fixture(scope="module")
+def ca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Authority(tmp_path_factory.mktemp("authority")).file
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_file_of_certificates_is_taken(
+    configuration: Configuration, ca_file: Path, tmp_path: Path, times: int
+) -> None:
+    bundle = tmp_path / "ä bundle.pem"
+    bundle.write_bytes(b"# Unsere eigene, gepr\xc3\xbcft\n" + ca_file.read_bytes() * times)
+    settings = configuration.load(toml_of("growlytics.ca_file", f"'{bundle}'"))
+    assert settings.growlytics.ca_file == str(bundle)
+    assert configuration.load(to_toml(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "does not hold certificates in PEM form"),
+        (b"not a certificate", "does not hold certificates in PEM form"),
+        (b"\x30\x82" * 50, "does not hold certificates in PEM form"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "does not hold certificates in PEM form"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "hold"),
+    ],
+)
+def test_a_file_without_certificates_is_refused_when_the_settings_are_loaded(
+    configuration: Configuration, tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_bytes(content)
+    problems = configuration.problems(None, {"FORWARDER_GROWLYTICS__CA_FILE": str(file)})
+    assert list(problems) == ["growlytics.ca_file"]
+    assert reason in problems["growlytics.ca_file"]
+    assert "(in FORWARDER_GROWLYTICS__CA_FILE)" in problems["growlytics.ca_file"]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/", "/dev/null"])
+def test_what_is_no_file_is_not_read_for_certificates(configuration: Configuration, path: str) -> None:
+    problems = configuration.problems(toml_of("growlytics.ca_file", f"'{path}'"))
+    assert problems["growlytics.ca_file"].startswith("names something that is no file")
+
+
+@pytest.mark.parametrize("value", ["''", "5", '"a\\u0000b"', "true"])
+def test_what_can_be_no_path_of_certificates_is_refused(configuration: Configuration, value: str) -> None:
+    assert list(configuration.problems(toml_of("growlytics.ca_file", value))) == ["growlytics.ca_file"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://proxy.example:3128",
+        "http://proxy.example:3128/",
+        "https://proxy.example",
+        "HTTP://Proxy_1.Example:8080",
+        "http://10.0.0.1:1",
+        "http://[fe80::1]:3128",
+        "http://user@proxy.example:3128",
+        "http://user:hunter2@proxy.example:3128",
+        "http://us%3Fer:p%40ss%3A%2F:@proxy.example:3128",
+        "http://user:$!&*hunter2@[::1]:3128",
+    ],
+)
+def test_a_proxy_is_taken_and_never_shown(configuration: Configuration, url: str) -> None:
+    settings = configuration.load(toml_of("growlytics.proxy", f"'{url}'"))
+    assert settings.growlytics.proxy == Secret(url)
+    assert tomllib.loads(to_toml(settings))["growlytics"]["proxy"] == "********"
+    assert url not in f"{settings!r} {attrs.asdict(settings)}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy.example:3128",
+        "socks5://proxy.example:1080",
+        "http://",
+        "http://:3128",
+        "http://user:hunter2@",
+        "http://user:hunter2@:3128",
+        "http://user:hunter2@proxy.example:99999",
+        "http://user:hunter2@proxy.example:port",
+        "http://user:hunter2@[::1",
+        "http://user:hunter2@[x]",
+        "http://user:hunter2@[::1]]:3128",
+        "http://user:hunter2@proxy.example/path",
+        "http://user:hunter2@proxy.example?query",
+        "http://user:hunter2@proxy.example#part",
+        "http://user:hunter2/more@proxy.example",
+        "http://user:hunter2#more@proxy.example",
+        "http://user:hunter2@more@proxy.example",
+        "http://user:hunter2\\\\more@proxy.example",
+        "http://us%3Aer:hunter2@proxy.example",
+        "http://user:hunter2@proxy example",
+        "http://user:hunter2ä@proxy.example",
+        " http://user:hunter2@proxy.example",
+        "********",
+        "",
+    ],
+)
+def test_any_other_proxy_is_refused_without_being_shown(configuration: Configuration, url: str) -> None:
+    problems = configuration.problems(toml_of("growlytics.proxy", f"'{url}'"))
+    assert list(problems) == ["growlytics.proxy"]
+    assert "hunter2" not in problems["growlytics.proxy"]
+
+
+def test_a_proxy_may_be_in_a_file_of_its_own(configuration: Configuration, tmp_path: Path) -> None:
+    file = tmp_path / "proxy"
+    file.write_text("http://user:hunter2@proxy.example:3128\n")
+    settings = configuration.load(toml_of("growlytics.proxy_file", f"'{file}'"))
+    assert settings.growlytics.proxy == Secret("http://user:hunter2@proxy.example:3128")
+    assert "hunter2" not in to_toml(settings)
+    assert configuration.load(to_toml(settings)) == settings
+    both = configuration.problems(
+        toml_of("growlytics.proxy_file", f"'{file}'"), {"FORWARDER_GROWLYTICS__PROXY": "http://x"}
+    )
+    assert "given twice" in both["growlytics.proxy"]
+    file.write_text("user:hunter2@proxy.example:3128")
+    (message,) = configuration.problems(toml_of("growlytics.proxy_file", f"'{file}'")).values()
+    assert "must be http://host:port" in message
+    assert "hunter2" not in message
+
+
+def test_a_proxy_does_not_go_with_plain_http_which_it_could_read(configuration: Configuration) -> None:
+    toml = "[growlytics]\nproxy = 'http://proxy.example:3128'\nurl = '{}://localhost:8930/track/event'"
+    for scheme in ("http", "HTTP"):
+        assert list(configuration.problems(toml.format(scheme))) == ["growlytics.proxy"]
+    configuration.load(toml.format("https"))
 
 
 # --- Rules between settings ---
@@ -750,7 +1002,16 @@ def test_settings_as_toml_load_to_the_same_settings(configuration: Configuration
             allow_remote_without_token=True,
             max_body_bytes=1025,
         ),
-        buffer=BufferSettings(max_events=1, max_bytes=3 * 1024 * MIB),
+        buffer=BufferSettings(
+            kind="memory",
+            directory='./"a\\b" 😀ä',
+            max_events=1,
+            max_bytes=3 * 1024 * MIB,
+            when_full="drop_oldest",
+            fsync=True,
+        ),
+        dead_letters=DeadLettersSettings(max_events=2, max_bytes=1025),
+        receipts=ReceiptsSettings(max_events=0),
         admin=AdminSettings(http=Address("::1", 0)),
         log=LogSettings(level="debug", format="text"),
         loop="uvloop",
@@ -803,6 +1064,13 @@ def test_reference_toml_has_every_setting_in_order_and_nothing_stale() -> None:
     assert described == expected
 
 
+def test_the_reference_default_of_the_directory_does_not_depend_on_where_one_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", "/state")
+    assert {each.path: each.default for each in reference()}["buffer.directory"] == '"/var/lib/growlytics-forwarder"'
+
+
 def test_each_setting_is_described_with_its_type() -> None:
     for each in reference():
         assert each.description
@@ -811,6 +1079,7 @@ def test_each_setting_is_described_with_its_type() -> None:
     assert len(by_path) == len(reference())
     assert by_path["delivery.max_concurrency"].type == "an integer from 1 to 4096"
     assert by_path["buffer.max_bytes"].default == '"256 MiB"'
+    assert by_path["buffer.directory"].default == '"/var/lib/growlytics-forwarder"'
     assert by_path["growlytics.api_key"].default is None
 
 
@@ -826,13 +1095,16 @@ def test_the_samples_are_what_their_names_say(key_file: str) -> None:
     overrides = [f"growlytics.api_key_file={key_file}"]
     sidecar = load(CONFIG / "sidecar.toml", environ={}, overrides=overrides).settings
     assert sidecar.intake.unix_socket is not None
+    assert sidecar.buffer == BufferSettings(kind="disk", directory="/var/lib/growlytics-forwarder")
     systemd = tomllib.loads((CONFIG / "systemd.toml").read_text(encoding="utf-8"))
     assert systemd["growlytics"]["api_key_file"] == "/run/credentials/growlytics-forwarder.service/api_key"
     assert systemd["intake"]["unix_socket"].startswith("/run/growlytics-forwarder/")
+    assert "buffer" not in systemd, "STATE_DIRECTORY says where"
     development = load(CONFIG / "development.toml", environ={}).settings
     assert development.growlytics.url == "http://127.0.0.1:8930/track/event"
     assert development.growlytics.api_key == Secret("sandbox-key")
     assert development.log.format == "text"
+    assert development.buffer == BufferSettings(kind="disk", directory="./growlytics-buffer")
 
 
 def test_importing_the_settings_does_not_import_aiohttp() -> None:

@@ -26,11 +26,21 @@ COUNTERS = {
         [
             *("malformed_json", "not_an_object", "missing_field", "wrong_type", "empty", "name_too_long"),
             *("too_many_attributes", "attribute_type_not_allowed", "time_not_milliseconds", "number_out_of_range"),
-            *("body_too_large", "buffer_full", "shutting_down", "unsupported_encoding", "too_slow"),
+            *(
+                "body_too_large",
+                "buffer_full",
+                "buffer_unavailable",
+                "shutting_down",
+                "unsupported_encoding",
+                "too_slow",
+            ),
         ],
     ),
     "events_delivered_total": None,
-    "events_dropped_total": ("reason", ["rejected", "shutdown"]),
+    "events_dead_lettered_total": ("reason", ["rejected"]),
+    "events_dropped_total": ("reason", ["drop_oldest", "corrupt", "shutdown"]),
+    "dead_letters_evicted_total": ("reason", ["full", "purged", "shutdown"]),
+    "buffer_errors_total": ("operation", ["commit", "read", "count", "salvage"]),
     "delivery_attempts_total": ("outcome", ["delivered", "retryable", "rejected", "blocked"]),
     "delivery_retries_total": (
         "reason",
@@ -45,6 +55,7 @@ EMPTY = Gauges(
     oldest_accepted_at=None,
     delivery_in_flight=0,
     unaccounted=0,
+    dead_letters=0,
 )
 HOSTILE_NAMES = (
     "two\nlines",
@@ -152,7 +163,7 @@ def test_gauges_say_what_the_daemon_is_and_holds_at_the_moment_of_the_scrape(
     assert counted(telemetry, "last_delivery_timestamp_seconds") == 0
     for name in ("buffer_bytes", "buffer_oldest_event_age_seconds", "delivery_in_flight", "events_unaccounted"):
         assert counted(telemetry, name) == 0
-    daemon.gauges = Gauges({"ready": 1, "parked": 2, "in_flight": 3}, 456, clock.now - 78.0, 2, 5)
+    daemon.gauges = Gauges({"ready": 1, "parked": 2, "in_flight": 3}, 456, clock.now - 78.0, 2, 5, 7)
     assert [counted(telemetry, "buffer_events", state=state) for state in ("ready", "parked", "in_flight")] == [1, 2, 3]
     assert counted(telemetry, "buffer_bytes") == 456
     assert counted(telemetry, "buffer_oldest_event_age_seconds") == 78
@@ -203,9 +214,18 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
     }
     assert counted(telemetry, "delivery_latency_seconds_sum") == 4.0
     before = ours()
-    telemetry.event_dropped("rejected")
+    telemetry.event_dead_lettered("rejected")
     telemetry.event_rejected(name="n", status=400)
-    assert moved(before) == {key("events_dropped_total", reason="rejected"): 1}
+    assert moved(before) == {key("events_dead_lettered_total", reason="rejected"): 1}
+    before = ours()
+    telemetry.events_dropped(3, reason="corrupt")
+    assert moved(before) == {key("events_dropped_total", reason="corrupt"): 3}
+    before = ours()
+    telemetry.dead_letters_evicted(2, reason="full")
+    assert moved(before) == {key("dead_letters_evicted_total", reason="full"): 2}
+    before = ours()
+    telemetry.buffer_failed("commit", OSError("no space left"))
+    assert moved(before) == {key("buffer_errors_total", operation="commit"): 1}
     before = ours()
     telemetry.attempt_finished("blocked", 0.2)
     assert moved(before) == {
@@ -221,7 +241,7 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_retries_total", reason="timeout"): 1,
         key("possible_duplicates_total"): 1,
     }
-    assert telemetry.intake_totals() == {"received": 5, "duplicates": 0, "rejected": 2}
+    assert (telemetry.received, telemetry.refused) == (5, 2)
 
 
 @pytest.mark.parametrize("unknown", ["", "stranger's text", "c-123"])
@@ -230,7 +250,7 @@ def test_no_label_can_be_made_up_by_a_stranger(telemetry: Telemetry, unknown: st
     with pytest.raises(KeyError):
         telemetry.events_refused(1, intake=unknown, reason="empty")
     with pytest.raises(KeyError):
-        telemetry.event_dropped(unknown)
+        telemetry.events_dropped(1, reason=unknown)
     with pytest.raises(KeyError):
         telemetry.retry_scheduled(reason=unknown, maybe_delivered=False)
     assert series(telemetry.registry.collect()).keys() == before

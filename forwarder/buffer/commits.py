@@ -1,0 +1,324 @@
+"""Group commit: what comes while one transaction is being committed goes into the next.
+
+A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks wait: they are tried
+without the puts, then with the space that was kept in reserve for them, and then every second until they are committed.
+When there is room again, and something could be written, puts are taken again. When the database's file was damaged,
+`restore` is run on the new one before anything else. Used by the disk buffer alone, on the event loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from forwarder.buffer.base import PutAnswer
+from forwarder.buffer.fates import Fate
+from forwarder.database import ledger
+from forwarder.database.connection import (
+    Committed,
+    DamagedError,
+    Database,
+    Job,
+    Transaction,
+    UnavailableError,
+    give_back_space,
+)
+from forwarder.event import Event
+from forwarder.telemetry import Telemetry
+
+MAX_COMMIT_BYTES: Final = 1024 * 1024
+"""How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
+RETRY_SECONDS: Final = 1.0
+MAX_DAMAGES_IN_A_ROW: Final = 3
+"""If each new file is found damaged before anything is committed in it, new files are no help."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """Where events come from that were in a damaged file."""
+
+    file: str
+    events_after: int
+    """The id up to which the file's events are done with these."""
+
+
+@dataclass(slots=True, eq=False)
+class Put:
+    """Events to store, and what goes with them."""
+
+    events: Sequence[Event]
+    intake: str
+    done: asyncio.Future[PutAnswer]
+    replayed: Sequence[int] = ()
+    dropped: Sequence[Event] = ()
+    """The oldest events, which make room for them."""
+    salvaged: Salvaged | None = None
+    """Set if they come from a damaged file and were accepted long ago."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(event.size_bytes for event in self.events)
+
+
+@dataclass(slots=True, eq=False)
+class Ack:
+    """Events to remove, each with its fate."""
+
+    fates: Sequence[tuple[Event, Fate]]
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together."""
+
+    puts: list[Put] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    corrupt: list[int] = field(default_factory=list)
+    """The ids of rows that cannot be read."""
+    refused: int = 0
+    """How many events were refused meanwhile, for the ledger."""
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.acks or self.corrupt or self.refused)
+
+
+class GroupCommit(Generic[T]):
+    """Commits batches, one after the other.
+
+    `job_of(batch)` gives the job that writes it; `apply(batch, value)` is called when that is committed, with what it
+    returned; `refuse(put)` when a put was not.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        job_of: Callable[[Batch], Job[T]],
+        apply: Callable[[Batch, T], None],
+        refuse: Callable[[Put], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self.available = True
+        """Whether puts are worth trying: the disk worked when it was last tried."""
+        self.waiting = Batch()
+        self._database = database
+        self._job_of = job_of
+        self._apply = apply
+        self._refuse = refuse
+        self._telemetry = telemetry
+        self._committing = False
+        self._current = Batch()
+        self._stalled = False  # not even acks can be committed, until it is tried again
+        self._restore: Job[None] | None = None
+        self._then: Callable[[], None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._failure: Exception | None = None
+        self._failed = asyncio.Event()
+        self._damages_in_a_row = 0
+        self._ended = asyncio.Event()
+
+    def put(self, put: Put) -> None:
+        """Have events stored."""
+        self._raise_if_failed()
+        self.waiting.puts.append(put)
+        self.commit()
+
+    def ack(self, ack: Ack) -> None:
+        """Have events removed."""
+        self._raise_if_failed()
+        self.waiting.acks.append(ack)
+        self.commit()
+
+    def uncommitted_puts(self) -> list[Put]:
+        """Return the puts that are waiting or being committed."""
+        return self._current.puts + self.waiting.puts
+
+    def forget_corrupt(self) -> None:
+        """Count none as corrupt that is not committed as that."""
+        self._current.corrupt.clear()
+        self.waiting.corrupt.clear()
+
+    @property
+    def restoring(self) -> bool:
+        """Whether there is a job that must be run before anything else is committed."""
+        return self._restore is not None
+
+    def restore(self, job: Job[None], *, then: Callable[[], None]) -> None:
+        """Run this job before anything else is committed, and then call `then`."""
+        self._restore, self._then = job, then
+        self._stalled = False
+        self.commit()
+
+    def commit(self) -> None:
+        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
+        if self._committing or self._stalled or not (self.waiting or self._restore):
+            return
+        self._committing = True
+        asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        if job := self._restore:
+            self._database.submit(job, self._restored, restores=True)
+            return
+        batch = self._current = self._next_batch()
+        self._database.submit(self._job_of(batch), lambda result: self._committed(batch, result))
+
+    async def flush(self) -> None:
+        """Wait until nothing waits any more, or cannot be committed now."""
+        self._stalled = False
+        self.commit()
+        while self._committing:
+            self._ended.clear()
+            await self._ended.wait()
+
+    async def watch(self) -> None:
+        """Wait until there is a bug, and raise it."""
+        await self._failed.wait()
+        self._raise_if_failed()
+
+    def close(self) -> None:
+        """Try no more."""
+        if self._retry is not None:
+            self._retry.cancel()
+
+    def lacks_room(self, error: Exception) -> None:
+        """Take no puts until there is room in reserve."""
+        self._telemetry.buffer_failed("commit", error)
+        self.available = False
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+
+    def _next_batch(self) -> Batch:
+        batch, self.waiting = self.waiting, Batch()
+        size = 0
+        for index, put in enumerate(batch.puts):
+            size += put.size_bytes
+            if index and size > MAX_COMMIT_BYTES:
+                batch.puts, self.waiting.puts = batch.puts[:index], batch.puts[index:]
+                break
+        return batch
+
+    def _restored(self, result: Committed[None] | Exception) -> None:
+        self._committing = False
+        match result:
+            case Committed():
+                self._restore = None
+                if self._then is not None:
+                    self._then()
+            case DamagedError():  # there is another job now
+                pass
+            case UnavailableError():
+                self._give_way(result, more=False)
+            case _:
+                self._fail(Batch(), result)
+        self._go_on()
+
+    def _committed(self, batch: Batch, result: Committed[T] | Exception) -> None:
+        self._committing = False
+        self._current = Batch()
+        match result:
+            case Committed(value):
+                self._damages_in_a_row = 0
+                try:
+                    self._apply(batch, value)
+                except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+                    self._fail(batch, error)
+            case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
+                # The database has told the buffer, which restores what it can. The dead letters are not in the new file
+                # yet, so none can be replayed now.
+                self._damages_in_a_row += 1
+                self._put_back(batch)
+                self._refuse_puts([put for put in self.waiting.puts if put.replayed])
+            case UnavailableError():
+                self._put_back(batch)
+                self._give_way(result, more=bool(batch.puts))
+            case _:
+                self._fail(batch, result)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self.commit()
+        if not self._committing:
+            self._ended.set()
+
+    def _give_way(self, error: UnavailableError, *, more: bool) -> None:
+        """Refuse puts. If `more` than acks was tried, those are tried next; else they get the space in reserve."""
+        self.lacks_room(error)
+        self._refuse_puts(self.waiting.puts)
+        if more:
+            return
+        self._stalled = True
+        if self.waiting.acks or self.waiting.corrupt or self.restoring:  # and not only refusals, which can wait
+            self._committing = True
+            self._database.give_up_reserve(self._gave_up_reserve)
+
+    def _refuse_puts(self, puts: Sequence[Put]) -> None:
+        self.waiting.puts = [put for put in self.waiting.puts if put not in puts]
+        for put in puts:
+            self._refuse(put)
+
+    def _gave_up_reserve(self, given: bool) -> None:  # noqa: FBT001 - as the database calls it
+        self._committing, self._stalled = False, not given
+        self._go_on()
+
+    def _put_back(self, batch: Batch) -> None:
+        waiting = self.waiting
+        self.waiting = Batch(
+            batch.puts + waiting.puts,
+            batch.acks + waiting.acks,
+            batch.corrupt + waiting.corrupt,
+            batch.refused + waiting.refused,
+        )
+
+    def _raise_if_failed(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        """Tell everybody of a bug, and end the process: see `watch`."""
+        self._stalled, self._failure = True, error
+        self._failed.set()
+        waiters: list[asyncio.Future[Any]] = [put.done for put in batch.puts + self.waiting.puts]
+        waiters += [ack.done for ack in batch.acks + self.waiting.acks]
+        for done in waiters:
+            if not done.done():
+                done.set_exception(error)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._stalled = False
+        self._database.submit(prove_room(self._database), self._proved_room)
+        self.commit()
+
+    def _proved_room(self, result: Committed[bool] | Exception) -> None:
+        if isinstance(result, Committed) and result.value and not self.restoring:
+            self.available = True
+            self._telemetry.buffer_recovered()
+        else:
+            self.lacks_room(
+                result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
+            )
+
+
+def prove_room(database: Database) -> Job[bool]:
+    """Return a job that takes up the space in reserve, and returns whether there was room for it and for more.
+
+    It also writes something, which fails where the disk does for another reason.
+    """
+
+    def job(transaction: Transaction) -> bool:
+        assert database.directory is not None
+        try:
+            database.directory.reserve()
+        except OSError:
+            return False
+        if not database.directory.has_room:
+            give_back_space(transaction, whatever_it_is=True)
+            return False
+        ledger.store(transaction.connection, transaction.ledger)
+        return True
+
+    return job

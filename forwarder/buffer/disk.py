@@ -1,0 +1,300 @@
+"""The buffer on disk: what was put is there again after the process died.
+
+Acknowledged means committed: `put` returns after the commit that holds its events. Part of the events are in memory as
+well: those being delivered, and a window of those that come next, of about `WINDOW_BYTES`; see `reading`.
+
+An event is in `_ordering`, waiting to be taken; in `_taken`, until it is acked or released; in `_room.dropping` and then
+in the put that it makes room for, until that is committed; or on disk only: newer than all in `_ordering`, or known to it
+by its id. A crash gives everything back that was not acked, in order.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Final
+
+from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored, Unavailable
+from forwarder.buffer.commits import Ack, Batch, GroupCommit, Put, Salvaged
+from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
+from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.reading import Reading
+from forwarder.buffer.room import Room
+from forwarder.buffer.settling import Settling
+from forwarder.buffer.upkeep import Upkeep
+from forwarder.buffer.waiting import wait_until
+from forwarder.buffer.writing import write
+from forwarder.database import events as rows
+from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.event import Clock, Event
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings
+from forwarder.telemetry import Telemetry
+
+WINDOW_BYTES: Final = 6 * 1024 * 1024
+"""Of memory for the events that come next, and once more for those that were passed over or given back."""
+
+
+class DiskBuffer:
+    """A Buffer in a database on disk. `clock` is the event loop's, in seconds; `next_id` gives rising ids."""
+
+    def __init__(
+        self,
+        settings: BufferSettings,
+        *,
+        dead_letters: DeadLettersSettings,
+        database: Database,
+        telemetry: Telemetry,
+        receipts: Receipts,
+        clock: Clock,
+        next_id: Callable[[], int],
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._telemetry = telemetry
+        self._receipts = receipts
+        self._settling = Settling(telemetry, receipts)
+        self._next_id = next_id
+        self._clock = clock
+        self._ordering = Ordering(max_aside_bytes=window_bytes)
+        self._taken: dict[int, Event] = {}
+        self._changed = asyncio.Event()
+        self._closed = False
+        self._refused_noted = 0
+        self._refused_committed = 0
+        self._count = rows.RowCount()
+        self._bounds = dead_letters
+        self._commits = GroupCommit(
+            database, job_of=self._job_of, apply=self._apply, refuse=self._refuse, telemetry=telemetry
+        )
+        self._reading = Reading(
+            database,
+            self._ordering,
+            window_bytes=window_bytes,
+            changed=self._changed,
+            drop_corrupt=self._drop_corrupt,
+            telemetry=telemetry,
+        )
+        self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, changed=self._changed)
+        self._upkeep = Upkeep(
+            database,
+            bounds=dead_letters,
+            telemetry=telemetry,
+            count=self._count,
+            bring=self._bring,
+            write_refused=self._write_refused,
+        )
+        database.on_damaged = self._restore
+
+    async def open(self) -> None:
+        """See Buffer. Nothing but the ledger and the first row is read; the database is open. Raises DirectoryError."""
+        assert self._database.directory is not None
+        try:
+            if job := await self._upkeep.find_damaged_files():
+                self._commits.restore(job, then=self._upkeep.salvage_soon)
+                await self._commits.flush()
+            await self._reading.open()
+        except DamagedError:  # there is a new file, and nothing in it to read
+            await self._commits.flush()
+        except UnavailableError as error:
+            raise self._database.directory.unusable(error) from error
+        if not self._database.directory.has_reserve:
+            self._commits.lacks_room(UnavailableError("there is no room in reserve"))
+
+    async def serve(self) -> None:
+        """See Buffer. Raises what a bug in the database's jobs raised."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._upkeep.serve(), name="buffer upkeep")
+            tasks.create_task(self._commits.watch(), name="buffer failure")
+
+    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+        """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
+        size = sum(event.size_bytes for event in events)
+        if len(events) > self._settings.max_events or size > self._settings.max_bytes:
+            return NeverFits()
+        if not self._commits.available:
+            return Unavailable()
+        put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed)
+        if self._settings.when_full == "drop_oldest":
+            async with self._room.queue:
+                dropped = await self._room.make(len(events), size)
+                if dropped is None:
+                    return Full()
+                put.dropped = dropped
+                self._submit(put)
+        elif self._room.fits(len(events), size):
+            self._submit(put)
+        else:
+            return Full()
+        return await put.done
+
+    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+        """See Buffer."""
+        while True:
+            self._changed.clear()
+            events = self._ordering.hand_out(
+                now=self._clock(), max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes
+            )
+            self._taken.update((event.id, event) for event in events)
+            self._reading.read_ahead()
+            if events:
+                return events
+            await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
+
+    async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
+        """See Buffer. What is acked is never handed out again, also where the commit must wait."""
+        ack = Ack(fates, asyncio.get_running_loop().create_future())
+        self._commits.ack(ack)
+        await ack.done
+
+    async def release(self, events: Sequence[Event], *, not_before: float) -> None:
+        """See Buffer."""
+        for event in events:
+            del self._taken[event.id]
+        self._ordering.give_back(events, not_before=not_before)
+        self._changed.set()
+
+    async def end_rests(self) -> None:
+        """See Buffer."""
+        self._ordering.end_rests()
+        self._changed.set()
+
+    async def holds(self, event_id: int) -> bool:
+        """See Buffer."""
+        if event_id in self._taken:
+            return True
+        return await self._database.run(lambda transaction: rows.is_held(transaction, event_id))
+
+    def ledger(self) -> Ledger:
+        """See Buffer."""
+        counters = self._database.ledger
+        refused = self._telemetry.refused - self._refused_committed
+        return Ledger(
+            received=counters["received"] + refused,
+            accepted=counters["accepted"],
+            duplicates=counters["duplicates"],
+            rejected=counters["rejected"] + refused,
+            delivered=counters["delivered"],
+            dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},
+            dropped={reason: counters[f"dropped.{reason}"] for reason in DROP_REASONS},
+            buffered=counters["buffered"],
+        )
+
+    def occupancy(self) -> Occupancy:
+        """See Buffer. Events of a damaged file count until they are brought over or given up."""
+        counters = self._database.ledger
+        times = [self._ordering.oldest_accepted_at(), self._reading.unread_since()]
+        times += (event.accepted_at for event in self._taken.values())
+        return Occupancy(
+            events=counters["buffered"],
+            bytes=counters["buffered_bytes"],
+            resting=self._ordering.resting(self._clock()),
+            oldest_accepted_at=min((time for time in times if time is not None), default=None),
+        )
+
+    def ready_at(self, now: float) -> float | None:
+        """See Buffer."""
+        return self._ordering.ready_at(now)
+
+    @property
+    def available(self) -> bool:
+        """See Buffer."""
+        return self._commits.available
+
+    @property
+    def dead_letters_lost(self) -> int:
+        """See Buffer. They are kept, as the events are."""
+        return 0
+
+    async def close(self) -> None:
+        """See Buffer. The database is closed by who opened it."""
+        if not self._closed:
+            self._closed = True
+            self._note_refused()
+            await self._commits.flush()
+            self._commits.close()
+
+    def _write_refused(self) -> None:
+        self._note_refused()
+        if self._commits.available:
+            self._commits.commit()
+
+    # Committing
+
+    def _submit(self, put: Put) -> None:
+        self._room.occupy(put)
+        self._note_refused()
+        self._commits.put(put)
+
+    def _note_refused(self) -> None:
+        """Have refusals since the last time written to the ledger with the next commit."""
+        refused = self._telemetry.refused
+        self._commits.waiting.refused += refused - self._refused_noted
+        self._refused_noted = refused
+
+    def _job_of(self, batch: Batch) -> Job[int]:
+        return partial(write, batch=batch, count=self._count, bounds=self._bounds)
+
+    def _apply(self, batch: Batch, evicted: int) -> None:
+        """Make what was committed true in memory, within one turn of the event loop."""
+        self._refused_committed += batch.refused
+        for put in batch.puts:
+            self._room.settle(put, stored=True)
+            self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
+            if put.salvaged is None:
+                self._telemetry.events_accepted(len(put.events), intake=put.intake)
+            else:
+                self._upkeep.brought(put.salvaged)
+            self._reading.add(put.events)
+            if not put.done.done():
+                put.done.set_result(Stored())
+        for ack in batch.acks:
+            for event, _ in ack.fates:
+                del self._taken[event.id]
+            self._settling.settle(ack.fates)
+            if not ack.done.done():
+                ack.done.set_result(None)
+        self._settling.corrupt(batch.corrupt)
+        self._telemetry.dead_letters_evicted(evicted, reason="full")
+        self._changed.set()
+
+    def _refuse(self, put: Put) -> None:
+        self._room.settle(put, stored=False)
+        if not put.done.done():
+            put.done.set_result(Unavailable())
+
+    def _drop_corrupt(self, ids: Sequence[int]) -> None:
+        if ids:
+            self._commits.waiting.corrupt += ids
+            self._commits.commit()
+
+    # Damage
+
+    def _restore(self, file: str) -> None:
+        """Have the ledger and what is in memory written to the new file; the rest of the old one is salvaged."""
+        self._telemetry.database_set_aside(file)
+        dropped = chain(self._room.dropping, *(put.dropped for put in self._commits.uncommitted_puts()))
+        kept = sorted(chain(self._ordering, self._taken.values(), dropped), key=lambda event: event.id)
+        counters = dict(self._database.ledger)
+        self._ordering.forget_unread()
+        self._commits.forget_corrupt()  # they are among those that the salvage misses
+        job = self._upkeep.restoring(file, counters=counters, kept=kept)
+        self._commits.restore(job, then=self._upkeep.salvage_soon)
+
+    async def _bring(self, events: Sequence[Event], source: Salvaged) -> bool:
+        """Store events of a damaged file, under new ids as they come late; return whether that worked."""
+        if not self._commits.available:
+            return False
+        # With no await before it stands in the queue, so that ids are committed in their order.
+        new = [replace(event, id=self._next_id()) for event in events]
+        put = Put(new, "", asyncio.get_running_loop().create_future(), salvaged=source)
+        async with self._room.queue:
+            self._submit(put)
+        if await put.done != Stored():
+            return False
+        for old, event in zip(events, new, strict=True):
+            self._receipts.replaced(old.id, event.id)
+        return True

@@ -1,0 +1,122 @@
+"""The events of one customer that were passed over or given back, in order; of some only the ids. Used by the ordering.
+
+They stand in three places, one after the other: `_returned`, `_passed` and `_unread`. What is handed out leaves at the
+front, so whatever is given back precedes all that was never handed out.
+"""
+
+import heapq
+from array import array
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Final
+
+from forwarder.event import Event
+
+OVERHEAD_BYTES: Final = 512
+"""What an event takes in memory beside its body, about."""
+
+
+def cost_bytes(event: Event) -> int:
+    """Return the memory that an event takes, about."""
+    return event.size_bytes + OVERHEAD_BYTES
+
+
+class Lane:
+    """`not_before` is the end of its rest. It is `offered` if its rest is over and no taker skips it, as far as is known."""
+
+    __slots__ = ("_passed", "_returned", "_unread", "_unread_since", "not_before", "offered")
+
+    def __init__(self) -> None:
+        self.not_before = 0.0
+        self.offered = False
+        self._returned: list[tuple[int, Event]] = []  # a heap of what was given back or read
+        # Of these most lanes have none, and empty ones take more memory than all the rest.
+        self._passed: deque[Event] | None = None
+        self._unread: array[int] | None = None  # ids that rise
+        self._unread_since = 0.0  # none of those was accepted earlier
+
+    def __len__(self) -> int:
+        return len(self._returned) + len(self._passed or ()) + len(self._unread or ())
+
+    def first(self) -> Event | None:
+        """Return the first event; None if only its id is kept."""
+        if self._returned:
+            return self._returned[0][1]
+        return self._passed[0] if self._passed else None
+
+    def first_id(self) -> int:
+        """Return the id of the first event, which there must be."""
+        if (first := self.first()) is not None:
+            return first.id
+        assert self._unread, "there is no first event"
+        return self._unread[0]
+
+    def oldest_accepted_at(self) -> float:
+        """Return when the first event was accepted, or an earlier time; there must be an event."""
+        first = self.first()
+        return self._unread_since if first is None else first.accepted_at
+
+    def kept(self) -> Iterator[Event]:
+        """Yield the events of which not only the id is kept."""
+        return chain((event for _, event in self._returned), self._passed or ())
+
+    def next_unread(self, max_ids: int) -> Sequence[int]:
+        """Return ids to read before the first event can be had; none if it can."""
+        return self._unread[:max_ids] if self._unread and self.first() is None else ()
+
+    def append(self, event: Event, *, keep: bool) -> bool:
+        """Add what was passed over; return whether it is kept, and not only its id."""
+        if not keep or self._unread:
+            if not self._unread:
+                self._unread, self._unread_since = array("q"), event.accepted_at
+            self._unread.append(event.id)
+            return False
+        if self._passed is None:
+            self._passed = deque()
+        self._passed.append(event)
+        return True
+
+    def put_back(self, event: Event) -> bool:
+        """Add what was handed out; return whether it is kept, and not only its id."""
+        if self._unread and event.id > self._unread[0]:
+            insort(self._unread, event.id)
+            return False
+        heapq.heappush(self._returned, (event.id, event))
+        return True
+
+    def remove_first(self) -> None:
+        """Remove the first event, which must be kept."""
+        if self._returned:
+            heapq.heappop(self._returned)
+        else:
+            assert self._passed, "the first event is unread"
+            self._passed.popleft()
+
+    def awaits(self, event_id: int) -> bool:
+        """Return whether this event is the first of those to read."""
+        return bool(self._unread and self._unread[0] == event_id)
+
+    def read(self, event: Event | None) -> None:
+        """Put the first of those to read in its place, or forget it if it is None."""
+        assert self._unread, "nothing is unread"
+        del self._unread[:1]
+        if event is not None:
+            heapq.heappush(self._returned, (event.id, event))
+            self._unread_since = event.accepted_at
+
+    def unkeep(self) -> int:
+        """Keep only the ids of all events; return how many bytes that frees."""
+        if self.first() is None:
+            return 0
+        freed = sum(map(cost_bytes, self.kept()))
+        self._unread_since = self.oldest_accepted_at()
+        ids = array("q", sorted(event.id for event in self.kept()))
+        ids.extend(self._unread or ())
+        self._returned, self._passed, self._unread = [], None, ids
+        return freed
+
+    def forget_unread(self) -> None:
+        """Forget the events of which only the id is kept."""
+        self._unread = None

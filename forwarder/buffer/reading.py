@@ -1,0 +1,132 @@
+"""Which events of the disk buffer are in memory: a window of those that come next, filled from disk ahead of the takers.
+
+New events go straight into the window while nothing older is on disk only and there is room; else they are read when their
+turn is near. What was passed over or given back is read again where the ordering keeps only its id.
+
+Everything up to the id `_read_up_to` was in the ordering once, and nothing newer ever was. Jobs are told in the order in
+which they ran, so a read knows of every commit that was told before it, and of none that is told after it.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from forwarder.buffer.commits import RETRY_SECONDS
+from forwarder.buffer.lane import OVERHEAD_BYTES
+from forwarder.buffer.ordering import Ordering
+from forwarder.database import events as rows
+from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
+from forwarder.event import Event
+from forwarder.telemetry import Telemetry
+
+READ_EVENTS: Final = 512
+READ_BYTES: Final = 1024 * 1024
+"""How much is read at a time, but for one event that is larger."""
+READ_ASIDE_EVENTS: Final = 64
+
+
+class Reading:
+    """Fills an ordering; on the event loop, one read at a time.
+
+    `changed` is set when there is something new in the ordering. `drop_corrupt` is told the ids of rows that cannot be read.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        ordering: Ordering,
+        *,
+        window_bytes: int,
+        changed: asyncio.Event,
+        drop_corrupt: Callable[[Sequence[int]], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self._database = database
+        self._ordering = ordering
+        self._window_bytes = window_bytes
+        self._changed = changed
+        self._drop_corrupt = drop_corrupt
+        self._telemetry = telemetry
+        self._read_up_to = -1
+        self._unread_since = 0.0
+        self._reading = False
+        self._failure: Exception | None = None
+
+    async def open(self) -> None:
+        """Learn whether there is anything to read."""
+        self._ordering.more_fresh, self._unread_since = await self._database.run(rows.first)
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Note new events, which are committed."""
+        ordering = self._ordering
+        if not events or ordering.more_fresh:
+            return
+        if ordering.fresh_bytes < self._window_bytes:
+            ordering.add(events)
+            self._read_up_to = events[-1].id
+        else:
+            ordering.more_fresh, self._unread_since = True, events[0].accepted_at
+
+    def read_ahead(self) -> None:
+        """Have read what may be handed out next and is not in memory, unless a read is under way."""
+        room = self._window_bytes - self._ordering.fresh_bytes
+        if ids := self._ordering.wanted(READ_ASIDE_EVENTS):
+            self._read_ids(ids)
+        elif self._ordering.more_fresh and 2 * room > self._window_bytes:
+            self._read_next(room)
+
+    def read_oldest(self) -> bool:
+        """Have read what is oldest of all, unless a read is under way; return False if nothing is to be read."""
+        if ids := self._ordering.oldest_wanted(READ_ASIDE_EVENTS):
+            self._read_ids(ids)
+        elif self._ordering.more_fresh:
+            self._read_next(self._window_bytes - self._ordering.fresh_bytes)
+        else:
+            return False
+        return True
+
+    def unread_since(self) -> float | None:
+        """Return since when the first of the newer events is buffered, or an earlier time; None if all are in memory."""
+        return self._unread_since if self._ordering.more_fresh else None
+
+    def _read_next(self, room: int) -> None:
+        max_events = max(1, min(READ_EVENTS, room // OVERHEAD_BYTES))
+        max_bytes = max(1, min(READ_BYTES, room))
+        job = partial(rows.read_after, after_id=self._read_up_to, max_events=max_events, max_bytes=max_bytes)
+        self._submit(job, partial(self._add_next, max_events, max_bytes))
+
+    def _read_ids(self, ids: Sequence[int]) -> None:
+        self._submit(partial(rows.read_ids, ids=ids, max_bytes=READ_BYTES), partial(self._add_read, ids))
+
+    def _submit(self, job: Job[rows.Read], add: Callable[[rows.Read], None]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._reading:
+            self._reading = True
+            self._database.submit(job, partial(self._told, add))
+
+    def _told(self, add: Callable[[rows.Read], None], result: Committed[rows.Read] | Exception) -> None:
+        self._reading = False
+        match result:
+            case Committed(read):
+                add(read)
+                self._changed.set()
+            case UnavailableError() | DamagedError():
+                self._telemetry.buffer_failed("read", result)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+            case _:  # a bug, told to the takers
+                self._failure = result
+                self._changed.set()
+
+    def _add_next(self, max_events: int, max_bytes: int, read: rows.Read) -> None:
+        self._ordering.add(read.events)
+        self._read_up_to = max(self._read_up_to, read.last_id)
+        if read.events:
+            self._unread_since = read.events[-1].accepted_at
+        size = sum(event.size_bytes for event in read.events)
+        self._ordering.more_fresh = read.looked_at >= max_events or size >= max_bytes
+        self._drop_corrupt(read.unreadable)
+
+    def _add_read(self, ids: Sequence[int], read: rows.Read) -> None:
+        self._drop_corrupt(self._ordering.add_read(ids[: read.looked_at], read.events))

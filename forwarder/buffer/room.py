@@ -1,0 +1,89 @@
+"""Whether new events fit into the disk buffer, and making room for them by dropping the oldest. Used by that buffer alone.
+
+What counts is what is committed, and what is put and not yet committed, less what is dropped for it. Events that are to be
+dropped leave the ordering at once, so that nobody takes them, and come back if what they make room for is not stored.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from forwarder.buffer.commits import Put
+from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.reading import Reading
+from forwarder.database.connection import Database
+from forwarder.event import Event
+from forwarder.settings import BufferSettings
+
+
+class Room:
+    """`changed` is set whenever anything is put, taken, acked, released, read or refused."""
+
+    def __init__(
+        self,
+        settings: BufferSettings,
+        database: Database,
+        *,
+        ordering: Ordering,
+        reading: Reading,
+        changed: asyncio.Event,
+    ) -> None:
+        self.queue = asyncio.Lock()
+        """Held by who makes room. First come, first served, as ids must be committed in their order."""
+        self.dropping: list[Event] = []
+        """What who holds it has dropped so far."""
+        self._settings = settings
+        self._database = database
+        self._ordering = ordering
+        self._reading = reading
+        self._changed = changed
+        self._uncommitted_puts = 0
+        self._uncommitted_events = 0
+        self._uncommitted_bytes = 0
+
+    def fits(self, events: int, size: int) -> bool:
+        """Return whether there is room for so many more events, of together `size` bytes."""
+        counters = self._database.ledger
+        return (
+            counters["buffered"] + self._uncommitted_events + events <= self._settings.max_events
+            and counters["buffered_bytes"] + self._uncommitted_bytes + size <= self._settings.max_bytes
+        )
+
+    def occupy(self, put: Put) -> None:
+        """Count a put, until it is settled."""
+        self._count(put, 1)
+
+    def settle(self, put: Put, *, stored: bool) -> None:
+        """Count a put no more: now the ledger does, or it is not stored."""
+        self._count(put, -1)
+        if not stored:
+            self._put_back(put.dropped)
+
+    async def make(self, events: int, size: int) -> Sequence[Event] | None:
+        """Make them fit, and return the events that are dropped for it; None, and none is dropped, if all are taken."""
+        made = False
+        try:
+            while not self.fits(events - len(self.dropping), size):
+                self._changed.clear()
+                if event := self._ordering.take_oldest():
+                    self.dropping.append(event)
+                    size -= event.size_bytes
+                elif self._reading.read_oldest() or self._uncommitted_puts:
+                    await self._changed.wait()
+                else:
+                    return None
+            made = True
+        finally:
+            dropped, self.dropping = self.dropping, []
+            if not made:
+                self._put_back(dropped)
+        return dropped
+
+    def _count(self, put: Put, sign: int) -> None:
+        self._uncommitted_puts += sign
+        if put.salvaged is None:  # the others count already
+            self._uncommitted_events += sign * (len(put.events) - len(put.dropped))
+            self._uncommitted_bytes += sign * (put.size_bytes - sum(event.size_bytes for event in put.dropped))
+
+    def _put_back(self, events: Sequence[Event]) -> None:
+        self._ordering.give_back(events, not_before=0.0)
+        self._changed.set()

@@ -1,0 +1,70 @@
+"""What a batch changes in the database, in one transaction: events, dead letters and the ledger. Runs on its thread."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from forwarder.buffer.commits import Batch
+from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.database import dead_letters, events, salvage
+from forwarder.database.connection import Transaction
+from forwarder.database.dead_letters import DeadLetter
+from forwarder.event import Event
+from forwarder.settings import DeadLettersSettings
+
+
+def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
+    """Write a batch, and return how many dead letters were evicted by it."""
+    removed = [(event, fate) for ack in batch.acks for event, fate in ack.fates]
+    removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
+    count.removing(transaction, [(event.id, event.size_bytes) for event, _ in removed])
+    count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])
+    transaction.count("buffered", -len(removed) - len(batch.corrupt))
+    transaction.count("buffered_bytes", -sum(event.size_bytes for event, _ in removed))
+    transaction.count("dropped.corrupt", len(batch.corrupt))
+    for _, fate in removed:
+        transaction.count(counter_of(fate))
+    evicted = dead_letters.insert(
+        transaction, list(letters_of(removed)), max_events=bounds.max_events, max_bytes=bounds.max_bytes
+    )
+    _insert(transaction, batch)
+    transaction.count("received", batch.refused)
+    transaction.count("rejected", batch.refused)
+    return evicted
+
+
+def _insert(transaction: Transaction, batch: Batch) -> None:
+    added: list[Event] = []
+    for put in batch.puts:
+        if put.salvaged is None:
+            added += put.events
+            dead_letters.remove(transaction, put.replayed)
+        else:
+            salvage.bring_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
+        if put.events:
+            transaction.ledger["last_id"] = max(transaction.ledger.get("last_id", 0), put.events[-1].id)
+    events.insert(transaction, added)
+    for name in ("received", "accepted", "buffered"):
+        transaction.count(name, len(added))
+    transaction.count("buffered_bytes", sum(event.size_bytes for event in added))
+
+
+def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:
+    """Yield the dead letters among events with their fates."""
+    for event, fate in fates:
+        if isinstance(fate, DeadLettered):
+            yield DeadLetter(
+                event, fate.reason, fate.status, fate.answer, fate.attempts, fate.first_attempt_at, fate.last_attempt_at
+            )
+
+
+def counter_of(fate: Fate) -> str:
+    """Return the name of a fate's counter in the ledger."""
+    match fate:
+        case Delivered():
+            return "delivered"
+        case DeadLettered(reason=reason):
+            return f"dead_lettered.{reason}"
+        case Dropped(reason):
+            return f"dropped.{reason}"
+        case _:
+            assert_never(fate)

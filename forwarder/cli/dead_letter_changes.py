@@ -1,0 +1,176 @@
+"""Replaying and purging dead letters: many ids to a daemon in chunks, each of which is taken as a whole or not at all.
+
+A chunk whose answer was lost is sent again. That does no harm: what was moved is no longer a dead letter, so no event is
+replayed twice, however often one interrupts and begins again. Used by `dead-letters` only.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from forwarder.cli.daemon import Answer, Daemon, UnreachableError, described_errors, in_one_line
+from forwarder.cli.dead_letter_answers import Decided
+from forwarder.cli.dead_letter_requests import Action, judge, post
+from forwarder.cli.patience import Patience, StoppedError
+from forwarder.cli.progress import Ticker, progress_bar
+
+MAX_CHUNK_IDS: Final = 500
+MAX_LISTED: Final = 10
+"""Dead letters that are named one by one, of those that were refused and of those that are missing."""
+
+
+@dataclass
+class Tally:
+    """What became of the dead letters so far."""
+
+    done_word: str
+    """`replayed` or `purged`."""
+    dry_run: bool = False
+    asked: int | None = None
+    """None until all of them are listed."""
+    done: int = 0
+    refused: int = 0
+    missing: int = 0
+    missing_after_loss: int = 0
+    """Of `missing`: after an earlier answer was lost, so that may have been why."""
+    in_doubt: int = 0
+    """Of those left: they were sent, and the answer is not known."""
+
+    @property
+    def handled(self) -> int:
+        return self.done + self.refused + self.missing
+
+    def __str__(self) -> str:
+        left = "all" if self.asked is None else self.asked - self.handled
+        would_be = "would be " if self.dry_run else ""
+        return (
+            f"{would_be}{self.done_word} {self.done}, {would_be}refused {self.refused}, "
+            f"no longer dead letters {self.missing}, left {left}"
+        )
+
+
+class Pace:
+    """When the next chunk may be sent, so that no more than `per_second` events are moved. Pure."""
+
+    def __init__(self, per_second: int | None) -> None:
+        self._per_second = per_second
+        self._due = 0.0
+
+    def wait_seconds(self, now: float) -> float:
+        return max(self._due - now, 0.0) if self._per_second else 0.0
+
+    def moved(self, events: int, *, sent_at: float) -> None:
+        """Take note of a chunk. Time that went by unused is not made up for."""
+        if self._per_second:
+            self._due = sent_at + events / self._per_second
+
+
+class Changer:
+    """Sends chunks, one after the other, and keeps count."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        action: Action,
+        *,
+        tally: Tally,
+        ticker: Ticker,
+        per_second: int | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.tally: Final = tally
+        self._daemon = daemon
+        self._patience = Patience(say=ticker.say, note=self._show, sleep=sleep)
+        self._action: Final = action
+        self._ticker = ticker
+        self._max_ids = min(MAX_CHUNK_IDS, per_second or MAX_CHUNK_IDS)
+        self._pace = Pace(None if tally.dry_run else per_second)
+        self._sleep = sleep
+        self._clock = clock
+        self._sent_at = clock()
+
+    async def change(self, ids: Sequence[str], *, name_missing: bool = False) -> None:
+        """Replay or purge these, in order. Raises DaemonError or StoppedError."""
+        self.tally.asked = len(ids)
+        # From the end, as a stack.
+        pending = [ids[at : at + self._max_ids] for at in range(0, len(ids), self._max_ids)][::-1]
+        while pending:
+            chunk = pending.pop()
+            if wait_seconds := self._pace.wait_seconds(self._clock()):
+                await self._sleep(wait_seconds)
+            # A connection that was closed meanwhile shows it only once the loop has run.
+            await asyncio.sleep(0)
+            decided = await self._decided(chunk)
+            if decided is None:
+                middle = len(chunk) // 2
+                pending += [chunk[middle:], chunk[:middle]]
+            else:
+                self._count(decided, name_missing=name_missing)
+        self._ticker.clear()
+
+    def finish(self, stopped: str) -> None:
+        """Say what is still to be said; `stopped` is why not all were sent, or empty."""
+        self._ticker.clear()
+        if stopped:
+            self._ticker.say(stopped)
+        tally = self.tally
+        if tally.in_doubt:
+            self._ticker.say(
+                f"of those left, {tally.in_doubt} were sent and got no answer: they may have been {tally.done_word}"
+            )
+        if tally.missing_after_loss:
+            self._ticker.say(
+                f"of those that are no longer dead letters, up to {tally.missing_after_loss} "
+                f"were {tally.done_word} by a request whose answer was lost"
+            )
+        if tally.refused > MAX_LISTED:
+            self._ticker.say(f"… and {tally.refused - MAX_LISTED} more were refused")
+
+    async def _decided(self, chunk: Sequence[str]) -> Decided | None:
+        answer, lost = await self._patience.answer(
+            lambda: self._ask(chunk),
+            doing=f"sending {len(chunk)} dead letters",
+            doubt="" if self.tally.dry_run else f"they may have been {self.tally.done_word}",
+        )
+        try:
+            decided = judge(self._action, answer, chunk, self._daemon)
+        except StoppedError:
+            if not described_errors(answer.content) and not self.tally.dry_run:
+                self.tally.in_doubt = len(chunk)
+            raise
+        if decided is not None:
+            self._pace.moved(decided.done, sent_at=self._sent_at)
+            if lost and not self.tally.dry_run:
+                self.tally.missing_after_loss += len(decided.missing)
+        return decided
+
+    async def _ask(self, chunk: Sequence[str]) -> Answer:
+        before = self.tally.in_doubt
+        self.tally.in_doubt = 0 if self.tally.dry_run else len(chunk)
+        self._sent_at = self._clock()
+        try:
+            answer = await post(self._daemon, self._action, chunk, dry_run=self.tally.dry_run)
+        except UnreachableError:
+            self.tally.in_doubt = before
+            raise
+        self.tally.in_doubt = 0
+        return answer
+
+    def _count(self, decided: Decided, *, name_missing: bool) -> None:
+        for letter_id, errors in decided.refusals[: max(MAX_LISTED - self.tally.refused, 0)]:
+            self._ticker.say(f"dead letter {letter_id}: {in_one_line(errors)}")
+        if name_missing:
+            for letter_id in decided.missing[: max(MAX_LISTED - self.tally.missing, 0)]:
+                self._ticker.say(f"dead letter {letter_id}: there is none of this id, or no longer")
+        self.tally.done += decided.done
+        self.tally.refused += len(decided.refusals)
+        self.tally.missing += len(decided.missing)
+        self._show()
+
+    def _show(self, note: str = "") -> None:
+        handled, asked = self.tally.handled, self.tally.asked
+        text = f"{handled} of {asked} dead letters, {self.tally.refused} refused"
+        self._ticker.tell(text, bar=progress_bar(handled, asked), note=note)

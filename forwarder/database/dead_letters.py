@@ -1,0 +1,203 @@
+"""The dead letters table: events that were given up, with the reason, in the order in which they were.
+
+Its bounds are kept in the transaction that adds to it; what is held now is counted in the ledger, as `dead_letters` and
+`dead_letters_bytes`, so that nobody has to count rows. The functions are jobs, or parts of jobs, of the database's thread.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from forwarder.database.connection import Transaction
+from forwarder.database.ledger import AlteredError
+from forwarder.event import Event
+
+COLUMNS: Final = (
+    "id, customer, name, body, accepted_at, reason, status, answer, attempts, first_attempt_at, last_attempt_at"
+)
+_EVICTED_AT_ONCE: Final = 100
+_MAX_PLACE: Final = 1 << 62
+_SIZE: Final = "coalesce(length(body) + length(answer), 0)"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up."""
+
+    event: Event
+    reason: str
+    status: int | None
+    """Of the last answer; None if there was none."""
+    answer: bytes
+    """The first 2 KiB of it."""
+    attempts: int
+    first_attempt_at: float
+    """Seconds since 1970, as the next."""
+    last_attempt_at: float
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts against `dead_letters.max_bytes`."""
+        return self.event.size_bytes + len(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some dead letters, oldest first."""
+
+    letters: list[DeadLetter]
+    next_place: int | None
+    """After which to go on; None at the end."""
+
+
+def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_events: int, max_bytes: int) -> int:
+    """Add dead letters, remove the oldest beyond the bounds, and return how many that were."""
+    if letters:
+        _check_last_place(transaction)
+    for letter in letters:
+        added = transaction.connection.execute(
+            f"INSERT OR IGNORE INTO dead_letters ({COLUMNS}, checksum) VALUES ({', '.join('?' * 12)})",  # noqa: S608
+            _row(letter),
+        ).rowcount
+        transaction.count("dead_letters", added)
+        transaction.count("dead_letters_bytes", added * letter.size_bytes)
+    evicted = 0
+    counters = transaction.ledger
+    while counters.get("dead_letters", 0) > max_events or counters.get("dead_letters_bytes", 0) > max_bytes:
+        oldest = transaction.connection.execute(
+            f"SELECT place, {_SIZE} FROM dead_letters ORDER BY place LIMIT ?",  # noqa: S608
+            (_EVICTED_AT_ONCE,),
+        ).fetchall()
+        if not oldest:
+            transaction.count("dead_letters", -counters.get("dead_letters", 0))
+            transaction.count("dead_letters_bytes", -counters.get("dead_letters_bytes", 0))
+            break
+        for place, size in oldest:
+            if counters["dead_letters"] <= max_events and counters["dead_letters_bytes"] <= max_bytes:
+                break
+            deleted = transaction.connection.execute("DELETE FROM dead_letters WHERE place = ?", (place,)).rowcount
+            if not deleted:
+                raise AlteredError("a dead letter is gone")
+            transaction.count("dead_letters", -1)
+            transaction.count("dead_letters_bytes", -size)
+            evicted += 1
+    return evicted
+
+
+def _check_last_place(transaction: Transaction) -> None:
+    """Raise AlteredError if there is hardly a higher place, which SQLite would take for a full disk."""
+    places = transaction.connection.execute(
+        "SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters' UNION ALL SELECT max(place) FROM dead_letters"
+    )
+    for (place,) in places:
+        if place is not None and (not isinstance(place, int) or place > _MAX_PLACE):
+            raise AlteredError("the places of dead letters were altered")
+
+
+def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
+    """Remove the dead letters with these ids, and return the ids that there were."""
+    found: list[int] = []
+    for letter_id in ids:
+        row = transaction.connection.execute(
+            f"SELECT {_SIZE} FROM dead_letters WHERE id = ?",  # noqa: S608
+            (letter_id,),
+        ).fetchone()
+        if row is not None:
+            transaction.connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
+            transaction.count("dead_letters", -1)
+            transaction.count("dead_letters_bytes", -row[0])
+            found.append(letter_id)
+    return found
+
+
+def page(transaction: Transaction, *, after_place: int, reason: str | None, max_letters: int, max_bytes: int) -> Page:
+    """Read dead letters, at least one if there is one; those whose rows were altered are left out."""
+    rows = transaction.connection.execute(
+        f"SELECT place, {COLUMNS}, checksum FROM dead_letters "  # noqa: S608
+        "WHERE place > ? AND (? IS NULL OR reason = ?) ORDER BY place",
+        (after_place, *(2 * [None if reason is None else reason.encode()])),
+    )
+    letters: list[DeadLetter] = []
+    size = 0
+    last = after_place
+    for place, *row in rows:
+        if len(letters) == max_letters or (letters and size >= max_bytes):
+            return Page(letters, last)
+        last = place
+        letter = letter_of(row)
+        if letter is not None:
+            letters.append(letter)
+            size += letter.size_bytes
+    return Page(letters, None)
+
+
+def find(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> list[DeadLetter]:
+    """Read the dead letters with these ids, in their order, as far as they are there and unaltered.
+
+    None is read after those that together go beyond `max_bytes`.
+    """
+
+    def found() -> Iterator[DeadLetter | None]:
+        for letter_id in ids:
+            row = transaction.connection.execute(
+                f"SELECT {COLUMNS}, checksum FROM dead_letters WHERE id = ?",  # noqa: S608
+                (letter_id,),
+            ).fetchone()
+            yield None if row is None else letter_of(row)
+
+    letters: list[DeadLetter] = []
+    size = 0
+    for letter in found():
+        if size > max_bytes:
+            break
+        if letter is not None:
+            letters.append(letter)
+            size += letter.event.size_bytes
+    return letters
+
+
+def _row(letter: DeadLetter) -> tuple[Any, ...]:
+    event = letter.event
+    values = (
+        event.id,
+        event.customer.encode(errors="surrogatepass"),
+        event.name.encode(errors="surrogatepass"),
+        event.body,
+        event.accepted_at,
+        letter.reason.encode(),
+        letter.status,
+        letter.answer,
+        letter.attempts,
+        letter.first_attempt_at,
+        letter.last_attempt_at,
+    )
+    return (*values, _checksum(values))
+
+
+def letter_of(row: Sequence[Any]) -> DeadLetter | None:
+    """Return the dead letter of a row, or None if the row was altered."""
+    *values, checksum = row
+    if _checksum(values) != checksum:
+        return None
+    event_id, customer, name, body, accepted_at, reason, status, answer, attempts, first, last = values
+    customer, name = (text.decode(errors="surrogatepass") for text in (customer, name))
+    event = Event(event_id, customer, name, body, accepted_at)
+    return DeadLetter(event, reason.decode(), status, answer, attempts, first, last)
+
+
+def _checksum(values: Sequence[Any]) -> int:
+    """Return a checksum over values of the types that SQLite has, and over their types and lengths."""
+    checksum = 0
+    for value in values:
+        match value:
+            case bytes():
+                checksum = zlib.crc32(value, zlib.crc32(b"b%d" % len(value), checksum))
+            case int():
+                checksum = zlib.crc32(b"i%d" % value, checksum)
+            case float():
+                checksum = zlib.crc32(b"f" + struct.pack("<d", value), checksum)
+            case _:
+                checksum = zlib.crc32(b"n", checksum)
+    return checksum

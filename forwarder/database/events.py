@@ -1,0 +1,195 @@
+"""The events table: written, read and counted. Every row carries a checksum over all that it says.
+
+The functions with a transaction are jobs, or parts of jobs, of the database's thread.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from forwarder.database.connection import Transaction
+from forwarder.database.ledger import AlteredError
+from forwarder.event import Event
+
+COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
+_AT_ONCE: Final = (128, 32, 8, 1)
+"""How many rows go into one statement: few different statements, and few steps in which the thread lets others run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was read, and up to where."""
+
+    events: list[Event]
+    unreadable: list[int]
+    """The ids of rows that are gone, or not as they were written."""
+    last_id: int
+    """The id of the last row that was looked at; 0 if there was none."""
+    looked_at: int
+    """How many rows that were."""
+
+
+def insert(transaction: Transaction, events: Sequence[Event]) -> None:
+    """Add events."""
+    at = 0
+    for number in _portions(len(events)):
+        values = [value for event in events[at : at + number] for value in _row(event)]
+        transaction.connection.execute(f"INSERT INTO events VALUES {_repeated('(?, ?, ?, ?, ?, ?)', number)}", values)  # noqa: S608
+        at += number
+
+
+def remove(transaction: Transaction, ids: Sequence[int]) -> int:
+    """Remove events, and return how many there were."""
+    removed = at = 0
+    for number in _portions(len(ids)):
+        statement = f"DELETE FROM events WHERE id IN ({_repeated('?', number)})"  # noqa: S608
+        removed += transaction.connection.execute(statement, ids[at : at + number]).rowcount
+        at += number
+    return removed
+
+
+def read_after(transaction: Transaction, after_id: int, *, max_events: int, max_bytes: int) -> Read:
+    """Read what comes next, at least one row if there is one, and beyond `max_bytes` at most one.
+
+    Raises AlteredError if the rows are not in order: some might be missed, or read twice.
+    """
+    rows = transaction.connection.execute(
+        f"SELECT {COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
+        (after_id, max_events),
+    )
+
+    def rising() -> Iterator[Sequence[Any]]:
+        last = after_id
+        for row in rows:
+            if row[0] <= last:
+                raise AlteredError("rows are not in order")
+            last = row[0]
+            yield row
+
+    return _read(rising(), max_bytes=max_bytes)
+
+
+def read_ids(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> Read:
+    """Read the events of these ids, in their order, as far as `max_bytes` allows, but at least one."""
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for event_id in ids:
+            statement = f"SELECT {COLUMNS} FROM events WHERE id = ?"  # noqa: S608
+            row = transaction.connection.execute(statement, (event_id,)).fetchone()
+            yield row or (event_id, None, None, None, None, None)
+
+    return _read(rows(), max_bytes=max_bytes)
+
+
+def first(transaction: Transaction) -> tuple[bool, float]:
+    """Return whether there is any event, and when the first one was accepted."""
+    row = transaction.connection.execute("SELECT accepted_at FROM events ORDER BY id LIMIT 1").fetchone()
+    return row is not None, row[0] if row and isinstance(row[0], float) else 0.0
+
+
+def is_held(transaction: Transaction, event_id: int) -> bool:
+    """Return whether there is such an event."""
+    return transaction.connection.execute("SELECT 1 FROM events WHERE id = ?", (event_id,)).fetchone() is not None
+
+
+def event_of(row: Sequence[Any]) -> Event | None:
+    """Return the event of a row with the columns of the table, or None if the row was altered."""
+    event_id, customer, name, body, accepted_at, checksum = row
+    if not (isinstance(customer, bytes) and isinstance(name, bytes) and isinstance(body, bytes)):
+        return None
+    if not isinstance(accepted_at, float) or _checksum(event_id, customer, name, body, accepted_at) != checksum:
+        return None
+    return Event(event_id, _text(customer), _text(name), body, accepted_at)
+
+
+class RowCount:
+    """Counts the rows little by little, while events come and go. Used on the database's thread alone."""
+
+    def __init__(self, *, rows_at_once: int = 20_000) -> None:
+        self._rows_at_once = rows_at_once
+        self._up_to: int | None = None
+        self._failed_before = 0
+        self._counted = 0
+        self._counted_bytes = 0
+
+    def step(self, transaction: Transaction) -> tuple[int, int] | None:
+        """Count some more; return the number of rows and of bytes of bodies once all are counted, and begin anew."""
+        if self._failed_before != transaction.failed_before:  # what was removed since may be there again
+            self._failed_before = transaction.failed_before
+            self._up_to = None
+        after = -1 if self._up_to is None else self._up_to
+        if self._up_to is None:
+            self._counted = self._counted_bytes = 0
+        number, size, last = transaction.connection.execute(
+            "SELECT count(*), total(size), max(id) FROM "
+            "(SELECT id, length(body) AS size FROM events WHERE id > ? ORDER BY id LIMIT ?)",
+            (after, self._rows_at_once),
+        ).fetchone()
+        self._counted += number
+        self._counted_bytes += int(size)
+        if number < self._rows_at_once:
+            self._up_to = None
+            return self._counted, self._counted_bytes
+        self._up_to = last
+        return None
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._up_to = None
+
+    def removing(self, transaction: Transaction, removals: Sequence[tuple[int, int]]) -> None:
+        """Remove events, given as id and size, and keep the count right; use it rather than `remove`.
+
+        Raises AlteredError if one of them is not there: the file is damaged, and if it went on the event might come again.
+        """
+        up_to = -1 if self._up_to is None else self._up_to
+        counted = [removal for removal in removals if removal[0] <= up_to]
+        self._counted -= len(counted)
+        self._counted_bytes -= sum(size for _, size in counted)
+        if remove(transaction, [event_id for event_id, _ in removals]) != len(removals):
+            raise AlteredError("events are gone")
+
+
+def _read(rows: Iterable[Sequence[Any]], *, max_bytes: int) -> Read:
+    events: list[Event] = []
+    unreadable: list[int] = []
+    size = last_id = 0
+    for row in rows:
+        event = event_of(row)
+        last_id = row[0]
+        if event is None:
+            unreadable.append(last_id)
+            continue
+        events.append(event)
+        size += event.size_bytes
+        if size >= max_bytes:
+            break
+    return Read(events, unreadable, last_id, len(events) + len(unreadable))
+
+
+def _row(event: Event) -> tuple[int, bytes, bytes, bytes, float, int]:
+    customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
+    checksum = _checksum(event.id, customer, name, event.body, event.accepted_at)
+    return event.id, customer, name, event.body, event.accepted_at, checksum
+
+
+def _checksum(event_id: int, customer: bytes, name: bytes, body: bytes, accepted_at: float) -> int:
+    head = struct.pack("<qdII", event_id, accepted_at, len(customer), len(name))
+    return zlib.crc32(body, zlib.crc32(name, zlib.crc32(customer, zlib.crc32(head))))
+
+
+def _text(utf8: bytes) -> str:
+    return utf8.decode(errors="surrogatepass")
+
+
+def _portions(number: int) -> Iterator[int]:
+    for portion in _AT_ONCE:
+        while number >= portion:
+            yield portion
+            number -= portion
+
+
+def _repeated(text: str, number: int) -> str:
+    return ", ".join([text] * number)

@@ -1,0 +1,37 @@
+"""The ledger as it is kept: counters by name, in one row with a checksum, so that a damaged ledger is not believed.
+
+Names are those of interface.md section 5; a counter with a reason is `dropped.corrupt`. Besides them it holds what must
+be known without counting rows: `buffered`, `buffered_bytes`, `unsalvaged` (those of `buffered` that are in damaged
+files), `dead_letters` and `dead_letters_bytes` (held now), and `last_id`, the highest id ever given.
+"""
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Mapping
+
+Counters = Mapping[str, int]
+
+
+class AlteredError(sqlite3.DatabaseError):
+    """The ledger is not what was written."""
+
+
+def load(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the counters; none in a new file. Raises AlteredError if the row was altered, or is gone."""
+    row = connection.execute("SELECT content, checksum FROM ledger").fetchone()
+    if row is None:
+        if connection.execute("SELECT 1 FROM events LIMIT 1").fetchone() is not None:
+            raise AlteredError("there are events, but no ledger")
+        return {}
+    content, checksum = row
+    if not isinstance(content, bytes) or zlib.crc32(content) != checksum:
+        raise AlteredError("the ledger fails its checksum")
+    counters: dict[str, int] = json.loads(content)
+    return counters
+
+
+def store(connection: sqlite3.Connection, counters: Counters) -> None:
+    """Write all counters."""
+    content = json.dumps(counters).encode()
+    connection.execute("REPLACE INTO ledger VALUES (1, ?, ?)", (content, zlib.crc32(content)))

@@ -1,0 +1,306 @@
+"""Reading a damaged file: what can be read of it, and how far that has come.
+
+`DamagedFile` has a connection of its own, to a file that nobody writes to, and may be used on any thread. The other
+functions are jobs, or parts of jobs, of the database's thread: they keep the books of a salvage in the new file, in the
+transactions that bring over what was read, so that a salvage which is interrupted goes on where it was.
+"""
+
+import sqlite3
+import threading
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from forwarder.database import dead_letters, events, ledger, schema
+from forwarder.database.connection import Transaction
+from forwarder.database.dead_letters import DeadLetter
+from forwarder.event import Event
+
+_MAX_ID: Final = (1 << 63) - 1
+_MAX_BYTES_AT_ONCE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """How far the salvage of one file has come."""
+
+    file: str
+    events_after: int = -1
+    """The id up to which its events are done."""
+    letters_after: int = -1
+    """The place up to which its dead letters are done."""
+    skip: frozenset[int] = frozenset()
+    """The ids of events that are not to be brought over, as they already were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a damaged file says of itself."""
+
+    file: str
+    counters: Mapping[str, int] | None
+    """None if they cannot be read, or believed."""
+    salvages: Sequence[Salvage]
+    """The salvages of earlier files that were not ended when it was set aside."""
+
+
+def look_at(directory: Path, name: str) -> Found:
+    """Return what a damaged file says of itself."""
+    file = DamagedFile(directory / name)
+    try:
+        return Found(name, file.counters(), file.salvages())
+    finally:
+        file.close()
+
+
+def begin(
+    transaction: Transaction,
+    books: Sequence[Salvage],
+    *,
+    counters: Mapping[str, int] | None,
+    kept: Sequence[Event] = (),
+) -> None:
+    """Open the books of salvages in a new file: take over the counters, and the events that are still in memory."""
+    if counters is not None:
+        for name, number in counters.items():
+            transaction.ledger[name] = number
+        transaction.ledger["unsalvaged"] = max(0, counters.get("buffered", 0) - len(kept))
+        for name in ("dead_letters", "dead_letters_bytes"):  # counted anew as they are brought over
+            transaction.ledger[name] = 0
+    events.insert(transaction, kept)
+    for each in books:
+        _write(transaction, each)
+
+
+def pending(transaction: Transaction) -> list[Salvage]:
+    """Return the salvages that are not ended."""
+    return _read(transaction.connection)
+
+
+def bring_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
+    """Add events of the damaged file, which have new ids, and note how far that has come."""
+    events.insert(transaction, found)
+    expected = min(len(found), transaction.ledger.get("unsalvaged", 0))
+    transaction.count("unsalvaged", -expected)
+    # Where the ledger does not know of them, they are accepted only now.
+    for name in ("received", "accepted", "buffered"):
+        transaction.count(name, len(found) - expected)
+    transaction.count("buffered_bytes", sum(event.size_bytes for event in found[expected:]))
+    _write(transaction, replace(_of(transaction, file), events_after=events_after))
+
+
+def bring_letters(
+    transaction: Transaction,
+    file: str,
+    found: Sequence[DeadLetter],
+    *,
+    letters_after: int,
+    max_events: int,
+    max_bytes: int,
+) -> int:
+    """Add dead letters of the damaged file, note how far that has come, and return how many were evicted."""
+    _write(transaction, replace(_of(transaction, file), letters_after=letters_after))
+    return dead_letters.insert(transaction, found, max_events=max_events, max_bytes=max_bytes)
+
+
+def end(transaction: Transaction, file: str) -> int:
+    """Close the books of a file. When all are closed, what was not read is lost: return how many events that are."""
+    transaction.connection.execute("DELETE FROM salvages WHERE file = ?", (file.encode(),))
+    lost = 0 if pending(transaction) else transaction.ledger.get("unsalvaged", 0)
+    transaction.count("unsalvaged", -lost)
+    transaction.count("buffered", -lost)
+    transaction.count("dropped.corrupt", lost)
+    return lost
+
+
+def _of(transaction: Transaction, file: str) -> Salvage:
+    for books in pending(transaction):
+        if books.file == file:
+            return books
+    raise ledger.AlteredError("the books of a salvage are gone")
+
+
+def _write(transaction: Transaction, books: Salvage) -> None:
+    skip = array("q", sorted(books.skip)).tobytes()
+    row = (books.file.encode(), books.events_after, books.letters_after, skip)
+    transaction.connection.execute("REPLACE INTO salvages VALUES (?, ?, ?, ?)", row)
+
+
+def _read(connection: sqlite3.Connection) -> list[Salvage]:
+    """Return the books that are in a file. Raises AlteredError if one is not as it was written."""
+    found = []
+    for row in connection.execute("SELECT * FROM salvages ORDER BY file").fetchall():
+        file, events_after, letters_after, skip = row
+        ids = array("q")
+        try:
+            ids.frombytes(skip)
+            found.append(Salvage(file.decode(), int(events_after), int(letters_after), frozenset(ids)))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ledger.AlteredError("the books of a salvage were altered") from error
+    return found
+
+
+class DamagedFile:
+    """A file that was set aside. Nothing it says is changed; what cannot be read is passed over.
+
+    If there is nothing to be had of its first page, that is written anew: without it the file would be lost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Who waited for a read and was cancelled closes the file, while the read goes on in its thread.
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        with suppress(sqlite3.Error):
+            self._connection = self._connect(path)
+        if not self._shows_tables() and (path.exists() or Path(f"{path}-wal").exists()):
+            self._close()
+            with suppress(sqlite3.Error, OSError):
+                _write_first_page(path)
+                self._connection = self._connect(path)
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock:
+            self._close()
+
+    def counters(self) -> dict[str, int] | None:
+        """Return its ledger, or None if that cannot be read or believed."""
+        with self._lock, suppress(sqlite3.Error, ValueError):
+            if self._connection is not None:
+                return ledger.load(self._connection) or None
+        return None
+
+    def salvages(self) -> list[Salvage]:
+        """Return the salvages that were not ended when it was set aside, as far as that can be read."""
+        with self._lock, suppress(sqlite3.Error):
+            if self._connection is not None:
+                return _read(self._connection)
+        return []
+
+    def events(self, after_id: int, *, max_rows: int) -> tuple[list[Event], int | None]:
+        """Return some events after an id, and after which id to go on; None at the end."""
+        found: list[Event] = []
+
+        def add(row: Sequence[Any]) -> int | None:
+            event = events.event_of(row)
+            if event is None or event.id <= (found[-1].id if found else after_id):
+                return None
+            found.append(event)
+            return event.id
+
+        with self._lock:
+            last = self._each(f"SELECT {events.COLUMNS} FROM events", "id", after_id, max_rows, add)  # noqa: S608
+        return found, last
+
+    def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
+        """Return some dead letters after a place, and after which place to go on; None at the end."""
+        columns = f"place, {dead_letters.COLUMNS}, checksum"
+        found: list[DeadLetter] = []
+        last_place = after_place
+
+        def add(row: Sequence[Any]) -> int | None:
+            nonlocal last_place
+            letter = dead_letters.letter_of(row[1:])
+            if letter is None or row[0] <= last_place:
+                return None
+            found.append(letter)
+            last_place = int(row[0])
+            return last_place
+
+        with self._lock:
+            last = self._each(f"SELECT {columns} FROM dead_letters", "place", after_place, max_rows, add)  # noqa: S608
+        return found, last
+
+    def _each(
+        self, select: str, key: str, after: int, max_rows: int, add: Callable[[Sequence[Any]], int | None]
+    ) -> int | None:
+        """Offer rows with a key above `after` to `add`, which returns the key of a good one; return where to go on.
+
+        Keys are not believed unless their rows are good, or this might go round in circles, or leave much out. It goes on
+        behind the last good row; if there is none, behind half of the bad ones, or where rows can be read again.
+        """
+        last: int | None = None
+        bad: list[int] = []
+        try:
+            for row in self._rows(select, key, after, max_rows):
+                good = add(row)
+                if good is not None:
+                    last = good
+                elif row[0] > after:
+                    bad.append(row[0])
+        except sqlite3.Error:
+            if last is None and not bad:
+                return self._next_readable(select, key, after)
+        return sorted(bad)[(len(bad) - 1) // 2] if last is None and bad else last
+
+    def _rows(self, select: str, key: str, after: int, max_rows: int) -> Iterator[Sequence[Any]]:
+        if self._connection is None:
+            return
+        size = 0
+        for row in self._connection.execute(f"{select} WHERE {key} > ? ORDER BY {key} LIMIT ?", (after, max_rows)):
+            yield row
+            size += sum(len(value) for value in row if isinstance(value, bytes))
+            if size > _MAX_BYTES_AT_ONCE:
+                break
+
+    def _next_readable(self, select: str, key: str, after: int) -> int | None:
+        """Return the smallest place after `after` from which rows can be read, or None if there is none."""
+
+        def readable(place: int) -> bool:
+            try:
+                for _ in self._rows(select, key, place, 1):
+                    pass
+            except sqlite3.Error:
+                return False
+            return True
+
+        step = 1
+        while not readable(min(after + step, _MAX_ID)):
+            if after + step >= _MAX_ID:
+                return None
+            step *= 2
+        low, high = after + step // 2, min(after + step, _MAX_ID)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if readable(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+    def _shows_tables(self) -> bool:
+        return self._connection is not None and schema.version_of(self._connection) is not None
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None, check_same_thread=False
+        )
+        connection.text_factory = bytes
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA cell_size_check = ON")
+        return connection
+
+
+def _write_first_page(path: Path) -> None:
+    """Write a file's first page anew, which names the tables, as that is the same in every file of this version."""
+    empty = schema.new_in_memory()
+    try:
+        page = bytearray(empty.serialize()[: schema.PAGE_BYTES])
+    finally:
+        empty.close()
+    with path.open("r+b" if path.exists() else "xb") as file:
+        pages = max(1, file.seek(0, 2) // schema.PAGE_BYTES)
+        page[18:20] = b"\2\2"  # there may be a log
+        page[28:32] = pages.to_bytes(4, "big")
+        page[32:40] = bytes(8)  # which pages are free is not known, and need not be
+        file.seek(0)
+        file.write(page)

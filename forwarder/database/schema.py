@@ -1,0 +1,140 @@
+"""The tables, and how a file of an earlier version becomes one of this version.
+
+A version, once released, is never changed: what comes later is one more script at the end.
+"""
+
+import sqlite3
+from functools import cache
+from typing import Any, Final
+
+from forwarder.database.directory import DirectoryError
+from forwarder.database.ledger import AlteredError
+
+APPLICATION_ID: Final = 0x67664C01  # any number of our own, so that `file` and people can tell whose it is
+
+SCRIPTS: Final = (
+    # 1: events in order of acceptance, and the ledger.
+    """
+    CREATE TABLE events (
+        id INTEGER PRIMARY KEY,
+        customer BLOB NOT NULL,
+        name BLOB NOT NULL,
+        body BLOB NOT NULL,
+        accepted_at REAL NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        content BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    """,
+    # 2: dead letters, in the order in which they became that, and damaged files that are being salvaged.
+    """
+    CREATE TABLE dead_letters (
+        place INTEGER PRIMARY KEY AUTOINCREMENT,
+        id INTEGER NOT NULL UNIQUE,
+        customer BLOB NOT NULL,
+        name BLOB NOT NULL,
+        body BLOB NOT NULL,
+        accepted_at REAL NOT NULL,
+        reason BLOB NOT NULL,
+        status INTEGER,
+        answer BLOB NOT NULL,
+        attempts INTEGER NOT NULL,
+        first_attempt_at REAL NOT NULL,
+        last_attempt_at REAL NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    CREATE TABLE salvages (
+        file BLOB PRIMARY KEY,
+        events_after INTEGER NOT NULL,
+        letters_after INTEGER NOT NULL,
+        skip BLOB NOT NULL
+    );
+    """,
+)
+
+VERSION: Final = len(SCRIPTS)
+_LIKELY_VERSIONS: Final = 256
+"""No version will be as high: where one stands in the file, that is damage rather than news."""
+
+PAGE_BYTES: Final = 4096
+
+Tables = list[tuple[Any, ...]]
+
+
+def identify(connection: sqlite3.Connection, *, name: str) -> int:
+    """Return the file's version, 0 if it is new, having changed nothing.
+
+    Raises DirectoryError if it is newer than this program, or another program's; AlteredError if it is not as written.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    found = _tables_in(connection)
+    if application != APPLICATION_ID:
+        if not found and not version:
+            return 0
+        if version_of(connection) is not None:
+            raise AlteredError("the file's header was altered")
+        raise DirectoryError(f"buffer.directory: {name} is a database of another program; name another directory")
+    if VERSION < version < _LIKELY_VERSIONS:
+        raise DirectoryError(
+            f"buffer.directory: {name} was written by a newer growlytics-forwarder (its format is {version}, this "
+            f"version knows {VERSION}); run that version, or name another directory"
+        )
+    if not 0 < version <= VERSION or found != tables(version):
+        raise AlteredError("the file's header or its tables were altered")
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of this version to the newest one, in one transaction."""
+    if version == VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    _run_scripts(connection, version, VERSION)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def version_of(connection: sqlite3.Connection) -> int | None:
+    """Return of which version the tables are, whatever the header says; None if of none, or they cannot be read."""
+    try:
+        found = _tables_in(connection)
+    except sqlite3.Error:
+        return None
+    return next((version for version in range(1, VERSION + 1) if found == tables(version)), None)
+
+
+@cache
+def tables(version: int) -> Tables:
+    """Return how the tables of a version are described in the file, and where they begin."""
+    with_tables = new_in_memory(version)
+    try:
+        return _tables_in(with_tables)
+    finally:
+        with_tables.close()
+
+
+def new_in_memory(version: int = VERSION) -> sqlite3.Connection:
+    """Return an empty database of a version, laid out as files are."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.text_factory = bytes
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    _run_scripts(connection, 0, version)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    return connection
+
+
+def _run_scripts(connection: sqlite3.Connection, version: int, last: int) -> None:
+    for script in SCRIPTS[version:last]:
+        for statement in script.split(";"):
+            connection.execute(statement)
+
+
+def _tables_in(connection: sqlite3.Connection) -> Tables:
+    return connection.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY rowid").fetchall()

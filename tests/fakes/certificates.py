@@ -1,0 +1,27 @@
+"""Certificates of an authority of the tests' own."""
+
+import ssl
+from functools import cached_property
+from pathlib import Path
+
+import trustme
+
+
+class Authority:
+    """Signs what it is asked to; nobody trusts it who was not given its file."""
+
+    def __init__(self, directory: Path) -> None:
+        self._authority = trustme.CA()
+        self.file = directory / "authority.pem"
+        self._authority.cert_pem.write_to_path(str(self.file))
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """What a server on loopback needs."""
+        return self.tls_for("127.0.0.1")
+
+    def tls_for(self, host: str) -> ssl.SSLContext:
+        """Return what the server of that name or address needs."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(host).configure_cert(context)
+        return context

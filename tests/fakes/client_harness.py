@@ -1,0 +1,49 @@
+"""What the tests of the client share: a client that is open, what it posts, and what that may come to."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.growlytics.outcome import Retryable
+from forwarder.settings import GrowlyticsSettings, Secret
+from tests.fakes.raw_server import answer
+
+KEY = "a-key-of-a-project"
+BODY = b'{"customerId":"c-1","name":"Bought","time":1700000000000,"attributes":{}}'
+OK = answer("200 OK", b'{"success":true}', "Content-Type: application/json")
+NOW = 1_700_000_000.0
+"""What the client's clock says."""
+PATIENCE_SECONDS = 5.0
+"""The client's timeout where none should happen."""
+SHORT_SECONDS = 0.3
+"""The client's timeout where one should."""
+LOST = Retryable("network", maybe_delivered=True)
+NEVER_SENT = Retryable("network", maybe_delivered=False)
+NO_ANSWER = Retryable("timeout", maybe_delivered=True)
+NO_CONNECTION = Retryable("timeout", maybe_delivered=False)
+
+
+@asynccontextmanager
+async def opened(
+    url: str,
+    *,
+    timeout: float = PATIENCE_SECONDS,
+    connections: int = 4,
+    ca_file: Path | None = None,
+    proxy: str | None = None,
+    clock: Callable[[], float] = lambda: NOW,
+) -> AsyncIterator[GrowlyticsClient]:
+    settings = GrowlyticsSettings(
+        url=url,
+        api_key=Secret(KEY),
+        timeout_seconds=timeout,
+        ca_file=None if ca_file is None else str(ca_file),
+        proxy=None if proxy is None else Secret(proxy),
+    )
+    client = GrowlyticsClient(settings, max_connections=connections, clock=clock)
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()

@@ -1,0 +1,128 @@
+"""A disk buffer with its database in a real directory, kept going by its upkeep; and copies of it as a crash leaves it."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forwarder.buffer.base import Stored
+from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
+from forwarder.buffer.fates import DeadLettered, Delivered
+from forwarder.database import events as rows
+from forwarder.database.connection import Database
+from forwarder.event import Event, EventIds
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
+from forwarder.telemetry import Telemetry
+from tests.fakes.databases import inline_database
+
+REJECTED = DeadLettered("rejected", 422, b'{"success":false}', attempts=1, first_attempt_at=1.0, last_attempt_at=1.0)
+NOTHING_MORE_SECONDS = 0.005
+
+
+@dataclass
+class OpenDisk:
+    """An open disk buffer, and what it is made of."""
+
+    buffer: DiskBuffer
+    database: Database
+    telemetry: Telemetry
+    ids: EventIds
+
+    async def put(self, events: Sequence[Event]) -> None:
+        assert await self.buffer.put(events, intake="http") == Stored()
+
+    async def take(self, max_events: int = 1000) -> list[Event]:
+        return await self.buffer.take(max_events=max_events, max_bytes=1 << 30)
+
+    async def take_all(self, *, seconds: float = 10.0) -> list[Event]:
+        """Take until every event that counts as buffered is handed out, however long its salvage takes."""
+        found: list[Event] = []
+        deadline = time.monotonic() + seconds
+        while not self.quiet(len(found)):
+            assert time.monotonic() < deadline, f"{len(found)} events came, and then none: {self.database.ledger}"
+            try:
+                async with asyncio.timeout(NOTHING_MORE_SECONDS):
+                    found += await self.take()
+            except TimeoutError:
+                pass
+        return found
+
+    def quiet(self, taken: int) -> bool:
+        """Whether all that is buffered is taken, nothing is to be salvaged, and the rows were counted."""
+        directory = self.database.directory
+        assert directory is not None
+        return (
+            self.buffer.ledger().buffered == taken
+            and not self.buffer._commits.restoring
+            and not directory.damaged()
+            and not self.database.ledger["unsalvaged"]
+            and self.buffer._upkeep.counted
+        )
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        await self.buffer.ack([(event, Delivered()) for event in events])
+
+    async def reject(self, events: Sequence[Event]) -> None:
+        await self.buffer.ack([(event, REJECTED) for event in events])
+
+    async def rows(self) -> int:
+        """Count the events that are in the file."""
+        read = await self.database.run(
+            lambda transaction: rows.read_after(transaction, -1, max_events=1 << 30, max_bytes=1 << 40)
+        )
+        return len(read.events) + len(read.unreadable)
+
+
+@asynccontextmanager
+async def open_disk(
+    directory: Path,
+    *,
+    settings: BufferSettings | None = None,
+    dead_letters: DeadLettersSettings | None = None,
+    window_bytes: int = WINDOW_BYTES,
+    first_id: int = 1,
+    inline: bool = True,
+    serve: bool = True,
+    **database_options: Any,
+) -> AsyncIterator[OpenDisk]:
+    """Open the buffer that is in a directory; at the end close it, as an orderly stop does."""
+    make = inline_database if inline else Database
+    database = make(directory, **database_options)
+    telemetry = Telemetry()
+    ids = EventIds(first_id)
+    buffer = DiskBuffer(
+        settings or BufferSettings(),
+        dead_letters=dead_letters or DeadLettersSettings(),
+        database=database,
+        telemetry=telemetry,
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        clock=asyncio.get_running_loop().time,
+        next_id=ids.__next__,
+        window_bytes=window_bytes,
+    )
+    await database.open()
+    serving: asyncio.Task[None] | None = None
+    try:
+        await buffer.open()
+        ids.rise_above(database.ledger["last_id"])
+        if serve:
+            serving = asyncio.create_task(buffer.serve(), name="buffer")
+        yield OpenDisk(buffer, database, telemetry, ids)
+        assert serving is None or not serving.done(), f"the upkeep ended: {serving}"
+    finally:
+        if serving is not None:
+            serving.cancel()
+            await asyncio.wait({serving})
+        await buffer.close()
+        await database.close()
+
+
+def copy_of(directory: Path, to: Path) -> Path:
+    """Return a copy of a buffer's directory, as it would be found if its process were killed now."""
+    shutil.copytree(directory, to, ignore=shutil.ignore_patterns("reserve"))
+    return to

@@ -1,0 +1,194 @@
+"""The real client on connections that are kept between posts, and that the server ends when it likes.
+
+The kernel knows that a connection ended before the loop does. As long as it knew before the first byte was written, the
+event goes over another connection and nobody notices; from then on, nobody can tell whether the event arrived.
+"""
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Callable, Coroutine
+
+import pytest
+import uvloop
+
+from forwarder.growlytics.outcome import Delivered, Outcome, Retryable
+from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, opened
+from tests.fakes.impatient_server import ImpatientServer, impatient_server
+from tests.fakes.raw_server import Connection, answer, answering, raw_server
+
+Run = Callable[[Coroutine[None, None, None]], None]
+
+
+async def a_few_turns() -> None:
+    """Let both ends see what is already in their sockets."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_post_after_the_server_closed_the_idle_connection_connects_anew() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        for _ in range(5):
+            assert await client.post(BODY) == Delivered()
+            await a_few_turns()
+        assert len(server.connections) == 5
+
+
+async def test_a_post_that_meets_the_servers_close_halfway_is_lost_or_delivered_anew_but_never_rejected() -> None:
+    """The server closes without having said so, at the very moment the next post begins."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        outcomes = [await client.post(BODY) for _ in range(50)]
+        assert set(outcomes) <= {Delivered(), LOST}
+        assert outcomes[0] == Delivered()
+        assert len(server.requests) == outcomes.count(Delivered())
+
+
+async def test_a_reused_connection_that_is_closed_instead_of_an_answer_is_lost_and_not_tried_again_by_itself() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        await connection.request()
+        await connection.close()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(BODY) == Delivered()
+        assert await client.post(BODY) == LOST
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "surplus",
+    [b"garbage", b"\r\n", answer("400 Bad Request"), answer("422 No") * 3, OK],
+    ids=["garbage", "a newline", "a 400", "three 422", "a 200"],
+)
+@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "while idle"])
+async def test_what_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_post(
+    surplus: bytes, together: bool
+) -> None:
+    """The server answers the second post with an honest 503: whatever came before it, that event is not done with."""
+    honest = answer("503 Busy")
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        if len(connection.server.connections) == 1 and len(connection.server.requests) == 1:
+            await connection.send(OK + surplus if together else OK)
+            await a_few_turns()
+            if not together:
+                await connection.send(surplus)
+            await connection.request()
+        await connection.send(honest)
+
+    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+        assert await client.post(BODY) in (Delivered(), LOST)
+        await a_few_turns()
+        await a_few_turns()
+        assert isinstance(await client.post(BODY), Retryable)
+        assert len(server.requests) <= 2
+
+
+async def test_a_connection_that_ended_right_before_the_post_is_noticed_before_anything_is_written() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        for number in range(1, 50):
+            assert await client.post(BODY) == Delivered()
+            assert len(server.connections) == number
+            server.connections[-1].end()  # and no turn of the loop in between
+        assert len(server.requests) == 49
+
+
+async def test_many_connections_that_ended_are_all_passed_over() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url, connections=8) as client:
+        assert await asyncio.gather(*(client.post(BODY) for _ in range(8))) == [Delivered()] * 8
+        assert len(server.connections) == 8
+        for connection in server.connections:
+            connection.end()
+        assert await asyncio.gather(*(client.post(BODY) for _ in range(8))) == [Delivered()] * 8
+        assert len(server.requests) == 16
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("turns", range(10))
+def test_a_connection_that_ends_a_few_turns_into_the_post_makes_no_event_twice_nor_feigns_one(
+    run: Run, turns: int
+) -> None:
+    async def attempt() -> None:
+        async with raw_server(answering(OK)) as server, opened(server.url) as client:
+            assert await client.post(b"first") == Delivered()
+            asyncio.get_running_loop().call_soon(end_later, server.connections[0], turns)
+            outcome = await client.post(b"second")
+            await a_few_turns()
+            received = [request.body for request in server.requests].count(b"second")
+            assert received <= 1
+            assert outcome in (Delivered(), LOST)
+            assert received == 1 or outcome == LOST
+            if turns == 0 and sys.version_info < (3, 12):  # later ones write within the turn
+                assert outcome == Delivered()
+
+    def end_later(connection: Connection, turns: int) -> None:
+        if turns == 0:
+            connection.end()
+        else:
+            asyncio.get_running_loop().call_soon(end_later, connection, turns - 1)
+
+    run(attempt())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("most_idle_seconds", [0.0005, 0.004])
+def test_a_server_that_ends_idle_connections_at_any_moment_gets_every_event_once_or_is_said_to_have_it_perhaps(
+    run: Run, most_idle_seconds: float
+) -> None:
+    """The server is in other threads, so that it really happens at any moment."""
+    identifiers = iter(range(600))
+    outcomes: dict[bytes, Outcome] = {}
+
+    async def post_all(server: ImpatientServer) -> None:
+        async with opened(f"http://127.0.0.1:{server.port}/track/event", connections=8) as client:
+
+            async def work() -> None:
+                for identifier in map(str, identifiers):
+                    outcomes[identifier.encode()] = await client.post(f"<{identifier}>".encode())
+                    await asyncio.sleep(random.uniform(0, 0.002))
+
+            await asyncio.gather(*(work() for _ in range(8)))
+
+    with impatient_server(most_idle_seconds=most_idle_seconds) as server:
+        run(post_all(server))
+    assert len(outcomes) == 600
+    assert set(server.received.values()) == {1}, "no event came twice"
+    for identifier, outcome in outcomes.items():
+        if outcome == Delivered():
+            assert server.received[identifier] == 1
+        else:
+            assert outcome == LOST or (outcome == NEVER_SENT and server.received[identifier] == 0)
+    assert server.connections > 50, "otherwise this shows little"
+
+
+async def test_an_answer_that_was_there_before_the_request_answers_nothing() -> None:
+    """It has come by the time of the next post, and no turn of the loop was left to see it."""
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        assert await client.post(b"first") == Delivered()
+        os.write(server.connections[0].file_descriptor, answer("422 No"))
+        assert await client.post(b"second") == Delivered()
+        assert [request.body for request in server.requests] == [b"first", b"second"]
+        assert len(server.connections) == 2
+
+
+async def test_a_fresh_connection_that_the_server_ends_is_not_tried_again_by_the_client() -> None:
+    async def behave(connection: Connection) -> None:
+        connection.end()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert isinstance(await client.post(BODY), Retryable)
+        assert len(server.connections) == 1

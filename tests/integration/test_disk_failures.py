@@ -1,0 +1,148 @@
+"""What must not go on for ever: a bug in the database's jobs, damage again and again, refusals that nobody writes down."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from forwarder.buffer.base import Stored, Unavailable
+from forwarder.buffer.commits import MAX_DAMAGES_IN_A_ROW
+from forwarder.buffer.fates import Delivered
+from forwarder.database import dead_letters
+from forwarder.database.connection import Database, Transaction
+from forwarder.database.ledger import AlteredError
+from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
+from tests.fakes.events import EventMaker, counted
+
+DEADLINE_SECONDS = 20.0
+
+
+def serving(disk: OpenDisk) -> "asyncio.Task[None]":
+    return asyncio.create_task(disk.buffer.serve(), name="buffer under test")
+
+
+def damaged_files(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if "damaged" in path.name]
+
+
+async def until_available(disk: OpenDisk) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not disk.buffer.available:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_bug_in_a_job_ends_what_serves_and_answers_all_who_wait(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        task = serving(disk)
+        (event,) = make.of("a")
+        await disk.put([event])
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.put([event], intake="http")  # the same id again, which no intake does
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+        assert ended.value.split(sqlite3.IntegrityError)[0] is not None
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.put(make.of("b"), intake="http")
+
+
+async def test_a_bug_while_a_commit_is_applied_ends_what_serves_and_answers_who_waits(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        task = serving(disk)
+        events = make.of("ab")
+        await disk.put(events)
+        taken = await disk.take()
+        disk.buffer._taken.clear()  # so that the ack cannot be applied
+        with pytest.raises(KeyError):
+            await disk.buffer.ack([(taken[0], Delivered())])
+        with pytest.raises(ExceptionGroup):
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+
+
+async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_directory(tmp_path: Path) -> None:
+    def never_sound(*_: object) -> int:
+        raise AlteredError("the test says so")
+
+    async with open_disk(tmp_path, serve=False) as disk:
+        task = serving(disk)
+        disk.buffer._commits._job_of = lambda _: never_sound
+        with pytest.raises(Exception, match="damaged"):
+            await asyncio.wait_for(disk.buffer.put(EventMaker().of("a"), intake="http"), DEADLINE_SECONDS)
+        with pytest.raises(ExceptionGroup):
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+        left = damaged_files(tmp_path)
+        assert 1 <= len(left) <= 3 * (MAX_DAMAGES_IN_A_ROW + 1)
+
+
+async def test_refusals_are_written_to_the_ledger_although_nothing_is_accepted(tmp_path: Path) -> None:
+    async with open_disk(tmp_path / "live") as disk:
+        disk.telemetry.events_refused(7, intake="http", reason="empty")
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not disk.database.ledger["rejected"]:
+                await asyncio.sleep(0.01)
+        copy = copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(copy) as disk:
+        ledger = disk.buffer.ledger()
+        assert (ledger.received, ledger.rejected, ledger.accepted) == (7, 7, 0)
+
+
+async def test_a_replay_that_meets_damage_is_refused_and_the_dead_letter_stays_one(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, first_id=1000) as disk:
+        events = make.of("ab")
+        await disk.put(events)
+        await disk.reject(await disk.take())
+        real = disk.buffer._commits._job_of
+        damages = iter([True])
+
+        def job_of(batch: object) -> object:
+            job = real(batch)  # type: ignore[arg-type]  # it is a batch
+
+            def damaged_once(transaction: Transaction) -> int:
+                if next(damages, False):
+                    raise AlteredError("the test says so")
+                return job(transaction)
+
+            return damaged_once
+
+        disk.buffer._commits._job_of = job_of  # type: ignore[assignment]  # as above
+        (again,) = make.of("a")
+        assert await disk.buffer.put([again], intake="replay", replayed=[events[0].id]) == Unavailable()
+        assert await disk.take_all() == []
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while disk.database.ledger["dead_letters"] != 2:
+                await asyncio.sleep(0.01)
+        assert await disk.buffer.put([again], intake="replay", replayed=[events[0].id]) == Stored()
+        assert disk.database.ledger["dead_letters"] == 1
+        assert disk.buffer.ledger().unaccounted == 0
+
+
+async def test_a_disk_without_room_for_the_reserve_says_so_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", no_room)
+    async with open_disk(tmp_path) as disk:
+        assert not disk.buffer.available
+        assert await disk.buffer.put(EventMaker().of("a"), intake="http") == Unavailable()
+        assert counted(disk.telemetry, "buffer_errors_total", operation="commit") == 1
+        monkeypatch.undo()
+        await until_available(disk)
+        await disk.put(EventMaker().of("a"))
+
+
+async def test_dead_letters_are_read_up_to_a_size(tmp_path: Path) -> None:
+    make = EventMaker()
+    database = Database(None)
+    await database.open()
+    letters = [dead_letters.DeadLetter(make("c", size_bytes=1000), "rejected", 422, b"", 1, 1.0, 1.0) for _ in range(5)]
+    await database.run(lambda each: dead_letters.insert(each, letters, max_events=10, max_bytes=1 << 20))
+    found = await database.run(
+        lambda each: dead_letters.find(each, [letter.event.id for letter in letters], max_bytes=2500)
+    )
+    assert len(found) == 3, "until they are beyond it"
+    await database.close()

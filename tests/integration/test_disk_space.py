@@ -1,0 +1,129 @@
+"""How much of its disk the buffer takes: the sums of forwarder/buffer/space.py at their worst, and space that comes back."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from forwarder.buffer.base import Full, Stored
+from forwarder.buffer.commits import MAX_COMMIT_BYTES
+from forwarder.buffer.space import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
+from forwarder.event import Event
+from forwarder.settings import BufferSettings, DeadLettersSettings
+from tests.fakes.disk_buffers import OpenDisk, open_disk
+
+MIB = 1024 * 1024
+CONCURRENCY = 64
+LONG_CUSTOMER = "\U0001f600" * 127
+LONG_NAME = "\uffff" * 48
+
+
+class Filling:
+    """Puts events until the buffer is full, and has only some of them delivered, so that pages are left almost empty."""
+
+    def __init__(self, disk: OpenDisk, directory: Path, sizes: tuple[int, ...]) -> None:
+        self.disk = disk
+        self.directory = directory
+        self.sizes = sizes
+        self.largest = {"buffer.db": 0, "buffer.db-wal": 0, "reserve": 0}
+        self.held: list[Event] = []
+
+    async def fill(self, *, per_put: int) -> None:
+        while True:
+            ids = [next(self.disk.ids) for _ in range(per_put)]
+            events = [
+                Event(each, f"{each % 10}{LONG_CUSTOMER}", LONG_NAME, b"x" * self.sizes[each % len(self.sizes)], 1e9)
+                for each in ids
+            ]
+            answer = await self.disk.buffer.put(events, intake="http")
+            self.measure()
+            if answer == Full():
+                return
+            assert answer == Stored(), "SQLite was not told too little"
+            self.held += events
+
+    async def deliver_but_every(self, nth: int) -> None:
+        """Deliver all that is buffered but every nth event."""
+        taken = await self.disk.take_all()
+        await self.disk.deliver([event for number, event in enumerate(taken) if number % nth])
+        self.measure()
+        await self.disk.buffer.release(taken[::nth], not_before=0.0)
+        self.held = taken[::nth]
+
+    async def reject_some(self, number: int) -> None:
+        taken = await self.disk.take(number)
+        await self.disk.reject(taken)
+        self.measure()
+
+    def measure(self) -> None:
+        for name, size in self.largest.items():
+            self.largest[name] = max(size, (self.directory / name).stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_events", "max_bytes"),
+    [
+        pytest.param((60,), 4000, MIB, id="smaller than customer and name"),
+        pytest.param((600,), 6000, 3 * MIB, id="three on a page"),
+        pytest.param((1380,), 4000, 4 * MIB, id="two on a page"),
+        pytest.param((3400,), 4000, 6 * MIB, id="a page and a byte"),
+        pytest.param((4000, 8200), 4000, 6 * MIB, id="two and three pages"),
+        pytest.param((30, 250_000, 700, 60), 4000, 6 * MIB, id="the largest among small ones"),
+    ],
+)
+async def test_the_files_stay_within_their_bounds_however_awkward_the_events(
+    tmp_path: Path, sizes: tuple[int, ...], max_events: int, max_bytes: int
+) -> None:
+    settings = BufferSettings(max_events=max_events, max_bytes=max_bytes)
+    letters = DeadLettersSettings(max_events=200, max_bytes=MIB // 2)
+    async with open_disk(
+        tmp_path,
+        settings=settings,
+        dead_letters=letters,
+        max_bytes=max_file_bytes(settings, letters),
+        reserve_bytes=reserve_bytes(max_put_bytes=MIB),
+        serve=False,
+    ) as disk:
+        disk.buffer._upkeep.counted = True  # nobody serves
+        filling = Filling(disk, tmp_path, sizes)
+        for round_of in range(4):
+            await filling.fill(per_put=1 + 40 * (round_of % 2))
+            await filling.reject_some(2 * CONCURRENCY)
+            await filling.deliver_but_every(3)
+        await filling.fill(per_put=1)
+        log_bytes = max_log_bytes(max_put_bytes=MIB, max_concurrency=CONCURRENCY)
+        assert filling.largest["buffer.db"] <= max_file_bytes(settings, letters)
+        assert filling.largest["reserve"] == reserve_bytes(max_put_bytes=MIB)
+        everything = max_directory_bytes(settings, letters, max_put_bytes=MIB, max_concurrency=CONCURRENCY)
+        assert sum(filling.largest.values()) <= everything
+        assert filling.largest["buffer.db-wal"] <= log_bytes + len(filling.held) * 4096, "the test acks more at once"
+        print({name: f"{size / MIB:.1f}" for name, size in filling.largest.items()}, f"{everything / MIB:.1f} MiB")
+
+
+async def test_the_log_stays_within_its_bound_whatever_is_put_at_once(tmp_path: Path) -> None:
+    """Many puts wait together, among them one of the largest; acks come with them."""
+    async with open_disk(tmp_path, inline=False, serve=False) as disk:
+        largest = 0
+        for round_of in range(12):
+            sizes = [2100] * 3000 if round_of % 2 else [30] * 3000
+            events = [Event(next(disk.ids), "c" * 30, "n", b"x" * size, 1e9) for size in sizes]
+            largest_put = [Event(next(disk.ids), "c", "n", b"x" * MIB, 1e9)]
+            taken = await disk.take(2 * CONCURRENCY) if round_of else []
+            puts = [disk.buffer.put(events[first : first + 10], intake="http") for first in range(0, 3000, 10)]
+            answers = await asyncio.gather(*puts, disk.buffer.put(largest_put, intake="http"), disk.deliver(taken))
+            assert set(answers) <= {Stored(), None}
+            largest = max(largest, (tmp_path / "buffer.db-wal").stat().st_size)
+        print(f"{largest / MIB:.1f} MiB")
+        assert MAX_COMMIT_BYTES < largest <= max_log_bytes(max_put_bytes=MIB, max_concurrency=CONCURRENCY)
+
+
+async def test_what_is_delivered_frees_its_space_while_it_runs(tmp_path: Path) -> None:
+    async with open_disk(tmp_path, inline=False) as disk:
+        for _ in range(8):
+            await disk.put([Event(next(disk.ids), "c", "n", b"x" * 10_000, 1e9) for _ in range(100)])
+        taken = await disk.take_all()
+        assert (tmp_path / "buffer.db").stat().st_size > 7 * MIB
+        await disk.deliver(taken)
+        async with asyncio.timeout(20):
+            while (tmp_path / "buffer.db").stat().st_size > 6 * MIB:
+                await asyncio.sleep(0.01)

@@ -1,0 +1,95 @@
+"""The buffer's files, as an operator meets them: whose they are, a start without any room, and events out and in again."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+from tests.system.processes import example_event, run_command, running_daemon, running_sandbox, until
+from tests.system.small_disks import fill, small_disk
+
+
+async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Path) -> None:
+    directory = tmp_path / "buffer"
+    directory.mkdir(mode=0o777)
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
+        await sandbox.faults(down=True)
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+        modes = {entry.name: entry.stat().st_mode & 0o077 for entry in os.scandir(directory)}
+        assert {"buffer.db", "buffer.db-wal"} <= modes.keys()
+        assert not any(modes.values()), modes
+        assert daemon.unix_socket.stat().st_mode & 0o777 == 0o660, "that is what a setting says"
+
+
+async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async with small_disk(tmp_path / "disk", mib=28) as disk, running_sandbox() as sandbox:
+        await sandbox.faults(down=True)
+        events = [example_event(number) for number in range(1000)]
+        async with running_daemon(disk, sandbox.url) as daemon:
+            async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+                assert response.status == 202
+            await daemon.stop(signal.SIGKILL)
+        (disk / "buffer" / "reserve").unlink()
+        ballast = fill(disk)
+        async with running_daemon(disk, sandbox.url, delivery__retry_max_seconds=1) as daemon:
+            status = await daemon.status()
+            assert (status["ledger"]["for_ever"]["buffered"], status["buffer"]["available"]) == (1000, False)
+            metrics = await daemon.metrics()
+            assert metrics['growlytics_forwarder_buffer_errors_total{operation="commit"}'] > 0
+            await sandbox.faults(down=False)
+            ballast.unlink()
+            await until(daemon.drained, "all is delivered", seconds=60)
+            assert len(set(await sandbox.raw())) == 1000
+
+
+async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(tmp_path: Path) -> None:
+    texts = [json.dumps(example_event(number), indent=1 if number == 2 else None) for number in range(4)]
+    texts.append(texts[3].replace("4531", "123456789012345678901234567890.10").replace("number-3", "\\ud800"))
+    async with (
+        running_sandbox("--fail-rate", "1", "--fail-status", "422") as sandbox,
+        running_daemon(tmp_path, sandbox.url) as daemon,
+    ):
+        where = ("--unix-socket", str(daemon.unix_socket))
+        async with daemon.http.post(f"{daemon.base}/v1/events", data=f"[{','.join(texts)}]".encode()) as response:
+            assert response.status == 202
+        await until(daemon.drained, "all is rejected")
+        code, listed, _ = await run_command("dead-letters", "list", *where)
+        assert code == 0
+        assert "shown 5 of 5 dead letters" in listed
+        code, exported, _ = await run_command("dead-letters", "export", *where)
+        assert (code, exported.count("\n")) == (0, 5)
+        code, purged, _ = await run_command("dead-letters", "purge", "--all", *where)
+        assert code == 0, purged
+        assert (await daemon.status())["dead_letters"]["events"] == 0
+        await sandbox.faults(fail_rate=0.0)
+        file = tmp_path / "events.ndjson"
+        file.write_text(exported, encoding="utf-8")
+        code, out, err = await run_command("load", str(file), *where)
+        assert code == 0, out + err
+        await until(daemon.drained, "all is delivered")
+        stored = sorted(await sandbox.raw())
+    assert stored == sorted(text.replace("\n", " ") for text in texts), (
+        "but for line breaks it is byte for byte the same"
+    )
+
+
+async def test_a_replay_with_the_command_sends_each_event_once_however_often_it_is_repeated(tmp_path: Path) -> None:
+    async with (
+        running_sandbox("--fail-rate", "1", "--fail-status", "422") as sandbox,
+        running_daemon(tmp_path, sandbox.url) as daemon,
+    ):
+        where = ("--unix-socket", str(daemon.unix_socket))
+        events = [example_event(number) for number in range(50)]
+        async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+            assert response.status == 202
+        await until(daemon.drained, "all is rejected")
+        await sandbox.faults(fail_rate=0.0)
+        for _ in range(2):
+            code, out, err = await run_command("dead-letters", "replay", "--all", "--rate", "1000", *where)
+            assert code == 0, out + err
+        await until(daemon.drained, "all is delivered")
+        assert sorted(json.loads(body)["time"] - 1700000000000 for body in await sandbox.raw()) == list(range(50))
+        assert (await daemon.ledger())["unaccounted"] == 0

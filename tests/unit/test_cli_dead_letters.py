@@ -1,0 +1,293 @@
+"""How `dead-letters` reads answers without changing events, paces itself, and shows what strangers wrote."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forwarder.cli.daemon import Answer, Daemon, HostPort, Place
+from forwarder.cli.dead_letter_answers import (
+    DeadLetter,
+    Decided,
+    Page,
+    Payload,
+    StrangeAnswerError,
+    fit_to_show,
+    is_id,
+    members,
+    on_one_line,
+    read_letter,
+    read_page,
+    read_purge,
+    read_replay,
+)
+from forwarder.cli.dead_letter_changes import Pace, Tally
+from forwarder.cli.dead_letter_requests import judge
+from forwarder.cli.dead_letters import as_json, described, table
+from forwarder.cli.patience import StoppedError
+from forwarder.growlytics import json_text
+
+TEXT = st.text('"\\[]{},:é\x9b\t\n a', max_size=6)
+JSON = st.recursive(
+    st.sampled_from([None, True, 1.5, 10**20]) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(TEXT, JSON, max_size=4)
+DAEMON = Daemon(Place(HostPort("127.0.0.1", 8920)))
+ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
+ERROR_TEXT = "name: name must not be empty (empty)"
+ENTRY: dict[str, object] = {
+    "id": "1763900000000000",
+    "name": "Add To Cart",
+    "reason": "rejected",
+    "status": 422,
+    "attempts": 3,
+    "accepted_at": 1763900000.123,
+    "first_attempt_at": 1763900000.5,
+    "last_attempt_at": 1763900001,
+    "size_bytes": 210,
+}
+LETTER = DeadLetter(
+    "1763900000000000", "Add To Cart", "rejected", 422, 3, 1763900000.123, 1763900000.5, 1763900001, 210, None
+)
+
+
+def answer(content: object, status: int = 200) -> Answer:
+    """Return an answer as `Daemon` gives it."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    parsed = json_text.parse(text)
+    assert isinstance(parsed, dict)
+    return Answer(status, parsed, None, text)
+
+
+def page(*entries: object, cursor: object = None, events: object = 1) -> Answer:
+    return answer({"dead_letters": entries, "next": cursor, "events": events})
+
+
+# Reading
+
+
+@given(OBJECTS, st.sampled_from([None, 0, 3]), st.booleans())
+def test_members_are_the_raw_bytes_of_an_object(value: dict[str, object], indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    found = members(b" " + text + b"\n")
+    assert {name: json.loads(raw) for name, raw in found.items()} == value
+    assert all(raw in text for raw in found.values())
+
+
+def test_the_last_of_two_members_of_one_name_counts_as_it_does_where_it_is_checked() -> None:
+    text = b'{"a": 1, "\\u0061" : 2.50 }'
+    assert members(text) == {"a": b"2.50"}
+    assert json_text.parse(text) == {"a": 2.5}
+
+
+def test_a_page_is_read_with_its_cursor_and_its_total() -> None:
+    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == Page([LETTER], "17", 5)
+
+
+def test_what_the_entry_says_beyond_what_is_known_is_passed_over() -> None:
+    assert read_page(page(ENTRY | {"new": [1]}), payload=False).letters == [LETTER]
+
+
+def test_an_event_that_was_never_attempted_or_answered_has_no_times_and_no_status() -> None:
+    (letter,) = read_page(
+        page(ENTRY | {"status": None, "first_attempt_at": None, "last_attempt_at": None}), payload=False
+    ).letters
+    assert (letter.status, letter.first_attempt_at, letter.last_attempt_at) == (None, None, None)
+
+
+def test_the_event_is_cut_out_as_the_bytes_that_came() -> None:
+    event = b'{ "n":1.50, "big":123456789012345678901234567890, "s":"\\ud83d \\u00e9 ]}\xc3\xa9" }'
+    head = json.dumps(ENTRY | {"customer": "c", "answer": None}).encode()[:-1]
+    entry = b'%b , "event" : %b}' % (head, event)
+    payload = Payload("c", None, event)
+    read = read_page(answer(b'{"dead_letters":[%b,\n%b],"next":null,"events":2}' % (entry, entry)), payload=True)
+    assert [each.payload for each in read.letters] == [payload, payload]
+    assert read_letter(answer(entry)).payload == payload
+
+
+def test_a_number_that_no_double_can_hold_stays_as_it_is_in_the_event() -> None:
+    event = b'{"n":1e999}'
+    head = json.dumps(ENTRY | {"customer": "c", "answer": "x"}).encode()[:-1]
+    letter = read_letter(answer(b'%b,"event":%b}' % (head, event)))
+    assert letter.payload == Payload("c", "x", event)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 1},
+        {"id": "x"},
+        {"id": ""},
+        {"id": "٣"},
+        {"name": None},
+        {"reason": 1},
+        {"status": "422"},
+        {"status": True},
+        {"attempts": -1},
+        {"attempts": 1.5},
+        {"accepted_at": None},
+        {"accepted_at": "now"},
+        {"accepted_at": -1},
+        {"last_attempt_at": 1e300},
+        {"first_attempt_at": False},
+        {"size_bytes": None},
+    ],
+)
+def test_an_entry_of_another_shape_is_strange(change: dict[str, object]) -> None:
+    with pytest.raises(StrangeAnswerError):
+        read_page(page(ENTRY | change), payload=False)
+
+
+@pytest.mark.parametrize(
+    "change", [{"event": 1}, {"event": None}, {"customer": None}, {"answer": 1}, {"event": "{}"}, {"event": [1]}]
+)
+def test_a_payload_of_another_shape_is_strange(change: dict[str, object]) -> None:
+    whole: dict[str, object] = ENTRY | {"customer": "c", "answer": "a", "event": {}}
+    assert read_letter(answer(whole)).payload == Payload("c", "a", b"{}")
+    with pytest.raises(StrangeAnswerError):
+        read_letter(answer(whole | change))
+    with pytest.raises(StrangeAnswerError):
+        read_page(page(whole | change), payload=True)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [Answer(200, {}, None), page("x"), page(cursor=7), page(cursor="-7"), page(events=None), page(events=1.5)],
+)
+def test_a_page_of_another_shape_is_strange(strange: Answer) -> None:
+    with pytest.raises(StrangeAnswerError):
+        read_page(strange, payload=False)
+
+
+@pytest.mark.parametrize(("text", "is_one"), [("1763", True), ("", False), ("1 ", False), ("1\n", False), ("٣", False)])
+def test_ids_are_decimal_digits(text: str, is_one: bool) -> None:
+    assert is_id(text) == is_one
+
+
+def test_a_replay_decides_about_each_once() -> None:
+    content = {
+        "replayed": [{"id": "1", "new_id": "9"}],
+        "refused": [{"id": "2", "errors": [ERROR]}],
+        "missing": ["3"],
+    }
+    decided = Decided(1, [("2", [ERROR_TEXT])], ["3"])
+    assert read_replay(answer(content), ["3", "1", "2"]) == decided
+    assert judge("replay", answer(content), ["1", "2", "3"], DAEMON) == decided
+    for ids in (["1", "2"], ["1", "2", "4"], ["1", "2", "3", "3"]):
+        with pytest.raises(StrangeAnswerError):
+            read_replay(answer(content), ids)
+
+
+def test_a_purge_tells_how_many_and_which_were_missing() -> None:
+    assert read_purge(answer({"purged": 2, "missing": ["3"]}), ["1", "2", "3"]) == Decided(2, [], ["3"])
+    with pytest.raises(StrangeAnswerError):
+        read_purge(answer({"purged": 2, "missing": ["4"]}), ["1", "2", "3"])
+
+
+def test_too_large_a_request_is_split_while_it_can_be() -> None:
+    refusal = answer({"success": False, "errors": [ERROR]}, 413)
+    assert judge("replay", refusal, ["1", "2"], DAEMON) is None
+    assert judge("replay", refusal, ["1"], DAEMON) == Decided(0, [("1", [ERROR_TEXT])], [])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why"),
+    [
+        (answer({"errors": [ERROR]}, 422), f"answered 422: {ERROR_TEXT}"),
+        (answer({"errors": [ERROR]}, 401), f"{ERROR_TEXT}; use --unix-socket, or --token-file where"),
+        (answer({"errors": [ERROR]}, 302), "not as a growlytics-forwarder does"),
+        (answer({}, 413), "not as a growlytics-forwarder does"),
+        (answer({}, 200), "not as a growlytics-forwarder does"),
+    ],
+)
+def test_where_no_others_would_fare_better_it_stops_and_says_why(refusal: Answer, why: str) -> None:
+    with pytest.raises(StoppedError) as stopped:
+        judge("purge", refusal, ["1"], DAEMON)
+    assert why in str(stopped.value)
+
+
+# Showing
+
+
+@given(OBJECTS, st.booleans())
+def test_on_one_line_or_fit_to_show_an_event_has_the_same_value(value: dict[str, object], ascii_only: bool) -> None:
+    event = json.dumps(value, indent="\t", ensure_ascii=ascii_only).replace("\n", "\r\n").encode()
+    line, shown = on_one_line(event), fit_to_show(event)
+    assert not {*b"\r\n\t"} & {*line}
+    assert shown.isprintable()
+    assert json.loads(line) == json.loads(shown) == value
+
+
+def test_what_a_terminal_would_obey_is_escaped_as_json_does() -> None:
+    event = '{"a":"\x7f\x9b\u202e\U000e0001é\\n"}'
+    assert fit_to_show(event.encode()) == '{"a":"\\u007f\\u009b\\u202e\\udb40\\udc01é\\n"}'
+
+
+def test_the_table_is_as_wide_as_what_it_shows() -> None:
+    wide = DeadLetter("7", "\x1b", "expired", None, 1000, 0, None, None, 123456789, None)
+    assert table([LETTER, wide]) == [
+        "ID                NAME         REASON    STATUS  ATTEMPTS  DIED                      BYTES",
+        "1763900000000000  Add To Cart  rejected     422         3  2025-11-23T12:13:21Z        210",
+        "7                 \\x1b         expired        -      1000  -                     123456789",
+    ]
+    assert table([]) == []
+
+
+def test_json_tells_what_the_daemon_told() -> None:
+    assert json.loads(as_json(LETTER)) == ENTRY
+
+
+def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:
+    evil = "\x1b[2J\n\r\u202e\ud800" * 50
+    letter = DeadLetter("1", evil, evil, 1, 1, 0, 0, 0, 1, Payload(evil, evil, '{"a":"\x9b"}'.encode()))
+    assert all(line.isprintable() for line in [*described(letter), *table([letter])])
+
+
+@pytest.mark.parametrize(
+    ("tally", "text"),
+    [
+        (Tally("replayed"), "replayed 0, refused 0, no longer dead letters 0, left all"),
+        (Tally("purged", asked=9, done=5, missing=3), "purged 5, refused 0, no longer dead letters 3, left 1"),
+        (
+            Tally("replayed", dry_run=True, asked=9, done=5, refused=4),
+            "would be replayed 5, would be refused 4, no longer dead letters 0, left 0",
+        ),
+    ],
+)
+def test_the_tally_ends_on_one_line(tally: Tally, text: str) -> None:
+    assert str(tally) == text
+
+
+# Pacing
+
+
+@given(st.integers(1, 1000), st.lists(st.tuples(st.integers(0, 1000), st.floats(0, 100))))
+def test_no_more_than_the_rate_is_moved_between_any_chunk_and_the_next(
+    per_second: int, chunks: list[tuple[int, float]]
+) -> None:
+    pace = Pace(per_second)
+    now = 1000.0
+    for events, busy_seconds in chunks:
+        began = now
+        pace.moved(events, sent_at=now)
+        now += busy_seconds
+        now += pace.wait_seconds(now)
+        assert now - began >= events / per_second - 1e-6
+        assert pace.wait_seconds(now) < 1e-6
+
+
+def test_time_that_went_by_unused_is_not_made_up_for() -> None:
+    pace = Pace(10)
+    pace.moved(10, sent_at=100)
+    assert pace.wait_seconds(500) == 0
+    pace.moved(10, sent_at=500)
+    assert pace.wait_seconds(500) == 1
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    pace = Pace(None)
+    pace.moved(500, sent_at=100)
+    assert pace.wait_seconds(100) == 0
