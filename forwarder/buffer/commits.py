@@ -136,6 +136,10 @@ class GroupCommit(Generic[T]):
         """Return the puts that are waiting or being committed."""
         return self._current.puts + self.waiting.puts
 
+    def uncommitted_corrupt(self) -> int:
+        """Return how many rows that cannot be read are not removed yet."""
+        return len(self._current.corrupt) + len(self.waiting.corrupt)
+
     def forget_corrupt(self) -> None:
         """Count none as corrupt that is not committed as that."""
         self._current.corrupt.clear()

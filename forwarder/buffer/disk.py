@@ -86,6 +86,7 @@ class DiskBuffer:
             count=self._count,
             bring=self._bring,
             write_refused=self._write_refused,
+            beyond_reach=self._beyond_reach,
         )
         database.on_damaged = self._restore
 
@@ -272,6 +273,15 @@ class DiskBuffer:
             self._commits.commit()
 
     # Damage
+
+    def _beyond_reach(self) -> int:
+        """Return how many events are buffered that nothing here knows of, and that no read will find."""
+        counters = self._database.ledger
+        if self._ordering.more_fresh or self._commits.restoring:
+            return 0
+        dropped = sum(len(put.dropped) for put in self._commits.uncommitted_puts())
+        known = len(self._ordering) + len(self._taken) + len(self._room.dropping) + dropped
+        return counters["buffered"] - counters["unsalvaged"] - known - self._commits.uncommitted_corrupt()
 
     def _restore(self, file: str) -> None:
         """Have the ledger and what is in memory written to the new file; the rest of the old one is salvaged."""

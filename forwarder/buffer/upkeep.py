@@ -36,6 +36,7 @@ class Upkeep:
         count: events.RowCount,
         bring: Callable[[Sequence[Event], Salvaged], Awaitable[bool]],
         write_refused: Callable[[], None],
+        beyond_reach: Callable[[], int],
     ) -> None:
         self._database = database
         self._bounds = bounds
@@ -43,6 +44,7 @@ class Upkeep:
         self._count = count
         self._bring = bring
         self._write_refused = write_refused
+        self._beyond_reach = beyond_reach
         self._books: dict[str, Salvage] = {}
         """What the database has of them, as committed last: if its file is damaged, too, they are written to the next."""
         self.counted = False
@@ -129,6 +131,8 @@ class Upkeep:
             self._telemetry.events_dropped(max(0, missing), reason="corrupt")
         elif missing:
             self._telemetry.rows_miscounted(missing)
+        elif self._beyond_reach() > 0:
+            await self._database.run(look_through)
 
     async def _keep_salvaging(self) -> None:
         while True:
@@ -155,7 +159,7 @@ class Upkeep:
         # In this order, or if the process were killed in between, everything would be salvaged once more.
         await asyncio.to_thread(directory.mark_salvaged, books.file)
         lost = await self._database.run(partial(salvage.end, file=books.file))
-        del self._books[books.file]
+        self._books.pop(books.file, None)  # it may have been restored, and ended once more
         self._telemetry.events_dropped(lost, reason="corrupt")
         self._telemetry.salvage_ended(file=books.file, events=brought, dead_letters=letters, lost=lost)
 
@@ -188,6 +192,12 @@ class Upkeep:
                 self._books[books.file] = replace(self._books[books.file], letters_after=after)
                 brought += len(found)
         return brought
+
+
+def look_through(transaction: Transaction) -> None:
+    """Have the file set aside if it is damaged: rows that are counted, but were not found when their turn came."""
+    if not connection.is_sound(transaction):
+        raise ledger.AlteredError("rows cannot be reached")
 
 
 def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: bool) -> int | None:

@@ -256,6 +256,10 @@ class Database:
         except sqlite3.Error as error:
             self._roll_back(connection)
             return self._judge(error)
+        except UnicodeDecodeError as error:  # of SQLite's message, which may quote what it found
+            self._roll_back(connection)
+            altered = schema.version_of(connection) != schema.VERSION
+            return self._judge(ledger.AlteredError(str(error))) if altered else error
         except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
             self._roll_back(connection)
             return error

@@ -21,6 +21,8 @@ from forwarder.event import Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
+_FAILURES: Final = (sqlite3.Error, ValueError)
+"""Also where SQLite's message quotes what cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,32 +170,32 @@ class DamagedFile:
 
     def counters(self) -> dict[str, int] | None:
         """Return its ledger, or None if that cannot be read or believed."""
-        with self._lock, suppress(sqlite3.Error, ValueError):
+        with self._lock, suppress(*_FAILURES):
             if self._connection is not None:
                 return ledger.load(self._connection) or None
         return None
 
     def salvages(self) -> list[Salvage]:
         """Return the salvages that were not ended when it was set aside, as far as that can be read."""
-        with self._lock, suppress(sqlite3.Error):
+        with self._lock, suppress(*_FAILURES):
             if self._connection is not None:
                 return _read(self._connection)
         return []
 
     def events(self, after_id: int, *, max_rows: int) -> tuple[list[Event], int | None]:
-        """Return some events after an id, and after which id to go on; None at the end."""
-        found: list[Event] = []
+        """Return some events after an id, in order, and after which id to go on; None at the end."""
+        found: dict[int, Event] = {}
 
         def add(row: Sequence[Any]) -> int | None:
             event = events.event_of(row)
-            if event is None or event.id <= (found[-1].id if found else after_id):
+            if event is None or event.id <= after_id or event.id in found:
                 return None
-            found.append(event)
+            found[event.id] = event
             return event.id
 
         with self._lock:
             last = self._each(f"SELECT {events.COLUMNS} FROM events", "id", after_id, max_rows, add)  # noqa: S608
-        return found, last
+        return [found[event_id] for event_id in sorted(found)], last
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
         """Return some dead letters after a place, and after which place to go on; None at the end."""
@@ -228,10 +230,10 @@ class DamagedFile:
             for row in self._rows(select, key, after, max_rows):
                 good = add(row)
                 if good is not None:
-                    last = good
+                    last = good if last is None else max(last, good)
                 elif row[0] > after:
                     bad.append(row[0])
-        except sqlite3.Error:
+        except _FAILURES:
             if last is None and not bad:
                 return self._next_readable(select, key, after)
         return sorted(bad)[(len(bad) - 1) // 2] if last is None and bad else last
@@ -253,7 +255,7 @@ class DamagedFile:
             try:
                 for _ in self._rows(select, key, place, 1):
                     pass
-            except sqlite3.Error:
+            except _FAILURES:
                 return False
             return True
 

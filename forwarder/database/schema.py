@@ -137,4 +137,8 @@ def _run_scripts(connection: sqlite3.Connection, version: int, last: int) -> Non
 
 
 def _tables_in(connection: sqlite3.Connection) -> Tables:
-    return connection.execute("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY rowid").fetchall()
+    statement = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY rowid"
+    try:
+        return connection.execute(statement).fetchall()
+    except UnicodeDecodeError as error:  # of SQLite's message, which quotes what it found
+        raise AlteredError("the names of the tables were altered") from error

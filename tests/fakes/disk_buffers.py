@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from forwarder.buffer.base import Stored
 from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.database import events as rows
-from forwarder.database.connection import Database
+from forwarder.database.connection import DamagedError, Database
 from forwarder.event import Event, EventIds
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
@@ -32,6 +32,7 @@ class OpenDisk:
     database: Database
     telemetry: Telemetry
     ids: EventIds
+    serving: asyncio.Task[None] | None = None
 
     async def put(self, events: Sequence[Event]) -> None:
         assert await self.buffer.put(events, intake="http") == Stored()
@@ -43,19 +44,28 @@ class OpenDisk:
         """Take until every event that counts as buffered is handed out, however long its salvage takes."""
         found: list[Event] = []
         deadline = time.monotonic() + seconds
+        in_vain = 0
         while not self.quiet(len(found)):
             assert time.monotonic() < deadline, f"{len(found)} events came, and then none: {self.database.ledger}"
             try:
                 async with asyncio.timeout(NOTHING_MORE_SECONDS):
                     found += await self.take()
             except TimeoutError:
-                pass
+                in_vain += 1
+                await self.count_now_and_then(in_vain)
         return found
+
+    async def count_now_and_then(self, times: int) -> None:
+        """Have the rows counted again, as is done every minute, when this is called some more times."""
+        if times % 100 == 0:
+            with suppress(DamagedError):
+                await self.buffer._upkeep._compare_rows(as_found=False)
 
     def quiet(self, taken: int) -> bool:
         """Whether all that is buffered is taken, nothing is to be salvaged, and the rows were counted."""
         directory = self.database.directory
         assert directory is not None
+        assert self.serving is None or not self.serving.done(), f"the upkeep ended: {self.serving}"
         return (
             self.buffer.ledger().buffered == taken
             and not self.buffer._commits.restoring
@@ -112,7 +122,7 @@ async def open_disk(
         ids.rise_above(database.ledger["last_id"])
         if serve:
             serving = asyncio.create_task(buffer.serve(), name="buffer")
-        yield OpenDisk(buffer, database, telemetry, ids)
+        yield OpenDisk(buffer, database, telemetry, ids, serving)
         assert serving is None or not serving.done(), f"the upkeep ended: {serving}"
     finally:
         if serving is not None:

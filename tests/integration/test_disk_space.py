@@ -63,11 +63,11 @@ class Filling:
 @pytest.mark.parametrize(
     ("sizes", "max_events", "max_bytes"),
     [
-        pytest.param((60,), 4000, MIB, id="smaller than customer and name"),
+        pytest.param((60,), 4000, MIB, id="smaller than customer and name", marks=pytest.mark.soak),
         pytest.param((600,), 6000, 3 * MIB, id="three on a page"),
         pytest.param((1380,), 4000, 4 * MIB, id="two on a page"),
-        pytest.param((3400,), 4000, 6 * MIB, id="a page and a byte"),
-        pytest.param((4000, 8200), 4000, 6 * MIB, id="two and three pages"),
+        pytest.param((3400,), 4000, 6 * MIB, id="a page and a byte", marks=pytest.mark.soak),
+        pytest.param((4000, 8200), 4000, 6 * MIB, id="two and three pages", marks=pytest.mark.soak),
         pytest.param((30, 250_000, 700, 60), 4000, 6 * MIB, id="the largest among small ones"),
     ],
 )

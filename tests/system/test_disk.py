@@ -31,6 +31,8 @@ from tests.system.small_disks import fill, free_bytes, make_read_only, small_dis
 MIB = 1024 * 1024
 PAGE = 4096
 RESERVE_BYTES = 4000 * 1024 + 4 * MIB
+LOG_AND_RESERVE_BYTES = 26 * MIB
+"""As the README says."""
 NOWHERE = "http://127.0.0.1:9/track/event"
 UNAVAILABLE = 'growlytics_forwarder_events_rejected_total{reason="buffer_unavailable"}'
 COMMIT_FAILURES = 'growlytics_forwarder_buffer_errors_total{operation="commit"}'
@@ -177,7 +179,7 @@ async def test_a_file_of_a_newer_version_exits_78_and_is_left_alone(tmp_path: Pa
 async def test_a_full_disk_refuses_new_events_and_delivers_what_it_has_until_there_is_room_again(
     tmp_path: Path,
 ) -> None:
-    async with small_disk(tmp_path / "disk", mib=28) as disk, running_sandbox() as sandbox:
+    async with small_disk(tmp_path / "disk", mib=24) as disk, running_sandbox() as sandbox:
         await sandbox.faults(down=True)
         async with running_daemon(disk, sandbox.url, **FAST_RETRIES) as daemon:
             flood = Flood(daemon)
@@ -259,6 +261,7 @@ async def test_where_not_even_acks_can_be_committed_delivery_stops_and_sends_not
             await assert_all_is_accounted_for(daemon)
 
 
+@pytest.mark.soak
 async def test_a_disk_that_fails_to_write_costs_nothing_and_nothing_is_sent_twice_when_it_works_again(
     tmp_path: Path,
 ) -> None:
@@ -291,7 +294,7 @@ async def test_a_disk_that_fails_to_write_costs_nothing_and_nothing_is_sent_twic
             await assert_all_is_accounted_for(daemon)
 
 
-async def until_it_stands_still(sandbox: Sandbox, *, seconds: float = 2.5) -> None:
+async def until_it_stands_still(sandbox: Sandbox, *, seconds: float = 1.5) -> None:
     """Wait until something has arrived, and then nothing for a while."""
     last, since = 0, time.monotonic()
 
@@ -327,7 +330,7 @@ async def test_the_directory_stays_within_its_bound_under_a_flood_and_delivered_
     """The bound is that of the README. Many attempts fail for as long as the flood lasts, so that holes remain."""
     letters_events, letters_bytes = 500, MIB
     file_bytes = 3 * (max_bytes + letters_bytes) + 2048 * (max_events + letters_events)
-    bound = file_bytes + 18 * MIB
+    bound = file_bytes + LOG_AND_RESERVE_BYTES
     async with (
         running_sandbox("--fail-rate", "0.4") as sandbox,
         running_daemon(
@@ -349,6 +352,8 @@ async def test_the_directory_stays_within_its_bound_under_a_flood_and_delivered_
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline or not full:
             assert time.monotonic() < deadline + 20, "the buffer was never full"
+            if time.monotonic() > deadline:  # however fast this machine delivers
+                await sandbox.faults(fail_rate=1)
             statuses = await asyncio.gather(*(post(daemon, events[first : first + 30]) for first in (0, 30, 60)))
             assert set(statuses) <= {202, 429}
             full += statuses.count(429)
@@ -360,7 +365,7 @@ async def test_the_directory_stays_within_its_bound_under_a_flood_and_delivered_
         await sandbox.faults(fail_rate=0)
         await until(daemon.drained, "all is delivered", seconds=60)
         await until(
-            lambda: drops_to(directory, RESERVE_BYTES + 18 * MIB), "delivered events free their space", seconds=30
+            lambda: drops_to(directory, RESERVE_BYTES + 12 * MIB), "delivered events free their space", seconds=30
         )
         await assert_all_is_accounted_for(daemon)
 
@@ -375,7 +380,7 @@ def messages(lines: Iterable[dict[str, Any]]) -> str:
 async def test_a_file_that_lost_half_of_itself_is_set_aside_and_salvaged_while_new_events_are_served(
     tmp_path: Path,
 ) -> None:
-    number = 20_000
+    number = 8000
     async with running_sandbox() as sandbox:
         async with running_daemon(tmp_path, NOWHERE, shutdown__drain_seconds=0) as daemon:
             for first in range(0, number, 1000):
