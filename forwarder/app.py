@@ -3,13 +3,14 @@
 Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`;
 and for each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
 `intake.max_body_bytes`, while it is split and checked. The events are, in a buffer on disk, 20 MiB for the windows
-(buffer/disk.py, delivery/window.py), 8 bytes for each of `buffer.max_events` and 4 MiB for SQLite; in memory,
+(buffer/disk.py, delivery/lanes.py), 8 bytes for each of `buffer.max_events` and 4 MiB for SQLite; in memory,
 `buffer.max_bytes`, about 600 bytes more for each of `buffer.max_events` (at most 2 KiB, with the longest names and customer
 ids), and `dead_letters.max_bytes`.
 """
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import time
@@ -26,21 +27,24 @@ from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import EventIds
+from forwarder.event import EventIds, by_customer, each_alone
+from forwarder.forecast import Forecast, Sample
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.http import HttpIntake
 from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix, remove_unix
+from forwarder.key_file import KeyFile
 from forwarder.receipts import Receipts
-from forwarder.settings import Settings
+from forwarder.settings import Secret, Settings
 from forwarder.telemetry import Gauges, Telemetry
 
-State = Literal["starting", "ready", "draining", "stopped"]
+State = Literal["starting", "ready", "stopping", "draining", "stopped"]
 
 _DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
+_SAMPLE_SECONDS: Final = 2.0
 
 
 class App:
@@ -64,6 +68,8 @@ class App:
         self.delivery = Delivery(
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
+        self.key_file = self._watch_key_file()
+        self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
         self._intakes = self._make_intakes()
         self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
         self.addresses: dict[str, str] = {}
@@ -73,7 +79,6 @@ class App:
             loop=type(loop).__module__.partition(".")[0],
             max_events=settings.buffer.max_events,
             max_bytes=settings.buffer.max_bytes,
-            max_concurrency=settings.delivery.max_concurrency,
             read=self._gauges,
         )
 
@@ -102,12 +107,19 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             keeping = tasks.create_task(self.buffer.serve(), name="buffer")
             delivering = tasks.create_task(self.delivery.serve(), name="delivery")
+            helping = (
+                tasks.create_task(self._sample(), name="forecast"),
+                tasks.create_task(self.key_file.serve(), name="key file"),
+            )
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
             forced = tasks.create_task(self.force.wait(), name="forced shutdown")
             await asyncio.wait({shutting_down, forced}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (shutting_down, forced, delivering, keeping):
+            for task in (shutting_down, forced, delivering, *helping):
                 task.cancel()
+            # Delivery's last acks are committed by a buffer that still serves.
+            await asyncio.wait({delivering})
+            keeping.cancel()
 
     async def close(self) -> tuple[int, int]:
         """Close everything and return how many events, and dead letters, are lost by it. May be called again."""
@@ -167,18 +179,37 @@ class App:
             },
             "delivery": {
                 "in_flight": gauges.delivery_in_flight,
+                "concurrency_limit": gauges.concurrency_limit,
                 "max_concurrency": self._settings.delivery.max_concurrency,
             },
+            "holds": {cause: {"seconds": round(seconds, 1)} for cause, seconds in self.delivery.holds().items()},
             "dead_letters": {
                 "events": self.dead_letters.events,
                 "bytes": self.dead_letters.bytes,
                 "max_events": self._settings.dead_letters.max_events,
                 "max_bytes": self._settings.dead_letters.max_bytes,
             },
+            "forecasts": {
+                "accepted_per_second": round(self._forecast.in_per_second, 1),
+                "done_with_per_second": round(self._forecast.out_per_second, 1),
+                "full_in_seconds": _finite(gauges.full_seconds),
+                "drained_in_seconds": _finite(gauges.drain_seconds),
+            },
         }
+
+    def _watch_key_file(self) -> KeyFile:
+        settings = self._settings.growlytics
+        assert settings.api_key is not None, "settings demand a key"
+
+        def use(key: Secret) -> None:
+            self._client.use_key(key)
+            self.delivery.use_new_key()
+
+        return KeyFile(settings.api_key_file, current=settings.api_key, on_new_key=use, telemetry=self.telemetry)
 
     def _make_buffer(self) -> Buffer:
         settings = self._settings
+        lane_of = by_customer if settings.delivery.order == "customer" else each_alone
         match settings.buffer.kind:
             case "disk":
                 return DiskBuffer(
@@ -189,6 +220,7 @@ class App:
                     receipts=self._receipts,
                     clock=self._clock,
                     next_id=self._ids.__next__,
+                    lane_of=lane_of,
                 )
             case "memory":
                 return MemoryBuffer(
@@ -198,6 +230,7 @@ class App:
                     telemetry=self.telemetry,
                     receipts=self._receipts,
                     clock=self._clock,
+                    lane_of=lane_of,
                 )
             case _:
                 assert_never(settings.buffer.kind)
@@ -249,13 +282,25 @@ class App:
             await self._intakes["unix"].open(listener)
             self.addresses["unix"] = str(path)
 
+    async def _sample(self) -> None:
+        while True:
+            occupancy = self.buffer.occupancy()
+            accepted = self.buffer.ledger().accepted
+            self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, accepted))
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
     async def _shut_down(self) -> None:
+        self.state = "stopping"
+        await asyncio.sleep(self._settings.shutdown.accept_seconds)
         self.state = "draining"
         await asyncio.gather(*(intake.close() for intake in self._intakes.values()))
-        await self.delivery.end_rests()
+        await self.delivery.end_waits()
+        forgetful = self._settings.buffer.kind == "memory"  # so a probe may be the last chance
         deadline = self._clock() + self._settings.shutdown.drain_seconds
         next_log = self._clock() + _DRAIN_LOG_SECONDS
-        while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(deadline):
+        while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(
+            deadline, count_probes=forgetful
+        ):
             now = self._clock()
             if now >= deadline:
                 return
@@ -279,6 +324,10 @@ class App:
             buffer_bytes=occupancy.bytes,
             oldest_accepted_at=occupancy.oldest_accepted_at,
             delivery_in_flight=progress.attempting,
+            concurrency_limit=self.delivery.limit,
+            holds=self.delivery.holds(),
+            full_seconds=self._forecast.full_seconds,
+            drain_seconds=self._forecast.drain_seconds,
             unaccounted=self.buffer.ledger().unaccounted,
             dead_letters=self.dead_letters.events,
         )
@@ -320,6 +369,7 @@ def _on_signals(app: App) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    loop.add_signal_handler(signal.SIGHUP, app.key_file.reload)
 
 
 def _database_of(settings: Settings) -> Database:
@@ -345,6 +395,11 @@ def _described(ledger: Ledger) -> dict[str, object]:
         "buffered": ledger.buffered,
         "unaccounted": ledger.unaccounted,
     }
+
+
+def _finite(seconds: float) -> float | None:
+    """Return a time as JSON has it: null for never."""
+    return round(seconds, 1) if math.isfinite(seconds) else None
 
 
 def _name(place: tuple[str, int]) -> str:

@@ -7,6 +7,7 @@ may import this module; it imports nothing of the project.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,17 @@ class Event:
     def size_bytes(self) -> int:
         """What the event counts against `buffer.max_bytes`."""
         return len(self.body)
+
+
+LaneOf = Callable[[Event], str]
+"""Names the lane of an event: those of one lane are delivered in order."""
+
+by_customer: LaneOf = attrgetter("customer")
+
+
+def each_alone(event: Event) -> str:
+    """Let no event wait for another."""
+    return str(event.id)
 
 
 class EventIds(Iterator[int]):

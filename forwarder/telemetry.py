@@ -8,7 +8,7 @@ Everybody above may call it; it knows nobody.
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,12 +50,23 @@ REJECTION_REASONS: Final = (
     "malformed_body",
     "too_slow",
 )
-DEAD_REASONS: Final = ("rejected",)
+DEAD_REASONS: Final = ("rejected", "expired", "ambiguous")
 EVICTION_REASONS: Final = ("full", "purged", "shutdown")
 DROP_REASONS: Final = ("drop_oldest", "corrupt", "shutdown")
 BUFFER_OPERATIONS: Final = ("commit", "read", "count", "salvage")
 OUTCOMES: Final = ("delivered", "retryable", "rejected", "blocked")
-RETRY_REASONS: Final = ("network", "timeout", "status_408", "status_425", "status_429", "status_5xx", "blocked")
+RETRY_REASONS: Final = (
+    "network",
+    "timeout",
+    "status_408",
+    "status_425",
+    "status_429",
+    "status_5xx",
+    "blocked",
+    "suspect",
+)
+RELOAD_RESULTS: Final = ("changed", "unchanged", "failed")
+HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic")
 BUFFER_STATES: Final = ("ready", "parked", "in_flight")
 
 _PREFIX: Final = "growlytics_forwarder"
@@ -66,6 +77,16 @@ _LOG_INTERVAL_SECONDS: Final = 10.0
 _DROPPED: Final = {
     "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
     "corrupt": "events are lost: the buffer's disk altered them",
+}
+_RELOADED: Final = {
+    "changed": "growlytics.api_key_file was read again: a new key, which is used from now on",
+    "unchanged": "growlytics.api_key_file was read again: the key is the same",
+}
+_HOLDS: Final = {
+    "breaker": "delivery holds: attempts fail one after the other",
+    "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
+    "auth": "delivery holds: Growlytics refuses the forwarder; check growlytics.api_key and growlytics.url",
+    "systemic": "delivery holds: Growlytics rejects every event; look at what was deployed last, here or there",
 }
 
 
@@ -80,6 +101,13 @@ class Gauges:
     """Seconds since 1970; None when the buffer is empty."""
     delivery_in_flight: int
     """Attempts on the wire."""
+    concurrency_limit: int
+    """How many there may be now."""
+    holds: Container[str]
+    """The causes because of which nothing is sent but probes."""
+    full_seconds: float
+    """Until the buffer is full if all goes on as it does, and until it is empty; infinite for never."""
+    drain_seconds: float
     unaccounted: int
     dead_letters: int
     """Held now."""
@@ -121,6 +149,9 @@ class Telemetry:
         self._possible_duplicates = self._counter(
             "possible_duplicates", "Attempts repeated although the event may have arrived"
         )
+        self._reloads = self._labelled(
+            "config_reloads", "Times that the key's file changed or was to be read again", "result", RELOAD_RESULTS
+        )
         self._intake_duration = Histogram(
             f"{_PREFIX}_intake_duration_seconds",
             "From a request's headers to its answer",
@@ -143,16 +174,13 @@ class Telemetry:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 
-    def daemon_described(
-        self, *, loop: str, max_events: int, max_bytes: int, max_concurrency: int, read: Callable[[], Gauges]
-    ) -> None:
+    def daemon_described(self, *, loop: str, max_events: int, max_bytes: int, read: Callable[[], Gauges]) -> None:
         """Take in what never changes, and `read`, which is asked for the rest at every scrape."""
         Gauge(
             f"{_PREFIX}_build_info", "Versions; always 1", ("version", "python", "loop"), registry=self.registry
         ).labels(__version__, platform.python_version(), loop).set(1)
         self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
         self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
-        self._gauge("delivery_concurrency_limit", "Most attempts on the wire at a time").set(max_concurrency)
         self.registry.register(_ReadGauges(read, self._clock))
 
     # Intake
@@ -224,6 +252,19 @@ class Telemetry:
             "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
         )
 
+    def attempt_cancelled(self) -> None:
+        """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
+        self._possible_duplicates.inc()
+
+    def hold_started(self, cause: str, *, probe_in_seconds: float) -> None:
+        """Nothing is sent any more but one probe at a time."""
+        fields = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
+        log.warning(_HOLDS[cause], extra={"fields": fields})
+
+    def hold_ended(self, cause: str, *, seconds: float) -> None:
+        """An event was delivered."""
+        log.info("delivery goes on", extra={"fields": {"cause": cause, "held_seconds": round(seconds, 1)}})
+
     # Buffer and dead letters
 
     def dead_letters_evicted(self, count: int, *, reason: str) -> None:
@@ -277,6 +318,29 @@ class Telemetry:
             extra={"fields": {"missing": missing}},
         )
 
+    # The key's file
+
+    def key_reloaded(self, result: str, *, notable: bool = True) -> None:
+        """The key's file was read again, and its key is `changed` or `unchanged`."""
+        self._reloads[result].inc()
+        if notable:
+            log.info(_RELOADED[result])
+
+    def key_reload_failed(self, fault: str, *, notable: bool) -> None:
+        """The key's file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
+        self._reloads["failed"].inc()
+        if notable:
+            log.warning(
+                "growlytics.api_key_file cannot be used, so the key stays as it was: write the key into the file, and "
+                "nothing else; it is tried again every second",
+                extra={"fields": {"fault": fault}},
+            )
+
+    def nothing_to_reload(self) -> None:
+        """Somebody asked for the key's file to be read again, and there is none."""
+        self._reloads["unchanged"].inc()
+        log.info("nothing is to be read again: growlytics.api_key_file is not set, and other settings need a restart")
+
     # The daemon
 
     def daemon_started(self, **fields: object) -> None:
@@ -285,7 +349,7 @@ class Telemetry:
 
     def shutdown_began(self, *, signal: str, buffered: int) -> None:
         """A signal asked the daemon to stop."""
-        log.info("stopping: no more events are taken", extra={"fields": {"signal": signal, "buffered": buffered}})
+        log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})
 
     def drain_progressed(self, *, buffered: int, seconds_left: float) -> None:
         """The daemon waits for what is buffered to be delivered."""
@@ -339,6 +403,12 @@ class _ReadGauges(Collector):
         for state in BUFFER_STATES:
             events.add_metric((state,), gauges.buffer_events[state])
         yield events
+        holds = GaugeMetricFamily(
+            f"{_PREFIX}_delivery_hold", "1 while nothing is sent but probes because of this", labels=("cause",)
+        )
+        for cause in HOLD_CAUSES:
+            holds.add_metric((cause,), cause in gauges.holds)
+        yield holds
         for name, text, value in (
             ("buffer_bytes", "Bytes of the events in the buffer", gauges.buffer_bytes),
             (
@@ -347,6 +417,17 @@ class _ReadGauges(Collector):
                 0.0 if oldest is None else max(0.0, self._clock() - oldest),
             ),
             ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
+            ("delivery_concurrency_limit", "Most attempts on the wire at a time, as of now", gauges.concurrency_limit),
+            (
+                "buffer_full_seconds_estimate",
+                "Until the buffer is full if all goes on as it does; +Inf: never",
+                gauges.full_seconds,
+            ),
+            (
+                "drain_seconds_estimate",
+                "Until the buffer is empty if all goes on as it does; +Inf: never",
+                gauges.drain_seconds,
+            ),
             ("dead_letters_events", "Dead letters that are kept", gauges.dead_letters),
             ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", gauges.unaccounted),
         ):

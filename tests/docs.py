@@ -29,8 +29,19 @@ def described_metrics() -> list[Metric]:
     """Return every metric that a daemon shows, with all its series."""
     telemetry = Telemetry()
     states = {"ready": 0, "parked": 0, "in_flight": 0}
-    gauges = Gauges(states, 0, oldest_accepted_at=None, delivery_in_flight=0, unaccounted=0, dead_letters=0)
-    telemetry.daemon_described(loop="asyncio", max_events=1, max_bytes=1, max_concurrency=1, read=lambda: gauges)
+    gauges = Gauges(
+        states,
+        buffer_bytes=0,
+        oldest_accepted_at=None,
+        delivery_in_flight=0,
+        concurrency_limit=1,
+        holds=(),
+        full_seconds=0.0,
+        drain_seconds=0.0,
+        unaccounted=0,
+        dead_letters=0,
+    )
+    telemetry.daemon_described(loop="asyncio", max_events=1, max_bytes=1, read=lambda: gauges)
     return list(telemetry.registry.collect())
 
 

@@ -6,6 +6,7 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 - It is bounded in events and in bytes; both bounds count everything not yet acked.
 - `take` hands out events in the order they were put, each to one taker; `release` gives one back its place in its lane.
 - Cancelling a `take` hands out nothing.
+- An event that is found marked when the buffer is opened is never handed out: see `mark`.
 - The ledger changes in the same step as the events.
 """
 
@@ -95,11 +96,19 @@ class Buffer(Protocol):
         """
         ...
 
-    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+    async def take(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
         """Wait for events of lanes (customers) other than `skip_lanes`, hide them from later takes and return them.
 
-        Returns at least one, and so perhaps one beyond `max_bytes`; at most `max_events` (1 or more). Skipping a lane
-        costs each of its events one step for as long as it is skipped, not one for each take.
+        Returns at least one, and so perhaps one beyond `max_bytes`; at most `max_events` (1 or more), and at most
+        `max_lane_events` of any lane. Skipping a lane costs each of its events one step for as long as it is skipped, not
+        one for each take; others have their turn on the event loop meanwhile.
         """
         ...
 
@@ -110,8 +119,21 @@ class Buffer(Protocol):
         """
         ...
 
+    async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
+        """Note of taken events that an attempt may be under way, the int-th of each; return when that is committed.
+
+        If the process ends before `ack`, `unmark` or `release`, such an event may have arrived: a buffer that outlives it
+        makes it a dead letter when it is opened, reason `ambiguous`. Marking again replaces the mark. It may wait as `ack`
+        does.
+        """
+        ...
+
+    async def unmark(self, events: Sequence[Event]) -> None:
+        """Note of taken events that their attempts have ended, and how, or never began; return when that is committed."""
+        ...
+
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
-        """Give taken events back, in their old places.
+        """Give taken events back, in their old places, and unmark them without waiting for that.
 
         Nothing of their lanes is handed out before `not_before`, in seconds of the event loop's clock.
         """

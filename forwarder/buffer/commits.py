@@ -1,18 +1,17 @@
 """Group commit: what comes while one transaction is being committed goes into the next.
 
-A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks wait: they are tried
-without the puts, then with the space that was kept in reserve for them, and then every second until they are committed.
-When there is room again, and something could be written, puts are taken again. When the database's file was damaged,
-`restore` is run on the new one before anything else. Used by the disk buffer alone, on the event loop.
+A put is told only when it is committed. Acks alone wait a little for others: nobody waits for them but workers, of whom
+there are enough. When the disk is full or fails, puts are refused, and acks and marks wait: they are tried without the
+puts, then with the space that was kept in reserve for them, and then every second until they are committed. When there is
+room again, and something could be written, puts are taken again. When the database's file was damaged, `restore` is run on
+the new one before anything else. Used by the disk buffer alone, on the event loop.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
-from forwarder.buffer.base import PutAnswer
-from forwarder.buffer.fates import Fate
+from forwarder.buffer.batch import Ack, Batch, Put
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -23,66 +22,18 @@ from forwarder.database.connection import (
     UnavailableError,
     give_back_space,
 )
-from forwarder.event import Event
+from forwarder.database.marks import Changes
 from forwarder.telemetry import Telemetry
 
 MAX_COMMIT_BYTES: Final = 1024 * 1024
 """How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
+ACKS_WAIT_SECONDS: Final = 0.003
+"""How long acks wait for others, or for a put: a transaction costs about as much CPU time as an attempt."""
 RETRY_SECONDS: Final = 1.0
 MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Salvaged:
-    """Where events come from that were in a damaged file."""
-
-    file: str
-    events_after: int
-    """The id up to which the file's events are done with these."""
-
-
-@dataclass(slots=True, eq=False)
-class Put:
-    """Events to store, and what goes with them."""
-
-    events: Sequence[Event]
-    intake: str
-    done: asyncio.Future[PutAnswer]
-    replayed: Sequence[int] = ()
-    dropped: Sequence[Event] = ()
-    """The oldest events, which make room for them."""
-    salvaged: Salvaged | None = None
-    """Set if they come from a damaged file and were accepted long ago."""
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(event.size_bytes for event in self.events)
-
-
-@dataclass(slots=True, eq=False)
-class Ack:
-    """Events to remove, each with its fate."""
-
-    fates: Sequence[tuple[Event, Fate]]
-    done: asyncio.Future[None]
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is committed together."""
-
-    puts: list[Put] = field(default_factory=list)
-    acks: list[Ack] = field(default_factory=list)
-    corrupt: list[int] = field(default_factory=list)
-    """The ids of rows that cannot be read."""
-    refused: int = 0
-    """How many events were refused meanwhile, for the ledger."""
-
-    def __bool__(self) -> bool:
-        return bool(self.puts or self.acks or self.corrupt or self.refused)
 
 
 class GroupCommit(Generic[T]):
@@ -110,6 +61,9 @@ class GroupCommit(Generic[T]):
         self._refuse = refuse
         self._telemetry = telemetry
         self._committing = False
+        self._due: asyncio.Handle | None = None  # when to begin
+        self._is_due_soon = False  # in the next turn of the loop
+        self._flushing = 0
         self._current = Batch()
         self._stalled = False  # not even acks can be committed, until it is tried again
         self._restore: Job[None] | None = None
@@ -130,6 +84,14 @@ class GroupCommit(Generic[T]):
         """Have events removed."""
         self._raise_if_failed()
         self.waiting.acks.append(ack)
+        self.commit()
+
+    def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
+        """Have marks changed."""
+        self._raise_if_failed()
+        self.waiting.marks |= changes
+        if done is not None:
+            self.waiting.marked.append(done)
         self.commit()
 
     def uncommitted_puts(self) -> list[Put]:
@@ -157,13 +119,20 @@ class GroupCommit(Generic[T]):
         self.commit()
 
     def commit(self) -> None:
-        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
-        if self._committing or self._stalled or not (self.waiting or self._restore):
+        """Begin soon to commit what waits, unless that is under way: not at once, as more comes in this turn of the loop."""
+        if self._committing or self._stalled or self._is_due_soon or not (self.waiting or self._restore):
             return
-        self._committing = True
-        asyncio.get_running_loop().call_soon(self._begin)
+        loop = asyncio.get_running_loop()
+        if self._restore or self._flushing or self.waiting.is_urgent:
+            if self._due is not None:
+                self._due.cancel()
+            self._is_due_soon = True
+            self._due = loop.call_soon(self._begin)
+        elif self._due is None:
+            self._due = loop.call_later(ACKS_WAIT_SECONDS, self._begin)
 
     def _begin(self) -> None:
+        self._due, self._is_due_soon, self._committing = None, False, True
         if job := self._restore:
             self._database.submit(job, self._restored, restores=True)
             return
@@ -173,10 +142,14 @@ class GroupCommit(Generic[T]):
     async def flush(self) -> None:
         """Wait until nothing waits any more, or cannot be committed now."""
         self._stalled = False
-        self.commit()
-        while self._committing:
-            self._ended.clear()
-            await self._ended.wait()
+        self._flushing += 1
+        try:
+            self.commit()
+            while self._committing or self._due is not None:
+                self._ended.clear()
+                await self._ended.wait()
+        finally:
+            self._flushing -= 1
 
     async def watch(self) -> None:
         """Wait until there is a bug, and raise it."""
@@ -245,7 +218,7 @@ class GroupCommit(Generic[T]):
 
     def _go_on(self) -> None:
         self.commit()
-        if not self._committing:
+        if not self._committing and self._due is None:
             self._ended.set()
 
     def _give_way(self, error: UnavailableError, *, more: bool) -> None:
@@ -255,7 +228,8 @@ class GroupCommit(Generic[T]):
         if more:
             return
         self._stalled = True
-        if self.waiting.acks or self.waiting.corrupt or self.restoring:  # and not only refusals, which can wait
+        waiting = self.waiting
+        if waiting.acks or waiting.marks or waiting.corrupt or self.restoring:  # and not only refusals, which can wait
             self._committing = True
             self._database.give_up_reserve(self._gave_up_reserve)
 
@@ -269,13 +243,7 @@ class GroupCommit(Generic[T]):
         self._go_on()
 
     def _put_back(self, batch: Batch) -> None:
-        waiting = self.waiting
-        self.waiting = Batch(
-            batch.puts + waiting.puts,
-            batch.acks + waiting.acks,
-            batch.corrupt + waiting.corrupt,
-            batch.refused + waiting.refused,
-        )
+        self.waiting = batch + self.waiting
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
@@ -285,9 +253,7 @@ class GroupCommit(Generic[T]):
         """Tell everybody of a bug, and end the process: see `watch`."""
         self._stalled, self._failure = True, error
         self._failed.set()
-        waiters: list[asyncio.Future[Any]] = [put.done for put in batch.puts + self.waiting.puts]
-        waiters += [ack.done for ack in batch.acks + self.waiting.acks]
-        for done in waiters:
+        for done in (batch + self.waiting).waiters():
             if not done.done():
                 done.set_exception(error)
 

@@ -9,7 +9,7 @@ by its id. A crash gives everything back that was not acked, in order.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -17,18 +17,21 @@ from itertools import chain
 from typing import Final
 
 from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored, Unavailable
-from forwarder.buffer.commits import Ack, Batch, GroupCommit, Put, Salvaged
+from forwarder.buffer.batch import Ack, Batch, Put, Salvaged
+from forwarder.buffer.commits import GroupCommit
 from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
-from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.marking import Marking, ambiguous
+from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.buffer.room import Room
 from forwarder.buffer.settling import Settling
 from forwarder.buffer.upkeep import Upkeep
-from forwarder.buffer.waiting import wait_until
+from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
+from forwarder.database import marks
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
-from forwarder.event import Clock, Event
+from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
@@ -40,7 +43,7 @@ WINDOW_BYTES: Final = 6 * 1024 * 1024
 class DiskBuffer:
     """A Buffer in a database on disk. `clock` is the event loop's, in seconds; `next_id` gives rising ids."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
         settings: BufferSettings,
         *,
@@ -50,6 +53,7 @@ class DiskBuffer:
         receipts: Receipts,
         clock: Clock,
         next_id: Callable[[], int],
+        lane_of: LaneOf = by_customer,
         window_bytes: int = WINDOW_BYTES,
     ) -> None:
         self._settings = settings
@@ -59,7 +63,7 @@ class DiskBuffer:
         self._settling = Settling(telemetry, receipts)
         self._next_id = next_id
         self._clock = clock
-        self._ordering = Ordering(max_aside_bytes=window_bytes)
+        self._ordering = Ordering(max_aside_bytes=window_bytes, lane_of=lane_of)
         self._taken: dict[int, Event] = {}
         self._changed = asyncio.Event()
         self._closed = False
@@ -70,6 +74,7 @@ class DiskBuffer:
         self._commits = GroupCommit(
             database, job_of=self._job_of, apply=self._apply, refuse=self._refuse, telemetry=telemetry
         )
+        self._marking = Marking(self._commits)
         self._reading = Reading(
             database,
             self._ordering,
@@ -91,13 +96,17 @@ class DiskBuffer:
         database.on_damaged = self._restore
 
     async def open(self) -> None:
-        """See Buffer. Nothing but the ledger and the first row is read; the database is open. Raises DirectoryError."""
+        """See Buffer. Nothing but the ledger, the first row and what is marked is read. Raises DirectoryError.
+
+        The database must be open.
+        """
         assert self._database.directory is not None
         try:
             if job := await self._upkeep.find_damaged_files():
                 self._commits.restore(job, then=self._upkeep.salvage_soon)
                 await self._commits.flush()
             await self._reading.open()
+            await self._end_marked()
         except DamagedError:  # there is a new file, and nothing in it to read
             await self._commits.flush()
         except UnavailableError as error:
@@ -132,29 +141,60 @@ class DiskBuffer:
             return Full()
         return await put.done
 
-    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+    async def take(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
         """See Buffer."""
         while True:
             self._changed.clear()
             events = self._ordering.hand_out(
-                now=self._clock(), max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes
+                now=self._clock(),
+                max_events=max_events,
+                max_bytes=max_bytes,
+                skip_lanes=skip_lanes,
+                max_lane_events=max_lane_events,
+                max_steps=MAX_STEPS,
             )
             self._taken.update((event.id, event) for event in events)
             self._reading.read_ahead()
             if events:
                 return events
-            await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
+            if self._ordering.unfinished:
+                await asyncio.sleep(0)
+            else:
+                await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer. What is acked is never handed out again, also where the commit must wait."""
         ack = Ack(fates, asyncio.get_running_loop().create_future())
-        self._commits.ack(ack)
+        self._submit_ack(ack)
         await ack.done
+
+    async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
+        """See Buffer."""
+        self._check_taken(event for event, _ in events)
+        await self._marking.mark(events)
+
+    async def unmark(self, events: Sequence[Event]) -> None:
+        """See Buffer."""
+        self._check_taken(events)
+        await self._marking.unmark(event.id for event in events)
+
+    def _check_taken(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.id not in self._taken:
+                raise KeyError(event.id)
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """See Buffer."""
         for event in events:
             del self._taken[event.id]
+        self._marking.unmark_soon(event.id for event in events)
         self._ordering.give_back(events, not_before=not_before)
         self._changed.set()
 
@@ -193,7 +233,9 @@ class DiskBuffer:
             events=counters["buffered"],
             bytes=counters["buffered_bytes"],
             resting=self._ordering.resting(self._clock()),
-            oldest_accepted_at=min((time for time in times if time is not None), default=None),
+            oldest_accepted_at=min((time for time in times if time is not None), default=None)
+            if counters["buffered"]
+            else None,
         )
 
     def ready_at(self, now: float) -> float | None:
@@ -230,6 +272,10 @@ class DiskBuffer:
         self._note_refused()
         self._commits.put(put)
 
+    def _submit_ack(self, ack: Ack) -> None:
+        self._marking.ending(event.id for event, _ in ack.fates)
+        self._commits.ack(ack)
+
     def _note_refused(self) -> None:
         """Have refusals since the last time written to the ledger with the next commit."""
         refused = self._telemetry.refused
@@ -244,28 +290,41 @@ class DiskBuffer:
         self._refused_committed += batch.refused
         for put in batch.puts:
             self._room.settle(put, stored=True)
-            self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
+            if put.dropped:
+                self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
             if put.salvaged is None:
                 self._telemetry.events_accepted(len(put.events), intake=put.intake)
+                self._reading.add(put.events)
             else:
                 self._upkeep.brought(put.salvaged)
-            self._reading.add(put.events)
-            if not put.done.done():
-                put.done.set_result(Stored())
+                self._settling.settle(put.ended)
+                ended = {event.id for event, _ in put.ended}
+                self._reading.add([event for event in put.events if event.id not in ended])
+            tell(put.done, Stored())
         for ack in batch.acks:
             for event, _ in ack.fates:
                 del self._taken[event.id]
+                self._marking.ended(event.id)
             self._settling.settle(ack.fates)
-            if not ack.done.done():
-                ack.done.set_result(None)
+            tell(ack.done, None)
+        for done in batch.marked:
+            tell(done, None)
         self._settling.corrupt(batch.corrupt)
         self._telemetry.dead_letters_evicted(evicted, reason="full")
         self._changed.set()
 
+    async def _end_marked(self) -> None:
+        """Make dead letters of what is found marked; if the disk is too full for that now, it is kept back until then."""
+        found, events = await self._database.run(marks.find)
+        if found:
+            self._taken.update((event.id, event) for event in events)
+            self._reading.hide(set(self._taken))
+            self._submit_ack(Ack(self._marking.found(found, events), asyncio.get_running_loop().create_future()))
+            await self._commits.flush()
+
     def _refuse(self, put: Put) -> None:
         self._room.settle(put, stored=False)
-        if not put.done.done():
-            put.done.set_result(Unavailable())
+        tell(put.done, Unavailable())
 
     def _drop_corrupt(self, ids: Sequence[int]) -> None:
         if ids:
@@ -291,7 +350,7 @@ class DiskBuffer:
         counters = dict(self._database.ledger)
         self._ordering.forget_unread()
         self._commits.forget_corrupt()  # they are among those that the salvage misses
-        job = self._upkeep.restoring(file, counters=counters, kept=kept)
+        job = self._upkeep.restoring(file, counters=counters, kept=kept, marked=self._marking.all())
         self._commits.restore(job, then=self._upkeep.salvage_soon)
 
     async def _bring(self, events: Sequence[Event], source: Salvaged) -> bool:
@@ -300,7 +359,12 @@ class DiskBuffer:
             return False
         # With no await before it stands in the queue, so that ids are committed in their order.
         new = [replace(event, id=self._next_id()) for event in events]
-        put = Put(new, "", asyncio.get_running_loop().create_future(), salvaged=source)
+        ended = [
+            ambiguous(event, source.marks[old.id])
+            for old, event in zip(events, new, strict=True)
+            if old.id in source.marks
+        ]
+        put = Put(new, "", asyncio.get_running_loop().create_future(), salvaged=source, ended=ended)
         async with self._room.queue:
             self._submit(put)
         if await put.done != Stored():

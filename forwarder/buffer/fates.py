@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-DeadReason = Literal["rejected"]
-"""`rejected`: Growlytics refuses the event for good."""
+DeadReason = Literal["rejected", "expired", "ambiguous"]
+"""`rejected`: Growlytics refuses the event for good. `expired`: it was retried past `delivery.max_age_seconds`. `ambiguous`:
+it may have arrived, and `delivery.on_ambiguous` says that such an event is not sent again.
+"""
 
 DropReason = Literal["drop_oldest", "corrupt", "shutdown"]
 """`drop_oldest`: to make room for newer ones. `corrupt`: the disk lost or altered it. `shutdown`: the process stopped before

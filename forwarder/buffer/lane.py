@@ -6,9 +6,9 @@ front, so whatever is given back precedes all that was never handed out.
 
 import heapq
 from array import array
-from bisect import insort
+from bisect import bisect
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
@@ -23,6 +23,45 @@ def cost_bytes(event: Event) -> int:
     return event.size_bytes + OVERHEAD_BYTES
 
 
+class RisingIds:
+    """Ids in order, 8 bytes each; those at the front leave at no cost, however many there are."""
+
+    __slots__ = ("_array", "_left")
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        self._array = array("q", ids)
+        self._left = 0  # how many at the start of it are not there any more
+
+    def __len__(self) -> int:
+        return len(self._array) - self._left
+
+    def first(self) -> int:
+        """Return the first one, which there must be."""
+        return self._array[self._left]
+
+    def next(self, number: int) -> Sequence[int]:
+        """Return the first ones."""
+        return self._array[self._left : self._left + number]
+
+    def append(self, event_id: int) -> None:
+        """Add one that is higher than all."""
+        self._array.append(event_id)
+
+    def insert(self, event_id: int) -> None:
+        """Add one in its place."""
+        self._array.insert(bisect(self._array, event_id, lo=self._left), event_id)
+
+    def remove_first(self) -> None:
+        """Remove the first one."""
+        self._left += 1
+        if 2 * self._left > len(self._array):
+            del self._array[: self._left]
+            self._left = 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._array[self._left :])
+
+
 class Lane:
     """`not_before` is the end of its rest. It is `offered` if its rest is over and no taker skips it, as far as is known."""
 
@@ -34,7 +73,7 @@ class Lane:
         self._returned: list[tuple[int, Event]] = []  # a heap of what was given back or read
         # Of these most lanes have none, and empty ones take more memory than all the rest.
         self._passed: deque[Event] | None = None
-        self._unread: array[int] | None = None  # ids that rise
+        self._unread: RisingIds | None = None
         self._unread_since = 0.0  # none of those was accepted earlier
 
     def __len__(self) -> int:
@@ -51,7 +90,7 @@ class Lane:
         if (first := self.first()) is not None:
             return first.id
         assert self._unread, "there is no first event"
-        return self._unread[0]
+        return self._unread.first()
 
     def oldest_accepted_at(self) -> float:
         """Return when the first event was accepted, or an earlier time; there must be an event."""
@@ -64,13 +103,13 @@ class Lane:
 
     def next_unread(self, max_ids: int) -> Sequence[int]:
         """Return ids to read before the first event can be had; none if it can."""
-        return self._unread[:max_ids] if self._unread and self.first() is None else ()
+        return self._unread.next(max_ids) if self._unread and self.first() is None else ()
 
     def append(self, event: Event, *, keep: bool) -> bool:
         """Add what was passed over; return whether it is kept, and not only its id."""
         if not keep or self._unread:
             if not self._unread:
-                self._unread, self._unread_since = array("q"), event.accepted_at
+                self._unread, self._unread_since = RisingIds(), event.accepted_at
             self._unread.append(event.id)
             return False
         if self._passed is None:
@@ -80,8 +119,8 @@ class Lane:
 
     def put_back(self, event: Event) -> bool:
         """Add what was handed out; return whether it is kept, and not only its id."""
-        if self._unread and event.id > self._unread[0]:
-            insort(self._unread, event.id)
+        if self._unread and event.id > self._unread.first():
+            self._unread.insert(event.id)
             return False
         heapq.heappush(self._returned, (event.id, event))
         return True
@@ -94,14 +133,14 @@ class Lane:
             assert self._passed, "the first event is unread"
             self._passed.popleft()
 
-    def awaits(self, event_id: int) -> bool:
-        """Return whether this event is the first of those to read."""
-        return bool(self._unread and self._unread[0] == event_id)
+    def awaited(self) -> int | None:
+        """Return the id of the first event to read, if there is one."""
+        return self._unread.first() if self._unread else None
 
     def read(self, event: Event | None) -> None:
         """Put the first of those to read in its place, or forget it if it is None."""
         assert self._unread, "nothing is unread"
-        del self._unread[:1]
+        self._unread.remove_first()
         if event is not None:
             heapq.heappush(self._returned, (event.id, event))
             self._unread_since = event.accepted_at
@@ -112,9 +151,8 @@ class Lane:
             return 0
         freed = sum(map(cost_bytes, self.kept()))
         self._unread_since = self.oldest_accepted_at()
-        ids = array("q", sorted(event.id for event in self.kept()))
-        ids.extend(self._unread or ())
-        self._returned, self._passed, self._unread = [], None, ids
+        kept = sorted(event.id for event in self.kept())
+        self._returned, self._passed, self._unread = [], None, RisingIds(chain(kept, self._unread or ()))
         return freed
 
     def forget_unread(self) -> None:

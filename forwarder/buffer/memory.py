@@ -13,13 +13,13 @@ from itertools import chain
 
 from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored
 from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
-from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
-from forwarder.buffer.waiting import wait_until
+from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
 from forwarder.database.connection import Committed, Database
-from forwarder.event import Clock, Event
+from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
@@ -37,14 +37,16 @@ class MemoryBuffer:
         telemetry: Telemetry,
         receipts: Receipts,
         clock: Clock,
+        lane_of: LaneOf = by_customer,
     ) -> None:
+        self._lane_of = lane_of
         self._settings = settings
         self._bounds = dead_letters
         self._database = database
         self._telemetry = telemetry
         self._settling = Settling(telemetry, receipts)
         self._clock = clock
-        self._ordering = Ordering()
+        self._ordering = Ordering(lane_of=self._lane_of)
         self._taken: dict[int, Event] = {}
         self._acks: set[asyncio.Future[None]] = set()  # those that wait for dead letters to be stored
         self._changed = asyncio.Event()
@@ -76,17 +78,32 @@ class MemoryBuffer:
             await self._database.run(partial(letters.remove, ids=replayed))
         return Stored()
 
-    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+    async def take(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
         """See Buffer."""
         while True:
             self._changed.clear()
             events = self._ordering.hand_out(
-                now=self._clock(), max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes
+                now=self._clock(),
+                max_events=max_events,
+                max_bytes=max_bytes,
+                skip_lanes=skip_lanes,
+                max_lane_events=max_lane_events,
+                max_steps=MAX_STEPS,
             )
             if events:
                 self._taken.update((event.id, event) for event in events)
                 return events
-            await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
+            if self._ordering.unfinished:
+                await asyncio.sleep(0)
+            else:
+                await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer."""
@@ -110,13 +127,22 @@ class MemoryBuffer:
             return
         self._telemetry.dead_letters_evicted(result.value, reason="full")
         self._remove(fates)
-        if not done.done():
-            done.set_result(None)
+        tell(done, None)
 
     def _remove(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         for event, _ in fates:
             del self._taken[event.id]
         self._settle(fates)
+
+    async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
+        """See Buffer. Nothing outlives the process that could be found marked."""
+        await self.unmark([event for event, _ in events])
+
+    async def unmark(self, events: Sequence[Event]) -> None:
+        """See Buffer."""
+        for event in events:
+            if event.id not in self._taken:
+                raise KeyError(event.id)
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """See Buffer."""
@@ -176,7 +202,7 @@ class MemoryBuffer:
         if self._acks:
             await asyncio.wait(self._acks)
         left = list(chain(self._ordering, self._taken.values()))
-        self._ordering = Ordering()
+        self._ordering = Ordering(lane_of=self._lane_of)
         self._taken.clear()
         self._settle([(event, Dropped("shutdown")) for event in left])
         lost = self._database.ledger["dead_letters"] - self._dead_letters_lost

@@ -11,28 +11,36 @@ who uses the ordering reads them when they are wanted.
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
+from typing import Final
 
 from forwarder.buffer.lane import Lane, cost_bytes
-from forwarder.event import Event
+from forwarder.event import Event, LaneOf, by_customer
+
+MAX_STEPS: Final = 1000
+"""How many events are passed over in one turn of the event loop."""
 
 
 class Ordering:
     """The events that may be handed out, and when. Times are seconds of any one clock; ids rise as events are added."""
 
-    def __init__(self, *, max_aside_bytes: float = float("inf")) -> None:
+    def __init__(self, *, max_aside_bytes: float = float("inf"), lane_of: LaneOf = by_customer) -> None:
+        self._lane_of = lane_of
         self.more_fresh = False
         """Whether the store has newer events than all that are known here."""
         self.fresh_bytes = 0
         """The memory that the fresh events take, about."""
+        self.unfinished = False
+        """Whether the last `hand_out` had no more steps to make, and is to be called again when others had their turn."""
         self._max_aside_bytes = max_aside_bytes
         self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
         # Each lane aside is offered, or it is in `_resting` or `_skipped`. An empty one stays until it would be offered.
         self._aside: dict[str, Lane] = {}
+        self._keeping: dict[str, Lane] = {}  # those of which not only ids are kept
         # Heaps; an entry that no longer holds is discarded when it comes up.
         self._offers: list[tuple[int, str]] = []  # offered lanes, by the id of their first event
         self._resting: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
@@ -47,15 +55,15 @@ class Ordering:
     def give_back(self, events: Sequence[Event], *, not_before: float) -> None:
         """Put events that were handed out back in their places; their lanes rest until `not_before`."""
         for event in events:
-            lane = self._lane_aside(event.customer)
+            lane = self._lane_aside(self._lane_of(event))
             if lane.put_back(event):
-                self._aside_bytes += cost_bytes(event)
+                self._keep(event, lane)
             if self._aside_bytes > self._max_aside_bytes:
-                self._aside_bytes -= lane.unkeep()
+                self._unkeep(self._lane_of(event), lane)
             self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
-            heapq.heappush(self._resting, (lane.not_before, event.customer))
+            heapq.heappush(self._resting, (lane.not_before, self._lane_of(event)))
 
     def end_rests(self) -> None:
         """Let every lane that rests be handed out again. Looks at all of them."""
@@ -66,17 +74,29 @@ class Ordering:
                 lane.not_before = 0.0
                 self._offer(customer, lane)
 
-    def hand_out(self, *, now: float, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str]) -> list[Event]:
-        """Remove and return what comes next; the first event may exceed `max_bytes`.
+    def hand_out(
+        self,
+        *,
+        now: float,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+        max_steps: float = float("inf"),
+    ) -> list[Event]:
+        """Remove and return what comes next, of each lane so many; the first event may exceed `max_bytes`.
 
-        Fewer, or none, if nothing more may be had now, or if what comes next must be read first: see `wanted`.
+        Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; or if it took
+        `max_steps` to pass over what may not be had: see `unfinished`.
         """
-        self._offer_what_may_be_had(now, skip_lanes)
+        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps)
         batch: list[Event] = []
         size = 0
-        while len(batch) < max_events and (found := self._first()):
+        lane_events: Counter[str] = Counter()
+        while len(batch) < max_events and steps < max_steps and (found := self._first()):
             event, customer, lane = found
-            if customer in skip_lanes:
+            steps += 1
+            if customer in skip_lanes or lane_events[customer] == max_lane_events:
                 self._skipped.add(customer)
                 if lane is None:
                     self._pass_over()
@@ -85,11 +105,15 @@ class Ordering:
             elif lane is None and customer in self._aside:
                 self._pass_over()  # earlier events of its lane rest
             elif event is None or (batch and size + event.size_bytes > max_bytes):
+                steps -= 1
                 break
             else:
                 self._remove(event, lane)
                 batch.append(event)
                 size += event.size_bytes
+                lane_events[customer] += 1
+                steps -= 1
+        self.unfinished = steps >= max_steps
         return batch
 
     def take_oldest(self) -> Event | None:
@@ -125,27 +149,30 @@ class Ordering:
         """Add what was read of the `ids` that were wanted; return the ids of those now known not to be readable.
 
         At least one is kept, and others as far as there is room; what is not is wanted again in its turn. So is what is
-        not the first unread event of its lane any more, as an earlier one was given back. Finding room, and what is not
-        readable, looks at all lanes.
+        not the first unread event of its lane any more, as an earlier one was given back. If one is not readable, it looks
+        at all lanes.
         """
         by_id = {event.id: event for event in events}
-        customers = {event.customer for event in events}
+        customers = {self._lane_of(event) for event in events}
         gone: list[int] = []
         kept = False
+        who_awaits = self._who_awaits() if len(by_id) < len(ids) else {}
         for event_id in ids:
             event = by_id.get(event_id)
-            customer = self._who_awaits(event_id) if event is None else event.customer
+            customer = who_awaits.get(event_id) if event is None else self._lane_of(event)
             lane = None if customer is None else self._aside.get(customer)
-            if customer is None or lane is None or not lane.awaits(event_id):
+            if customer is None or lane is None or lane.awaited() != event_id:
                 continue
             if event is None:
                 gone.append(event_id)
             elif self._find_room(cost_bytes(event), customers) or not kept:
-                self._aside_bytes += cost_bytes(event)
+                self._keep(event, lane)
                 kept = True
             else:
                 break
             lane.read(event)
+            if (awaited := lane.awaited()) is not None:
+                who_awaits[awaited] = customer
             self._first_left(customer, lane)
         return gone
 
@@ -194,16 +221,20 @@ class Ordering:
 
     # Keeping the lanes
 
-    def _offer_what_may_be_had(self, now: float, skip_lanes: AbstractSet[str]) -> None:
+    def _offer_what_may_be_had(self, now: float, skip_lanes: AbstractSet[str], max_steps: float) -> int:
+        """Offer lanes whose rests are over, but no more than `max_steps`; return how many steps that took."""
         for customer in self._skipped - skip_lanes:
             self._skipped.discard(customer)
             if (lane := self._aside.get(customer)) is not None:
                 heapq.heappush(self._resting, (lane.not_before, customer))
-        while self._resting and self._resting[0][0] <= now:
+        steps = 0
+        while self._resting and self._resting[0][0] <= now and steps < max_steps:
+            steps += 1
             not_before, customer = heapq.heappop(self._resting)
             lane = self._aside.get(customer)
             if lane is not None and not lane.offered and lane.not_before <= not_before:
                 self._offer(customer, lane)
+        return steps
 
     def _offer(self, customer: str, lane: Lane) -> None:
         if lane:
@@ -220,16 +251,16 @@ class Ordering:
             if lane and lane.offered and lane.first_id() == first_id:
                 return lane.first(), customer, lane
             heapq.heappop(self._offers)
-        return (self._fresh[0], self._fresh[0].customer, None) if self._fresh else None
+        return (self._fresh[0], self._lane_of(self._fresh[0]), None) if self._fresh else None
 
     def _pass_over(self) -> None:
         """Move the first fresh event aside."""
         event = self._fresh.popleft()
         cost = cost_bytes(event)
         self.fresh_bytes -= cost
-        lane = self._lane_aside(event.customer)
+        lane = self._lane_aside(self._lane_of(event))
         if lane.append(event, keep=self._aside_bytes + cost <= self._max_aside_bytes):
-            self._aside_bytes += cost
+            self._keep(event, lane)
         self._note_first(event, lane)
 
     def _remove(self, event: Event, lane: Lane | None) -> None:
@@ -240,7 +271,9 @@ class Ordering:
         else:
             lane.remove_first()
             self._aside_bytes -= cost_bytes(event)
-            self._first_left(event.customer, lane)
+            if lane.first() is None:
+                del self._keeping[self._lane_of(event)]
+            self._first_left(self._lane_of(event), lane)
 
     def _first_left(self, customer: str, lane: Lane) -> None:
         if lane.offered:
@@ -255,7 +288,7 @@ class Ordering:
         """Note that an event that was added to a lane may be its first."""
         if lane.first_id() != event.id:
             return
-        heapq.heappush(self._oldest, (event.id, event.customer))
+        heapq.heappush(self._oldest, (event.id, self._lane_of(event)))
         if len(self._oldest) > 2 * len(self._aside) + 100:  # most of it no longer holds
             self._oldest = [(lane.first_id(), customer) for customer, lane in self._aside.items() if lane]
             heapq.heapify(self._oldest)
@@ -273,14 +306,23 @@ class Ordering:
                 heapq.heapreplace(self._oldest, (lane.first_id(), customer))
         return None
 
-    def _who_awaits(self, event_id: int) -> str | None:
-        return next((customer for customer, lane in self._aside.items() if lane.awaits(event_id)), None)
+    def _who_awaits(self) -> dict[int | None, str]:
+        """Return the customers by the id of the first event to read."""
+        return {lane.awaited(): customer for customer, lane in self._aside.items()}
+
+    def _keep(self, event: Event, lane: Lane) -> None:
+        self._aside_bytes += cost_bytes(event)
+        self._keeping[self._lane_of(event)] = lane
+
+    def _unkeep(self, customer: str, lane: Lane) -> None:
+        self._aside_bytes -= lane.unkeep()
+        self._keeping.pop(customer, None)
 
     def _find_room(self, size: int, customers: AbstractSet[str]) -> bool:
         """Return whether there is room for what was read; of the lanes of other customers only ids are kept for it."""
-        for customer, lane in reversed(self._aside.items()):
-            if self._aside_bytes + size <= self._max_aside_bytes:
-                break
-            if customer not in customers:
-                self._aside_bytes -= lane.unkeep()
-        return self._aside_bytes + size <= self._max_aside_bytes
+        while self._aside_bytes + size > self._max_aside_bytes:
+            customer = next((each for each in reversed(self._keeping) if each not in customers), None)
+            if customer is None:
+                return False
+            self._unkeep(customer, self._keeping[customer])
+        return True

@@ -9,6 +9,7 @@ which they ran, so a read knows of every commit that was told before it, and of 
 
 import asyncio
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
@@ -48,6 +49,7 @@ class Reading:
         self._changed = changed
         self._drop_corrupt = drop_corrupt
         self._telemetry = telemetry
+        self._hidden: AbstractSet[int] = frozenset()
         self._read_up_to = -1
         self._unread_since = 0.0
         self._reading = False
@@ -56,6 +58,10 @@ class Reading:
     async def open(self) -> None:
         """Learn whether there is anything to read."""
         self._ordering.more_fresh, self._unread_since = await self._database.run(rows.first)
+
+    def hide(self, ids: AbstractSet[int]) -> None:
+        """Have these left out: they are taken, although nobody has read them."""
+        self._hidden = ids
 
     def add(self, events: Sequence[Event]) -> None:
         """Note new events, which are committed."""
@@ -120,7 +126,7 @@ class Reading:
                 self._changed.set()
 
     def _add_next(self, max_events: int, max_bytes: int, read: rows.Read) -> None:
-        self._ordering.add(read.events)
+        self._ordering.add([event for event in read.events if event.id not in self._hidden])
         self._read_up_to = max(self._read_up_to, read.last_id)
         if read.events:
             self._unread_since = read.events[-1].accepted_at

@@ -7,7 +7,7 @@ dropped leave the ordering at once, so that nobody takes them, and come back if 
 import asyncio
 from collections.abc import Sequence
 
-from forwarder.buffer.commits import Put
+from forwarder.buffer.batch import Put
 from forwarder.buffer.ordering import Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.database.connection import Database

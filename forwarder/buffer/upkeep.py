@@ -11,9 +11,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from forwarder.buffer.commits import RETRY_SECONDS, Salvaged
+from forwarder.buffer.batch import Salvaged
+from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.database import connection, events, ledger, salvage
 from forwarder.database.connection import DamagedError, Database, Job, Transaction, UnavailableError
+from forwarder.database.marks import Changes
 from forwarder.database.salvage import DamagedFile, Salvage
 from forwarder.event import Event
 from forwarder.settings import DeadLettersSettings
@@ -73,10 +75,10 @@ class Upkeep:
             self._telemetry.ledger_lost(names[-1])
         return partial(salvage.begin, books=tuple(self._books.values()), counters=counters)
 
-    def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event]) -> Job[None]:
+    def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes) -> Job[None]:
         """Return a job that opens the books for a file that was set aside now, and restores what is in memory."""
         self._books[file] = Salvage(file, skip=frozenset(event.id for event in kept))
-        return partial(salvage.begin, books=tuple(self._books.values()), counters=counters, kept=kept)
+        return partial(salvage.begin, books=tuple(self._books.values()), counters=counters, kept=kept, marked=marked)
 
     def salvage_soon(self) -> None:
         """The books of another damaged file are open."""
@@ -166,10 +168,11 @@ class Upkeep:
     async def _bring_events(self, file: DamagedFile, books: Salvage) -> int:
         after: int | None = books.events_after
         brought = 0
+        marks = await asyncio.to_thread(file.marks)
         while after is not None:
             found, after = await asyncio.to_thread(file.events, after, max_rows=_SALVAGED_ROWS)
             new = [event for event in found if event.id not in books.skip]
-            if after is not None and not await self._bring(new, Salvaged(books.file, after)):
+            if after is not None and not await self._bring(new, Salvaged(books.file, after, marks)):
                 raise UnavailableError("there is no room for what is salvaged")
             brought += len(new)
         return brought

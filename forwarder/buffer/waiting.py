@@ -1,9 +1,12 @@
-"""How the buffers' takers wait."""
+"""How the buffers' callers wait, and are told."""
 
 import asyncio
 from contextlib import suppress
+from typing import TypeVar
 
 from forwarder.event import Clock
+
+T = TypeVar("T")
 
 
 async def wait_until(changed: asyncio.Event, at: float | None, *, clock: Clock) -> None:
@@ -11,3 +14,9 @@ async def wait_until(changed: asyncio.Event, at: float | None, *, clock: Clock) 
     with suppress(TimeoutError):
         async with asyncio.timeout(None if at is None else max(0.0, at - clock())):
             await changed.wait()
+
+
+def tell(done: asyncio.Future[T], value: T) -> None:
+    """Tell who waits, unless that was told something else, or is there no more."""
+    if not done.done():
+        done.set_result(value)

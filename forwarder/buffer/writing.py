@@ -1,11 +1,11 @@
 """What a batch changes in the database, in one transaction: events, dead letters and the ledger. Runs on its thread."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from forwarder.buffer.commits import Batch
+from forwarder.buffer.batch import Batch
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
-from forwarder.database import dead_letters, events, salvage
+from forwarder.database import dead_letters, events, marks, salvage
 from forwarder.database.connection import Transaction
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event
@@ -16,20 +16,34 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
     """Write a batch, and return how many dead letters were evicted by it."""
     removed = [(event, fate) for ack in batch.acks for event, fate in ack.fates]
     removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
-    count.removing(transaction, [(event.id, event.size_bytes) for event, _ in removed])
+    evicted = _remove(transaction, removed, count=count, bounds=bounds)
     count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])
-    transaction.count("buffered", -len(removed) - len(batch.corrupt))
-    transaction.count("buffered_bytes", -sum(event.size_bytes for event, _ in removed))
+    transaction.count("buffered", -len(batch.corrupt))
     transaction.count("dropped.corrupt", len(batch.corrupt))
-    for _, fate in removed:
-        transaction.count(counter_of(fate))
-    evicted = dead_letters.insert(
-        transaction, list(letters_of(removed)), max_events=bounds.max_events, max_bytes=bounds.max_bytes
-    )
     _insert(transaction, batch)
+    if ended := [each for put in batch.puts for each in put.ended]:
+        evicted += _remove(transaction, ended, count=count, bounds=bounds)
+    marks.write(transaction, batch.marks)
     transaction.count("received", batch.refused)
     transaction.count("rejected", batch.refused)
     return evicted
+
+
+def _remove(
+    transaction: Transaction,
+    fates: Sequence[tuple[Event, Fate]],
+    *,
+    count: events.RowCount,
+    bounds: DeadLettersSettings,
+) -> int:
+    """Remove events, and return how many dead letters were evicted for those that became some."""
+    count.removing(transaction, [(event.id, event.size_bytes) for event, _ in fates])
+    transaction.count("buffered", -len(fates))
+    transaction.count("buffered_bytes", -sum(event.size_bytes for event, _ in fates))
+    for _, fate in fates:
+        transaction.count(counter_of(fate))
+    letters = list(letters_of(fates))
+    return dead_letters.insert(transaction, letters, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
 
 
 def _insert(transaction: Transaction, batch: Batch) -> None:

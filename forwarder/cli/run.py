@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import sys
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the key's file again
     settings = load_settings(args, require_api_key=True)
 
     from forwarder import app

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
@@ -16,6 +16,8 @@ from forwarder.event import Event
 COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
 _AT_ONCE: Final = (128, 32, 8, 1)
 """How many rows go into one statement: few different statements, and few steps in which the thread lets others run."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,18 @@ class Read:
 
 def insert(transaction: Transaction, events: Sequence[Event]) -> None:
     """Add events."""
-    at = 0
-    for number in _portions(len(events)):
-        values = [value for event in events[at : at + number] for value in _row(event)]
-        transaction.connection.execute(f"INSERT INTO events VALUES {_repeated('(?, ?, ?, ?, ?, ?)', number)}", values)  # noqa: S608
-        at += number
+    for portion in portions(events):
+        values = [value for event in portion for value in _row(event)]
+        statement = f"INSERT INTO events VALUES {repeated('(?, ?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
+        transaction.connection.execute(statement, values)
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> int:
     """Remove events, and return how many there were."""
-    removed = at = 0
-    for number in _portions(len(ids)):
-        statement = f"DELETE FROM events WHERE id IN ({_repeated('?', number)})"  # noqa: S608
-        removed += transaction.connection.execute(statement, ids[at : at + number]).rowcount
-        at += number
+    removed = 0
+    for portion in portions(ids):
+        statement = f"DELETE FROM events WHERE id IN ({repeated('?', len(portion))})"  # noqa: S608
+        removed += transaction.connection.execute(statement, portion).rowcount
     return removed
 
 
@@ -184,12 +184,15 @@ def _text(utf8: bytes) -> str:
     return utf8.decode(errors="surrogatepass")
 
 
-def _portions(number: int) -> Iterator[int]:
-    for portion in _AT_ONCE:
-        while number >= portion:
-            yield portion
-            number -= portion
+def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield all items in so many pieces as are one statement each."""
+    at = 0
+    for number in _AT_ONCE:
+        while len(items) - at >= number:
+            yield items[at : at + number]
+            at += number
 
 
-def _repeated(text: str, number: int) -> str:
+def repeated(text: str, number: int) -> str:
+    """Return what a statement says of so many rows or values."""
     return ", ".join([text] * number)

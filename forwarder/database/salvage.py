@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from forwarder.database import dead_letters, events, ledger, schema
+from forwarder.database import dead_letters, events, ledger, marks, schema
 from forwarder.database.connection import Transaction
 from forwarder.database.dead_letters import DeadLetter
+from forwarder.database.marks import Mark
 from forwarder.event import Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
+_MARKS_AT_ONCE: Final = 500
 _FAILURES: Final = (sqlite3.Error, ValueError)
 """Also where SQLite's message quotes what cannot be decoded."""
 
@@ -64,8 +66,9 @@ def begin(
     *,
     counters: Mapping[str, int] | None,
     kept: Sequence[Event] = (),
+    marked: marks.Changes | None = None,
 ) -> None:
-    """Open the books of salvages in a new file: take over the counters, and the events that are still in memory."""
+    """Open the books of salvages in a new file: take over the counters, and the events and marks still in memory."""
     if counters is not None:
         for name, number in counters.items():
             transaction.ledger[name] = number
@@ -73,6 +76,7 @@ def begin(
         for name in ("dead_letters", "dead_letters_bytes"):  # counted anew as they are brought over
             transaction.ledger[name] = 0
     events.insert(transaction, kept)
+    marks.write(transaction, marked or {})
     for each in books:
         _write(transaction, each)
 
@@ -196,6 +200,23 @@ class DamagedFile:
         with self._lock:
             last = self._each(f"SELECT {events.COLUMNS} FROM events", "id", after_id, max_rows, add)  # noqa: S608
         return [found[event_id] for event_id in sorted(found)], last
+
+    def marks(self) -> dict[int, Mark]:
+        """Return what it says of attempts that may have been under way, by the ids of the events; what is good of it."""
+        found: dict[int, Mark] = {}
+
+        def add(row: Sequence[Any]) -> int | None:
+            mark = marks.mark_of(row)
+            if mark is None or row[0] in found:
+                return None
+            found[row[0]] = mark
+            return int(row[0])
+
+        after: int | None = -1
+        while after is not None:
+            with self._lock:
+                after = self._each(f"SELECT {marks.COLUMNS} FROM marks", "id", after, _MARKS_AT_ONCE, add)  # noqa: S608
+        return found
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
         """Return some dead letters after a place, and after which place to go on; None at the end."""

@@ -53,6 +53,15 @@ SCRIPTS: Final = (
         skip BLOB NOT NULL
     );
     """,
+    # 3: events of which an attempt may be under way.
+    """
+    CREATE TABLE marks (
+        id INTEGER PRIMARY KEY,
+        attempts INTEGER NOT NULL,
+        marked_at REAL NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    """,
 )
 
 VERSION: Final = len(SCRIPTS)

@@ -30,6 +30,6 @@ class RetrySchedule:
     def rest_seconds(self) -> float:
         """Return how long an event rests for which there is no room among those that are retried: as after very many.
 
-        So the same events are not tried over and over before those that never were; the rest ends when there is room.
+        So the same events are not tried over and over before those that never were; the rests end when there is room.
         """
         return self.delay_seconds(_VERY_MANY_ATTEMPTS)

@@ -1,30 +1,31 @@
-"""The workers: they take events from the buffer by way of the window, and make delivery attempts.
+"""The workers: they make the attempts that the engine starts, and carry out what it decides.
 
-One feeder fills the window with batches; workers make one attempt at a time each. A permit is held only while a request is
-on the wire: parked events hold nothing, and there are twice as many workers as permits so that attempts go on while acks
-are committed. A worker that is cancelled leaves its event pending.
+One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each. There are twice
+as many workers as attempts may be on the wire, so that attempts go on while acks are committed, and no more than that are
+delivered and not acked. A worker that is cancelled leaves its event pending, unless that may have arrived and is never
+repeated.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Final, assert_never
 
-from forwarder.buffer import fates
 from forwarder.buffer.base import Buffer
+from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
+from forwarder.delivery.holds import HoldEnded, Holds
+from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, IDLE_INTERVAL_SECONDS, LoopLag
+from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.retry import RetrySchedule
-from forwarder.delivery.window import Taken, Window
-from forwarder.event import Clock
-from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
+from forwarder.event import Clock, Event
+from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
 
-WINDOW_EVENTS_PER_PERMIT: Final = 16
-WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
-CROWDED_PAUSE_SECONDS: Final = 1.0
-"""While more fail than may be retried, as many events as there are permits are taken from the buffer this often."""
+LAST_ACK_SECONDS: Final = 2.0
+"""How long a cancelled worker waits for the disk; where that fails, the event's mark says the same at the next start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,163 +54,256 @@ class Delivery:
         telemetry: Telemetry,
         clock: Clock = time.time,
     ) -> None:
+        self._engine = Engine(
+            settings,
+            limiter=Limiter(settings.max_concurrency),
+            schedule=RetrySchedule(settings),
+            holds=Holds(settings),
+        )
+        self._lanes = self._engine.lanes
         self._buffer = buffer
-        self._clock = clock
         self._post = post
         self._telemetry = telemetry
-        self._max_concurrency = settings.max_concurrency
+        self._clock = clock
         self._workers = 2 * settings.max_concurrency
-        self._permits = asyncio.Semaphore(settings.max_concurrency)
-        self._schedule = RetrySchedule(settings)
-        self._window = Window(
-            max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, max_bytes=WINDOW_MAX_BYTES
-        )
-        self._attempting = 0
-        self._startable = asyncio.Semaphore(0)  # as many as the window has startable events, less the workers woken
+        self._idle: list[asyncio.Future[Attempt]] = []
+        self._ending = 0  # how many events wait for their acks to be committed
+        self._lag = LoopLag()
         self._has_room = asyncio.Event()
-        self._crowded = False  # since an event had to go back to the buffer, until the window is calm
-        self._timer: asyncio.Handle | None = None
-        self._timer_due = 0.0  # kept here, as uvloop does not tell it of every timer
+        self._taking: asyncio.Timeout | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0  # kept here, as uvloop does not tell it of every timer
 
     async def serve(self) -> None:
         """Deliver until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed(), name="delivery feeder")
+                tasks.create_task(self._measure_lag(), name="loop lag")
                 for number in range(self._workers):
                     tasks.create_task(self._work(), name=f"delivery worker {number}")
         finally:
             if self._timer:
                 self._timer.cancel()
 
+    def use_new_key(self) -> None:
+        """Try the new key that `post` uses from now on."""
+        self._engine.key_changed(asyncio.get_running_loop().time())
+        self._start_what_may()
+
+    async def end_waits(self) -> None:
+        """Try what waits for a retry without waiting for its time: there is not much left."""
+        self._lanes.end_waits()
+        self._start_what_may()
+        await self._buffer.end_rests()
+
+    # What may be known of it
+
     def progress(self) -> Progress:
         """Return where the taken events are now."""
-        return Progress(parked=self._window.parked, in_flight=self._window.started, attempting=self._attempting)
+        lanes = self._lanes
+        return Progress(
+            parked=lanes.parked_events,
+            in_flight=lanes.started + self._ending,
+            attempting=self._engine.limiter.in_flight,
+        )
+
+    def holds(self) -> dict[str, float]:
+        """Return what holds, and for how many seconds."""
+        now = asyncio.get_running_loop().time()
+        return {cause: now - since for cause, since in self._engine.holds.causes.items()}
+
+    @property
+    def limit(self) -> int:
+        """How many attempts may be on the wire now."""
+        return 1 if self._engine.holds.causes else self._engine.limiter.limit
 
     def parked_until(self, event_id: int) -> float | None:
         """Return when an event is tried again that waits for that here, by the event loop's clock."""
-        return self._window.parked_until(event_id)
+        return self._lanes.parked_until(event_id)
 
-    def can_move_before(self, deadline: float) -> bool:
-        """Return whether an attempt is under way or may begin before `deadline`, by the event loop's clock."""
-        window = self._window
-        in_window = window.parked + window.startable + window.started
-        times = [window.next_due]
-        if self._buffer.occupancy().events > in_window and window.room() != (0, 0):
-            times.append(self._buffer.ready_at(asyncio.get_running_loop().time()))
-        return bool(window.startable or window.started or any(each is not None and each <= deadline for each in times))
+    def can_move_before(self, deadline: float, *, count_probes: bool) -> bool:
+        """Return whether an attempt is under way or may begin before `deadline`, by the event loop's clock.
 
-    async def end_rests(self) -> None:
-        """Try what was given back to the buffer without waiting for its time, which was chosen long."""
-        self._crowded = False
-        await self._buffer.end_rests()
+        `count_probes`: whether something moves where in a hold a probe may begin before it.
+        """
+        if self._lanes.started or self._ending:
+            return True
+        if self._engine.holds.causes and not count_probes:
+            return False
+        wakes_at = self._engine.wakes_at()
+        if wakes_at is not None and wakes_at <= deadline:
+            return True
+        if self._lanes.room() == (0, 0) or self._buffer.occupancy().events <= self._lanes.events:
+            return False
+        ready_at = self._buffer.ready_at(asyncio.get_running_loop().time())
+        return ready_at is not None and ready_at <= deadline
+
+    # From the buffer
 
     async def _feed(self) -> None:
         while True:
             self._has_room.clear()
-            max_events, max_bytes = self._window.room()
+            max_events, max_bytes = self._lanes.room()
             if not max_events:
                 await self._has_room.wait()
                 continue
-            if self._crowded:
-                # So much fails that most likely nothing would succeed. To go on regardless would send the whole buffer
-                # again and again; to stop would let a few events that always fail keep all others back.
-                await asyncio.sleep(CROWDED_PAUSE_SECONDS)
-                max_events = min(max_events, self._max_concurrency)
-            events = await self._buffer.take(max_events=max_events, max_bytes=max_bytes)
-            self._window.add(events)
-            self._let_start(len(events))
+            self._lanes.take_begins()
+            events: Sequence[Event] = ()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as self._taking:
+                    events = await self._buffer.take(
+                        max_events=max_events,
+                        max_bytes=max_bytes,
+                        skip_lanes=self._lanes.full_lanes,
+                        max_lane_events=self._lanes.max_new_of_lane,
+                    )
+            self._taking = None
+            back, not_before = self._engine.add(events, asyncio.get_running_loop().time())
+            self._start_what_may()
+            if back:
+                await self._give_back(back, not_before)
 
-    async def _work(self) -> None:
-        while True:
-            await self._startable.acquire()
-            taken = self._window.start()
-            async with self._permits:
-                outcome = await self._attempt(taken)
-            await self._settle(taken, outcome)
-            if self._crowded and self._window.calm:
-                await self.end_rests()
-            self._tell_feeder()
-
-    async def _attempt(self, taken: Taken) -> Outcome:
-        taken.attempts += 1
-        taken.last_attempt_at = self._clock()
-        taken.first_attempt_at = taken.first_attempt_at or taken.last_attempt_at
-        self._attempting += 1
-        started = perf_counter()
-        try:
-            outcome = await self._post(taken.event.body)
-        finally:
-            self._attempting -= 1
-        self._telemetry.attempt_finished(_LABELS[type(outcome)], perf_counter() - started)
-        return outcome
-
-    async def _settle(self, taken: Taken, outcome: Outcome) -> None:
-        match outcome:
-            case Delivered():
-                await self._end(taken, fates.Delivered())
-            case Rejected(status, answer):
-                self._telemetry.event_rejected(name=taken.event.name, status=status)
-                await self._end(taken, _dead_letter(taken, "rejected", status=status, answer=answer))
-            case Retryable(reason, maybe_delivered):
-                self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
-                await self._retry_later(taken)
-            case Blocked(status):
-                self._telemetry.delivery_blocked(status=status)
-                self._telemetry.retry_scheduled(reason="blocked", maybe_delivered=False)
-                await self._retry_later(taken)
-            case _:
-                assert_never(outcome)
-
-    async def _end(self, taken: Taken, fate: fates.Fate) -> None:
-        await self._buffer.ack([(taken.event, fate)])
-        self._window.remove(taken)
-
-    async def _retry_later(self, taken: Taken) -> None:
-        until = asyncio.get_running_loop().time() + self._schedule.delay_seconds(taken.attempts)
-        if self._window.park(taken, until=until):
-            self._set_timer()
-            return
-        # Of an event too large for its half of the window nothing follows for the others.
-        self._crowded = self._crowded or self._window.crowded
-        self._window.remove(taken)
-        rested = asyncio.get_running_loop().time() + self._schedule.rest_seconds()
-        await self._buffer.release([taken.event], not_before=rested)
-
-    def _set_timer(self) -> None:
-        """Have the parked event that is due first made startable in time."""
-        due = self._window.next_due
-        if due is None or (self._timer and self._timer_due <= due):
-            return
-        if self._timer:
-            self._timer.cancel()
-        self._timer_due = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._unpark)
-
-    def _unpark(self) -> None:
-        self._timer = None
-        self._let_start(self._window.unpark_due(asyncio.get_running_loop().time()))
-        self._tell_feeder()
-        self._set_timer()
-
-    def _tell_feeder(self) -> None:
-        if self._window.room() != (0, 0):
+    def _tell_feeder(self, *, lane_has_room: bool) -> None:
+        """There may be room; `lane_has_room`: perhaps for lanes that the take under way leaves out, so begin it anew."""
+        if lane_has_room and self._taking:
+            self._taking.reschedule(asyncio.get_running_loop().time())
+            self._taking = None
+        if not self._has_room.is_set() and self._lanes.room() != (0, 0):
             self._has_room.set()
 
-    def _let_start(self, events: int) -> None:
-        for _ in range(events):
-            self._startable.release()
+    # To Growlytics
 
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            attempt = self._engine.start(loop.time(), self._clock()) or await self._next_attempt()
+            decision = await self._make(attempt)
+            match decision:
+                case Ack():
+                    lane_has_room = self._engine.acked(attempt)
+                    self._start_what_may()
+                    self._tell_feeder(lane_has_room=lane_has_room)
+                    await self._end(attempt, decision)
+                case Waits():
+                    if self._engine.is_never_repeated(attempt.taken.event):
+                        await self._buffer.unmark([attempt.taken.event])
+                    self._start_what_may()
+                case GoesBack():
+                    self._start_what_may()
+                    await self._give_back(decision.events, decision.not_before)
+                case _:
+                    assert_never(decision)
 
-def _dead_letter(taken: Taken, reason: fates.DeadReason, *, status: int | None, answer: bytes) -> fates.DeadLettered:
-    return fates.DeadLettered(
-        reason,
-        status=status,
-        answer=answer[: fates.MAX_ANSWER_BYTES],
-        attempts=taken.attempts,
-        first_attempt_at=taken.first_attempt_at,
-        last_attempt_at=taken.last_attempt_at,
-    )
+    async def _next_attempt(self) -> Attempt:
+        """Wait until the engine starts one."""
+        future: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        self._set_timer()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future in self._idle:
+                self._idle.remove(future)
+            else:
+                self._engine.cancelled(future.result())
+            raise
+
+    async def _make(self, attempt: Attempt) -> Decision:
+        """Make an attempt, and have it decided what follows."""
+        event, story = attempt.taken.event, attempt.taken.story
+        loop = asyncio.get_running_loop()
+        never_repeated = self._engine.is_never_repeated(event)
+        may_have_left = False
+        try:
+            if never_repeated:
+                await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
+                attempt.started_at = loop.time()
+            may_have_left = True
+            outcome = await self._post(event.body)
+        except asyncio.CancelledError as cancelled:
+            may_have_left &= not isinstance(cancelled, CancelledUnsentError)
+            await self._cancel(attempt, may_have_left=may_have_left, never_repeated=never_repeated)
+            raise
+        except BaseException:
+            self._engine.cancelled(attempt)
+            raise
+        now = loop.time()
+        decision = self._engine.ended(attempt, outcome, now, self._clock(), own_seconds=self._lag.seconds)
+        self._tell(attempt, outcome, decision, now - attempt.started_at)
+        return decision
+
+    async def _end(self, attempt: Attempt, decision: Ack) -> None:
+        self._ending += 1
+        try:
+            await self._buffer.ack([(attempt.taken.event, decision.fate)])
+            if self._engine.rests_may_end():
+                await self._buffer.end_rests()
+        finally:
+            self._ending -= 1
+
+    async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
+        await self._buffer.release(events, not_before=not_before)
+        self._lanes.have_gone(events)
+        self._tell_feeder(lane_has_room=True)
+
+    async def _cancel(self, attempt: Attempt, *, may_have_left: bool, never_repeated: bool) -> None:
+        if not may_have_left:
+            self._engine.cancelled(attempt)
+        elif not never_repeated:
+            self._telemetry.attempt_cancelled()
+            self._engine.cancelled(attempt)
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_ACK_SECONDS):
+                    await self._buffer.ack([(attempt.taken.event, ambiguous(attempt).fate)])
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            interval = BUSY_INTERVAL_SECONDS if self._engine.limiter.in_flight else IDLE_INTERVAL_SECONDS
+            due = loop.time() + interval
+            await asyncio.sleep(interval)
+            self._lag.add(loop.time() - due)
+
+    def _start_what_may(self) -> None:
+        """Give idle workers what the engine starts, and have that done again in time."""
+        now, wall = asyncio.get_running_loop().time(), self._clock()
+        while self._idle and (attempt := self._engine.start(now, wall)):
+            self._idle.pop().set_result(attempt)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        at = self._engine.wakes_at() if self._idle else None
+        if self._timer and (at is None or at != self._timer_at):
+            self._timer.cancel()
+            self._timer = None
+        if at is not None and self._timer is None:
+            self._timer_at = at
+            self._timer = asyncio.get_running_loop().call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._start_what_may()
+
+    # Telling
+
+    def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
+        self._telemetry.attempt_finished(_LABELS[type(outcome)], seconds)
+        if isinstance(outcome, Blocked):
+            self._telemetry.delivery_blocked(status=outcome.status)
+        match decision:
+            case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
+                self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
+            case Ack() if isinstance(outcome, Rejected):
+                self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)
+            case Ack():
+                pass
+        for news in self._engine.holds.news():
+            if isinstance(news, HoldEnded):
+                self._telemetry.hold_ended(news.cause, seconds=news.seconds)
+            else:
+                self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds)
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

@@ -6,6 +6,7 @@ because a kept connection turned out to have been ended by the far side, is it s
 the delivery's workers, each of which waits for its own permit, so the pool of connections is never waited for.
 """
 
+import asyncio
 import io
 import select
 import ssl
@@ -24,7 +25,7 @@ from yarl import URL
 
 from forwarder import __version__
 from forwarder.growlytics import outcome
-from forwarder.growlytics.outcome import Outcome, Retryable
+from forwarder.growlytics.outcome import CancelledUnsentError, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
@@ -83,7 +84,10 @@ class GrowlyticsClient:
         self._key = key
 
     async def post(self, body: bytes) -> Outcome:
-        """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout."""
+        """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
+
+        Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
+        """
         assert self._key is not None, "settings demand a key"
         headers = {
             "x-growlytics-key": self._key.reveal(),
@@ -118,6 +122,10 @@ class GrowlyticsClient:
                     retry_after=response.headers.get("Retry-After"),
                     now=self._clock(),
                 )
+        except asyncio.CancelledError as cancelled:
+            if sending.may_have_left:
+                raise
+            raise CancelledUnsentError from cancelled
         except aiohttp.ConnectionTimeoutError:
             return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
@@ -213,15 +221,6 @@ def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:
     if proxy.user is None and proxy.password is None:
         return proxy, None
     return proxy.with_user(None), Secret(aiohttp.encode_basic_auth(proxy.user or "", proxy.password or ""))
-
-
-def _is_spoiled(connection: Connection, events: int) -> bool:
-    """Whether the kernel reports one of the events, or an error, for the connection."""
-    if connection.transport is None or connection.transport.is_closing():
-        return True
-    poll = select.poll()
-    poll.register(connection.transport.get_extra_info("socket"), events)
-    return bool(poll.poll(0))
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:

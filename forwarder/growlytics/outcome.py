@@ -4,6 +4,7 @@ An outcome says whose fault it is: the event's (`Rejected`), ours or our account
 (`Retryable`). Pure; the exceptions of the HTTP library are turned into outcomes in `client`, which alone knows it.
 """
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -51,6 +52,10 @@ class Blocked:
     """Growlytics refuses us: a key, an address, a proxy or an account is wrong, and no event is at fault."""
 
     status: int
+
+
+class CancelledUnsentError(asyncio.CancelledError):
+    """The attempt was cancelled before any byte of the request left: the event is not there."""
 
 
 Outcome = Delivered | Retryable | Rejected | Blocked

@@ -8,6 +8,7 @@ shows a secret. Everybody may import this module; `sources` and `values` are its
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import attrs
@@ -19,6 +20,7 @@ from forwarder.settings.sources import (
     fields_of,
     gather,
     printable_path,
+    read_secret_file,
     read_secrets,
     structure,
 )
@@ -27,6 +29,7 @@ from forwarder.settings.values import (
     MIB,
     Address,
     CertificatesFile,
+    ChoiceTable,
     DirectoryPath,
     FileMode,
     Flag,
@@ -34,6 +37,8 @@ from forwarder.settings.values import (
     Integer,
     ListenAddress,
     ProxyUrl,
+    Rate,
+    RefusedError,
     Seconds,
     Secret,
     SecretFile,
@@ -54,12 +59,14 @@ __all__ = [
     "LogSettings",
     "Problem",
     "ReceiptsSettings",
+    "RefusedError",
     "Secret",
     "SettingReference",
     "Settings",
     "SettingsError",
     "ShutdownSettings",
     "load",
+    "read_secret_file",
     "reference",
     "to_toml",
 ]
@@ -78,7 +85,9 @@ class GrowlyticsSettings:
         "The key of your Growlytics project; better kept out of this file, see api_key_file",
     ] = None
     api_key_file: Annotated[
-        str | None, SecretFile(), "A file with nothing but the key, such as a mounted secret; instead of api_key"
+        str | None,
+        SecretFile(),
+        "A file with nothing but the key, such as a mounted secret, instead of api_key; read again when it changes",
     ] = None
     timeout_seconds: Annotated[
         float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer"
@@ -150,14 +159,58 @@ class DeliverySettings:
     """How events are sent and sent again."""
 
     max_concurrency: Annotated[
-        int, Integer(1, 4096), "The most attempts on the wire at the same time; bounds the load on Growlytics"
+        int, Integer(1, 4096), "The most attempts on the wire at the same time; adapts between 1 and this"
     ] = 64
+    order: Annotated[
+        Literal["customer", "none"],
+        "customer: the events of one customer go one after the other, in the order accepted; none: as soon as they can",
+    ] = "customer"
+    rate_limit_per_second: Annotated[
+        float,
+        Rate(0.001, 1_000_000),
+        "The most attempts in a second, retries and probes included, evenly spread; 0 is no limit",
+    ] = 0.0
     retry_initial_seconds: Annotated[
         float,
         Seconds(3600),
         "The longest wait before the first retry; it doubles with each, and the wait is random up to it",
     ] = 0.5
     retry_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds"] = (
+        60.0
+    )
+    max_age_seconds: Annotated[
+        float,
+        Seconds(31_536_000),
+        "How old an event may become, from accepted, before an attempt that fails is its last; then it is a dead letter",
+    ] = 86_400.0
+    on_ambiguous: Annotated[
+        Literal["retry", "dead_letter"],
+        "What to do with an event that may or may not have arrived: send it again, perhaps a second time, or give it up",
+    ] = "retry"
+    on_ambiguous_events: Annotated[
+        Mapping[str, Literal["retry", "dead_letter"]],
+        ChoiceTable(("retry", "dead_letter"), keys="event names", example='{ "Order Completed" = "dead_letter" }'),
+        "The same for events of these names, as for a purchase, which must not be counted twice",
+    ] = attrs.field(default=MappingProxyType({}))
+    breaker_failures: Annotated[
+        int,
+        Integer(1),
+        "After how many failures in a row, of whichever events, nothing is sent but one probe at a time",
+    ] = 10
+    systemic_rejections: Annotated[
+        int,
+        Integer(1),
+        "After how many rejections in a row without a delivery they count as a fault of all events; then only probes go",
+    ] = 10
+    systemic_seconds: Annotated[
+        float,
+        Seconds(86_400),
+        "A rejection is final only if an event was delivered in this time before it; else the event is tried again",
+    ] = 60.0
+    probe_initial_seconds: Annotated[
+        float, Seconds(3600), "How long after sending stopped the first probe goes; it doubles with each that fails"
+    ] = 1.0
+    probe_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least probe_initial_seconds"] = (
         60.0
     )
 
@@ -196,10 +249,15 @@ class AdminSettings:
 class ShutdownSettings:
     """How the daemon stops."""
 
+    accept_seconds: Annotated[
+        float,
+        Seconds(86_400, zero=True),
+        "How long to go on accepting events after a stop was asked for, so that an app that stops too can post its last",
+    ] = 0.0
     drain_seconds: Annotated[
         float,
         Seconds(86_400, zero=True),
-        "How long to go on delivering after a stop was asked for; keep it below what the supervisor grants",
+        "How long to go on delivering after that; keep the sum below what the supervisor grants",
     ] = 20.0
 
 
@@ -324,9 +382,13 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
         yield ("intake", "http"), ("intake", "allow_remote_without_token"), f"{wrong}; {mend}"
     if admin.http is not None and admin.http == intake.http and admin.http.port != 0:
         yield ("admin", "http"), ("intake", "http"), f"{admin.http} is the address of intake.http too; choose another"
-    if delivery.retry_max_seconds < delivery.retry_initial_seconds:
-        wrong = f"{delivery.retry_max_seconds} is below retry_initial_seconds, {delivery.retry_initial_seconds}"
-        yield ("delivery", "retry_max_seconds"), ("delivery", "retry_initial_seconds"), f"{wrong}; raise it"
+    for what, initial, longest in (
+        ("retry", delivery.retry_initial_seconds, delivery.retry_max_seconds),
+        ("probe", delivery.probe_initial_seconds, delivery.probe_max_seconds),
+    ):
+        if longest < initial:
+            wrong = f"{longest} is below {what}_initial_seconds, {initial}; raise it"
+            yield ("delivery", f"{what}_max_seconds"), ("delivery", f"{what}_initial_seconds"), wrong
 
 
 def to_toml(settings: Settings) -> str:

@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 
 import attrs
 
-from forwarder.settings.values import KIB, Reader, RefusedError, Secret, SecretFile, SecretText, Text, reader_of
+from forwarder.settings.values import (
+    KIB,
+    ChoiceTable,
+    Reader,
+    RefusedError,
+    Secret,
+    SecretFile,
+    SecretText,
+    Text,
+    reader_of,
+)
 
 Root = TypeVar("Root", bound=attrs.AttrsInstance)
 
@@ -204,9 +214,12 @@ def read_secret_file(path: object) -> Secret:
         raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
     if len(content) > _MAX_SECRET_FILE_BYTES:
         raise RefusedError("names a file that is larger than 64 KiB, too large for a secret")
+    # As Latin-1 every byte is a character, and what is not ASCII is refused as such.
+    text = content.decode("latin-1").rstrip("\r\n")
+    if not text:
+        raise RefusedError("names a file that is empty; write the secret into it")
     try:
-        # As Latin-1 every byte is a character, and what is not ASCII is refused as such.
-        return SecretText().read(content.decode("latin-1").rstrip("\r\n"))
+        return SecretText().read(text)
     except RefusedError as refused:
         raise RefusedError(f"names a file whose content {refused}") from None
 
@@ -249,6 +262,10 @@ def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures]:
 
 def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
     """Return the message for a setting that does not exist, with the one that was probably meant."""
+    for each in fields:
+        inside_of_it = key.startswith((f"{each.key}.", f"{each.key}__"))
+        if isinstance(each.reader, ChoiceTable) and each.section == section and inside_of_it:
+            return f"{each.path} is a table, which can be set in the file only, like {each.reader.example}"
     siblings = {each.key: each.path for each in fields if each.section == section}
     if not section:
         # Here a section may be misspelt, or, in `--set`, a path.

@@ -5,13 +5,15 @@ A reader gets what TOML gave (a string, an integer, a table, …) or `Text`, and
 this module; everybody else finds `Secret` and `Address` in `forwarder.settings`.
 """
 
+import difflib
 import hmac
 import ipaddress
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
@@ -168,13 +170,27 @@ class Seconds(Reader):
         return f"a number of seconds, {'from 0' if self.zero else 'above 0 and up'} to {self.at_most}"
 
     def read(self, value: object) -> float:
-        number: object = value
-        if isinstance(value, Text) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
-            number = float(value)
-        if not isinstance(number, int | float) or isinstance(number, bool):
-            raise self.refuse(value)
+        number = _number(value)
         # NaN and infinity fail this, as do integers that no float can hold.
-        if not (0 < number <= self.at_most or (self.zero and number == 0)):
+        if number is None or not (0 < number <= self.at_most or (self.zero and number == 0)):
+            raise self.refuse(value)
+        return float(number)
+
+
+@attrs.frozen
+class Rate(Reader):
+    """How often a second; 0 is no limit. Not so seldom that the time between two is no time anybody waits."""
+
+    at_least: float
+    at_most: int
+
+    @property
+    def type_text(self) -> str:
+        return f"a number per second, from {self.at_least} to {self.at_most}, or 0 for no limit"
+
+    def read(self, value: object) -> float:
+        number = _number(value)
+        if number is None or not (number == 0 or self.at_least <= number <= self.at_most):
             raise self.refuse(value)
         return float(number)
 
@@ -190,8 +206,45 @@ class Choice(Reader):
 
     def read(self, value: object) -> str:
         if not isinstance(value, str) or value not in self.words:
-            raise self.refuse(value)
+            raise self.refuse(value, self.suggestion(value))
         return str(value)
+
+    def suggestion(self, value: object) -> str:
+        """Return a question after the word that was probably meant; empty if none is near."""
+        typed = value.lower().replace("-", "_") if isinstance(value, str) else ""
+        near = difflib.get_close_matches(typed, self.words, n=1)
+        return f"did you mean {_toml(near[0])}?" if near else ""
+
+
+@attrs.frozen
+class ChoiceTable(Reader):
+    """A table in the file that has one of a few words for each name. The names may be any text."""
+
+    words: tuple[str, ...]
+    keys: str
+    """What the names are, in the plural."""
+    example: str
+
+    @property
+    def type_text(self) -> str:
+        return f"a table of {self.keys}, each with {self._choice.type_text}, like {self.example}; in the file only"
+
+    def read(self, value: object) -> Mapping[str, str]:
+        if isinstance(value, Text):
+            raise RefusedError(f"can be set in the file only, as it is a table, like {self.example}")
+        if not isinstance(value, dict):
+            raise self.refuse(value)
+        if wrong := [self._refusal(name, word) for name, word in value.items() if word not in self.words]:
+            raise RefusedError(f"must be {self._choice.type_text} for each of its names, not {', nor '.join(wrong)}")
+        return MappingProxyType(dict(value))
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(self.words)
+
+    def _refusal(self, name: str, word: object) -> str:
+        mend = "a name with dots belongs in quotes" if isinstance(word, dict) else self._choice.suggestion(word)
+        return f"{_shown(word)} for {_shown(name)}" + (mend and f" ({mend})")
 
 
 @attrs.frozen
@@ -388,6 +441,12 @@ def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _number(value: object) -> int | float | None:
+    if isinstance(value, Text) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", value):
+        return float(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def _size(size_bytes: int) -> str:
     """Return a number of bytes in the largest unit that keeps it whole: `1 MiB`, `1000`."""
     for unit, unit_bytes in _UNIT_BYTES.items():
@@ -422,8 +481,13 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    # A JSON string is a TOML string, unless characters beyond 16 bits are escaped in pairs.
-    return json.dumps(str(value), ensure_ascii=False)
+    if isinstance(value, Mapping):
+        entries = ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items())
+        return f"{{ {entries} }}" if entries else "{}"
+    # A JSON string is a TOML string, unless characters beyond 16 bits are escaped in pairs. What JSON does not escape but
+    # cannot be shown, is: TOML wants that of the delete character, and a terminal is grateful for the others.
+    text = json.dumps(str(value), ensure_ascii=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)
 
 
 def _shown(value: object) -> str:

@@ -112,8 +112,17 @@ class Originals:
         self._originals |= {event.id: event for event in events}
         return await self.inner.put(events, intake=intake, replayed=replayed)
 
-    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
-        events = await self.inner.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes)
+    async def take(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        events = await self.inner.take(
+            max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
+        )
         return [self._original(event) for event in events]
 
     def _original(self, event: Event) -> Event:

@@ -53,7 +53,9 @@ class Model:
         self.waiting: list[Event] = []
         self.taken: list[Event] = []
         self.rests: dict[str, float] = {}
+        self.marked: set[int] = set()
         self.letters: list[Event] = []
+        self.found_marked: set[int] = set()
         self.accepted = 0
         self.delivered = 0
         self.dead_lettered = 0
@@ -81,10 +83,14 @@ class Model:
         self.letters = [event for event in self.letters if event.id not in replayed]
         return Stored()
 
-    def may_be_taken(self, now: float, max_events: int, max_bytes: int, skip: AbstractSet[str]) -> list[Event]:
+    def may_be_taken(
+        self, now: float, max_events: int, max_bytes: int, skip: AbstractSet[str], max_lane_events: int | None = None
+    ) -> list[Event]:
         batch: list[Event] = []
         for event in sorted(self.waiting, key=lambda event: event.id):
             if event.customer in skip or now < self.rests.get(event.customer, 0.0):
+                continue
+            if [each.customer for each in batch].count(event.customer) == max_lane_events:
                 continue
             if len(batch) == max_events or (batch and size(batch) + event.size_bytes > max_bytes):
                 break
@@ -102,20 +108,26 @@ class Model:
     def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         for event, fate in fates:
             self.taken.remove(event)
+            self.marked.discard(event.id)
             if fate == Delivered():
                 self.delivered += 1
             else:
                 self.dead_lettered += 1
                 self.letters.append(event)
+        self.evict()
+
+    def evict(self) -> None:
         while len(self.letters) > DEAD_LETTERS.max_events or self.letter_bytes() > DEAD_LETTERS.max_bytes:
             self.letters.pop(0)
 
     def letter_bytes(self) -> int:
-        return size(self.letters) + len(REJECTED.answer) * len(self.letters)
+        rejected = sum(event.id not in self.found_marked for event in self.letters)
+        return size(self.letters) + len(REJECTED.answer) * rejected
 
     def release(self, events: Sequence[Event], not_before: float) -> None:
         for event in events:
             self.taken.remove(event)
+            self.marked.discard(event.id)
             self.waiting.append(event)
             self.rests[event.customer] = max(self.rests.get(event.customer, 0.0), not_before)
 
@@ -123,7 +135,12 @@ class Model:
         self.rests.clear()
 
     def restart(self) -> None:
-        self.waiting += self.taken
+        marked = sorted((event for event in self.taken if event.id in self.marked), key=lambda event: event.id)
+        self.letters += marked
+        self.found_marked.update(ids(marked))
+        self.marked.clear()
+        self.evict()
+        self.waiting += [event for event in self.taken if event not in marked]
         self.taken = []
         self.rests.clear()
 
@@ -168,9 +185,15 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
     def buffer(self) -> Buffer:
         return self.opened.buffer
 
-    async def take_now(self, max_events: int, max_bytes: int, skip: AbstractSet[str]) -> list[Event]:
+    async def take_now(
+        self, max_events: int, max_bytes: int, skip: AbstractSet[str], max_lane_events: int | None = None
+    ) -> list[Event]:
         """Take what may be had before anything else happens."""
-        taking = asyncio.create_task(self.buffer.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip))
+        taking = asyncio.create_task(
+            self.buffer.take(
+                max_events=max_events, max_bytes=max_bytes, skip_lanes=skip, max_lane_events=max_lane_events
+            )
+        )
         for _ in range(TURNS):
             await asyncio.sleep(0)
             if taking.done():
@@ -226,12 +249,17 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         answer = self.run(self.buffer.put(new, intake="replay", replayed=ids(old)))
         assert answer == self.model.put(new, ids(old))
 
-    @rule(max_events=st.integers(1, 8), max_bytes=st.integers(1, 80), skip=st.frozensets(lanes))
-    def take(self, max_events: int, max_bytes: int, skip: frozenset[str]) -> None:
-        expected = self.model.may_be_taken(self.now, max_events, max_bytes, skip)
+    @rule(
+        max_events=st.integers(1, 8),
+        max_bytes=st.integers(1, 80),
+        skip=st.frozensets(lanes),
+        max_lane_events=st.none() | st.integers(1, 3),
+    )
+    def take(self, max_events: int, max_bytes: int, skip: frozenset[str], max_lane_events: int | None) -> None:
+        expected = self.model.may_be_taken(self.now, max_events, max_bytes, skip, max_lane_events)
         if not expected and not self.takes_all_at_once and self.now % 4:
             return  # to see in so many turns that nothing comes takes long
-        found = self.run(self.take_now(max_events, max_bytes, skip))
+        found = self.run(self.take_now(max_events, max_bytes, skip, max_lane_events))
         self.check_taken(found, expected)
         self.model.take(expected[: len(found)])
 
@@ -289,6 +317,20 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.run(self.buffer.release(events, not_before=self.now + rest_seconds))
         self.model.release(events, self.now + rest_seconds)
 
+    @precondition(lambda self: self.model.taken)
+    @rule(places=picks, attempts=st.integers(1, 3))
+    def mark(self, places: list[int], attempts: int) -> None:
+        events = self.chosen(places)
+        self.run(self.buffer.mark([(event, attempts) for event in events]))
+        self.model.marked.update(ids(events))
+
+    @precondition(lambda self: self.model.taken)
+    @rule(places=picks)
+    def unmark(self, places: list[int]) -> None:
+        events = self.chosen(places)
+        self.run(self.buffer.unmark(events))
+        self.model.marked.difference_update(ids(events))
+
     @rule()
     def end_rests(self) -> None:
         self.run(self.buffer.end_rests())
@@ -319,9 +361,11 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         ledger = self.buffer.ledger()
         assert ledger.accepted == self.model.accepted
         assert ledger.delivered == self.model.delivered
-        assert {reason: number for reason, number in ledger.dead_lettered.items() if number} == (
-            {"rejected": self.model.dead_lettered} if self.model.dead_lettered else {}
-        )
+        assert ledger.dead_lettered == {
+            "rejected": self.model.dead_lettered,
+            "expired": 0,
+            "ambiguous": len(self.model.found_marked),
+        }
         assert {reason: number for reason, number in ledger.dropped.items() if number} == (
             {"drop_oldest": self.model.dropped} if self.model.dropped else {}
         )
@@ -430,6 +474,7 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
             await putting
             return was_told
 
+        self.run(self.commit_what_waits())
         was_told = self.run(put_and_crash())
         self.run(self.close())
         accepted = self.model.accepted
@@ -437,6 +482,36 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
         if was_told or self.buffer.ledger().accepted != accepted:
             assert self.model.put(events) == Stored()
         self.model.restart()
+
+    @precondition(lambda self: self.model.taken)
+    @rule(places=picks, turns=st.integers(0, 5))
+    def crash_while_marking(self, places: list[int], turns: int) -> None:
+        """An event is marked or not, and if the marker was told, it is."""
+        events = self.chosen(places)
+
+        async def mark_and_crash() -> bool:
+            marking = asyncio.create_task(self.buffer.mark([(event, 1) for event in events]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.directory = copy_of(self.directory, next(self.directories))
+            was_told = marking.done()
+            await marking
+            return was_told
+
+        self.run(self.commit_what_waits())
+        was_told = self.run(mark_and_crash())
+        self.run(self.close())
+        self.opened = self.run(self.open(self.model.settings))
+        marked = self.model.marked | set(ids(events))
+        found = self.buffer.ledger().dead_lettered["ambiguous"] - len(self.model.found_marked)
+        if was_told or found == len(marked):
+            self.model.marked = marked
+        self.model.restart()
+
+    async def commit_what_waits(self) -> None:
+        """Nobody waits until the marks of what was released are removed."""
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         await self.buffer.close()
@@ -457,6 +532,8 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
             self.temporary.cleanup()
 
     def check_close(self) -> None:
+        self.run(self.buffer.unmark(self.model.taken))
+        self.model.marked.clear()
         before = self.buffer.ledger()
         self.close_and_reopen()
         assert self.buffer.ledger() == before

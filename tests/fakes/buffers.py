@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from forwarder.buffer.base import Buffer, Ledger, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.event import Clock, Event
+from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
 from tests.fakes.databases import inline_database
 
 
-def memory_buffer(telemetry: Telemetry, clock: Clock, settings: BufferSettings | None = None) -> MemoryBuffer:
+def memory_buffer(
+    telemetry: Telemetry, clock: Clock, settings: BufferSettings | None = None, *, lane_of: LaneOf = by_customer
+) -> MemoryBuffer:
     """Return a buffer in memory, with room for everything, whose dead letters are written at once."""
     database = inline_database()
     database._open()
@@ -27,6 +29,7 @@ def memory_buffer(telemetry: Telemetry, clock: Clock, settings: BufferSettings |
         telemetry=telemetry,
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
         clock=clock,
+        lane_of=lane_of,
     )
 
 
@@ -41,10 +44,14 @@ class Release:
 
 
 class ObservedBuffer:
-    """A Buffer around another one, whose acks and releases may take a while to be committed, as those of a disk do."""
+    """A Buffer around another one, whose acks and releases may take a while to be committed, as those of a disk do.
 
-    def __init__(self, inner: Buffer, *, commit_seconds: float = 0.0) -> None:
+    What it hands out may take a while to arrive, as it would from a store that is far away.
+    """
+
+    def __init__(self, inner: Buffer, *, commit_seconds: float = 0.0, take_seconds: float = 0.0) -> None:
         self.inner = inner
+        self.take_seconds = take_seconds
         self.commit_seconds = commit_seconds
         self.asked: list[tuple[int, int]] = []
         """The `max_events` and `max_bytes` of every take."""
@@ -52,6 +59,10 @@ class ObservedBuffer:
         """The ids of the events that are taken now."""
         self.acked: list[tuple[int, Fate]] = []
         self.released: list[Release] = []
+        self.marked: set[int] = set()
+        """The ids of the events that are marked now; ever; and of those that were unmarked, in order."""
+        self.ever_marked: set[int] = set()
+        self.unmarked: list[int] = []
 
     async def open(self) -> None:
         await self.inner.open()
@@ -73,9 +84,24 @@ class ObservedBuffer:
     async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
         return await self.inner.put(events, intake=intake, replayed=replayed)
 
-    async def take(self, *, max_events: int, max_bytes: int, skip_lanes: AbstractSet[str] = frozenset()) -> list[Event]:
+    async def take(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
         self.asked.append((max_events, max_bytes))
-        events = await self.inner.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes)
+        events = await self.inner.take(
+            max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
+        )
+        if self.take_seconds:
+            try:
+                await asyncio.sleep(self.take_seconds)
+            except asyncio.CancelledError:
+                await self.inner.release(events, not_before=0.0)
+                raise
         self.out.update(event.id for event in events)
         return events
 
@@ -84,6 +110,18 @@ class ObservedBuffer:
         self.acked += [(event.id, fate) for event, fate in fates]
         self.out.difference_update(event.id for event, _ in fates)
         await self.inner.ack(fates)
+
+    async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
+        await asyncio.sleep(self.commit_seconds)
+        await self.inner.mark(events)
+        self.marked.update(event.id for event, _ in events)
+        self.ever_marked |= self.marked
+
+    async def unmark(self, events: Sequence[Event]) -> None:
+        await asyncio.sleep(self.commit_seconds)
+        await self.inner.unmark(events)
+        self.unmarked += [event.id for event in events]
+        self.marked.difference_update(self.unmarked)
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         await asyncio.sleep(self.commit_seconds)

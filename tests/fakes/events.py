@@ -13,12 +13,15 @@ class EventMaker:
     def __init__(self) -> None:
         self._ids = count(1)
 
-    def __call__(self, customer: str = "c", *, size_bytes: int = 20, accepted_at: float | None = None) -> Event:
+    def __call__(
+        self, customer: str = "c", *, name: str = "", size_bytes: int = 20, accepted_at: float | None = None
+    ) -> Event:
         """Return the next event: its body is its id, filled up to `size_bytes`; it is accepted a second after the last."""
         number = next(self._ids)
         body = str(number).encode().ljust(size_bytes, b" ")
         assert len(body) == size_bytes
-        return Event(number, customer, f"event {number}", body, 1e9 + number if accepted_at is None else accepted_at)
+        name = name or f"event {number}"
+        return Event(number, customer, name, body, 1e9 + number if accepted_at is None else accepted_at)
 
     def of(self, customers: Iterable[str], *, size_bytes: int = 20) -> list[Event]:
         """Return one event for each customer, in that order; `of("aab")` is two of a and one of b."""

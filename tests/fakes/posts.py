@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from forwarder.growlytics.outcome import DELIVERED, Outcome, Retryable
+from forwarder.growlytics.outcome import DELIVERED, CancelledUnsentError, Outcome, Retryable
 from tests.fakes.virtual_time import now
 
 
@@ -37,6 +37,8 @@ class ScriptedPost:
         self.most_on_wire = 0
         self.watch: Callable[[], None] = lambda: None
         """Called at the beginning of every attempt."""
+        self.unsent = False
+        """Whether an attempt that is cancelled has sent nothing."""
         self._numbers: Counter[int] = Counter()
 
     async def __call__(self, body: bytes) -> Outcome:
@@ -49,6 +51,10 @@ class ScriptedPost:
         self.watch()
         try:
             await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            if self.unsent:
+                raise CancelledUnsentError from None
+            raise
         finally:
             self.on_wire -= 1
         attempt.ended = now()

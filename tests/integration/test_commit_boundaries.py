@@ -118,7 +118,8 @@ async def deliver_what_is_there(directory: Path, url: str) -> After:
             intake=IntakeSettings(http=None),
             admin=AdminSettings(http=None),
             buffer=BufferSettings(directory=str(directory)),
-            delivery=DeliverySettings(max_concurrency=2),
+            # Where only the refused one is left, no delivery makes its rejection final, but its age does.
+            delivery=DeliverySettings(max_concurrency=2, retry_initial_seconds=0.01, max_age_seconds=0.01),
         )
     )
     try:

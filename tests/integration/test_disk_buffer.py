@@ -1,18 +1,26 @@
 """The disk buffer when the disk refuses, loses or alters what is on it in the middle of something else."""
 
 import asyncio
-from collections.abc import Sequence
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
+from forwarder.buffer.disk import DiskBuffer
+from forwarder.buffer.writing import write
 from forwarder.database import events as rows
-from forwarder.database.connection import Transaction
+from forwarder.database import marks
+from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
-from forwarder.event import Event
-from forwarder.settings import BufferSettings
+from forwarder.event import Event, EventIds
+from forwarder.receipts import Receipts
+from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
+from forwarder.telemetry import Telemetry
 from tests.fakes.disk_buffers import OpenDisk, open_disk
 from tests.fakes.events import EventMaker, ids
 
@@ -182,6 +190,63 @@ async def test_a_row_that_is_found_altered_just_before_the_file_is_found_damaged
         ledger = disk.buffer.ledger()
         assert len(set(bodies(found))) == len(found) == 29
         assert (ledger.buffered, ledger.dropped["corrupt"], ledger.unaccounted) == (29, 1, 0)
+
+
+async def test_a_row_that_was_altered_while_it_was_marked_is_dropped_as_corrupt(tmp_path: Path) -> None:
+    async with open_disk(tmp_path, serve=False) as disk:
+        await disk.put(EventMaker().of("abcd"))
+        taken = await disk.take()
+        await disk.buffer.mark([(event, 1) for event in taken[1:]])
+        await disk.database.run(alter(3))
+        await disk.database.run(lambda transaction: transaction.connection.execute("DELETE FROM events WHERE id = 4"))
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [1]
+        ledger = disk.buffer.ledger()
+        assert (ledger.dead_lettered["ambiguous"], ledger.dropped["corrupt"], ledger.unaccounted) == (1, 2, 0)
+        assert await disk.database.run(marks.find) == ({}, [])
+
+
+async def test_what_is_found_marked_is_kept_back_as_long_as_the_disk_is_full(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        await disk.put(make.of("abcd"))
+        await disk.buffer.mark([(event, 1) for event in await disk.take(2)])
+    database = FullDatabase(tmp_path)
+    await database.open()
+    buffer = DiskBuffer(
+        BufferSettings(),
+        dead_letters=DeadLettersSettings(),
+        database=database,
+        telemetry=Telemetry(),
+        receipts=Receipts(ReceiptsSettings(), clock=time.time),
+        clock=asyncio.get_running_loop().time,
+        next_id=EventIds().__next__,
+    )
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await buffer.open()
+        assert ids(await buffer.take(max_events=10, max_bytes=1000)) == [3, 4]
+        assert buffer.ledger().buffered == 4
+        database.is_full = False
+        while buffer.ledger().dead_lettered["ambiguous"] < 2:
+            await asyncio.sleep(0.01)
+    assert (buffer.ledger().buffered, buffer.ledger().unaccounted) == (2, 0)
+    await buffer.close()
+    await database.close()
+
+
+class FullDatabase(Database):
+    """A database that can be read, while nothing can be committed that a buffer writes."""
+
+    is_full = True
+
+    def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        def full(_: Transaction) -> None:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = 10
+            raise error
+
+        writes = isinstance(job, partial) and job.func is write
+        super().submit(full if writes and self.is_full else job, then, **how)
 
 
 async def test_a_taker_is_told_of_an_error_that_nobody_expects(tmp_path: Path) -> None:

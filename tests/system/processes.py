@@ -69,6 +69,11 @@ class Sandbox:
         async with self.http.patch(f"{self.base}/_sandbox/faults", json=faults) as response:
             assert response.status == 200, await response.text()
 
+    async def use_key(self, key: str) -> None:
+        """Take this key only from now on."""
+        async with self.http.put(f"{self.base}/_sandbox/key", json={"key": key}) as response:
+            assert response.status == 200, await response.text()
+
     async def counters(self) -> dict[str, Any]:
         async with self.http.get(f"{self.base}/_sandbox/counters") as response:
             counters: dict[str, Any] = await response.json()
@@ -167,7 +172,7 @@ async def running_sandbox(*arguments: str) -> AsyncIterator[Sandbox]:
 
 @asynccontextmanager
 async def running_daemon(directory: Path, url: str, **settings: object) -> AsyncIterator[Daemon]:
-    """Run a daemon that posts to `url`; settings are written `section__key=value`."""
+    """Run a daemon that posts to `url`; settings are written `section__key=value`, and `config` names a file."""
     async with starting_daemon(directory, url, **settings) as daemon:
         assert await daemon.until_ready(), daemon.lines
         yield daemon
@@ -188,9 +193,12 @@ async def starting_daemon(
         "log__format": "json",
         **settings,
     }
-    arguments = [f"--set={name.replace('__', '.')}={value}" for name, value in chosen.items()]
+    config = [f"--config={chosen.pop('config')}"] if "config" in chosen else []
+    arguments = config + [f"--set={name.replace('__', '.')}={value}" for name, value in chosen.items()]
     async with (
-        _process("run", *arguments, command=command) as process,
+        _process(
+            "run", *arguments, command=command, key="" if "growlytics__api_key_file" in chosen else KEY
+        ) as process,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
     ):
         daemon = Daemon(process, http, unix_socket)
@@ -204,12 +212,14 @@ async def starting_daemon(
 
 
 @asynccontextmanager
-async def _process(*arguments: str, command: Sequence[str] = COMMAND) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(
+    *arguments: str, command: Sequence[str] = COMMAND, key: str = KEY
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *command,
         *arguments,
         stdout=asyncio.subprocess.PIPE,
-        env=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY),
+        env=clean_environment(**({"FORWARDER_GROWLYTICS__API_KEY": key} if key else {})),
     )
     try:
         yield process

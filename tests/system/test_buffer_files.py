@@ -5,8 +5,19 @@ import os
 import signal
 from pathlib import Path
 
-from tests.system.processes import example_event, run_command, running_daemon, running_sandbox, until
+from tests.system.processes import Daemon, Sandbox, example_event, run_command, running_daemon, running_sandbox, until
 from tests.system.small_disks import fill, small_disk
+
+
+async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
+    """Reject everything from now on, for good, as one event was delivered before; return that."""
+    delivered = json.dumps(example_event(99))
+    async with daemon.http.post(f"{daemon.base}/track/event", data=delivered.encode()) as response:
+        assert response.status == 200
+    await until(daemon.drained, "one is delivered")
+    assert await sandbox.raw() == [delivered]
+    await sandbox.faults(fail_rate=1.0, fail_status=422)
+    return delivered
 
 
 async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Path) -> None:
@@ -34,7 +45,9 @@ async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_wh
             await daemon.stop(signal.SIGKILL)
         (disk / "buffer" / "reserve").unlink()
         ballast = fill(disk)
-        async with running_daemon(disk, sandbox.url, delivery__retry_max_seconds=1) as daemon:
+        async with running_daemon(
+            disk, sandbox.url, delivery__retry_max_seconds=1, delivery__probe_max_seconds=1
+        ) as daemon:
             status = await daemon.status()
             assert (status["ledger"]["for_ever"]["buffered"], status["buffer"]["available"]) == (1000, False)
             metrics = await daemon.metrics()
@@ -48,10 +61,8 @@ async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_wh
 async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(tmp_path: Path) -> None:
     texts = [json.dumps(example_event(number), indent=1 if number == 2 else None) for number in range(4)]
     texts.append(texts[3].replace("4531", "123456789012345678901234567890.10").replace("number-3", "\\ud800"))
-    async with (
-        running_sandbox("--fail-rate", "1", "--fail-status", "422") as sandbox,
-        running_daemon(tmp_path, sandbox.url) as daemon,
-    ):
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
+        delivered = await have_the_next_rejected(sandbox, daemon)
         where = ("--unix-socket", str(daemon.unix_socket))
         async with daemon.http.post(f"{daemon.base}/v1/events", data=f"[{','.join(texts)}]".encode()) as response:
             assert response.status == 202
@@ -71,16 +82,14 @@ async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(
         assert code == 0, out + err
         await until(daemon.drained, "all is delivered")
         stored = sorted(await sandbox.raw())
-    assert stored == sorted(text.replace("\n", " ") for text in texts), (
+    assert stored == sorted([delivered, *(text.replace("\n", " ") for text in texts)]), (
         "but for line breaks it is byte for byte the same"
     )
 
 
 async def test_a_replay_with_the_command_sends_each_event_once_however_often_it_is_repeated(tmp_path: Path) -> None:
-    async with (
-        running_sandbox("--fail-rate", "1", "--fail-status", "422") as sandbox,
-        running_daemon(tmp_path, sandbox.url) as daemon,
-    ):
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
+        await have_the_next_rejected(sandbox, daemon)
         where = ("--unix-socket", str(daemon.unix_socket))
         events = [example_event(number) for number in range(50)]
         async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
@@ -91,5 +100,6 @@ async def test_a_replay_with_the_command_sends_each_event_once_however_often_it_
             code, out, err = await run_command("dead-letters", "replay", "--all", "--rate", "1000", *where)
             assert code == 0, out + err
         await until(daemon.drained, "all is delivered")
-        assert sorted(json.loads(body)["time"] - 1700000000000 for body in await sandbox.raw()) == list(range(50))
+        stored = [json.loads(body)["time"] - 1700000000000 for body in await sandbox.raw()]
+        assert sorted(stored) == [*range(50), 99]
         assert (await daemon.ledger())["unaccounted"] == 0

@@ -36,7 +36,11 @@ LOG_AND_RESERVE_BYTES = 26 * MIB
 NOWHERE = "http://127.0.0.1:9/track/event"
 UNAVAILABLE = 'growlytics_forwarder_events_rejected_total{reason="buffer_unavailable"}'
 COMMIT_FAILURES = 'growlytics_forwarder_buffer_errors_total{operation="commit"}'
-FAST_RETRIES = {"delivery__retry_initial_seconds": 0.05, "delivery__retry_max_seconds": 0.5}
+FAST_RETRIES = {
+    "delivery__retry_initial_seconds": 0.05,
+    "delivery__retry_max_seconds": 0.5,
+    "delivery__breaker_failures": 1_000_000,  # so that the disk is not left alone, as it would be in a hold
+}
 
 
 async def run_on(directory: Path | str, *arguments: str) -> tuple[int, str, str]:

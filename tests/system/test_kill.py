@@ -291,19 +291,30 @@ async def test_nothing_acknowledged_is_lost_nothing_altered_and_nothing_invented
     assert (last["message"], last["buffered"], last["unaccounted"]) == ("stopped", 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("breaker_failures", "least_tried", "holds"),
+    [pytest.param(10, 10, {"breaker"}, id="in a hold"), pytest.param(1_000_000, 100, set(), id="among retries")],
+)
 async def test_a_stop_during_an_outage_loses_nothing_and_everything_arrives_once_after_the_next_start(
-    tmp_path: Path,
+    tmp_path: Path, breaker_failures: int, least_tried: int, holds: set[str]
 ) -> None:
     bodies = [written_in_many_ways(number) for number in range(2000)]
     async with running_sandbox() as sandbox:
         await sandbox.faults(down=True)
-        async with running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=0.5, **SETTINGS) as daemon:
+        async with running_daemon(
+            tmp_path,
+            sandbox.url,
+            shutdown__drain_seconds=0.5,
+            delivery__breaker_failures=breaker_failures,
+            **SETTINGS,
+        ) as daemon:
             lines = {"Content-Type": "application/x-ndjson"}
             async with daemon.http.post(f"{daemon.base}/v1/events", data=b"\n".join(bodies), headers=lines) as response:
                 assert response.status == 202, await response.text()
 
             async def was_tried() -> bool:
-                return bool((await sandbox.counters()).get("injected_503", 0) >= 100)
+                tried: int = (await sandbox.counters()).get("injected_503", 0)
+                return tried >= least_tried and set((await daemon.status())["holds"]) == holds
 
             await until(was_tried, "some were tried")
             assert await daemon.stop() == 0

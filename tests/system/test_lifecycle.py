@@ -5,7 +5,9 @@ import json
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -123,6 +125,98 @@ async def test_while_it_drains_it_is_alive_but_not_ready_and_takes_nothing(tmp_p
         assert await daemon.stop(seconds=10) == 75
 
 
+def stopping(daemon: Daemon) -> bool:
+    return any(line["message"] == "stopping" for line in daemon.lines)
+
+
+async def ready_status(daemon: Daemon) -> int:
+    async with daemon.http.get(f"{daemon.admin}/readyz") as response:
+        return response.status
+
+
+async def test_for_accept_seconds_it_is_not_ready_but_still_accepts_and_then_delivers_all_of_it(tmp_path: Path) -> None:
+    async with (
+        running_sandbox("--latency-ms", "20") as sandbox,
+        running_daemon(tmp_path, sandbox.url, shutdown__accept_seconds=1) as daemon,
+    ):
+        assert await post(daemon, 0) == 200
+        assert await ready_status(daemon) == 200
+        began = time.monotonic()
+        daemon.process.send_signal(signal.SIGTERM)
+
+        async def not_ready() -> bool:
+            return await ready_status(daemon) == 503
+
+        await until(not_ready, "it says that it is not ready")
+        async with aiohttp.ClientSession() as http:  # so that the connection is new
+            async with http.post(f"{daemon.base}/v1/events", json=[example_event(1)]) as response:
+                assert response.status == 202
+            async with http.get(f"{daemon.base}/v1/status") as response:
+                assert (await response.json())["state"] == "stopping"
+        async with daemon.http.get(f"{daemon.admin}/livez") as response:
+            assert response.status == 200
+        accepted = [0, 1]
+
+        async def refused() -> bool:
+            try:
+                status = await post(daemon, len(accepted))
+            except aiohttp.ClientError:
+                return True
+            if status == 200:
+                accepted.append(len(accepted))
+                assert await ready_status(daemon) == 503
+            return status == 503
+
+        await until(refused, "the intake is closed")
+        assert time.monotonic() - began >= 1
+        assert len(accepted) > 10
+        async with asyncio.timeout(20):
+            assert await daemon.process.wait() == 0
+        stored = sorted(json.loads(body)["time"] - 1700000000000 for body in await sandbox.raw())
+    assert stored == accepted, "whatever was accepted was delivered, and nothing else"
+    last = daemon.lines[-1]
+    assert (last["message"], last["level"], last["lost_events"]) == ("stopped", "info", 0)
+    assert (last["accepted"], last["delivered"]) == (len(accepted), len(accepted))
+    assert (last["dropped"]["shutdown"], last["buffered"], last["unaccounted"]) == (0, 0, 0)
+
+
+async def test_a_second_signal_ends_the_time_in_which_it_still_accepts_and_what_it_accepted_is_kept(
+    tmp_path: Path,
+) -> None:
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(tmp_path, sandbox.url, shutdown__accept_seconds=600, shutdown__drain_seconds=600) as daemon,
+    ):
+        await sandbox.faults(hang_rate=1.0)
+        daemon.process.send_signal(signal.SIGTERM)
+        await until(lambda: stopping(daemon), "it stops")
+        for each in range(5):
+            assert await post(daemon, each) == 200
+        assert await daemon.stop(signal.SIGINT, seconds=10) == 0
+    last = daemon.lines[-1]
+    assert (last["message"], last["level"], last["lost_events"]) == ("stopped", "info", 0)
+    assert (last["accepted"], last["buffered"], last["unaccounted"]) == (5, 5, 0)
+
+
+async def test_a_hangup_signal_where_no_file_has_the_key_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
+
+        def told() -> list[dict[str, Any]]:
+            return [line for line in daemon.lines if line["message"].startswith("nothing is to be read again")]
+
+        daemon.process.send_signal(signal.SIGHUP)
+        await until(told, "it says that there is nothing to read")
+        daemon.process.send_signal(signal.SIGHUP)
+        await until(lambda: len(told()) == 2, "it says so again")
+        assert "growlytics.api_key_file is not set" in told()[0]["message"]
+        assert {line["level"] for line in told()} == {"info"}
+        assert (await daemon.metrics())['growlytics_forwarder_config_reloads_total{result="unchanged"}'] == 2
+        assert await ready_status(daemon) == 200
+        assert await post(daemon, 1) == 200
+        await until(daemon.drained, "it is delivered, with the same key")
+        assert await daemon.stop() == 0
+
+
 async def test_growlytics_being_down_does_not_make_it_unready(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -197,10 +291,17 @@ async def test_the_key_and_the_events_values_never_reach_the_log_the_metrics_or_
     event = example_event(1) | {"customerId": f"{secret}-customer", "attributes": {"Card": f"{secret}-value"}}
     async with (
         running_sandbox() as sandbox,
-        running_daemon(tmp_path, sandbox.url, log__level="debug", delivery__retry_initial_seconds=0.01) as daemon,
+        running_daemon(
+            tmp_path,
+            sandbox.url,
+            log__level="debug",
+            delivery__retry_initial_seconds=0.01,
+            delivery__probe_initial_seconds=0.01,
+            delivery__probe_max_seconds=0.02,
+        ) as daemon,
     ):
-        for status in (422, 401, 503, 302):
-            await sandbox.faults(fail_rate=1.0, fail_status=status)
+        for share, status in ((0.0, 503), (1.0, 422), (1.0, 401), (1.0, 503), (1.0, 302)):
+            await sandbox.faults(fail_rate=share, fail_status=status)
             before = (await sandbox.counters())["requests"]
             async with daemon.http.post(f"{daemon.base}/track/event", json=event) as response:
                 assert response.status == 200

@@ -36,18 +36,43 @@ async def test_all_is_delivered_soon_after_a_short_outage(tmp_path: Path, custom
 
 
 @pytest.mark.parametrize("customers", [1, 100])
-async def test_a_stop_right_after_a_short_outage_loses_nothing(tmp_path: Path, customers: int) -> None:
+async def test_a_stop_right_after_a_short_outage_loses_nothing_of_a_memory_buffer(
+    tmp_path: Path, customers: int
+) -> None:
+    """In the hold that is left of the outage it waits for the next probe, as that is the last chance."""
     async with (
         running_sandbox() as sandbox,
-        running_daemon(tmp_path, sandbox.url, delivery__retry_max_seconds=4) as daemon,
+        running_daemon(tmp_path, sandbox.url, delivery__retry_max_seconds=4, buffer__kind="memory") as daemon,
     ):
         await post_through_an_outage(daemon, sandbox, customers)
         assert await daemon.stop() == 0
         assert len(set(await sandbox.raw())) == EVENTS
 
 
+async def test_a_stop_in_an_outage_is_quick_where_the_buffer_outlives_it_and_all_is_delivered_later(
+    tmp_path: Path,
+) -> None:
+    async with running_sandbox() as sandbox:
+        async with running_daemon(tmp_path, sandbox.url) as daemon:
+            await post_through_an_outage(daemon, sandbox, 100)
+            await sandbox.faults(down=True)
+            began = time.monotonic()
+            assert await daemon.stop() == 0
+            assert time.monotonic() - began < 5, "it waits for nothing that is not known to come"
+            assert daemon.lines[-1]["buffered"] + daemon.lines[-1]["delivered"] == EVENTS
+        await sandbox.faults(down=False)
+        async with running_daemon(tmp_path, sandbox.url) as daemon:
+            await until(daemon.drained, "all is delivered", seconds=12)
+        assert len(set(await sandbox.raw())) == EVENTS
+
+
 async def test_what_rests_in_the_buffer_after_failing_counts_as_parked(tmp_path: Path) -> None:
-    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, shutdown__drain_seconds=0) as daemon:
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(
+            tmp_path, sandbox.url, shutdown__drain_seconds=0, delivery__breaker_failures=1_000_000
+        ) as daemon,
+    ):
         await sandbox.faults(down=True)
         events = [example_event(number) | {"customerId": f"c-{number}"} for number in range(EVENTS)]
         async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:

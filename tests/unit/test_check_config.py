@@ -50,6 +50,21 @@ def test_show_prints_the_effective_settings_on_standard_output_with_secrets_mask
     assert KEY not in out
 
 
+def test_what_show_prints_of_the_table_of_policies_is_a_configuration_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, again = tmp_path / "forwarder.toml", tmp_path / "again.toml"
+    config.write_text("[delivery.on_ambiguous_events]\n'Order Completed' = 'dead_letter'\n'app.paid' = 'retry'\n")
+    arguments = ("--show", "--set", f"growlytics.api_key={KEY}")
+    assert check("--config", str(config), *arguments) == 0
+    shown = capsys.readouterr().out
+    policies = tomllib.loads(shown)["delivery"]["on_ambiguous_events"]
+    assert policies == {"Order Completed": "dead_letter", "app.paid": "retry"}
+    again.write_text(shown)
+    assert check("--config", str(again), *arguments) == 0
+    assert capsys.readouterr().out == shown
+
+
 def test_show_tells_where_the_buffer_is_under_systemd(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

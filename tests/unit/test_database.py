@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.database import dead_letters, events, ledger, salvage, schema
+from forwarder.database import dead_letters, events, ledger, marks, salvage, schema
 from forwarder.database.connection import (
     Committed,
     DamagedError,
@@ -22,6 +22,7 @@ from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.database.events import Read, RowCount
 from forwarder.database.ledger import AlteredError
+from forwarder.database.marks import Mark
 from forwarder.event import Event
 from tests.fakes.events import EventMaker, ids
 
@@ -170,16 +171,16 @@ async def test_a_second_database_in_the_directory_is_refused(tmp_path: Path) -> 
 # Versions
 
 
-def make_version_1(directory: Path, stored: Sequence[Event]) -> None:
-    """Make a file as the first version did, with events in it."""
+def make_version(version: int, directory: Path, stored: Sequence[Event]) -> None:
+    """Make a file as an earlier version did, with events in it."""
     directory.mkdir()
     connection = plain(directory / "buffer.db")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
-    for statement in schema.SCRIPTS[0].split(";"):
+    for statement in ";".join(schema.SCRIPTS[:version]).split(";"):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("BEGIN")
     transaction = Transaction(connection, {})
     storing(stored)(transaction)
@@ -189,27 +190,33 @@ def make_version_1(directory: Path, stored: Sequence[Event]) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 500])
-async def test_a_file_of_the_first_version_is_migrated_with_its_events(
-    tmp_path: Path, make: EventMaker, number: int
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_a_file_of_an_earlier_version_is_migrated_with_its_events(
+    tmp_path: Path, make: EventMaker, number: int, version: int
 ) -> None:
     stored = make.of("a" * number, size_bytes=900)
-    make_version_1(tmp_path / "buffer", stored)
+    make_version(version, tmp_path / "buffer", stored)
     database = await opened(tmp_path / "buffer")
     assert database.generation == 0
     assert database.ledger == {"accepted": number, "buffered": number}
     assert ids((await database.run(read_all)).events) == ids(stored)
     bounds = {"max_events": 10, "max_bytes": MIB}
     await database.run(lambda transaction: dead_letters.insert(transaction, [letter(stored[0])], **bounds))
+    await database.run(partial(marks.write, changes={stored[0].id: Mark(1, 2.0)}))
     assert await database.run(is_sound)
     await database.close()
     database = await opened(tmp_path / "buffer")
     assert database.ledger["dead_letters"] == 1
+    assert (await database.run(marks.find))[0] == {stored[0].id: Mark(1, 2.0)}
     await database.close()
 
 
-async def test_a_damaged_file_of_the_first_version_is_set_aside_and_salvaged(tmp_path: Path, make: EventMaker) -> None:
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_a_damaged_file_of_an_earlier_version_is_set_aside_and_salvaged(
+    tmp_path: Path, make: EventMaker, version: int
+) -> None:
     stored = make.of("a" * 500, size_bytes=900)
-    make_version_1(tmp_path / "buffer", stored)
+    make_version(version, tmp_path / "buffer", stored)
     path = tmp_path / "buffer" / "buffer.db"
     page_of_the_ledger = 3 * schema.PAGE_BYTES
     damage(path, page_of_the_ledger, bytes(schema.PAGE_BYTES))
@@ -220,6 +227,7 @@ async def test_a_damaged_file_of_the_first_version_is_set_aside_and_salvaged(tmp
     assert file.counters() is None
     assert ids(file.events(-1, max_rows=1000)[0]) == ids(stored)
     assert file.letters(-1, max_rows=1000) == ([], None)
+    assert file.marks() == {}
     file.close()
     await database.close()
 
@@ -455,6 +463,40 @@ async def test_whatever_of_a_row_is_altered_it_is_not_believed(tmp_path: Path, m
     rows = connection.execute(f"SELECT {events.COLUMNS} FROM events").fetchall()
     connection.close()
     assert [events.event_of(row) for row in rows] == [None]
+
+
+@pytest.mark.parametrize("number", [1, 7, 200])
+async def test_marks_are_set_replaced_and_removed(tmp_path: Path, make: EventMaker, number: int) -> None:
+    database = await opened(tmp_path)
+    stored = make.of("a" * number)
+    await database.run(storing(stored))
+    wanted = {event.id: Mark(3, 1e9 + event.id) for event in stored}
+    await database.run(partial(marks.write, changes=dict.fromkeys(wanted, Mark(1, 1.0))))
+    await database.run(partial(marks.write, changes=wanted))
+    found, marked = await database.run(marks.find)
+    assert (found, ids(marked)) == (wanted, ids(stored))
+    await database.run(partial(marks.write, changes=dict.fromkeys([*wanted, 9999])))
+    assert await database.run(marks.find) == ({}, [])
+    await database.close()
+
+
+@pytest.mark.parametrize("change", ["id = 77", "attempts = 2", "attempts = x'01'", "marked_at = 5", "checksum = 1"])
+async def test_a_mark_that_was_altered_is_damage_and_not_believed(
+    tmp_path: Path, make: EventMaker, change: str
+) -> None:
+    database = await opened(tmp_path)
+    await database.run(partial(marks.write, changes={event.id: Mark(1, 2.0) for event in make.of("abc")}))
+    await database.close()
+    connection = plain(tmp_path / "buffer.db")
+    connection.execute(f"UPDATE marks SET {change} WHERE id = 2")
+    connection.close()
+    database = await opened(tmp_path)
+    with pytest.raises(DamagedError) as raised:
+        await database.run(marks.find)
+    file = salvage.DamagedFile(tmp_path / raised.value.name)
+    assert file.marks() == {1: Mark(1, 2.0), 3: Mark(1, 2.0)}
+    file.close()
+    await database.close()
 
 
 async def test_rows_out_of_order_are_damage(tmp_path: Path) -> None:

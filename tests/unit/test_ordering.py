@@ -204,7 +204,77 @@ def test_what_is_given_back_again_and_again_leaves_nothing_behind() -> None:
     assert max(len(ordering._oldest), len(ordering._offers), len(ordering._resting)) < 200
 
 
+def test_what_is_passed_over_in_several_goes_is_no_more_than_asked_for_in_each() -> None:
+    ordering = behind_a_huge_lane()
+    skip = CountingLanes({"huge"})
+    goes = 0
+    while not (found := ordering.hand_out(now=0.0, max_events=BATCH, max_bytes=10**9, skip_lanes=skip, max_steps=1000)):
+        goes += 1
+        assert ordering.unfinished
+        assert skip.asked <= 1001 * goes
+    assert goes == HUGE // 1000
+    assert not ordering.unfinished
+    assert ids(found) == list(range(HUGE + 1, HUGE + 1 + BATCH))
+    skip.asked = 0
+    assert ids(hand_out(ordering, skip)) == list(range(HUGE + 1 + BATCH, HUGE + 1 + 2 * BATCH))
+    assert skip.asked <= BATCH + 1
+    assert ids(hand_out(ordering)) == list(range(1, BATCH + 1))
+
+
+def test_rests_that_all_end_at_once_are_ended_in_several_goes_and_the_order_is_kept() -> None:
+    ordering = Ordering()
+    events = events_of([f"c{n}" for n in range(3_500)])
+    ordering.add(events)
+    ordering.give_back(hand_out(ordering, events=3_500)[::-1], not_before=1.0)
+    for _ in range(3):
+        assert ordering.hand_out(now=2.0, max_events=9, max_bytes=10**9, skip_lanes=NOBODY, max_steps=1000) == []
+        assert ordering.unfinished
+    assert ordering.hand_out(now=2.0, max_events=9, max_bytes=10**9, skip_lanes=NOBODY, max_steps=1000) == events[:9]
+
+
 # Where part of the events are in a store only
+
+
+def test_reading_costs_the_same_however_many_lanes_are_aside() -> None:
+    """Room for what was read is found among the lanes that keep events, and not by looking at all the others."""
+
+    def read_all(lanes: int) -> float:
+        ordering = Ordering(max_aside_bytes=20 * OVERHEAD_BYTES)
+        customers = [f"c{n}" for n in range(lanes)]
+        events = events_of(customers)
+        ordering.add(events)
+        hand_out(ordering, set(customers), events=1)
+        hand_out(ordering, events=20)
+
+        def read() -> None:
+            for _ in range(50):
+                wanted = ordering.wanted(10)
+                ordering.add_read(wanted, [events[event_id - 1] for event_id in wanted])
+                assert len(hand_out(ordering, events=10)) == len(wanted) == 10
+
+        return seconds(read)
+
+    many, few = (min(read_all(lanes) for _ in range(3)) for lanes in (50_000, 1_000))
+    assert many < 10 * few + 0.01
+
+
+def test_reading_the_first_of_many_that_are_unread_costs_the_same_however_many_there_are() -> None:
+    def read_some(number: int) -> float:
+        ordering = Ordering(max_aside_bytes=0)
+        events = events_of(["a"] * number)
+        ordering.add(events)
+        hand_out(ordering, {"a"}, events=1)
+        assert hand_out(ordering) == []
+
+        def read() -> None:
+            for event in events[:2_000]:
+                ordering.add_read([event.id], [event])
+                assert hand_out(ordering) == [event]
+
+        return seconds(read)
+
+    many, few = (min(read_some(number) for _ in range(3)) for number in (300_000, 3_000))
+    assert many < 5 * few + 0.01
 
 
 def aside_without_room(customers: str, *, skip: str) -> tuple[Ordering, dict[int, Event]]:

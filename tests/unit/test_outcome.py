@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder import telemetry
-from forwarder.buffer.fates import DropReason
+from forwarder.buffer.fates import DeadReason, DropReason
+from forwarder.delivery.holds import Cause
 from forwarder.growlytics import outcome
 from forwarder.growlytics.contract import Code
 from forwarder.growlytics.outcome import (
@@ -265,5 +266,7 @@ def test_every_refusal_of_the_http_intake_that_counts_an_event_has_a_series() ->
 
 def test_the_series_of_outcomes_retries_and_drops_are_those_that_occur() -> None:
     assert set(telemetry.OUTCOMES) == {kind.__name__.lower() for kind in get_args(Outcome)}
-    assert set(telemetry.RETRY_REASONS) == {*get_args(RetryReason), "blocked"}
+    assert set(telemetry.RETRY_REASONS) == {*get_args(RetryReason), "blocked", "suspect"}
     assert set(telemetry.DROP_REASONS) == set(get_args(DropReason))
+    assert set(telemetry.DEAD_REASONS) == set(get_args(DeadReason))
+    assert set(telemetry.HOLD_CAUSES) == set(get_args(Cause))

@@ -294,6 +294,47 @@ async def test_killed_between_setting_aside_and_restoring_nothing_is_lost(direct
         assert min(ids(found)) > NUMBER, "new ids rise above the old ones, whatever the clock says"
 
 
+async def test_what_is_found_marked_in_a_damaged_file_becomes_a_dead_letter(original: Path, tmp_path: Path) -> None:
+    """A process died during attempts, and the file is damaged besides."""
+    directory = copy_of(original, tmp_path / "killed")
+    async with open_disk(directory, serve=False, reserve_bytes=PAGE) as disk:
+        taken = await disk.take(200)
+        await disk.buffer.mark([(event, 4) for event in taken])
+    destroy_the_ledgers_neighbour(directory)
+    (directory / FILE).rename(directory / NAME)
+    async with open_disk(directory, reserve_bytes=PAGE) as disk:
+        found = await disk.take_all()
+        now = disk.buffer.ledger()
+        assert (now.dead_lettered["ambiguous"], now.accepted, now.unaccounted) == (len(taken), NUMBER, 0)
+        assert counted(disk.telemetry, "events_dead_lettered_total", reason="ambiguous") == len(taken)
+        assert not {event.body for event in taken} & {event.body for event in found}
+        assert len(found) == NUMBER - NUMBER // 10 - len(taken) - now.dropped["corrupt"]
+        assert disk.database.ledger["dead_letters"] == NUMBER // 10 + len(taken)
+        await disk.deliver(found)
+        assert await disk.rows() == 0
+
+
+async def test_marks_are_kept_when_the_file_is_set_aside_under_them(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path / "live", serve=False) as disk:
+        await disk.put(make.of("abcde"))
+        taken = await disk.take()
+        await disk.buffer.mark([(event, 2) for event in taken[:2]])
+        with pytest.raises(DamagedError):
+            await disk.database.run(finds_damage)
+        await disk.buffer.mark([(taken[2], 3)])
+        await disk.buffer.unmark(taken[:1])
+        copy = copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(copy, first_id=1000) as disk:
+        assert ids(await disk.take_all()) == [1, 4, 5]
+        assert disk.buffer.ledger().dead_lettered["ambiguous"] == 2
+        assert disk.buffer.ledger().unaccounted == 0
+
+
+def finds_damage(_: Transaction) -> None:
+    raise ledger.AlteredError("the test says so")
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_killed_in_the_middle_of_bringing_it_goes_on_where_it_was(
     directory: Path, tmp_path: Path, seed: int

@@ -6,6 +6,8 @@ import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import attrs
 import pytest
@@ -133,11 +135,25 @@ def test_the_defaults_are_the_documented_ones() -> None:
             when_full="reject",
             fsync=False,
         ),
-        delivery=DeliverySettings(max_concurrency=64, retry_initial_seconds=0.5, retry_max_seconds=60.0),
+        delivery=DeliverySettings(
+            max_concurrency=64,
+            order="customer",
+            rate_limit_per_second=0.0,
+            retry_initial_seconds=0.5,
+            retry_max_seconds=60.0,
+            max_age_seconds=86_400.0,
+            on_ambiguous="retry",
+            on_ambiguous_events={},
+            breaker_failures=10,
+            systemic_rejections=10,
+            systemic_seconds=60.0,
+            probe_initial_seconds=1.0,
+            probe_max_seconds=60.0,
+        ),
         dead_letters=DeadLettersSettings(max_events=100_000, max_bytes=64 * MIB),
         receipts=ReceiptsSettings(max_events=10_000),
         admin=AdminSettings(http=Address("127.0.0.1", 9920)),
-        shutdown=ShutdownSettings(drain_seconds=20.0),
+        shutdown=ShutdownSettings(accept_seconds=0.0, drain_seconds=20.0),
         log=LogSettings(level="info", format="auto"),
         loop="auto",
     )
@@ -183,10 +199,21 @@ def test_an_override_may_hold_equals_signs(configuration: Configuration) -> None
         ("buffer.when_full", "drop_oldest", "drop_oldest"),
         ("buffer.fsync", "true", True),
         ("delivery.max_concurrency", "7", 7),
+        ("delivery.order", "none", "none"),
+        ("delivery.rate_limit_per_second", "0", 0.0),
+        ("delivery.rate_limit_per_second", "12.5", 12.5),
+        ("delivery.max_age_seconds", "3600", 3600.0),
+        ("delivery.on_ambiguous", "dead_letter", "dead_letter"),
+        ("delivery.breaker_failures", "1000000", 1_000_000),
+        ("delivery.systemic_rejections", "1", 1),
+        ("delivery.systemic_seconds", "0.5", 0.5),
+        ("delivery.probe_initial_seconds", "0.01", 0.01),
+        ("delivery.probe_max_seconds", "1", 1.0),
         ("dead_letters.max_events", "5", 5),
         ("dead_letters.max_bytes", "2 KiB", 2 * KIB),
         ("receipts.max_events", "0", 0),
         ("admin.http", "", None),
+        ("shutdown.accept_seconds", "2.5", 2.5),
         ("shutdown.drain_seconds", "0", 0.0),
         ("log.format", "json", "json"),
         ("loop", "asyncio", "asyncio"),
@@ -216,6 +243,10 @@ def test_text_is_parsed_as_the_type_demands(configuration: Configuration, path: 
         ("delivery.max_concurrency", "8.0"),
         ("delivery.max_concurrency", "٣"),
         ("delivery.max_concurrency", "9" * 5000),
+        ("delivery.order", ""),
+        ("delivery.rate_limit_per_second", "none"),
+        ("delivery.rate_limit_per_second", "inf"),
+        ("delivery.rate_limit_per_second", "10/s"),
         ("growlytics.timeout_seconds", "nan"),
         ("growlytics.timeout_seconds", "1e999"),
         ("growlytics.timeout_seconds", "ten"),
@@ -341,7 +372,7 @@ def test_nothing_is_interpolated(configuration: Configuration) -> None:
         ("[log]\nhttp = ''", "log.http", "did you mean intake.http or admin.http?"),
         ("[log]\nzzz = 1", "log.zzz", "here one can set level, format"),
         ("zzz = 1", "zzz", "here one can set loop, growlytics, intake,"),
-        ("[delivery.order]\nx = 1", "delivery.order", "here one can set max_concurrency,"),
+        ("[delivery.lanes]\nx = 1", "delivery.lanes", "here one can set max_concurrency,"),
         ("'\\u001b[2J' = 1".replace("'", '"'), "'\\x1b[2J'", "does not exist"),
     ],
 )
@@ -405,6 +436,30 @@ def test_a_section_is_not_a_setting(configuration: Configuration, toml: str | No
         ("delivery.max_concurrency", "0"),
         ("delivery.max_concurrency", "4097"),
         ("delivery.max_concurrency", "0x" + "f" * 5000),
+        ("delivery.order", "'customers'"),
+        ("delivery.order", "true"),
+        ("delivery.rate_limit_per_second", "-1"),
+        ("delivery.rate_limit_per_second", "0.0009"),
+        ("delivery.rate_limit_per_second", "1_000_001"),
+        ("delivery.rate_limit_per_second", "nan"),
+        ("delivery.rate_limit_per_second", "'10'"),
+        ("delivery.rate_limit_per_second", "false"),
+        ("delivery.max_age_seconds", "0"),
+        ("delivery.max_age_seconds", "inf"),
+        ("delivery.on_ambiguous", "'drop'"),
+        ("delivery.on_ambiguous", "{ Purchase = 'retry' }"),
+        ("delivery.on_ambiguous_events", "'dead_letter'"),
+        ("delivery.on_ambiguous_events", "['Purchase']"),
+        ("delivery.on_ambiguous_events", "{ Purchase = 'drop' }"),
+        ("delivery.on_ambiguous_events", "{ Purchase = true }"),
+        ("delivery.on_ambiguous_events", "{ Purchase = ['retry'] }"),
+        ("delivery.breaker_failures", "0"),
+        ("delivery.breaker_failures", "1.0"),
+        ("delivery.systemic_rejections", "0"),
+        ("delivery.systemic_seconds", "0"),
+        ("delivery.probe_initial_seconds", "0"),
+        ("delivery.probe_initial_seconds", "3601"),
+        ("delivery.probe_max_seconds", "-60"),
         ("growlytics.url", "5"),
         ("growlytics.timeout_seconds", "true"),
         ("growlytics.timeout_seconds", "'10'"),
@@ -435,6 +490,8 @@ def test_a_section_is_not_a_setting(configuration: Configuration, toml: str | No
         ("receipts.max_events", "-1"),
         ("receipts.max_events", "1000001"),
         ("receipts.max_events", "false"),
+        ("shutdown.accept_seconds", "-1"),
+        ("shutdown.accept_seconds", "86401"),
         ("shutdown.drain_seconds", "-0.1"),
         ("shutdown.drain_seconds", "86401"),
         ("delivery.retry_initial_seconds", "0"),
@@ -456,6 +513,13 @@ def test_a_value_of_another_type_or_out_of_range_is_refused(
     ("path", "toml", "value"),
     [
         ("delivery.max_concurrency", "4096", 4096),
+        ("delivery.rate_limit_per_second", "0.001", 0.001),
+        ("delivery.rate_limit_per_second", "1_000_000", 1_000_000.0),
+        ("delivery.max_age_seconds", "31_536_000", 31_536_000.0),
+        ("delivery.breaker_failures", "1", 1),
+        ("delivery.systemic_rejections", "1", 1),
+        ("delivery.on_ambiguous_events", "{}", MappingProxyType({})),
+        ("shutdown.accept_seconds", "86400", 86_400.0),
         ("growlytics.timeout_seconds", "600", 600.0),
         ("growlytics.timeout_seconds", "0.001", 0.001),
         ("shutdown.drain_seconds", "0", 0.0),
@@ -548,6 +612,18 @@ def test_the_path_of_a_directory_is_taken_as_it_is(configuration: Configuration,
         ("buffer.directory", '"a\\u0000b"', 'must be the path of a directory, not "a\\u0000b"'),
         ("buffer.when_full", "'block'", 'must be "reject" or "drop_oldest", not "block"'),
         ("buffer.fsync", "'always'", 'must be true or false, not "always"'),
+        (
+            "delivery.on_ambiguous",
+            "'dead-leter'",
+            'must be "retry" or "dead_letter", not "dead-leter"; did you mean "dead_letter"?',
+        ),
+        ("delivery.on_ambiguous", "'drop'", 'must be "retry" or "dead_letter", not "drop"'),
+        ("delivery.order", "'Customer'", 'must be "customer" or "none", not "Customer"; did you mean "customer"?'),
+        (
+            "delivery.rate_limit_per_second",
+            "-1",
+            "must be a number per second, from 0.001 to 1000000, or 0 for no limit, not -1",
+        ),
         ("dead_letters.max_events", "0", "must be an integer from 1 up, not 0"),
         ("dead_letters.max_bytes", "9", 'must be a size from 1 KiB up, in bytes or like "256 MiB", not 9'),
         ("receipts.max_events", "-1", "must be an integer from 0 to 1000000, not -1"),
@@ -776,6 +852,15 @@ def test_the_longest_retry_wait_is_not_below_the_first(configuration: Configurat
     configuration.load(toml.format(5))
 
 
+def test_the_longest_time_between_probes_is_not_below_the_first(configuration: Configuration) -> None:
+    toml = "[delivery]\nprobe_initial_seconds = 5\nprobe_max_seconds = {}"
+    problems = configuration.problems(toml.format(4.9))
+    assert problems == {
+        "delivery.probe_max_seconds": f"4.9 is below probe_initial_seconds, 5.0; raise it (in {configuration.path})"
+    }
+    configuration.load(toml.format(5))
+
+
 def test_a_rule_about_a_refused_value_is_not_reported_on_top(configuration: Configuration) -> None:
     problems = configuration.problems("[delivery]\nretry_initial_seconds = 'x'\nretry_max_seconds = 0.1")
     assert list(problems) == ["delivery.retry_initial_seconds"]
@@ -820,6 +905,78 @@ def test_what_is_constructed_directly_is_taken_as_it_is() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         Settings().loop = "uvloop"  # type: ignore[misc]  # that it must not is what this shows
+
+
+# --- The table of event names ---
+
+TABLE = "delivery.on_ambiguous_events"
+ODD_NAMES = ("Order Completed", "app.order.paid", "", "ä 😀", 'quote"d \\', "[x]\n\t\x7f\x1b[2J\u202e", "__proto__")
+
+
+def test_a_policy_may_be_given_for_any_event_name(configuration: Configuration) -> None:
+    toml = (
+        "[delivery.on_ambiguous_events]\n'Order Completed' = 'dead_letter'\n'a.b' = 'retry'\nPurchase = 'dead_letter'"
+    )
+    events = configuration.load(toml).delivery.on_ambiguous_events
+    assert events == {"Order Completed": "dead_letter", "a.b": "retry", "Purchase": "dead_letter"}
+    assert {type(each) for each in (*events, *events.values())} == {str}
+
+
+def test_the_table_of_policies_cannot_be_changed(configuration: Configuration) -> None:
+    for settings in (Settings(), configuration.load(toml_of(TABLE, "{ Purchase = 'retry' }"))):
+        with pytest.raises(TypeError, match="does not support item assignment"):
+            settings.delivery.on_ambiguous_events["Purchase"] = "dead_letter"  # type: ignore[index]  # as this shows
+
+
+def test_the_table_of_policies_is_written_so_that_it_loads_again(configuration: Configuration) -> None:
+    policies: dict[str, Literal["retry", "dead_letter"]] = dict.fromkeys(ODD_NAMES, "dead_letter")
+    settings = Settings(delivery=DeliverySettings(on_ambiguous_events=policies | {"kept": "retry"}))
+    shown = to_toml(settings)
+    assert configuration.load(shown) == settings
+    assert all(line.isprintable() for line in shown.splitlines()), "it is shown in terminals"
+    assert "\non_ambiguous_events = {}\n" in to_toml(Settings())
+
+
+@pytest.mark.parametrize(
+    ("environ", "overrides", "path", "source"),
+    [
+        ({"FORWARDER_DELIVERY__ON_AMBIGUOUS_EVENTS": "{}"}, [], TABLE, "in FORWARDER_DELIVERY__ON_AMBIGUOUS_EVENTS"),
+        ({}, [f"{TABLE}={{ Purchase = 'retry' }}"], TABLE, "in --set"),
+        ({}, [f"{TABLE}.Purchase=retry"], f"{TABLE}.Purchase", "in --set"),
+        (
+            {"FORWARDER_DELIVERY__ON_AMBIGUOUS_EVENTS__PURCHASE": "retry"},
+            [],
+            f"{TABLE}__purchase",
+            "in FORWARDER_DELIVERY__ON_AMBIGUOUS_EVENTS__PURCHASE",
+        ),
+    ],
+)
+def test_the_table_of_policies_can_be_set_in_the_file_only(
+    configuration: Configuration, environ: dict[str, str], overrides: list[str], path: str, source: str
+) -> None:
+    problems = configuration.problems(None, environ, overrides)
+    assert list(problems) == [path]
+    assert "can be set in the file only" in problems[path]
+    assert '{ "Order Completed" = "dead_letter" }' in problems[path], "how to write it there"
+    assert f"({source})" in problems[path]
+
+
+@pytest.mark.parametrize(
+    ("toml", "wrong"),
+    [
+        (
+            "{ A = 'retry', 'B c' = 'dead letter', C = 5 }",
+            'not "dead letter" for "B c" (did you mean "dead_letter"?), nor 5 for "C"',
+        ),
+        ("{ shop.paid = 'retry' }", 'not a table for "shop" (a name with dots belongs in quotes)'),
+        ('{ "\\u001b[2J" = "x" }', 'not "x" for "\\u001b[2J"'),
+    ],
+)
+def test_every_wrong_policy_of_the_table_is_named_with_its_event(
+    configuration: Configuration, toml: str, wrong: str
+) -> None:
+    message = f'must be "retry" or "dead_letter" for each of its names, {wrong} (in {configuration.path})'
+    assert configuration.problems(toml_of(TABLE, toml)) == {TABLE: message}
 
 
 # --- Secrets ---
@@ -1010,9 +1167,23 @@ def test_settings_as_toml_load_to_the_same_settings(configuration: Configuration
             when_full="drop_oldest",
             fsync=True,
         ),
+        delivery=DeliverySettings(
+            max_concurrency=3,
+            order="none",
+            rate_limit_per_second=0.125,
+            max_age_seconds=5e-324,
+            on_ambiguous="dead_letter",
+            on_ambiguous_events={"a.b c": "retry"},
+            breaker_failures=10**18,
+            systemic_rejections=2,
+            systemic_seconds=3.0,
+            probe_initial_seconds=0.25,
+            probe_max_seconds=0.25,
+        ),
         dead_letters=DeadLettersSettings(max_events=2, max_bytes=1025),
         receipts=ReceiptsSettings(max_events=0),
         admin=AdminSettings(http=Address("::1", 0)),
+        shutdown=ShutdownSettings(accept_seconds=1.5, drain_seconds=0.0),
         log=LogSettings(level="debug", format="text"),
         loop="uvloop",
     )

@@ -1,6 +1,7 @@
 """What the daemon says: every metric from the start, in both formats, and log lines that are few and cannot be forged."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -37,16 +38,17 @@ COUNTERS = {
         ],
     ),
     "events_delivered_total": None,
-    "events_dead_lettered_total": ("reason", ["rejected"]),
+    "events_dead_lettered_total": ("reason", ["rejected", "expired", "ambiguous"]),
     "events_dropped_total": ("reason", ["drop_oldest", "corrupt", "shutdown"]),
     "dead_letters_evicted_total": ("reason", ["full", "purged", "shutdown"]),
     "buffer_errors_total": ("operation", ["commit", "read", "count", "salvage"]),
     "delivery_attempts_total": ("outcome", ["delivered", "retryable", "rejected", "blocked"]),
     "delivery_retries_total": (
         "reason",
-        ["network", "timeout", "status_408", "status_425", "status_429", "status_5xx"],
+        ["network", "timeout", "status_408", "status_425", "status_429", "status_5xx", "blocked", "suspect"],
     ),
     "possible_duplicates_total": None,
+    "config_reloads_total": ("result", ["changed", "unchanged", "failed"]),
 }
 HISTOGRAMS = ("intake_duration_seconds", "delivery_attempt_duration_seconds", "delivery_latency_seconds")
 EMPTY = Gauges(
@@ -54,6 +56,10 @@ EMPTY = Gauges(
     buffer_bytes=0,
     oldest_accepted_at=None,
     delivery_in_flight=0,
+    concurrency_limit=4,
+    holds=(),
+    full_seconds=math.inf,
+    drain_seconds=0.0,
     unaccounted=0,
     dead_letters=0,
 )
@@ -95,9 +101,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def daemon(clock: ManualClock) -> Daemon:
     daemon = Daemon(Telemetry(clock=clock))
-    daemon.telemetry.daemon_described(
-        loop="uvloop", max_events=100, max_bytes=1000, max_concurrency=7, read=lambda: daemon.gauges
-    )
+    daemon.telemetry.daemon_described(loop="uvloop", max_events=100, max_bytes=1000, read=lambda: daemon.gauges)
     return daemon
 
 
@@ -119,9 +123,12 @@ class _Collecting(logging.Handler):
 def lines() -> Iterator[list[logging.LogRecord]]:
     """What was logged."""
     handler, logger = _Collecting(), logging.getLogger("forwarder")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
     yield handler.records
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def fields(record: logging.LogRecord) -> Mapping[str, object]:
@@ -131,6 +138,16 @@ def fields(record: logging.LogRecord) -> Mapping[str, object]:
 
 def series(families: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def our_values(telemetry: Telemetry) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return our series, of histograms the count only."""
+    everything = series(telemetry.registry.collect())
+    return {
+        key: value
+        for key, value in everything.items()
+        if key[0].startswith(PREFIX) and not key[0].endswith(("_created", "_bucket", "_sum"))
+    }
 
 
 # Metrics
@@ -159,16 +176,43 @@ def test_gauges_say_what_the_daemon_is_and_holds_at_the_moment_of_the_scrape(
     telemetry = daemon.telemetry
     assert counted(telemetry, "buffer_capacity_events") == 100
     assert counted(telemetry, "buffer_capacity_bytes") == 1000
-    assert counted(telemetry, "delivery_concurrency_limit") == 7
+    assert counted(telemetry, "delivery_concurrency_limit") == 4
+    assert counted(telemetry, "buffer_full_seconds_estimate") == math.inf
+    assert counted(telemetry, "drain_seconds_estimate") == 0
     assert counted(telemetry, "last_delivery_timestamp_seconds") == 0
     for name in ("buffer_bytes", "buffer_oldest_event_age_seconds", "delivery_in_flight", "events_unaccounted"):
         assert counted(telemetry, name) == 0
-    daemon.gauges = Gauges({"ready": 1, "parked": 2, "in_flight": 3}, 456, clock.now - 78.0, 2, 5, 7)
+    assert holding(telemetry) == []
+    daemon.gauges = Gauges(
+        {"ready": 1, "parked": 2, "in_flight": 3},
+        buffer_bytes=456,
+        oldest_accepted_at=clock.now - 78.0,
+        delivery_in_flight=2,
+        concurrency_limit=9,
+        holds=("auth", "breaker"),
+        full_seconds=12.5,
+        drain_seconds=math.inf,
+        unaccounted=5,
+        dead_letters=7,
+    )
+    assert holding(telemetry) == ["breaker", "auth"]
+    assert counted(telemetry, "delivery_concurrency_limit") == 9
+    assert counted(telemetry, "buffer_full_seconds_estimate") == 12.5
+    assert counted(telemetry, "drain_seconds_estimate") == math.inf
+    assert counted(telemetry, "dead_letters_events") == 7
     assert [counted(telemetry, "buffer_events", state=state) for state in ("ready", "parked", "in_flight")] == [1, 2, 3]
     assert counted(telemetry, "buffer_bytes") == 456
     assert counted(telemetry, "buffer_oldest_event_age_seconds") == 78
     assert counted(telemetry, "delivery_in_flight") == 2
     assert counted(telemetry, "events_unaccounted") == 5
+
+
+def holding(telemetry: Telemetry) -> list[str]:
+    return [
+        cause
+        for cause in ("breaker", "retry_after", "auth", "systemic")
+        if counted(telemetry, "delivery_hold", cause=cause)
+    ]
 
 
 def test_an_age_is_never_negative_although_the_clock_was_set_back(daemon: Daemon, clock: ManualClock) -> None:
@@ -180,12 +224,7 @@ def test_an_age_is_never_negative_although_the_clock_was_set_back(daemon: Daemon
 
 def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: ManualClock) -> None:
     def ours() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        everything = series(telemetry.registry.collect())
-        return {
-            key: value
-            for key, value in everything.items()
-            if key[0].startswith(PREFIX) and not key[0].endswith(("_created", "_bucket", "_sum"))
-        }
+        return our_values(telemetry)
 
     def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
         return PREFIX + name, tuple(sorted(labels.items()))
@@ -241,6 +280,15 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_retries_total", reason="timeout"): 1,
         key("possible_duplicates_total"): 1,
     }
+    before = ours()
+    telemetry.key_reloaded("changed")
+    assert moved(before) == {key("config_reloads_total", result="changed"): 1}
+    before = ours()
+    telemetry.key_reload_failed("names a file that is empty", notable=False)
+    assert moved(before) == {key("config_reloads_total", result="failed"): 1}
+    before = ours()
+    telemetry.nothing_to_reload()
+    assert moved(before) == {key("config_reloads_total", result="unchanged"): 1}
     assert (telemetry.received, telemetry.refused) == (5, 2)
 
 
@@ -347,6 +395,67 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
         telemetry.event_rejected(name=f"name {number}", status=400)
         clock.now += 0.0001
     assert len(lines) <= 300, "5000 lines in half a second are not rare"
+
+
+# Log lines: holds
+
+
+@pytest.mark.parametrize(
+    ("cause", "what_it_says"),
+    [
+        ("breaker", "fail one after the other"),
+        ("retry_after", "Retry-After"),
+        ("auth", "check growlytics.api_key"),
+        ("systemic", "rejects every event"),
+    ],
+)
+def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cause_and_seconds(
+    telemetry: Telemetry, lines: list[logging.LogRecord], cause: str, what_it_says: str
+) -> None:
+    telemetry.hold_started(cause, probe_in_seconds=1.2345)
+    (started,) = lines
+    assert (started.levelname, fields(started)) == ("WARNING", {"cause": cause, "probe_in_seconds": 1.2})
+    assert started.getMessage().startswith("delivery holds")
+    assert what_it_says in started.getMessage()
+    telemetry.hold_ended(cause, seconds=65.4321)
+    _, ended = lines  # and not a line more
+    assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
+    assert ended.getMessage() == "delivery goes on"
+
+
+def test_no_start_and_no_end_of_a_hold_is_left_out_however_soon_it_follows_another(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(3):
+        telemetry.hold_started("auth", probe_in_seconds=1.0)
+        telemetry.hold_ended("auth", seconds=0.5)
+    assert [record.levelname for record in lines] == ["WARNING", "INFO"] * 3
+
+
+@pytest.mark.parametrize("unknown", ["", "stranger's text"])
+def test_a_hold_has_one_of_the_causes_that_are_known(
+    telemetry: Telemetry, lines: list[logging.LogRecord], unknown: str
+) -> None:
+    with pytest.raises(KeyError):
+        telemetry.hold_started(unknown, probe_in_seconds=1.0)
+    assert lines == []
+
+
+def test_a_hold_moves_no_counter_as_what_holds_is_read_when_somebody_looks(telemetry: Telemetry) -> None:
+    before = our_values(telemetry)
+    telemetry.hold_started("breaker", probe_in_seconds=1.0)
+    telemetry.hold_ended("breaker", seconds=2.0)
+    assert our_values(telemetry) == before
+
+
+def test_a_cancelled_attempt_is_a_possible_duplicate_and_writes_no_line(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    before = our_values(telemetry)
+    for _ in range(64):  # as many as a shutdown cuts off
+        telemetry.attempt_cancelled()
+    assert our_values(telemetry) == before | {(f"{PREFIX}possible_duplicates_total", ()): 64.0}
+    assert lines == []
 
 
 # Log lines: not forged

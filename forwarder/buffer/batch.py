@@ -1,0 +1,87 @@
+"""What is committed together: events to store, events to remove with their fates, marks. Used by the disk buffer alone."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from forwarder.buffer.base import PutAnswer
+from forwarder.buffer.fates import Fate
+from forwarder.database.marks import Mark
+from forwarder.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """Where events come from that were in a damaged file."""
+
+    file: str
+    events_after: int
+    """The id up to which the file's events are done with these."""
+    marks: Mapping[int, Mark]
+    """What the file says of attempts that may have been under way, by the ids that events have in it."""
+
+
+@dataclass(slots=True, eq=False)
+class Put:
+    """Events to store, and what goes with them."""
+
+    events: Sequence[Event]
+    intake: str
+    done: asyncio.Future[PutAnswer]
+    replayed: Sequence[int] = ()
+    dropped: Sequence[Event] = ()
+    """The oldest events, which make room for them."""
+    salvaged: Salvaged | None = None
+    """Set if they come from a damaged file and were accepted long ago."""
+    ended: Sequence[tuple[Event, Fate]] = ()
+    """Those of them that leave at once: they were marked in the damaged file."""
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(event.size_bytes for event in self.events)
+
+
+@dataclass(slots=True, eq=False)
+class Ack:
+    """Events to remove, each with its fate."""
+
+    fates: Sequence[tuple[Event, Fate]]
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What is committed together."""
+
+    puts: list[Put] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    marks: dict[int, Mark | None] = field(default_factory=dict)
+    """What changes of the marks, by the ids of their events; None removes one."""
+    marked: list[asyncio.Future[None]] = field(default_factory=list)
+    """Of those who wait for that."""
+    corrupt: list[int] = field(default_factory=list)
+    """The ids of rows that cannot be read."""
+    refused: int = 0
+    """How many events were refused meanwhile, for the ledger."""
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.acks or self.marks or self.corrupt or self.refused)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for it who has something else to do than to wait."""
+        return bool(self.puts or self.marked or self.corrupt)
+
+    def __add__(self, later: "Batch") -> "Batch":
+        return Batch(
+            self.puts + later.puts,
+            self.acks + later.acks,
+            self.marks | later.marks,
+            self.marked + later.marked,
+            self.corrupt + later.corrupt,
+            self.refused + later.refused,
+        )
+
+    def waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
+        """Return what is to be told when it is committed."""
+        return [*(put.done for put in self.puts), *(ack.done for ack in self.acks), *self.marked]

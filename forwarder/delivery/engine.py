@@ -1,0 +1,288 @@
+"""The engine: which event is tried next, and what follows from what an attempt came to.
+
+It joins the window of lanes, the limiter, the rate limit and the holds. What it decides it returns as a value; to carry
+that out is the worker's part. Pure, with times given by the caller: `now` in seconds of the event loop's clock, `wall` in
+seconds since 1970.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from forwarder.buffer import fates
+from forwarder.delivery.holds import Cause, Holds
+from forwarder.delivery.lane import Lane, Taken
+from forwarder.delivery.lanes import Lanes
+from forwarder.delivery.limiter import Limiter
+from forwarder.delivery.rate_limit import RateLimit
+from forwarder.delivery.retry import RetrySchedule
+from forwarder.event import Event
+from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
+from forwarder.settings import DeliverySettings
+
+WINDOW_EVENTS_PER_PERMIT: Final = 16
+WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
+_NO_SIGN_OF_LOAD: Final = frozenset({"status_425"})
+_NEVER: Final = float("-inf")
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One attempt, from its start."""
+
+    lane: Lane
+    taken: Taken
+    started_at: float
+    is_probe: bool
+    key_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The event leaves the buffer with this fate; `acked` is due, before that is committed or after."""
+
+    fate: fates.Fate
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The event is tried again later, because of a failure named as in the metric."""
+
+    reason: str
+    maybe_delivered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GoesBack:
+    """The same, but its lane goes back to the buffer, and rests there until then."""
+
+    events: Sequence[Event]
+    not_before: float
+    why: Waits
+
+
+Decision = Ack | Waits | GoesBack
+
+
+class Engine:
+    """The state of the delivery."""
+
+    def __init__(self, settings: DeliverySettings, *, limiter: Limiter, schedule: RetrySchedule, holds: Holds) -> None:
+        self._settings = settings
+        self._schedule = schedule
+        self._rate_limit = RateLimit(settings.rate_limit_per_second)
+        self.limiter = limiter
+        self.holds = holds
+        self.lanes = Lanes(
+            ordered=settings.order == "customer",
+            max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency,
+            max_bytes=WINDOW_MAX_BYTES,
+            max_lanes=settings.max_concurrency,
+        )
+        self._failures_in_a_row = 0
+        self._suspects_in_a_row: set[int] = set()
+        self._some_rest = False
+        self._key_number = 0
+        self._delivered_by_key = 0
+        self._last_delivery_at = _NEVER
+
+    # Before an attempt
+
+    def add(self, events: Sequence[Event], now: float) -> tuple[Sequence[Event], float]:
+        """Add what was taken from the buffer; return what must go back to it, and until when that rests there."""
+        back = self.lanes.add(events)
+        self._some_rest |= bool(back)
+        return back, now + self._schedule.rest_seconds() if back else now
+
+    def start(self, now: float, wall: float) -> Attempt | None:
+        """Start the next attempt that may go now; None if none may. Each that is started must be ended or cancelled."""
+        self.lanes.unpark_due(now)
+        if now < self._rate_limit.next_at:
+            return None
+        is_probe = bool(self.holds.causes)
+        if is_probe:
+            probe_at = self.holds.probe_at
+            lane = None if probe_at is None or now < probe_at else self.lanes.start_probe()
+        else:
+            lane = self.lanes.start() if self.limiter.has_room else None
+        if lane is None:
+            return None
+        self._rate_limit.started(now)
+        self.limiter.started()
+        taken = lane.first
+        story = taken.story
+        story.last_attempt_at = wall
+        story.first_attempt_at = story.first_attempt_at or wall
+        if is_probe:
+            self.holds.probe_started()
+        else:
+            story.attempts += 1
+        return Attempt(lane, taken, now, is_probe, self._key_number)
+
+    def wakes_at(self) -> float | None:
+        """Return when something may start although nothing ends until then; None if nothing may."""
+        if self.holds.causes:
+            time = self.holds.probe_at if self.lanes.ready or self.lanes.next_due is not None else None
+        elif not self.lanes.ready:
+            time = self.lanes.next_due
+        else:
+            time = self._rate_limit.next_at if self.limiter.has_room else None
+        return None if time is None else max(time, self._rate_limit.next_at)
+
+    def is_never_repeated(self, event: Event) -> bool:
+        """Whether an event that may have arrived becomes a dead letter instead of being sent again."""
+        settings = self._settings
+        return settings.on_ambiguous_events.get(event.name, settings.on_ambiguous) == "dead_letter"
+
+    # After it
+
+    def ended(
+        self, attempt: Attempt, outcome: Outcome, now: float, wall: float, *, own_seconds: float = 0.0
+    ) -> Decision:
+        """Decide what follows from what an attempt came to; `own_seconds` of the time it took are not the far side's."""
+        match outcome:
+            case Delivered():
+                self.limiter.succeeded(attempt.started_at, now, own_seconds=own_seconds)
+                return self._delivered(attempt, now)
+            case Rejected():
+                self.limiter.failed(attempt.started_at, now, overload=False)
+                self._failures_in_a_row = 0
+                return self._rejected(attempt, outcome, now, wall)
+            case Retryable(reason):
+                throttled = reason == "status_429" or outcome.retry_after_seconds is not None
+                overload = reason not in _NO_SIGN_OF_LOAD
+                self.limiter.failed(attempt.started_at, now, overload=overload, throttled=throttled)
+                self._note_failure(outcome, now)
+                return self._failed(attempt, Waits(reason, outcome.maybe_delivered), now, wall)
+            case Blocked():
+                self.limiter.failed(attempt.started_at, now, overload=False)
+                return self._blocked(attempt, now, wall)
+            case _:
+                assert_never(outcome)
+
+    def acked(self, attempt: Attempt) -> bool:
+        """Let its lane go on with the next event; return whether lanes may be filled that were full."""
+        return self.lanes.end(attempt.lane)
+
+    def rests_may_end(self) -> bool:
+        """Whether there is room again for what went back and rests in the buffer; says so once."""
+        may_end = self._some_rest and self.lanes.has_room_for_retries
+        self._some_rest &= not may_end
+        return may_end
+
+    def cancelled(self, attempt: Attempt) -> None:
+        """Have an event pending as before of which the attempt was cancelled."""
+        self.limiter.cancelled()
+        if attempt.is_probe:
+            self.holds.probe_cancelled()
+        self.lanes.put_back(attempt.lane)
+
+    def key_changed(self, now: float) -> None:
+        """Use what is known of the key no longer: there is a new one, which is probed at once if the old one was refused."""
+        self._key_number += 1
+        self._delivered_by_key = 0
+        if "auth" in self.holds.causes:
+            self.holds.probe_soon(now)
+
+    def _delivered(self, attempt: Attempt, now: float) -> Decision:
+        self._delivered_by_key += attempt.key_number == self._key_number
+        self._last_delivery_at = now
+        self._failures_in_a_row = 0
+        self._suspects_in_a_row.clear()
+        self.lanes.unpark_suspects()
+        if attempt.is_probe:
+            self.holds.probe_delivered(now)
+        else:
+            self.holds.clear("systemic", now)
+        if not self.holds.causes:
+            self.limiter.thaw(now)
+        return Ack(fates.Delivered())
+
+    def _note_failure(self, failure: Retryable, now: float) -> None:
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= self._settings.breaker_failures:
+            self._hold("breaker", now)
+        if failure.retry_after_seconds is not None:
+            self._hold("retry_after", now, seconds=failure.retry_after_seconds)
+
+    def _hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
+        self.limiter.freeze()
+        self.holds.hold(cause, now, seconds=seconds)
+
+    def _rejected(self, attempt: Attempt, outcome: Rejected, now: float, wall: float) -> Decision:
+        """A rejection is final only if something was delivered lately, or the event is too old to wait for that."""
+        story = attempt.taken.story
+        was_delivered = now - self._last_delivery_at <= self._settings.systemic_seconds
+        if was_delivered or (story.suspect and self._is_old(attempt, wall)):
+            self._end_probe(attempt, now)
+            return _dead_letter(attempt, "rejected", status=outcome.status, answer=outcome.answer)
+        story.suspect = True
+        self._suspects_in_a_row.add(attempt.taken.event.id)
+        if len(self._suspects_in_a_row) >= self._settings.systemic_rejections:
+            self._hold("systemic", now)
+        return self._wait(attempt, Waits("suspect", maybe_delivered=False), now)
+
+    def _blocked(self, attempt: Attempt, now: float, wall: float) -> Decision:
+        """We are refused; but where others were delivered under the same key since its last try, the event is."""
+        story = attempt.taken.story
+        before, story.blocked_after = story.blocked_after, (attempt.key_number, self._delivered_by_key)
+        if before and before[0] == self._key_number and before[1] < self._delivered_by_key:
+            story.at_fault = True
+        if story.at_fault:
+            return self._failed(attempt, Waits("blocked", maybe_delivered=False), now, wall)
+        if attempt.key_number == self._key_number:
+            self._hold("auth", now)
+            self._end_probe(attempt, now)
+        elif attempt.is_probe:
+            self.holds.probe_cancelled()  # it says nothing of the new key
+        self.lanes.put_back(attempt.lane)
+        return Waits("blocked", maybe_delivered=False)
+
+    def _failed(self, attempt: Attempt, why: Waits, now: float, wall: float) -> Decision:
+        if why.maybe_delivered and self.is_never_repeated(attempt.taken.event):
+            self._end_probe(attempt, now)
+            return ambiguous(attempt)
+        # Not in a hold: how old an event is says nothing then of whether it can be delivered.
+        if not attempt.is_probe and not self.holds.causes and self._is_old(attempt, wall):
+            return _dead_letter(attempt, "expired")
+        if not attempt.is_probe:
+            attempt.taken.story.suspect = False  # or each delivery would end its wait
+        return self._wait(attempt, why, now)
+
+    def _wait(self, attempt: Attempt, why: Waits, now: float) -> Decision:
+        if attempt.is_probe:
+            self._end_probe(attempt, now)
+            self.lanes.put_back(attempt.lane)
+            return why
+        until = now + self._schedule.delay_seconds(attempt.taken.story.attempts)
+        back = self.lanes.park(attempt.lane, until=until)
+        if not back:
+            return why
+        self._some_rest = True
+        return GoesBack(back, until, why)
+
+    def _end_probe(self, attempt: Attempt, now: float) -> None:
+        if attempt.is_probe:
+            self.holds.probe_failed(now)
+
+    def _is_old(self, attempt: Attempt, wall: float) -> bool:
+        return wall - attempt.taken.event.accepted_at >= self._settings.max_age_seconds
+
+
+def ambiguous(attempt: Attempt) -> Ack:
+    """Return what becomes of an event that may have arrived and is never repeated."""
+    return _dead_letter(attempt, "ambiguous")
+
+
+def _dead_letter(attempt: Attempt, reason: fates.DeadReason, *, status: int | None = None, answer: bytes = b"") -> Ack:
+    story = attempt.taken.story
+    return Ack(
+        fates.DeadLettered(
+            reason,
+            status=status,
+            answer=answer[: fates.MAX_ANSWER_BYTES],
+            attempts=story.attempts + attempt.is_probe,
+            first_attempt_at=story.first_attempt_at,
+            last_attempt_at=story.last_attempt_at,
+        )
+    )

@@ -1,0 +1,117 @@
+"""Holds: while there is any cause, nothing is sent but one probe at a time. Pure, with times given by the caller.
+
+No probe goes before the latest of the causes' times. A delivered probe clears every cause; each that fails makes the next
+one wait longer, from `probe_initial_seconds` to `probe_max_seconds`, with jitter. Times are seconds of the event loop's
+clock.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from forwarder.settings import DeliverySettings
+
+Cause = Literal["breaker", "retry_after", "auth", "systemic"]
+
+CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
+MAX_RETRY_AFTER_SECONDS: Final = 300.0
+_JITTER: Final = 0.25
+"""A wait is up to this share longer than it must be, so that not all forwarders come at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldStarted:
+    """There is a new cause; there is no probe because of it for so long."""
+
+    cause: Cause
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """A cause is gone, after so long."""
+
+    cause: Cause
+    seconds: float
+
+
+class Holds:
+    """The causes that hold, and when the next probe may go. `random_share` gives numbers from 0 to 1."""
+
+    def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
+        self._initial_seconds = settings.probe_initial_seconds
+        self._max_seconds = settings.probe_max_seconds
+        self._random_share = random_share
+        self._since: dict[Cause, float] = {}
+        self._interval_seconds = self._initial_seconds
+        self._next_probe_at = 0.0
+        self._retry_after_until = 0.0
+        self._probing = False
+        self._news: list[HoldStarted | HoldEnded] = []
+
+    @property
+    def causes(self) -> Mapping[Cause, float]:
+        """What holds, and since when."""
+        return self._since
+
+    @property
+    def probe_at(self) -> float | None:
+        """From when on a probe may go; None if nothing holds, or while one is under way."""
+        if not self._since or self._probing:
+            return None
+        return max(self._next_probe_at, self._retry_after_until)
+
+    def hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
+        """Add a cause, or prolong it; `seconds` is how long the far side asked to be left alone, if it did."""
+        until = self._next_probe_at
+        if seconds is not None:
+            until = now + self._jittered(min(seconds, MAX_RETRY_AFTER_SECONDS))
+            until = self._retry_after_until = max(until, self._retry_after_until)
+        elif cause not in self._since:
+            until = self._next_probe_at = max(self._next_probe_at, now + self._jittered(self._interval_seconds))
+        if cause not in self._since:
+            self._since[cause] = now
+            self._news.append(HoldStarted(cause, until - now))
+
+    def clear(self, cause: Cause, now: float) -> None:
+        """Remove one cause, if it is there."""
+        if (since := self._since.pop(cause, None)) is not None:
+            self._news.append(HoldEnded(cause, now - since))
+        if not self._since:
+            self._interval_seconds = self._initial_seconds
+            self._next_probe_at = self._retry_after_until = 0.0
+
+    def probe_started(self) -> None:
+        """A probe is under way."""
+        self._probing = True
+
+    def probe_cancelled(self) -> None:
+        """It came to nothing that is known."""
+        self._probing = False
+
+    def probe_failed(self, now: float) -> None:
+        """It was not delivered: the next one waits longer."""
+        self._probing = False
+        if self._since:
+            self._interval_seconds = min(2 * self._interval_seconds, self._max_seconds)
+            self._next_probe_at = now + self._jittered(self._interval_seconds)
+
+    def probe_delivered(self, now: float) -> None:
+        """It was delivered: nothing holds any more."""
+        self._probing = False
+        for cause in tuple(self._since):
+            self.clear(cause, now)
+
+    def probe_soon(self, now: float) -> None:
+        """What may have been the cause was mended: a probe may go at once, unless the far side asked to be left alone."""
+        self._interval_seconds = self._initial_seconds
+        self._next_probe_at = now
+
+    def news(self) -> list[HoldStarted | HoldEnded]:
+        """Return what started and ended since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1 + _JITTER * self._random_share())

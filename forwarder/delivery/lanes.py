@@ -1,0 +1,287 @@
+"""The window: events taken from the buffer, in lanes, of each of which one event at most is on its way. Pure.
+
+A lane is the events of one customer, in order; where order is not wanted, each event is a lane of its own. A lane is
+ready (its first event may be tried), started, or parked until a time; the events behind the first wait for it.
+
+Bounded in events and bytes. At most half of either may be lanes that are retried; one beyond that goes back to the buffer,
+whole, and how often its first event was tried is remembered here. A lane that is retried gets no more events until the
+first is done with, and one that has its share of the window none until half of that is gone.
+"""
+
+import heapq
+from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from itertools import count
+from typing import Final
+
+from forwarder.delivery.lane import Lane, Story, Taken
+from forwarder.event import Event
+
+_MAX_STORIES: Final = 10_000
+
+
+class Lanes:
+    """The window. Times are seconds of the event loop's clock."""
+
+    def __init__(self, *, ordered: bool, max_events: int, max_bytes: int, max_lanes: int) -> None:
+        """`max_lanes`: so many lanes find room, however many events each of them has."""
+        self._ordered = ordered
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._share_events = max(1, max_events // (2 * max_lanes))
+        self._share_bytes = max_bytes // max_lanes
+        self._lanes: dict[str | int, Lane] = {}
+        self._full: set[str] = set()
+        self._first: deque[Lane] = deque()  # ready, and never tried
+        self._again: deque[Lane] = deque()  # ready to be retried
+        self._parked: list[tuple[float, int, Lane]] = []  # a heap by due time; see _is_parked
+        self._parkings = count(1)
+        self._retry_was_last = False
+        self._last_probe: Lane | None = None
+        self._stories: OrderedDict[int, Story] = OrderedDict()
+        self._left: Counter[str | int] = Counter()  # what went back since this take began: how much of it is on its way
+        self._retried_events = 0
+        self._retried_bytes = 0
+        self._parked_suspects = 0
+        self._admits_all = False
+        self.events = 0
+        self.bytes = 0
+        self.parked_events = 0
+        self.started = 0
+        """How many lanes, and so events, are being tried or wait for their ack to be committed."""
+
+    # Filling it
+
+    def room(self) -> tuple[int, int]:
+        """Return how many events, and bytes of them, may be added.
+
+        `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches.
+        """
+        events, size = self._max_events - self.events, self._max_bytes - self.bytes
+        return (events, size) if events >= max(1, self._max_events // 4) and size > 0 else (0, 0)
+
+    @property
+    def max_new_of_lane(self) -> int:
+        """How many events of one lane may be added at once."""
+        return self._share_events if self._ordered else self._max_events
+
+    @property
+    def full_lanes(self) -> AbstractSet[str]:
+        """The customers of whom no more events may be added now; a copy."""
+        return frozenset(self._full)
+
+    def take_begins(self) -> None:
+        """The buffer is asked for events, once more or for the first time."""
+        if self._left:
+            self._left = Counter({key: events for key, events in self._left.items() if events})
+
+    def add(self, events: Sequence[Event]) -> list[Event]:
+        """Add events that were taken from the buffer; return those that must go back.
+
+        They do if too many are retried already, or if earlier events of their lane went back after they were taken.
+        """
+        back: list[Event] = []
+        for event in events:
+            key = self._key(event)
+            lane = None if key in self._left else self._place(key, event)
+            if lane is None:
+                self._left[key] += 1
+                back.append(event)
+            elif self._ordered and (
+                lane.retried or len(lane.events) >= self._share_events or lane.bytes >= self._share_bytes
+            ):
+                self._full.add(event.customer)
+        return back
+
+    def have_gone(self, events: Sequence[Event]) -> None:
+        """What had to go back is there."""
+        self._left.subtract(map(self._key, events))
+
+    def _key(self, event: Event) -> str | int:
+        return event.customer if self._ordered else event.id
+
+    def _place(self, key: str | int, event: Event) -> Lane | None:
+        """Put an event in its lane; None if that is retried, and there is no room for more that are."""
+        lane = self._lanes.get(key)
+        story = self._stories.get(event.id) if self._stories else None
+        is_retried = lane.retried if lane else story is not None
+        if is_retried and not (self._admits_all or not self._retried_events or self._fits(1, event.size_bytes)):
+            return None
+        if story:
+            del self._stories[event.id]
+        taken = Taken(event, story or Story())
+        if lane:
+            self._append(lane, taken)
+        else:
+            lane = self._lanes[key] = Lane(key, retried=is_retried)
+            self._append(lane, taken)
+            self._make_ready(lane)
+        return lane
+
+    def _append(self, lane: Lane, taken: Taken) -> None:
+        size = taken.event.size_bytes
+        lane.events.append(taken)
+        lane.bytes += size
+        self.events += 1
+        self.bytes += size
+        if lane.retried:
+            self._retried_events += 1
+            self._retried_bytes += size
+        if lane.state == "parked":
+            self.parked_events += 1
+
+    # What is tried
+
+    @property
+    def ready(self) -> int:
+        """How many lanes may be started."""
+        return len(self._first) + len(self._again)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next parked lane becomes ready."""
+        while self._parked and not _is_parked(self._parked[0]):
+            heapq.heappop(self._parked)
+        return self._parked[0][0] if self._parked else None
+
+    def start(self) -> Lane | None:
+        """Start the next ready lane; None if there is none. Where both wait, retries and first attempts take turns."""
+        self._retry_was_last = bool(self._again) and not (self._first and self._retry_was_last)
+        queue = self._again if self._retry_was_last else self._first
+        return self._start(queue.popleft()) if queue else None
+
+    def start_probe(self) -> Lane | None:
+        """Start the lane whose turn it is to be a probe: the ready ones in turn, and else the parked one due first.
+
+        The one that was it the last time is not taken again just because the others are parked.
+        """
+        was_last = self.ready == 1 and (self._first or self._again)[0] is self._last_probe
+        if self.next_due is None or (self.ready and not was_last):
+            lane = self.start()
+        else:
+            lane = heapq.heappop(self._parked)[2]
+            self._unpark(lane)
+            self._start(lane)
+        self._last_probe = lane
+        return lane
+
+    def park(self, lane: Lane, *, until: float) -> list[Event]:
+        """Park a started lane; or if too many are retried, remove it and return its events, which go back."""
+        self.started -= 1
+        self._set_retried(lane)
+        if not self._fits(0, 0):
+            return self._remove(lane)
+        lane.state = "parked"
+        self.parked_events += len(lane.events)
+        self._parked_suspects += lane.first.story.suspect
+        lane.parking = next(self._parkings)
+        heapq.heappush(self._parked, (until, lane.parking, lane))
+        return []
+
+    def put_back(self, lane: Lane) -> None:
+        """Make a started lane ready again, behind the others, as if its first event had not been tried."""
+        self.started -= 1
+        self._make_ready(lane)
+
+    def end(self, lane: Lane) -> bool:
+        """Remove the first event of a started lane, which was acked; the lane goes on with the next.
+
+        Return whether more events of it may be added now, other than before.
+        """
+        self.started -= 1
+        size = lane.events.popleft().event.size_bytes
+        lane.bytes -= size
+        self.events -= 1
+        self.bytes -= size
+        if lane.retried:
+            lane.retried = False
+            self._retried_events -= len(lane.events) + 1
+            self._retried_bytes -= lane.bytes + size
+        if lane.events:
+            self._make_ready(lane)
+        else:
+            del self._lanes[lane.key]
+        is_half_gone = 2 * len(lane.events) <= self._share_events and 2 * lane.bytes <= self._share_bytes
+        if isinstance(lane.key, str) and lane.key in self._full and is_half_gone:
+            self._full.discard(lane.key)
+            return True
+        return False
+
+    def unpark_due(self, now: float) -> None:
+        """Make lanes ready whose time has come."""
+        while (due := self.next_due) is not None and due <= now:
+            lane = heapq.heappop(self._parked)[2]
+            self._unpark(lane)
+            self._make_ready(lane)
+
+    def unpark_suspects(self) -> None:
+        """Make the lanes ready whose first event is a suspect: something was delivered."""
+        if self._parked_suspects:
+            for entry in sorted(self._parked):
+                if _is_parked(entry) and entry[2].first.story.suspect:
+                    self._unpark(entry[2])
+                    self._make_ready(entry[2])
+
+    def end_waits(self) -> None:
+        """Make every parked lane ready, and let in what comes: there is no time to wait."""
+        self._admits_all = True
+        self.unpark_due(float("inf"))
+
+    def parked_until(self, event_id: int) -> float | None:
+        """Return when an event is tried again that waits for that now. Looks at all that are parked."""
+        found = (entry for entry in self._parked if _is_parked(entry) and entry[2].first.event.id == event_id)
+        return next((due for due, _, _ in found), None)
+
+    # Keeping the lanes
+
+    def _start(self, lane: Lane) -> Lane:
+        lane.state = "started"
+        self.started += 1
+        return lane
+
+    def _make_ready(self, lane: Lane) -> None:
+        lane.state = "ready"
+        (self._again if lane.retried else self._first).append(lane)
+
+    def _unpark(self, lane: Lane) -> None:
+        lane.state = "ready"
+        self.parked_events -= len(lane.events)
+        self._parked_suspects -= lane.first.story.suspect
+
+    @property
+    def has_room_for_retries(self) -> bool:
+        """Whether a good many more may be retried."""
+        return self._fits(self._max_events // 4, self._max_bytes // 4)
+
+    def _fits(self, events: int, size: int) -> bool:
+        """Whether so many more may be retried."""
+        fits = 2 * (self._retried_bytes + size) <= self._max_bytes
+        return fits and 2 * (self._retried_events + events) <= self._max_events
+
+    def _set_retried(self, lane: Lane) -> None:
+        if not lane.retried:
+            lane.retried = True
+            self._retried_events += len(lane.events)
+            self._retried_bytes += lane.bytes
+            if isinstance(lane.key, str):
+                self._full.add(lane.key)
+
+    def _remove(self, lane: Lane) -> list[Event]:
+        del self._lanes[lane.key]
+        if isinstance(lane.key, str):
+            self._full.discard(lane.key)
+        self.events -= len(lane.events)
+        self.bytes -= lane.bytes
+        self._retried_events -= len(lane.events)
+        self._retried_bytes -= lane.bytes
+        self._left[lane.key] += len(lane.events)
+        self._stories[lane.first.event.id] = lane.first.story
+        if len(self._stories) > _MAX_STORIES:
+            self._stories.popitem(last=False)
+        return [taken.event for taken in lane.events]
+
+
+def _is_parked(entry: tuple[float, int, Lane]) -> bool:
+    """Whether the lane still waits for that time; where not, the entry is left over."""
+    return entry[2].state == "parked" and entry[2].parking == entry[1]

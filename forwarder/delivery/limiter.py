@@ -1,0 +1,285 @@
+"""The limiter: how many attempts may be on the wire at once, so that the far side is kept busy and not drowned.
+
+Pure, with times given by the caller: seconds of any clock that never goes back. Every attempt that started ends in exactly
+one of `succeeded`, `failed` and `cancelled`.
+
+It decides once a round, never once an answer. A round is as many answers as the limit, 16 at least; its latencies are those
+of successes that started within it, so that they tell of the present limit. There are two signs of load:
+
+- Failures: more of the round's answers than usual, by a margin that chance hardly reaches. What always fails is not load;
+  nor is what fails as often, beside successes, when there is but one attempt at a time. What the far side says to be load
+  (429) always is.
+- Latency: by Little's law `limit * (1 - base / latency)` of the attempts wait in line at the far side (TCP Vegas, Netflix).
+  The base is the latency where none do. It is measured anew with half of what keeps the far side busy (BBR, Envoy): now
+  and then, and where a lower limit did not lower the latency.
+
+Without a sign the limit doubles (slow start) until it meets one, then grows by one a round; but only while it is used up.
+Either sign multiplies it by the share of it that did useful work: 0.5 at least, as in TCP.
+"""
+
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Final
+
+START_LIMIT: Final = 4
+"""Where every slow start begins: not too much for a far side that just came back."""
+MIN_ROUND_ANSWERS: Final = 16
+"""Of fewer, the share that failed and the mean latency are mostly chance."""
+USUAL_ROUNDS: Final = 16
+"""So many rounds are remembered by the usual share of failures: while the limit grows into overload, it must lag behind."""
+MIN_USUAL_SHARE: Final = 0.05
+MAX_USUAL_SHARE: Final = 0.3
+"""Fewer failures than the one are no sign of load. More than the other always are, however long they last."""
+FAILURE_SIGMAS: Final = 3.0
+"""A round in a thousand has by chance so many standard deviations more failures than usual."""
+LATENCY_SIGMAS: Final = 2.0
+"""The same for the mean latency, one in forty: one such round alone costs less."""
+FEW_WAITING: Final = 0.5
+"""While fewer than this times the root of the limit wait in line, the limit grows; from twice that, it falls.
+
+Chance makes as many of a limit seem to wait as its root. Netflix's Vegas has 3 and 6 log10 of the limit.
+"""
+FOLLOW: Final = 0.1
+"""How much of the difference to a round's latency the base makes up, where that tells of no line."""
+QUIET_ROUNDS: Final = 16
+"""How long the limit stays after failures lowered it: to find out whether it may grow again costs some more of them."""
+PROBE_ROUNDS: Final = 64
+"""How often the base is measured anew, which costs a hundredth of the throughput."""
+PROBE_SOON_ROUNDS: Final = 8
+"""The same while the base is a guess."""
+
+
+@dataclass(slots=True)
+class _Round:
+    began_at: float
+    answers: int = 0
+    full: int = 0
+    """Answers that came while the limit was used up."""
+    overloads: int = 0
+    throttled: int = 0
+    """Those of the overloads of which the far side said that they are that."""
+    useful_seconds: float = 0.0
+    wasted_seconds: float = 0.0
+    """How long the successes, and the overloads, were on the wire, added up."""
+    latencies: int = 0
+    latency_sum: float = 0.0
+    latency_squares: float = 0.0
+    own_sum: float = 0.0
+    """What of the latencies is our own doing, at most, added up."""
+
+    def useful_share(self) -> float:
+        """Return which part of the limit did useful work, 0 to 1.
+
+        By time, as a refusal may take a hundredth of a success, or by number, as a timeout may take a hundred times it.
+        """
+        by_time = self.useful_seconds / (self.useful_seconds + self.wasted_seconds)
+        return max(by_time, 1 - self.overloads / self.answers)
+
+    def mean_latency(self) -> tuple[float, float]:
+        """Return the mean of one latency or more, and how much of it may come of chance or of us, in seconds."""
+        mean = self.latency_sum / self.latencies
+        deviation = sqrt(max(0.0, self.latency_squares / self.latencies - mean * mean))
+        return mean, LATENCY_SIGMAS * deviation / sqrt(self.latencies) + self.own_sum / self.latencies
+
+
+class Limiter:
+    """A limit between 1 and `max_concurrency`. It starts at 4."""
+
+    def __init__(self, max_concurrency: int) -> None:
+        self._max = max_concurrency
+        self._limit = min(START_LIMIT, max_concurrency)
+        self._slow_start_until = max_concurrency  # below it the limit doubles
+        self._lowered_at = -inf
+        self._in_flight = 0
+        self._frozen = False
+        self._round = _Round(-inf)
+        self._usual_share = 0.0
+        self._max_usual_share = MAX_USUAL_SHARE  # 1 while it is known that what fails is not load
+        self._usual_rounds = USUAL_ROUNDS // 4  # as if so many had been without any; so the first ones count more
+        self._outage = False  # since a round in which less than half was useful, until one without a sign of failures
+        self._quiet_rounds = 0
+        self._base = 0.0  # seconds; 0 while unknown
+        self._before_probe = 0  # the limit to go back to; 0 if this round is no probe
+        self._rounds_to_probe = PROBE_SOON_ROUNDS
+        self._cut: tuple[int, float] | None = None  # limit and mean latency of the last round, if it lowered the limit
+
+    @property
+    def limit(self) -> int:
+        """How many attempts may be on the wire. During a hold it means nothing."""
+        return self._limit
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are on the wire."""
+        return self._in_flight
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may start."""
+        return self._in_flight < self._limit
+
+    def started(self) -> None:
+        """Count an attempt that goes on the wire."""
+        self._in_flight += 1
+
+    def succeeded(self, started_at: float, now: float, *, own_seconds: float = 0.0) -> None:
+        """Count a success. No other answer's latency matters.
+
+        `own_seconds` is how much of it may have passed in this process: a queue here is not the far side's.
+        """
+        this, seconds = self._round, max(now - started_at, 1e-9)
+        if self._answered():
+            this.useful_seconds += seconds
+            if started_at >= this.began_at:
+                this.latencies += 1
+                this.latency_sum += seconds
+                this.latency_squares += seconds * seconds
+                this.own_sum += own_seconds
+            self._end_round_if_complete(now)
+
+    def failed(self, started_at: float, now: float, *, overload: bool, throttled: bool = False) -> None:
+        """Count a failure; `throttled` if the far side said that it is overload, as by 429 or Retry-After.
+
+        `overload` for what comes of too much load, if not of that alone: 429, 5xx, and no answer (a timeout, a connection
+        refused or lost). Not for what is about the event or the key, as 400 or 401: the far side was well enough for that.
+
+        An overload is no news if the attempt started before the limit was lowered.
+        """
+        this = self._round
+        if overload and started_at < self._lowered_at:
+            self.cancelled()
+        elif self._answered() and overload:
+            this.overloads += 1
+            this.throttled += throttled
+            this.wasted_seconds += max(now - started_at, 1e-9)
+            self._end_round_if_complete(now)
+
+    def cancelled(self) -> None:
+        """Count an attempt that ended without telling anything."""
+        self._in_flight = max(0, self._in_flight - 1)
+
+    def freeze(self) -> None:
+        """Begin a hold: what its few attempts come to says nothing of how many there could be."""
+        if not self._frozen:
+            self._frozen = True
+            self._end_probe()
+            self._aim_at_half()
+
+    def thaw(self, now: float) -> None:
+        """End a hold: slow start up to half of what the limit was."""
+        if self._frozen:
+            self._frozen = False
+            self._limit = min(START_LIMIT, self._slow_start_until)
+            self._lowered_at = now
+            self._cut = None
+            self._round = _Round(now)
+
+    def _answered(self) -> bool:
+        """Count an answer, and return whether anything may be learnt from it."""
+        self._round.answers += 1
+        self._round.full += self._in_flight >= self._limit
+        self.cancelled()
+        return not self._frozen
+
+    def _end_round_if_complete(self, now: float) -> None:
+        this = self._round
+        if this.latencies + this.overloads < max(self._limit, MIN_ROUND_ANSWERS):
+            return
+        if is_unusual(this.overloads, this.answers, usual_share=min(self._usual_share, self._max_usual_share)):
+            if self._limit == 1 and this.latencies and not this.throttled:
+                self._max_usual_share = 1.0
+                self._usual_share = this.overloads / this.answers
+                self._outage = False
+            else:
+                self._lower_for_failures(this.useful_share(), now)
+        else:
+            self._outage = False
+            if this.latencies:
+                self._judge_latency(now)
+        if not self._outage:  # which never becomes usual
+            self._usual_rounds = min(self._usual_rounds + 1, USUAL_ROUNDS)
+            self._usual_share += (this.overloads / this.answers - self._usual_share) / self._usual_rounds
+            if self._usual_share < MAX_USUAL_SHARE:
+                self._max_usual_share = MAX_USUAL_SHARE
+        self._round = _Round(now)
+
+    def _lower_for_failures(self, useful_share: float, now: float) -> None:
+        self._end_probe()
+        self._cut = None
+        if useful_share < 0.5:
+            self._aim_at_half()
+            self._outage = True
+            self._quiet_rounds = 0
+            self._set(self._limit // 2, now)
+        else:
+            self._set(min(round(self._limit * useful_share), self._limit - 1), now)
+            self._quiet_rounds = QUIET_ROUNDS
+            if not self._outage:
+                self._slow_start_until = self._limit
+
+    def _judge_latency(self, now: float) -> None:
+        mean, margin = self._round.mean_latency()
+        if self._before_probe:
+            self._base = mean
+            self._end_probe()
+            return
+        used = 2 * self._round.full >= self._round.answers
+        cut, self._cut = self._cut, None
+        base = self._base = self._base or mean
+        busy = self._limit * base / max(base, mean - margin)
+        waiting, few = self._limit - busy, FEW_WAITING * sqrt(self._limit)
+        if not used or 2 * waiting <= few:
+            self._base += FOLLOW * (min(mean, 2 * base) - base)
+        if not used:
+            return
+        self._rounds_to_probe -= 1
+        if cut and mean > cut[1] * (1 + self._limit / cut[0]) / 2:
+            # A lower limit took away less than half of what it would from a line: it may be the base that changed.
+            self._slow_start_until = cut[0]
+            self._probe(int(busy) // 2, now)
+        elif waiting > 2 * few:
+            self._cut = self._limit, mean
+            self._set(max(self._limit // 2, round(busy)), now)
+            self._slow_start_until = self._limit
+        elif self._rounds_to_probe <= 0:
+            self._probe(int(busy) // 2, now)
+        elif waiting > few:
+            self._slow_start_until = min(self._slow_start_until, self._limit)
+        else:
+            self._grow(now)
+
+    def _grow(self, now: float) -> None:
+        if self._limit < self._slow_start_until:
+            self._set(min(2 * self._limit, self._slow_start_until), now)
+        elif self._quiet_rounds:
+            self._quiet_rounds -= 1
+        else:
+            self._set(self._limit + 1, now)
+
+    def _aim_at_half(self) -> None:
+        """Have slow start go up to half of the limit, or of what it aimed at: one interruption more does not undo it."""
+        if not self._outage:
+            self._slow_start_until = max(1, max(self._limit, self._slow_start_until) // 2)
+
+    def _probe(self, limit: int, now: float) -> None:
+        self._rounds_to_probe = PROBE_ROUNDS
+        self._before_probe = self._limit
+        self._set(limit, now)
+
+    def _end_probe(self) -> None:
+        if self._before_probe:
+            self._limit, self._before_probe = self._before_probe, 0
+
+    def _set(self, limit: int, now: float) -> None:
+        if limit < self._limit:
+            self._lowered_at = now
+        self._limit = max(1, min(self._max, limit))
+
+
+def is_unusual(overloads: int, answers: int, *, usual_share: float) -> bool:
+    """Return whether so many of the answers are overloads that neither the usual share, 0 to 1, nor chance explains it.
+
+    The margin is that of a binomial distribution, and one: a single failure never says anything.
+    """
+    share = max(MIN_USUAL_SHARE, usual_share)
+    return overloads > 1 + answers * share + FAILURE_SIGMAS * sqrt(answers * share * (1 - share))

@@ -1,0 +1,418 @@
+"""The file of the key: every way in which one is swapped is noticed, and no way in which one is spoiled does harm."""
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forwarder.key_file import KeyFile
+from forwarder.settings import Secret
+from forwarder.telemetry import Telemetry
+from tests.fakes.events import counted
+
+OLD, NEW, THIRD = "sk-THE-OLD-KEY", "sk-THE-NEW-KEY", "sk-THE-THIRD-KEY"
+
+
+class _Collecting(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class Watched:
+    """A key file in a directory of its own, what was called because of it, and what was said."""
+
+    def __init__(self, path: Path, records: list[logging.LogRecord]) -> None:
+        self.path = path
+        self.keys: list[str] = []
+        self.telemetry = Telemetry()
+        self._records = records
+        self.key_file = self.made()
+
+    def made(self, path: str | None = "", *, poll_seconds: float = 3600.0) -> KeyFile:
+        return KeyFile(
+            str(self.path) if path == "" else path,
+            current=Secret(OLD),
+            on_new_key=lambda key: self.keys.append(key.reveal()),
+            telemetry=self.telemetry,
+            poll_seconds=poll_seconds,
+        )
+
+    async def poll(self) -> None:
+        await self.key_file.poll()
+
+    async def reload(self) -> None:
+        self.key_file.reload()
+        await self.key_file.poll()
+
+    @property
+    def counts(self) -> tuple[float, float, float]:
+        """How often it was changed, unchanged and failed."""
+        results = ("changed", "unchanged", "failed")
+        changed, unchanged, failed = (
+            counted(self.telemetry, "config_reloads_total", result=result) for result in results
+        )
+        return changed, unchanged, failed
+
+    @property
+    def said(self) -> list[str]:
+        """The levels of the lines so far. None of them may hold a key."""
+        for record in self._records:
+            for key in (OLD, NEW, THIRD):
+                assert key not in f"{record.getMessage()} {record.__dict__}"
+        return [record.levelname for record in self._records]
+
+    @property
+    def faults(self) -> list[object]:
+        return [record.__dict__["fields"]["fault"] for record in self._records if record.levelname == "WARNING"]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    path = tmp_path / "key"
+    path.write_text(f"{OLD}\n")
+    handler, logger = _Collecting(), logging.getLogger("forwarder")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield Watched(path, handler.records)
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def replace(path: Path, text: str) -> None:
+    """Put another file in the place of one, as careful programs do."""
+    new = path.with_name("key.new")
+    new.write_text(text)
+    new.replace(path)
+
+
+@contextlib.contextmanager
+def written_unseen(path: Path) -> Iterator[Callable[[str], None]]:
+    """Yield what writes a content of the same length into a file so that, as a rule, none of its times changes."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[:] = memory[:]  # the first write to a page shows in the times, those that follow do not
+
+        def write(text: str) -> None:
+            memory[:] = text.encode()
+
+        yield write
+
+
+# Changes
+
+
+async def test_a_file_that_never_changes_is_never_mentioned(watched: Watched) -> None:
+    for _ in range(5):
+        await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 0), [])
+
+
+@pytest.mark.parametrize("swap", [replace, Path.write_text])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+async def test_a_new_key_is_handed_over_once(watched: Watched, swap: Callable[[Path, str], object], end: str) -> None:
+    await watched.poll()
+    swap(watched.path, NEW + end)
+    for _ in range(3):
+        await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([NEW], (1, 0, 0), ["INFO"])
+    swap(watched.path, THIRD + end)
+    await watched.poll()
+    swap(watched.path, OLD + end)
+    await watched.poll()
+    assert (watched.keys, watched.counts) == ([NEW, THIRD, OLD], (3, 0, 0))
+
+
+async def test_a_key_that_changed_since_the_settings_were_loaded_is_found_at_the_first_poll(watched: Watched) -> None:
+    watched.path.write_text(NEW)
+    await watched.poll()
+    assert (watched.keys, watched.counts) == ([NEW], (1, 0, 0))
+
+
+async def test_a_mounted_secret_of_kubernetes_is_followed_through_its_links(watched: Watched, tmp_path: Path) -> None:
+    def publish(version: str, text: str) -> None:
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "key").write_text(text)
+        (tmp_path / "..data_tmp").symlink_to(version)
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+
+    watched.path.unlink()
+    publish("..1", OLD)
+    watched.path.symlink_to(Path("..data") / "key")
+    await watched.poll()
+    assert (watched.keys, watched.counts) == ([], (0, 0, 0))
+    publish("..2", NEW)
+    await watched.poll()
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([NEW], (1, 0, 0), ["INFO"])
+    # The other version again, with the very times of the first one.
+    (tmp_path / "..data_tmp").symlink_to("..1")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+    await watched.poll()
+    assert watched.keys == [NEW, OLD]
+
+
+async def test_a_link_that_is_swapped_for_one_to_another_file_is_noticed(watched: Watched, tmp_path: Path) -> None:
+    for name, text in (("a", OLD), ("b", NEW)):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, ns=(1, 1))
+    watched.path.unlink()
+    watched.path.symlink_to("a")
+    await watched.poll()
+    watched.path.unlink()
+    watched.path.symlink_to("b")
+    await watched.poll()
+    assert watched.keys == [NEW], "size and time are the same"
+
+
+async def test_the_same_key_written_again_counts_and_does_nothing(watched: Watched) -> None:
+    await watched.poll()
+    replace(watched.path, OLD + "\n")
+    await watched.poll()
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 1, 0), [])
+
+
+# Requests
+
+
+async def test_a_request_reads_the_file_even_if_size_and_time_are_those_of_before(watched: Watched) -> None:
+    with written_unseen(watched.path) as write:
+        await watched.poll()
+        write(NEW + "\n")
+        await watched.reload()
+    assert (watched.keys, watched.counts, watched.said) == ([NEW], (1, 0, 0), ["INFO"])
+
+
+async def test_a_request_for_nothing_new_is_answered_and_counted(watched: Watched) -> None:
+    await watched.poll()
+    await watched.reload()
+    await watched.reload()
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 2, 0), ["INFO", "INFO"])
+
+
+async def test_a_request_before_the_first_poll_counts_once(watched: Watched) -> None:
+    await watched.reload()
+    await watched.poll()
+    assert (watched.keys, watched.counts) == ([], (0, 1, 0))
+
+
+async def test_a_request_and_a_change_in_one_are_counted_once(watched: Watched) -> None:
+    await watched.poll()
+    replace(watched.path, NEW)
+    await watched.reload()
+    assert (watched.keys, watched.counts) == ([NEW], (1, 0, 0))
+
+
+async def test_a_request_for_a_file_that_is_of_no_use_is_answered_each_time(watched: Watched) -> None:
+    watched.path.unlink()
+    await watched.reload()
+    await watched.reload()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 2), ["WARNING", "WARNING"])
+
+
+async def test_without_a_file_a_request_says_that_there_is_nothing_to_read(watched: Watched) -> None:
+    watched.key_file = watched.made(None)
+    await watched.poll()
+    assert watched.said == []
+    await watched.reload()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 1, 0), ["INFO"])
+
+
+# Files of no use
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _make_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _make_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def _make_link_to_nothing(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def _write(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"),
+    [
+        (_remove, "cannot be read: No such file"),
+        (_make_directory, "is no file"),
+        (_make_pipe, "is no file"),
+        (_make_loop, "cannot be read: Too many levels"),
+        (_make_link_to_nothing, "cannot be read: No such file"),
+        (_write(b""), "is empty"),
+        (_write(b"\n\n"), "is empty"),
+        (_write(f"{NEW}\n{THIRD}\n".encode()), "cannot be sent in an HTTP header"),
+        (_write(f" {NEW}\n".encode()), "cannot be sent in an HTTP header"),
+        (_write(NEW.encode() + b"\xff\x00"), "cannot be sent in an HTTP header"),
+        (_write(NEW.encode() * 10_000), "larger than 64 KiB"),
+        (_write(b"********\n"), "stands for a secret"),
+    ],
+)
+async def test_a_file_of_no_use_keeps_the_key_and_is_said_once_until_it_is_mended(
+    watched: Watched, spoil: Callable[[Path], None], fault: str
+) -> None:
+    await watched.poll()
+    spoil(watched.path)
+    for _ in range(5):
+        await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 1), ["WARNING"])
+    assert fault in str(watched.faults[0])
+    if watched.path.is_dir():
+        watched.path.rmdir()
+    replace(watched.path, NEW)
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([NEW], (1, 0, 1), ["WARNING", "INFO"])
+
+
+async def test_a_file_that_was_gone_for_a_while_and_has_the_same_key_is_said_to_be_good_again(watched: Watched) -> None:
+    await watched.poll()
+    away = watched.path.rename(watched.path.with_name("away"))
+    await watched.poll()
+    away.rename(watched.path)
+    await watched.poll()
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 1, 1), ["WARNING", "INFO"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_a_file_that_may_not_be_read_keeps_the_key_until_it_may(watched: Watched) -> None:
+    await watched.poll()
+    replace(watched.path, NEW)
+    watched.path.chmod(0)
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 1), ["WARNING"])
+    assert "Permission denied" in str(watched.faults[0])
+    watched.path.chmod(0o600)
+    await watched.poll()
+    assert watched.keys == [NEW]
+
+
+async def test_another_fault_is_said_too(watched: Watched) -> None:
+    watched.path.write_bytes(b"")
+    await watched.poll()
+    watched.path.unlink()
+    await watched.poll()
+    assert (watched.counts, watched.said) == ((0, 0, 2), ["WARNING", "WARNING"])
+
+
+async def test_each_change_to_a_content_of_no_use_counts_although_it_is_said_once(watched: Watched) -> None:
+    for number in range(3):
+        watched.path.write_bytes(b"\n" * number)
+        await watched.poll()
+    assert (watched.counts, watched.said) == ((0, 0, 3), ["WARNING"])
+
+
+async def test_a_file_caught_between_truncation_and_write_is_read_again(watched: Watched) -> None:
+    await watched.poll()
+    with watched.path.open("r+") as file:
+        file.truncate(0)
+        await watched.poll()
+        assert (watched.keys, watched.counts) == ([], (0, 0, 1))
+        file.write(NEW)
+    await watched.poll()
+    assert (watched.keys, watched.counts) == ([NEW], (1, 0, 1))
+
+
+@pytest.mark.parametrize(("key", "keys", "counts"), [(NEW, [NEW], (1, 0, 1)), (OLD, [], (0, 1, 1))])
+async def test_a_file_of_no_use_is_read_again_even_if_it_seems_unchanged(
+    watched: Watched, key: str, keys: list[str], counts: tuple[float, ...]
+) -> None:
+    watched.path.write_text(OLD[:-1] + "\0")
+    with written_unseen(watched.path) as write:
+        await watched.poll()
+        assert (watched.keys, watched.counts) == ([], (0, 0, 1))
+        write(key)
+        await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == (keys, counts, ["WARNING", "INFO"])
+
+
+async def test_a_key_of_which_a_part_was_read_is_replaced_by_the_whole_one(watched: Watched) -> None:
+    await watched.poll()
+    watched.path.write_text(NEW[:5])
+    await watched.poll()
+    watched.path.write_text(NEW)
+    await watched.poll()
+    assert watched.keys == [NEW[:5], NEW]
+
+
+# Serving
+
+
+async def test_serving_reads_at_once_when_asked_and_ends_only_when_cancelled(watched: Watched) -> None:
+    serving = asyncio.create_task(watched.key_file.serve())
+    try:
+        async with asyncio.timeout(10):
+            for key in (NEW, THIRD, OLD):
+                replace(watched.path, key)
+                watched.key_file.reload()
+                while key not in watched.keys:
+                    await asyncio.sleep(0.001)
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+    assert serving.cancelled()
+
+
+async def test_serving_polls_without_being_asked(watched: Watched) -> None:
+    watched.key_file = watched.made(poll_seconds=0.001)
+    serving = asyncio.create_task(watched.key_file.serve())
+    try:
+        async with asyncio.timeout(10):
+            for spoiled, key in ((b"", NEW), (b"\xff", THIRD)):
+                failed = watched.counts[2]
+                watched.path.write_bytes(spoiled)
+                while watched.counts[2] == failed:
+                    await asyncio.sleep(0.001)
+                replace(watched.path, key)
+                while key not in watched.keys:
+                    await asyncio.sleep(0.001)
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+    assert watched.keys == [NEW, THIRD]
+
+
+async def test_serving_without_a_file_answers_requests_and_goes_on(watched: Watched) -> None:
+    watched.key_file = watched.made(None)
+    serving = asyncio.create_task(watched.key_file.serve())
+    try:
+        async with asyncio.timeout(10):
+            for number in (1, 2):
+                watched.key_file.reload()
+                while watched.counts[1] < number:
+                    await asyncio.sleep(0)
+        assert not serving.done()
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])

@@ -1,0 +1,258 @@
+"""The window of lanes against a naive model, in runs that hypothesis makes up: a buffer in front of it, takes under way."""
+
+from collections.abc import Iterable
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from forwarder.delivery.lane import Lane
+from forwarder.delivery.lanes import Lanes
+from forwarder.event import Event
+from tests.fakes.events import ids
+
+CUSTOMERS = ("a", "b", "c", "d")
+MAX_EVENTS, MAX_BYTES = 8, 80
+places = st.integers(0, 50)
+"""A place in some list, wrapped around its length."""
+
+
+class LanesAgainstModel(RuleBasedStateMachine):
+    """Events wait in a buffer, are on their way from or to it, in the window, or ended."""
+
+    lanes: Lanes
+    ordered: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.events: list[Event] = []
+        self.waiting: list[int] = []  # in the buffer
+        self.taken: list[Event] = []  # by a take under way
+        self.going_back: list[Event] = []
+        self.ended: list[int] = []
+        self.started: list[Lane] = []
+        self.due: dict[str | int, float] = {}  # of the lanes that are parked
+        self.retry_was_last = False
+        self.last_probe: Lane | None = None
+
+    @initialize(ordered=st.booleans())
+    def opened(self, ordered: bool) -> None:
+        self.ordered = ordered
+        self.lanes = Lanes(ordered=ordered, max_events=MAX_EVENTS, max_bytes=MAX_BYTES, max_lanes=2)
+
+    def key(self, event: Event) -> str | int:
+        return event.customer if self.ordered else event.id
+
+    def is_first_of_its_lane(self, event: Event) -> bool:
+        return not self.ordered or not any(
+            other.customer == event.customer for other in self.events[: event.id - 1] if other.id not in self.ended
+        )
+
+    def ready(self) -> list[Lane]:
+        return [lane for lane in self.lanes._lanes.values() if lane not in self.started and lane.key not in self.due]
+
+    # The buffer
+
+    @rule(customers=st.lists(st.sampled_from(CUSTOMERS), min_size=1, max_size=4), size_bytes=st.integers(1, 30))
+    def put(self, customers: list[str], size_bytes: int) -> None:
+        for customer in customers:
+            event_id = len(self.events) + 1
+            self.events.append(Event(event_id, customer, "n", b" " * size_bytes, 0.0))
+            self.waiting.append(event_id)
+
+    @precondition(lambda self: not self.taken)
+    @rule(passes=st.integers(0, 2))
+    def begin_to_take(self, passes: int) -> None:
+        """Take what there is room for, except of some customer, of whom the events rest."""
+        self.lanes.take_begins()
+        max_events, max_bytes = self.lanes.room()
+        skip = {*self.lanes.full_lanes, *CUSTOMERS[:passes]}
+        of_lane = dict.fromkeys(CUSTOMERS, 0)
+        for event in [self.events[event_id - 1] for event_id in self.waiting]:
+            if len(self.taken) == max_events or max_bytes <= 0:
+                break
+            if event.customer not in skip and of_lane[event.customer] < self.lanes.max_new_of_lane:
+                of_lane[event.customer] += 1
+                max_bytes -= event.size_bytes
+                self.taken.append(event)
+        self.waiting = [event_id for event_id in self.waiting if event_id not in ids(self.taken)]
+
+    @precondition(lambda self: self.taken)
+    @rule()
+    def end_taking(self) -> None:
+        taken, self.taken = self.taken, []
+        room = self.lanes.room()
+        back = self.lanes.add(taken)
+        self.going_back += back
+        assert set(ids(back)) <= set(ids(taken))
+        assert self.lanes.events <= MAX_EVENTS or room == (0, 0)
+
+    @precondition(lambda self: self.going_back)
+    @rule()
+    def has_gone_back(self) -> None:
+        self.waiting = sorted([*self.waiting, *ids(self.going_back)])
+        self.lanes.have_gone(self.going_back)
+        self.going_back = []
+
+    # Attempts
+
+    def has_started(self, lane: Lane) -> None:
+        assert lane not in self.started
+        assert self.is_first_of_its_lane(lane.first.event)
+        assert lane.first.event.id not in self.ended
+        self.started.append(lane)
+
+    @rule()
+    def start(self) -> None:
+        ready = self.ready()
+        lane = self.lanes.start()
+        assert (lane is None) == (not ready)
+        if lane:
+            assert lane in ready
+            assert lane.retried or not any(first.retried for first in ready) or self.retry_was_last
+            assert not lane.retried or not self.retry_was_last or all(first.retried for first in ready)
+            self.has_started(lane)
+        self.retry_was_last = lane is not None and lane.retried
+
+    @rule()
+    def start_probe(self) -> None:
+        ready, parked = self.ready(), [lane for lane in self.lanes._lanes.values() if lane.key in self.due]
+        lane = self.lanes.start_probe()
+        assert (lane is None) == (not ready and not parked)
+        if lane:
+            assert lane is not self.last_probe or ready != [lane] or not parked
+            if lane in parked:
+                assert ready in ([], [self.last_probe])
+                assert self.due[lane.key] == min(self.due.values())
+                del self.due[lane.key]
+            self.has_started(lane)
+        self.retry_was_last = self.lanes._retry_was_last
+        self.last_probe = lane
+
+    @precondition(lambda self: self.started)
+    @rule(place=places, seconds=st.integers(0, 5), suspect=st.booleans())
+    def park(self, place: int, seconds: int, suspect: bool) -> None:
+        lane = self.started.pop(place % len(self.started))
+        lane.first.story.attempts += 1
+        lane.first.story.suspect = suspect
+        back = self.lanes.park(lane, until=self.now + seconds)
+        if back:
+            assert back == [taken.event for taken in lane.events]
+            assert 2 * sum(len(one.events) for one in self.retried()) + 2 * len(back) > MAX_EVENTS or (
+                2 * sum(one.bytes for one in self.retried()) + 2 * lane.bytes > MAX_BYTES
+            ), "it went back although there was room"
+            self.going_back += back
+        else:
+            self.due[lane.key] = self.now + seconds
+
+    @precondition(lambda self: self.started)
+    @rule(place=places)
+    def put_back(self, place: int) -> None:
+        self.lanes.put_back(self.started.pop(place % len(self.started)))
+
+    @precondition(lambda self: self.started)
+    @rule(place=places)
+    def end(self, place: int) -> None:
+        lane = self.started.pop(place % len(self.started))
+        event, before = lane.first.event, set(self.lanes.full_lanes)
+        self.ended.append(event.id)
+        assert self.lanes.end(lane) == (before - self.lanes.full_lanes == {event.customer})
+
+    @rule(seconds=st.integers(0, 3))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+        self.lanes.unpark_due(self.now)
+        self.due = {key: due for key, due in self.due.items() if due > self.now}
+
+    @rule()
+    def something_is_delivered(self) -> None:
+        self.lanes.unpark_suspects()
+        suspects = {key for key in self.due if self.lanes._lanes[key].first.story.suspect}
+        self.due = {key: due for key, due in self.due.items() if key not in suspects}
+
+    # What always holds
+
+    def retried(self) -> Iterable[Lane]:
+        return [lane for lane in self.lanes._lanes.values() if lane.retried]
+
+    @invariant()
+    def its_counters_are_what_a_recount_gives(self) -> None:
+        lanes, each = self.lanes, list(self.lanes._lanes.values())
+        assert all(lane.events for lane in each)
+        assert all(lane.bytes == sum(taken.event.size_bytes for taken in lane.events) for lane in each)
+        assert lanes.events == sum(len(lane.events) for lane in each)
+        assert lanes.bytes == sum(lane.bytes for lane in each)
+        assert lanes.parked_events == sum(len(lane.events) for lane in each if lane.key in self.due)
+        assert lanes.started == len(self.started)
+        assert lanes._retried_events == sum(len(lane.events) for lane in self.retried())
+        assert lanes._retried_bytes == sum(lane.bytes for lane in self.retried())
+        assert lanes._parked_suspects == sum(lanes._lanes[key].first.story.suspect for key in self.due)
+
+    @invariant()
+    def each_lane_is_in_one_place(self) -> None:
+        lanes = self.lanes
+        assert {lane.key for lane in lanes._lanes.values() if lane.state == "parked"} == set(self.due)
+        assert sorted(str(lane.key) for lane in [*lanes._first, *lanes._again]) == sorted(
+            str(lane.key) for lane in self.ready()
+        )
+        assert all(lane.retried for lane in lanes._again)
+        assert not any(lane.retried for lane in lanes._first)
+        assert lanes.next_due == min(self.due.values(), default=None)
+        for key, due in self.due.items():
+            assert lanes.parked_until(lanes._lanes[key].first.event.id) == due
+
+    @invariant()
+    def no_more_than_half_is_retried_but_for_one_event(self) -> None:
+        retried = list(self.retried())
+        if sum(len(lane.events) for lane in retried) > 1:
+            assert 2 * sum(len(lane.events) for lane in retried) <= MAX_EVENTS
+            assert 2 * sum(lane.bytes for lane in retried) <= MAX_BYTES
+
+    @invariant()
+    def lanes_are_full_that_are_retried_or_have_their_share(self) -> None:
+        lanes = self.lanes
+        assert lanes.full_lanes <= set(lanes._lanes)
+        if self.ordered:
+            assert lanes.full_lanes >= {lane.key for lane in self.retried()}
+            assert lanes.full_lanes >= {lane.key for lane in lanes._lanes.values() if len(lane.events) >= 2}
+
+    @invariant()
+    def nothing_is_lost_doubled_or_out_of_order(self) -> None:
+        held = [taken.event.id for lane in self.lanes._lanes.values() for taken in lane.events]
+        everywhere = [*held, *self.waiting, *ids(self.taken), *ids(self.going_back), *self.ended]
+        assert sorted(everywhere) == [event.id for event in self.events]
+        for lane in self.lanes._lanes.values():
+            own = [taken.event.id for taken in lane.events]
+            assert own == sorted(own)
+            assert {self.key(taken.event) for taken in lane.events} == {lane.key}
+            if self.ordered:
+                assert self.is_first_of_its_lane(lane.first.event)
+
+    def teardown(self) -> None:
+        """Have all end, in the order accepted."""
+        if not hasattr(self, "lanes"):
+            return
+        for _ in range(3 * len(self.events) + 3):
+            self.lanes.end_waits()
+            self.due = {}
+            self.start()
+            while self.started:
+                self.end(0)
+                self.start()
+            if self.going_back:
+                self.has_gone_back()
+            if not self.taken:
+                self.begin_to_take(0)
+            if self.taken:
+                self.end_taking()
+                self.start()
+                if self.going_back:
+                    self.has_gone_back()
+        assert len(self.ended) == len(self.events), "nothing moves"
+        if self.ordered:
+            for customer in CUSTOMERS:
+                own = [event_id for event_id in self.ended if self.events[event_id - 1].customer == customer]
+                assert own == sorted(own)
+
+
+TestLanesAgainstModel = LanesAgainstModel.TestCase
