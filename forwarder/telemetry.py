@@ -82,6 +82,10 @@ _RELOADED: Final = {
     "changed": "growlytics.api_key_file was read again: a new key, which is used from now on",
     "unchanged": "growlytics.api_key_file was read again: the key is the same",
 }
+_GIVEN_UP: Final = {
+    "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
+    "ambiguous": "event not repeated, although it may not have arrived: see growlytics-forwarder dead-letters list",
+}
 _HOLDS: Final = {
     "breaker": "delivery holds: attempts fail one after the other",
     "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
@@ -216,8 +220,10 @@ class Telemetry:
         self._latency.observe(max(0.0, now - accepted_at))
 
     def event_dead_lettered(self, reason: str) -> None:
-        """An event left the buffer because it was given up."""
+        """An event left the buffer because it was given up; for what was rejected see `event_rejected`."""
         self._dead_lettered[reason].inc()
+        if reason in _GIVEN_UP:
+            self._log_seldom(_GIVEN_UP[reason], kind=reason, reason=reason)
 
     def events_dropped(self, count: int, *, reason: str) -> None:
         """Accepted events are lost."""
@@ -262,8 +268,11 @@ class Telemetry:
         log.warning(_HOLDS[cause], extra={"fields": fields})
 
     def hold_ended(self, cause: str, *, seconds: float) -> None:
-        """An event was delivered."""
-        log.info("delivery goes on", extra={"fields": {"cause": cause, "held_seconds": round(seconds, 1)}})
+        """An event was delivered, so this holds no longer."""
+        log.info(
+            "delivery no longer holds because of this",
+            extra={"fields": {"cause": cause, "held_seconds": round(seconds, 1)}},
+        )
 
     # Buffer and dead letters
 

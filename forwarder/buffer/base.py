@@ -165,8 +165,11 @@ class Buffer(Protocol):
         """Return how full the buffer is now."""
         ...
 
-    def ready_at(self, now: float) -> float | None:
-        """Return from when on something may be taken, by the event loop's clock: `now`, later, or None for never."""
+    def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
+        """Return from when on something may be taken, by the event loop's clock: `now`, later, or None for never.
+
+        It may say so too early while the buffer has yet to find out that all it has is of lanes that rest or are skipped.
+        """
         ...
 
     async def close(self) -> None:

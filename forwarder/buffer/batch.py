@@ -67,11 +67,6 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.puts or self.acks or self.marks or self.corrupt or self.refused)
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether somebody waits for it who has something else to do than to wait."""
-        return bool(self.puts or self.marked or self.corrupt)
-
     def __add__(self, later: "Batch") -> "Batch":
         return Batch(
             self.puts + later.puts,

@@ -1,10 +1,9 @@
 """Group commit: what comes while one transaction is being committed goes into the next.
 
-A put is told only when it is committed. Acks alone wait a little for others: nobody waits for them but workers, of whom
-there are enough. When the disk is full or fails, puts are refused, and acks and marks wait: they are tried without the
-puts, then with the space that was kept in reserve for them, and then every second until they are committed. When there is
-room again, and something could be written, puts are taken again. When the database's file was damaged, `restore` is run on
-the new one before anything else. Used by the disk buffer alone, on the event loop.
+A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks and marks wait: they
+are tried without the puts, then with the space that was kept in reserve for them, and then every second until they are
+committed. When there is room again, and something could be written, puts are taken again. When the database's file was
+damaged, `restore` is run on the new one before anything else. Used by the disk buffer alone, on the event loop.
 """
 
 import asyncio
@@ -27,8 +26,6 @@ from forwarder.telemetry import Telemetry
 
 MAX_COMMIT_BYTES: Final = 1024 * 1024
 """How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
-ACKS_WAIT_SECONDS: Final = 0.003
-"""How long acks wait for others, or for a put: a transaction costs about as much CPU time as an attempt."""
 RETRY_SECONDS: Final = 1.0
 MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
@@ -61,9 +58,6 @@ class GroupCommit(Generic[T]):
         self._refuse = refuse
         self._telemetry = telemetry
         self._committing = False
-        self._due: asyncio.Handle | None = None  # when to begin
-        self._is_due_soon = False  # in the next turn of the loop
-        self._flushing = 0
         self._current = Batch()
         self._stalled = False  # not even acks can be committed, until it is tried again
         self._restore: Job[None] | None = None
@@ -119,20 +113,13 @@ class GroupCommit(Generic[T]):
         self.commit()
 
     def commit(self) -> None:
-        """Begin soon to commit what waits, unless that is under way: not at once, as more comes in this turn of the loop."""
-        if self._committing or self._stalled or self._is_due_soon or not (self.waiting or self._restore):
+        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
+        if self._committing or self._stalled or not (self.waiting or self._restore):
             return
-        loop = asyncio.get_running_loop()
-        if self._restore or self._flushing or self.waiting.is_urgent:
-            if self._due is not None:
-                self._due.cancel()
-            self._is_due_soon = True
-            self._due = loop.call_soon(self._begin)
-        elif self._due is None:
-            self._due = loop.call_later(ACKS_WAIT_SECONDS, self._begin)
+        self._committing = True
+        asyncio.get_running_loop().call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._due, self._is_due_soon, self._committing = None, False, True
         if job := self._restore:
             self._database.submit(job, self._restored, restores=True)
             return
@@ -142,14 +129,10 @@ class GroupCommit(Generic[T]):
     async def flush(self) -> None:
         """Wait until nothing waits any more, or cannot be committed now."""
         self._stalled = False
-        self._flushing += 1
-        try:
-            self.commit()
-            while self._committing or self._due is not None:
-                self._ended.clear()
-                await self._ended.wait()
-        finally:
-            self._flushing -= 1
+        self.commit()
+        while self._committing:
+            self._ended.clear()
+            await self._ended.wait()
 
     async def watch(self) -> None:
         """Wait until there is a bug, and raise it."""
@@ -218,7 +201,7 @@ class GroupCommit(Generic[T]):
 
     def _go_on(self) -> None:
         self.commit()
-        if not self._committing and self._due is None:
+        if not self._committing:
             self._ended.set()
 
     def _give_way(self, error: UnavailableError, *, more: bool) -> None:

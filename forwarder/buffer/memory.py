@@ -183,9 +183,9 @@ class MemoryBuffer:
             events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=min(times, default=None)
         )
 
-    def ready_at(self, now: float) -> float | None:
+    def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
         """See Buffer."""
-        return self._ordering.ready_at(now)
+        return self._ordering.ready_at(now, skip_lanes=skip_lanes)
 
     @property
     def available(self) -> bool:

@@ -189,12 +189,12 @@ class Ordering:
         """Return when the next lane ends its rest, if any rests."""
         return self._resting[0][0] if self._resting else None
 
-    def ready_at(self, now: float) -> float | None:
-        """Return from when on something may be handed out if no lane is skipped: `now`, later, or None for never.
+    def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
+        """Return from when on something may be handed out: `now`, later, or None for never.
 
-        It may say `now` too early, where all that is fresh is of lanes that rest.
+        It may say so too early, where all that is fresh is of lanes that rest or are skipped.
         """
-        if self.more_fresh or self._skipped or self._first():
+        if self.more_fresh or self._first() or not self._skipped <= skip_lanes:
             return now
         return max(now, self._resting[0][0]) if self._resting else None
 

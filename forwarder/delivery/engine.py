@@ -80,11 +80,13 @@ class Engine:
             max_lanes=settings.max_concurrency,
         )
         self._failures_in_a_row = 0
-        self._suspects_in_a_row: set[int] = set()
+        self._rejected_in_a_row: set[int] = set()
         self._some_rest = False
         self._key_number = 0
-        self._delivered_by_key = 0
+        self._key_worked_at = _NEVER
+        """When the last attempt with this key began that was delivered."""
         self._last_delivery_at = _NEVER
+        self._last_hold_ended_at = _NEVER
 
     # Before an attempt
 
@@ -152,7 +154,7 @@ class Engine:
                 throttled = reason == "status_429" or outcome.retry_after_seconds is not None
                 overload = reason not in _NO_SIGN_OF_LOAD
                 self.limiter.failed(attempt.started_at, now, overload=overload, throttled=throttled)
-                self._note_failure(outcome, now)
+                self._note_failure(attempt, outcome, now)
                 return self._failed(attempt, Waits(reason, outcome.maybe_delivered), now, wall)
             case Blocked():
                 self.limiter.failed(attempt.started_at, now, overload=False)
@@ -180,26 +182,30 @@ class Engine:
     def key_changed(self, now: float) -> None:
         """Use what is known of the key no longer: there is a new one, which is probed at once if the old one was refused."""
         self._key_number += 1
-        self._delivered_by_key = 0
+        self._key_worked_at = _NEVER
         if "auth" in self.holds.causes:
             self.holds.probe_soon(now)
 
     def _delivered(self, attempt: Attempt, now: float) -> Decision:
-        self._delivered_by_key += attempt.key_number == self._key_number
+        if attempt.key_number == self._key_number:
+            self._key_worked_at = max(self._key_worked_at, attempt.started_at)
         self._last_delivery_at = now
         self._failures_in_a_row = 0
-        self._suspects_in_a_row.clear()
+        self._rejected_in_a_row.clear()
         self.lanes.unpark_suspects()
+        held = bool(self.holds.causes)
         if attempt.is_probe:
             self.holds.probe_delivered(now)
         else:
             self.holds.clear("systemic", now)
-        if not self.holds.causes:
+        if held and not self.holds.causes:
             self.limiter.thaw(now)
+            self._last_hold_ended_at = now
         return Ack(fates.Delivered())
 
-    def _note_failure(self, failure: Retryable, now: float) -> None:
-        self._failures_in_a_row += 1
+    def _note_failure(self, attempt: Attempt, failure: Retryable, now: float) -> None:
+        if attempt.started_at >= self._last_hold_ended_at:  # or it is no news
+            self._failures_in_a_row += 1
         if self._failures_in_a_row >= self._settings.breaker_failures:
             self._hold("breaker", now)
         if failure.retry_after_seconds is not None:
@@ -210,31 +216,36 @@ class Engine:
         self.holds.hold(cause, now, seconds=seconds)
 
     def _rejected(self, attempt: Attempt, outcome: Rejected, now: float, wall: float) -> Decision:
-        """A rejection is final only if something was delivered lately, or the event is too old to wait for that."""
-        story = attempt.taken.story
+        """A rejection is final only if something was delivered lately, or the event is too old to wait for that.
+
+        Nor are very many in a row, however lately: then it is not the events.
+        """
+        story, in_a_row = attempt.taken.story, self._rejected_in_a_row
+        if len(in_a_row) <= self._settings.systemic_rejections:
+            in_a_row.add(attempt.taken.event.id)
         was_delivered = now - self._last_delivery_at <= self._settings.systemic_seconds
-        if was_delivered or (story.suspect and self._is_old(attempt, wall)):
+        is_final = was_delivered and len(in_a_row) <= self._settings.systemic_rejections
+        if is_final or (story.suspect and self._is_old(attempt, wall)):
             self._end_probe(attempt, now)
             return _dead_letter(attempt, "rejected", status=outcome.status, answer=outcome.answer)
         story.suspect = True
-        self._suspects_in_a_row.add(attempt.taken.event.id)
-        if len(self._suspects_in_a_row) >= self._settings.systemic_rejections:
+        if len(in_a_row) >= self._settings.systemic_rejections:
             self._hold("systemic", now)
         return self._wait(attempt, Waits("suspect", maybe_delivered=False), now)
 
     def _blocked(self, attempt: Attempt, now: float, wall: float) -> Decision:
         """We are refused; but where others were delivered under the same key since its last try, the event is."""
         story = attempt.taken.story
-        before, story.blocked_after = story.blocked_after, (attempt.key_number, self._delivered_by_key)
-        if before and before[0] == self._key_number and before[1] < self._delivered_by_key:
+        before, story.blocked = story.blocked, (attempt.key_number, now)
+        if before is None or before[0] != attempt.key_number:
+            story.at_fault = False
+        elif attempt.key_number == self._key_number and self._key_worked_at > before[1]:
             story.at_fault = True
         if story.at_fault:
             return self._failed(attempt, Waits("blocked", maybe_delivered=False), now, wall)
         if attempt.key_number == self._key_number:
             self._hold("auth", now)
-            self._end_probe(attempt, now)
-        elif attempt.is_probe:
-            self.holds.probe_cancelled()  # it says nothing of the new key
+        self._end_probe(attempt, now)
         self.lanes.put_back(attempt.lane)
         return Waits("blocked", maybe_delivered=False)
 
@@ -262,8 +273,12 @@ class Engine:
         return GoesBack(back, until, why)
 
     def _end_probe(self, attempt: Attempt, now: float) -> None:
-        if attempt.is_probe:
+        if not attempt.is_probe:
+            return
+        if attempt.key_number == self._key_number:
             self.holds.probe_failed(now)
+        else:
+            self.holds.probe_cancelled()  # it says nothing of the new key
 
     def _is_old(self, attempt: Attempt, wall: float) -> bool:
         return wall - attempt.taken.event.accepted_at >= self._settings.max_age_seconds

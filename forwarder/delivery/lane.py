@@ -16,8 +16,8 @@ class Story:
     last_attempt_at: float = 0.0
     suspect: bool = False
     """It was rejected while nothing else was delivered."""
-    blocked_after: tuple[int, int] | None = None
-    """With which key it was blocked last, by number, and how many events that key had delivered then."""
+    blocked: tuple[int, float] | None = None
+    """With which key it was blocked last, by number, and when, by the event loop's clock."""
     at_fault: bool = False
     """It was blocked although others were not: nothing follows from that for the others."""
 

@@ -1,9 +1,9 @@
 """The workers: they make the attempts that the engine starts, and carry out what it decides.
 
-One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each. There are twice
-as many workers as attempts may be on the wire, so that attempts go on while acks are committed, and no more than that are
-delivered and not acked. A worker that is cancelled leaves its event pending, unless that may have arrived and is never
-repeated.
+One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each; one acker has
+what they came to committed, in batches, while attempts go on. Together no more than twice as many events as attempts may be
+on the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
+may have arrived and is never repeated.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from forwarder.buffer.base import Buffer
+from forwarder.buffer.fates import Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
 from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, IDLE_INTERVAL_SECONDS, LoopLag
@@ -24,8 +25,12 @@ from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivere
 from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
 
-LAST_ACK_SECONDS: Final = 2.0
-"""How long a cancelled worker waits for the disk; where that fails, the event's mark says the same at the next start."""
+ACKS_WAIT_SECONDS: Final = 0.003
+"""How long acks wait for others after a commit: a transaction costs about as much CPU time as an attempt."""
+LAST_ACKS_SECONDS: Final = 2.0
+"""How long the end waits for the disk. Where that fails, what was delivered is sent again by the next process, and what is
+never repeated has a mark.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,12 @@ class Delivery:
         self._post = post
         self._telemetry = telemetry
         self._clock = clock
-        self._workers = 2 * settings.max_concurrency
+        self._workers = settings.max_concurrency
         self._idle: list[asyncio.Future[Attempt]] = []
-        self._ending = 0  # how many events wait for their acks to be committed
+        self._to_ack: list[tuple[Event, Fate]] = []
+        self._unacked = 0  # how many events wait for their acks to be committed, those included
+        self._has_acks = asyncio.Event()
+        self._to_unmark: list[Event] = []  # of which the attempts were cancelled before they left
         self._lag = LoopLag()
         self._has_room = asyncio.Event()
         self._taking: asyncio.Timeout | None = None
@@ -79,12 +87,17 @@ class Delivery:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed(), name="delivery feeder")
+                tasks.create_task(self._ack(), name="delivery acker")
                 tasks.create_task(self._measure_lag(), name="loop lag")
                 for number in range(self._workers):
                     tasks.create_task(self._work(), name=f"delivery worker {number}")
         finally:
             if self._timer:
                 self._timer.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_ACKS_SECONDS):
+                    await self._buffer.unmark(self._to_unmark)
+                    await self._commit_acks()
 
     def use_new_key(self) -> None:
         """Try the new key that `post` uses from now on."""
@@ -104,7 +117,7 @@ class Delivery:
         lanes = self._lanes
         return Progress(
             parked=lanes.parked_events,
-            in_flight=lanes.started + self._ending,
+            in_flight=lanes.started + self._unacked,
             attempting=self._engine.limiter.in_flight,
         )
 
@@ -127,7 +140,7 @@ class Delivery:
 
         `count_probes`: whether something moves where in a hold a probe may begin before it.
         """
-        if self._lanes.started or self._ending:
+        if self._lanes.started or self._unacked:
             return True
         if self._engine.holds.causes and not count_probes:
             return False
@@ -136,7 +149,8 @@ class Delivery:
             return True
         if self._lanes.room() == (0, 0) or self._buffer.occupancy().events <= self._lanes.events:
             return False
-        ready_at = self._buffer.ready_at(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        ready_at = self._buffer.ready_at(now, skip_lanes=self._lanes.full_lanes)
         return ready_at is not None and ready_at <= deadline
 
     # From the buffer
@@ -177,18 +191,20 @@ class Delivery:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            attempt = self._engine.start(loop.time(), self._clock()) or await self._next_attempt()
+            attempt = self._start(loop.time(), self._clock())
+            if self._idle:
+                self._start_what_may()
+            if attempt is None:
+                attempt = await self._next_attempt()
             decision = await self._make(attempt)
             match decision:
-                case Ack():
-                    lane_has_room = self._engine.acked(attempt)
-                    self._start_what_may()
-                    self._tell_feeder(lane_has_room=lane_has_room)
-                    await self._end(attempt, decision)
+                case Ack(fate):
+                    self._ack_soon(attempt.taken.event, fate)
+                    self._tell_feeder(lane_has_room=self._engine.acked(attempt))
                 case Waits():
                     if self._engine.is_never_repeated(attempt.taken.event):
+                        self._start_what_may()
                         await self._buffer.unmark([attempt.taken.event])
-                    self._start_what_may()
                 case GoesBack():
                     self._start_what_may()
                     await self._give_back(decision.events, decision.not_before)
@@ -205,7 +221,7 @@ class Delivery:
         except asyncio.CancelledError:
             if future in self._idle:
                 self._idle.remove(future)
-            else:
+            elif not future.cancelled():
                 self._engine.cancelled(future.result())
             raise
 
@@ -223,7 +239,7 @@ class Delivery:
             outcome = await self._post(event.body)
         except asyncio.CancelledError as cancelled:
             may_have_left &= not isinstance(cancelled, CancelledUnsentError)
-            await self._cancel(attempt, may_have_left=may_have_left, never_repeated=never_repeated)
+            self._cancel(attempt, may_have_left=may_have_left, never_repeated=never_repeated)
             raise
         except BaseException:
             self._engine.cancelled(attempt)
@@ -233,30 +249,46 @@ class Delivery:
         self._tell(attempt, outcome, decision, now - attempt.started_at)
         return decision
 
-    async def _end(self, attempt: Attempt, decision: Ack) -> None:
-        self._ending += 1
-        try:
-            await self._buffer.ack([(attempt.taken.event, decision.fate)])
-            if self._engine.rests_may_end():
-                await self._buffer.end_rests()
-        finally:
-            self._ending -= 1
-
     async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
         await self._buffer.release(events, not_before=not_before)
         self._lanes.have_gone(events)
         self._tell_feeder(lane_has_room=True)
 
-    async def _cancel(self, attempt: Attempt, *, may_have_left: bool, never_repeated: bool) -> None:
-        if not may_have_left:
-            self._engine.cancelled(attempt)
-        elif not never_repeated:
+    def _cancel(self, attempt: Attempt, *, may_have_left: bool, never_repeated: bool) -> None:
+        if may_have_left and never_repeated:
+            self._ack_soon(attempt.taken.event, ambiguous(attempt).fate)
+            return
+        if may_have_left:
             self._telemetry.attempt_cancelled()
-            self._engine.cancelled(attempt)
-        else:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_ACK_SECONDS):
-                    await self._buffer.ack([(attempt.taken.event, ambiguous(attempt).fate)])
+        elif never_repeated:
+            self._to_unmark.append(attempt.taken.event)
+        self._engine.cancelled(attempt)
+
+    # What they came to
+
+    def _ack_soon(self, event: Event, fate: Fate) -> None:
+        self._to_ack.append((event, fate))
+        self._unacked += 1
+        self._has_acks.set()
+
+    async def _ack(self) -> None:
+        while True:
+            await self._has_acks.wait()
+            await self._commit_acks()
+            if self._unacked < self._workers:
+                await asyncio.sleep(ACKS_WAIT_SECONDS)
+
+    async def _commit_acks(self) -> None:
+        acks, self._to_ack = self._to_ack, []
+        self._has_acks.clear()
+        if acks:
+            await self._buffer.ack(acks)
+            self._unacked -= len(acks)
+            if self._engine.rests_may_end():
+                await self._buffer.end_rests()
+            self._start_what_may()
+
+    # When
 
     async def _measure_lag(self) -> None:
         loop = asyncio.get_running_loop()
@@ -269,12 +301,22 @@ class Delivery:
     def _start_what_may(self) -> None:
         """Give idle workers what the engine starts, and have that done again in time."""
         now, wall = asyncio.get_running_loop().time(), self._clock()
-        while self._idle and (attempt := self._engine.start(now, wall)):
+        while self._idle and self._idle[-1].cancelled():
+            del self._idle[-1]  # its worker is about to end
+        while self._idle and (attempt := self._start(now, wall)):
             self._idle.pop().set_result(attempt)
         self._set_timer()
 
+    def _start(self, now: float, wall: float) -> Attempt | None:
+        return None if self._acks_lag_behind else self._engine.start(now, wall)
+
+    @property
+    def _acks_lag_behind(self) -> bool:
+        """Whether so many acks wait that nothing may start until some are committed."""
+        return self._unacked + self._engine.limiter.in_flight >= 2 * self._workers
+
     def _set_timer(self) -> None:
-        at = self._engine.wakes_at() if self._idle else None
+        at = None if self._acks_lag_behind or not self._idle else self._engine.wakes_at()
         if self._timer and (at is None or at != self._timer_at):
             self._timer.cancel()
             self._timer = None
@@ -290,7 +332,7 @@ class Delivery:
 
     def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
         self._telemetry.attempt_finished(_LABELS[type(outcome)], seconds)
-        if isinstance(outcome, Blocked):
+        if isinstance(outcome, Blocked) and not attempt.taken.story.at_fault:
             self._telemetry.delivery_blocked(status=outcome.status)
         match decision:
             case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):

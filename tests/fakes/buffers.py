@@ -135,8 +135,8 @@ class ObservedBuffer:
     async def end_rests(self) -> None:
         await self.inner.end_rests()
 
-    def ready_at(self, now: float) -> float | None:
-        return self.inner.ready_at(now)
+    def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
+        return self.inner.ready_at(now, skip_lanes=skip_lanes)
 
     def occupancy(self) -> Occupancy:
         return self.inner.occupancy()

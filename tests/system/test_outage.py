@@ -1,6 +1,7 @@
 """A short outage in the middle: afterwards everything is delivered soon, and a stop right then loses nothing."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -82,3 +83,27 @@ async def test_what_rests_in_the_buffer_after_failing_counts_as_parked(tmp_path:
             return bool((await daemon.status())["buffer"]["events"]["parked"] > 600)
 
         await until(more_than_the_window_is_parked, "what went back to the buffer is shown as parked")
+
+
+async def test_an_event_expires_by_its_age_which_goes_on_while_no_process_runs(tmp_path: Path) -> None:
+    settings = {
+        "delivery__max_age_seconds": 3,
+        "delivery__retry_initial_seconds": 0.1,
+        "delivery__retry_max_seconds": 0.2,
+        "delivery__breaker_failures": 1_000_000,
+    }
+    expired = 'growlytics_forwarder_events_dead_lettered_total{reason="expired"}'
+    async with running_sandbox() as sandbox:
+        await sandbox.faults(down=True)
+        began = time.monotonic()
+        async with running_daemon(tmp_path, sandbox.url, **settings) as daemon:
+            async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+                assert response.status == 200
+            await until(lambda: time.monotonic() - began > 1.5, "it was tried for a while")
+            assert (await daemon.metrics())[expired] == 0
+            await daemon.stop(signal.SIGKILL)
+        await until(lambda: time.monotonic() - began > 3.5, "it is old enough")
+        async with running_daemon(tmp_path, sandbox.url, **settings) as daemon:
+            await until(daemon.drained, "it is given up", seconds=2)
+            assert (await daemon.metrics())[expired] == 1
+        assert (await sandbox.counters())["requests"] > 3

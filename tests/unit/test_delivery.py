@@ -6,6 +6,7 @@ test says otherwise, events are delivered in any order, so that each is a lane o
 
 import asyncio
 import random
+import statistics
 import sys
 import time
 from collections import Counter
@@ -296,7 +297,7 @@ async def test_attempts_go_on_while_acks_are_committed_and_at_most_twice_the_per
         await running.until_empty()
         assert max(progress.in_flight for progress in seen) <= 10
         assert max(progress.attempting for progress in seen) == 5
-        assert now() - began < 500 / 5 * 0.01 * 1.2, "attempts waited for commits"
+        assert now() - began < 500 / 5 * 0.01 * 1.3, "attempts waited for commits, which would make it twice as long"
 
 
 @in_virtual_time
@@ -577,6 +578,7 @@ async def test_an_attempt_that_is_cancelled_leaves_its_event_pending_unless_it_i
         running.serving.cancel()
         await asyncio.gather(running.serving, return_exceptions=True)
         assert [event for event, _ in running.buffer.acked] == ([] if unsent else [1])
+        assert running.buffer.unmarked == ([1] if unsent else []), "what was never sent is not ambiguous"
         assert running.buffer.ledger().dead_lettered["ambiguous"] == (0 if unsent else 1)
         assert counted(running.telemetry, "possible_duplicates_total") == (0 if unsent else 1)
 
@@ -709,17 +711,18 @@ async def test_an_outage_of_a_minute_costs_some_probes_and_is_followed_by_no_bur
         assert running.delivery.holds().keys() == {"breaker"}
         await running.until_empty(seconds=300.0)
         seconds = Counter(int((attempt.began - end) * 10) for attempt in post.attempts if attempt.began >= end)
-        steady = max(seconds.values())
-        first = min(second for second in seconds if seconds[second] > 1)
+        tenths = [seconds[tenth] for tenth in sorted(seconds) if seconds[tenth] > 1]
+        steady = statistics.median(tenths)
         print(
-            f"outage of 60 s, 10,000 events, 64 permits: {during} attempts in it; then at most {steady} in a tenth of a "
-            f"second, {seconds[first]} in the first; all delivered {now() - end:.0f} s after it"
+            f"outage of 60 s, 10,000 events, 64 permits: {during} attempts in it; then in tenths of a second {tenths}; "
+            f"all delivered {now() - end:.0f} s after it"
         )
         assert sorted(event for event, _ in running.buffer.acked) == ids(events)
         assert all(fate == Delivered() for _, fate in running.buffer.acked)
         assert post.most_on_wire <= 64
         assert during <= 64 + 10
-        assert steady <= 2 * 64 / 0.01 * 0.1, "twice the steady rate"
+        assert max(tenths) <= 2 * steady, "a burst"
+        assert tenths[0] <= steady, "it starts slowly"
         assert now() - end <= 75.0 + 10_000 / 64 * 0.01 * 3
 
 
@@ -834,6 +837,16 @@ async def test_parked_events_can_move_exactly_from_the_moment_the_first_is_due()
         due = earliest_move(running)
         await running.until(lambda: len(running.post.attempts) == 4)
         assert running.post.attempts[3].began == pytest.approx(due, abs=1e-5)
+
+
+@in_virtual_time
+async def test_events_of_a_lane_that_has_its_share_of_the_window_cannot_move_before_its_first_one() -> None:
+    async with delivering(ScriptedPost(failing(1)), retry_seconds=(1000.0, 1000.0), order="customer") as running:
+        await running.put(running.make.of(["busy"] * 100))
+        await running.until(lambda: running.delivery.progress().parked, seconds=1.0)
+        await asyncio.sleep(1.0)
+        assert not can_move_before(running, now() + 0.1)
+        assert can_move_before(running, now() + 1000.0)
 
 
 @in_virtual_time

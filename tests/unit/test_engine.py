@@ -26,6 +26,7 @@ def driver(
         DeliverySettings(
             max_concurrency=max_concurrency,
             breaker_failures=breaker_failures,
+            systemic_rejections=OUT_OF_REACH,
             retry_initial_seconds=retry_initial_seconds,
             rate_limit_per_second=rate_limit_per_second,
             max_age_seconds=max_age_seconds,
@@ -53,7 +54,7 @@ def test_customers_go_in_parallel_and_each_ones_events_one_after_the_other() -> 
     assert some.start().taken.event.id == 4
 
 
-def test_the_next_event_of_a_customer_starts_only_when_the_fate_of_the_one_before_is_committed() -> None:
+def test_the_next_event_of_a_customer_starts_only_when_the_one_before_has_left() -> None:
     some = driver()
     some.put("aa")
     attempt = some.start()

@@ -308,3 +308,21 @@ def test_of_several_retry_afters_the_latest_time_counts() -> None:
     some.end(probe, asks_to_wait(50.0))
     some.pass_to_next_probe()
     assert some.now == began + 80.0
+
+
+def test_failures_of_attempts_that_began_before_the_last_hold_ended_do_not_open_the_breaker_again() -> None:
+    """Requests that started together also time out together, some of them late."""
+    some = driver(breaker_failures=3)
+    some.put([f"c{number}" for number in range(20)])
+    on_wire = some.start_all()
+    late = on_wire[-1]
+    for attempt in on_wire[:-1]:
+        some.end(attempt, FAILED)
+    assert some.causes == {"breaker"}
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    assert some.causes == set()
+    some.now += 0.1
+    for attempt in some.start_all()[:2]:
+        some.end(attempt, FAILED)
+    some.end(late, FAILED)
+    assert some.causes == set(), "the third is old"

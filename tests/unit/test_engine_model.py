@@ -197,7 +197,7 @@ class EngineInvariants(RuleBasedStateMachine):
     @invariant()
     def the_row_of_suspects_holds_when_it_is_long_enough(self) -> None:
         engine = self.driver.engine
-        if len(engine._suspects_in_a_row) >= engine._settings.systemic_rejections:
+        if len(engine._rejected_in_a_row) >= engine._settings.systemic_rejections:
             assert self.driver.causes
 
     @invariant()

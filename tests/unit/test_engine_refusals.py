@@ -257,6 +257,47 @@ def test_the_first_delivery_ends_the_hold_and_the_suspects_are_tried_again_at_on
     assert some.delivered == [4, 2, 3]
 
 
+def test_so_many_rejections_in_a_row_are_final_however_lately_something_was_delivered_and_then_all_is_held() -> None:
+    """A bad deploy right after a delivery must not bury the backlog."""
+    some = driver(systemic_rejections=10)
+    some.deliver()
+    some.put([f"c{number}" for number in range(50)])
+    decisions = [why(some.run(REJECTED)) for _ in range(11)]
+    assert decisions == ["rejected"] * 10 + ["suspect"]
+    assert some.causes == {"systemic"}
+    for _ in range(20):
+        some.end(some.pass_to_next_probe(), REJECTED)
+    assert len(some.dead) == 10
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    assert some.causes == set()
+    assert why(some.run(REJECTED)) == "rejected", "and now one poison event among good ones goes"
+
+
+def test_an_event_at_fault_under_one_key_is_none_under_the_next() -> None:
+    some = driver()
+    some.put("abc")
+    some.run(BLOCKED)
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    some.run(DELIVERED)
+    some.run(BLOCKED)
+    assert some.causes == set(), "it is at fault"
+    some.engine.key_changed(some.now)
+    some.wait(100)
+    some.run(BLOCKED)
+    assert some.causes == {"auth"}
+
+
+@pytest.mark.parametrize("outcome", [BLOCKED, FAILED, REJECTED])
+def test_what_a_probe_with_the_old_key_comes_to_does_not_put_off_the_new_key(outcome: Outcome) -> None:
+    some = driver()
+    some.put("ab")
+    some.run(BLOCKED)
+    probe = some.pass_to_next_probe()
+    some.engine.key_changed(some.now)
+    some.end(probe, outcome)
+    assert some.start().is_probe, "at once"
+
+
 def test_a_delivery_ends_the_hold_of_suspects_and_no_other() -> None:
     some = driver(systemic_rejections=1)
     some.put("abc")

@@ -420,7 +420,7 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     telemetry.hold_ended(cause, seconds=65.4321)
     _, ended = lines  # and not a line more
     assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
-    assert ended.getMessage() == "delivery goes on"
+    assert ended.getMessage() == "delivery no longer holds because of this"
 
 
 def test_no_start_and_no_end_of_a_hold_is_left_out_however_soon_it_follows_another(
