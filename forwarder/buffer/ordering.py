@@ -22,6 +22,10 @@ from forwarder.event import Event, LaneOf, by_customer
 
 MAX_STEPS: Final = 1000
 """How many events are passed over in one turn of the event loop."""
+MAX_STEPS_FOR_MORE: Final = 100
+"""How many are where there is something to hand out already: the rest of a batch is not worth a search."""
+UNREAD_OF_A_LANE: Final = 16
+"""How many events of a lane are read at a time. Whoever takes them has the other lanes in mind, too."""
 
 
 class Ordering:
@@ -91,18 +95,22 @@ class Ordering:
         """
         steps = self._offer_what_may_be_had(now, skip_lanes, max_steps)
         batch: list[Event] = []
-        size = 0
+        size = passed = 0
         lane_events: Counter[str] = Counter()
         while len(batch) < max_events and steps < max_steps and (found := self._first()):
+            if batch and passed >= MAX_STEPS_FOR_MORE:
+                break
             event, customer, lane = found
             steps += 1
             if customer in skip_lanes or lane_events[customer] == max_lane_events:
                 self._skipped.add(customer)
+                passed += 1
                 if lane is None:
                     self._pass_over()
                 else:
                     lane.offered = False
             elif lane is None and customer in self._aside:
+                passed += 1
                 self._pass_over()  # earlier events of its lane rest
             elif event is None or (batch and size + event.size_bytes > max_bytes):
                 steps -= 1
@@ -136,7 +144,7 @@ class Ordering:
         for first_id, customer in offers:
             lane = self._aside.get(customer)
             if lane and lane.offered and lane.first_id() == first_id and first_id not in ids:
-                ids.extend(lane.next_unread(max_events - len(ids)))
+                ids.extend(lane.next_unread(min(UNREAD_OF_A_LANE, max_events - len(ids))))
             heapq.heappush(self._offers, (first_id, customer))
         return ids
 

@@ -31,6 +31,7 @@ class Lanes:
         self._max_bytes = max_bytes
         self._share_events = max(1, max_events // (2 * max_lanes))
         self._share_bytes = max_bytes // max_lanes
+        self._enough_lanes = max_lanes + max(1, max_lanes // 2)
         self._lanes: dict[str | int, Lane] = {}
         self._full: set[str] = set()
         self._first: deque[Lane] = deque()  # ready, and never tried
@@ -48,6 +49,7 @@ class Lanes:
         self.events = 0
         self.bytes = 0
         self.parked_events = 0
+        self._started_first = 0  # those of the started that are not retried
         self.started = 0
         """How many lanes, and so events, are being tried or wait for their ack to be committed."""
 
@@ -56,8 +58,11 @@ class Lanes:
     def room(self) -> tuple[int, int]:
         """Return how many events, and bytes of them, may be added.
 
-        `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches.
+        `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches; and while there are enough
+        lanes besides those that are retried, as others may be far behind many events of these.
         """
+        if len(self._first) + self._started_first >= self._enough_lanes:
+            return 0, 0
         events, size = self._max_events - self.events, self._max_bytes - self.bytes
         return (events, size) if events >= max(1, self._max_events // 4) and size > 0 else (0, 0)
 
@@ -168,7 +173,7 @@ class Lanes:
 
     def park(self, lane: Lane, *, until: float) -> list[Event]:
         """Park a started lane; or if too many are retried, remove it and return its events, which go back."""
-        self.started -= 1
+        self._leave_started(lane)
         self._set_retried(lane)
         if not self._fits(0, 0):
             return self._remove(lane)
@@ -181,7 +186,7 @@ class Lanes:
 
     def put_back(self, lane: Lane) -> None:
         """Make a started lane ready again, behind the others, as if its first event had not been tried."""
-        self.started -= 1
+        self._leave_started(lane)
         self._make_ready(lane)
 
     def end(self, lane: Lane) -> bool:
@@ -189,7 +194,7 @@ class Lanes:
 
         Return whether more events of it may be added now, other than before.
         """
-        self.started -= 1
+        self._leave_started(lane)
         size = lane.events.popleft().event.size_bytes
         lane.bytes -= size
         self.events -= 1
@@ -238,7 +243,12 @@ class Lanes:
     def _start(self, lane: Lane) -> Lane:
         lane.state = "started"
         self.started += 1
+        self._started_first += not lane.retried
         return lane
+
+    def _leave_started(self, lane: Lane) -> None:
+        self.started -= 1
+        self._started_first -= not lane.retried
 
     def _make_ready(self, lane: Lane) -> None:
         lane.state = "ready"

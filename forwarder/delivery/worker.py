@@ -205,6 +205,7 @@ class Delivery:
                     if self._engine.is_never_repeated(attempt.taken.event):
                         self._start_what_may()
                         await self._buffer.unmark([attempt.taken.event])
+                    self._tell_feeder(lane_has_room=False)
                 case GoesBack():
                     self._start_what_may()
                     await self._give_back(decision.events, decision.not_before)

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[Callable[[], Awaitable[Rows]], float]] = {
     "latency": (single.measure_latency, 150),
     "sandbox": (single.measure_sandbox, 60),
     "intake": (intake.measure, 240),
-    "delivery": (delivery.measure, 420),
+    "delivery": (delivery.measure, 600),
     "backlog": (backlog.measure, 480),
 }
 """What measures each group of rows, and within how many seconds."""

@@ -23,6 +23,8 @@ WARM_UP_EVENTS = 5_000
 LATENCY_SECONDS = 0.05
 CONCURRENCIES = (64, 256)
 THROUGHPUT_SECONDS = 10.0
+GROWTH_SECONDS = 30.0
+"""At most how long the limit may grow before: by one in every other round trip, once it has met a sign of load."""
 _ROOM = {
     "buffer__max_events": 10_000_000,
     "buffer__max_bytes": 1 << 33,
@@ -100,16 +102,24 @@ async def _throughput(loop: str, concurrency: int) -> float:
                 Path(name), sandbox.url, loop=loop, delivery__max_concurrency=concurrency, **_ROOM
             ) as daemon:
                 pin(daemon.process.pid, MEASURED_CORE)
-                await fill(daemon, round(2.2 * THROUGHPUT_SECONDS * concurrency / LATENCY_SECONDS / 1000) * 1000)
+                most_seconds = GROWTH_SECONDS + 1.5 * THROUGHPUT_SECONDS
+                await fill(daemon, round(most_seconds * concurrency / LATENCY_SECONDS / 1000) * 1000)
                 await sandbox.faults(down=False)
                 await until(lambda: _delivers(daemon), "an event is delivered")
-                await asyncio.sleep(THROUGHPUT_SECONDS / 2)  # until the limiter has found the rate
+                began = time.perf_counter()
+                while time.perf_counter() < began + GROWTH_SECONDS and await _limit(daemon) < concurrency:
+                    await asyncio.sleep(0.5)
+                progress(f"{loop}: a limit of {await _limit(daemon)} after {time.perf_counter() - began:.0f} s")
                 delivered, began = (await daemon.ledger())["delivered"], time.perf_counter()
                 await asyncio.sleep(THROUGHPUT_SECONDS)
                 delivered = (await daemon.ledger())["delivered"] - delivered
                 seconds = time.perf_counter() - began
                 assert not await daemon.drained(), "it had nothing to do for a while"
                 return float(delivered / seconds)
+
+
+async def _limit(daemon: Daemon) -> int:
+    return int((await daemon.status())["delivery"]["concurrency_limit"])
 
 
 async def _delivers(daemon: Daemon) -> bool:

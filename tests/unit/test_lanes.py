@@ -445,6 +445,24 @@ def test_it_asks_for_events_only_when_a_quarter_of_it_is_free(make: EventMaker) 
     assert lanes.room() == (2, 100_000 - 120)
 
 
+def test_it_asks_for_none_while_there_are_enough_lanes_besides_those_that_are_retried(make: EventMaker) -> None:
+    """Whoever is asked might search behind very many events of those lanes; but retries must not shut out new events."""
+    lanes = window(max_events=80, max_lanes=2)
+    lanes.add(make.of("ab"))
+    assert lanes.room() != (0, 0)
+    lanes.add(make.of("c"))
+    assert lanes.room() == (0, 0)
+    lane = started(lanes)
+    assert lanes.room() == (0, 0), "it is still there"
+    lanes.park(lane, until=10.0)
+    assert lanes.room() != (0, 0)
+    lanes.unpark_due(10.0)
+    assert lanes.room() != (0, 0)
+    lanes.put_back(started(lanes))
+    lanes.end(started(lanes))
+    assert lanes.room() != (0, 0)
+
+
 @pytest.mark.parametrize(("size_bytes", "room"), [(99, (7, 1)), (100, (0, 0)), (101, (0, 0))])
 def test_it_asks_for_none_while_its_bytes_are_used_up(size_bytes: int, room: tuple[int, int], make: EventMaker) -> None:
     lanes = window(max_events=8, max_bytes=100)
