@@ -88,7 +88,11 @@ async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(
 
 
 async def test_a_replay_with_the_command_sends_each_event_once_however_often_it_is_repeated(tmp_path: Path) -> None:
-    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
+    async with (
+        running_sandbox() as sandbox,
+        # else a row of them is no longer believed: tests/system/test_refusals.py
+        running_daemon(tmp_path, sandbox.url, delivery__systemic_rejections=1000) as daemon,
+    ):
         await have_the_next_rejected(sandbox, daemon)
         where = ("--unix-socket", str(daemon.unix_socket))
         events = [example_event(number) for number in range(50)]
