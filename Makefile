@@ -65,8 +65,8 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate
 
 lock: $(VENV)/runtime
 	@$(PIP_INSTALL) 'uv>=0.13'
-	@$(LOCK) --extra speed pyproject.toml -o deploy/requirements.txt
-	@$(LOCK) --extra speed --group dev pyproject.toml -o tests/requirements.txt
+	@$(LOCK) --extra speed --extra zstd pyproject.toml -o deploy/requirements.txt
+	@$(LOCK) --extra speed --extra zstd --group dev pyproject.toml -o tests/requirements.txt
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

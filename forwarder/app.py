@@ -1,26 +1,28 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
-Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`;
-and for each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
-`intake.max_body_bytes`, while it is split and checked. The events are, in a buffer on disk, 20 MiB for the windows
-(buffer/disk.py, delivery/lanes.py), 8 bytes for each of `buffer.max_events` and 4 MiB for SQLite; in memory,
-`buffer.max_bytes`, about 600 bytes more for each of `buffer.max_events` (at most 2 KiB, with the longest names and customer
-ids), and `dead_letters.max_bytes`.
+Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`,
+250 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
+each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
+`intake.max_body_bytes`, while it is split and checked; for each connection of the HTTP intakes 100 KiB, and of lines_socket
+1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; and for the
+datagrams 8 MiB and `intake.max_line_bytes`.
+
+The events are, in a buffer on disk, 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
+`buffer.max_events` and 4 MiB for SQLite; in memory, `buffer.max_bytes`, about 600 bytes more for each of
+`buffer.max_events` (at most 2 KiB, with the longest names and customer ids), and `dead_letters.max_bytes`.
 """
 
 import asyncio
-import gc
-import math
 import os
-import signal
 import time
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
 from forwarder import __version__
 from forwarder.admin import Admin
-from forwarder.buffer.base import Buffer, Ledger
+from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
@@ -29,16 +31,24 @@ from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import EventIds, by_customer, each_alone
 from forwarder.forecast import Forecast, Sample
+from forwarder.growlytics import types_file
+from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
+from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
-from forwarder.intake.http import HttpIntake
+from forwarder.intake.duplicates import DuplicateKeys
+from forwarder.intake.elements import Elements
+from forwarder.intake.http import HttpIntake, OperatorRoutes
+from forwarder.intake.lines import LinesIntake
 from forwarder.intake.replay import Replayer
-from forwarder.intake.sockets import bind_tcp, bind_unix, remove_unix
-from forwarder.key_file import KeyFile
+from forwarder.intake.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.receipts import Receipts
+from forwarder.secret_file import WatchedSecret
 from forwarder.settings import Secret, Settings
-from forwarder.telemetry import Gauges, Telemetry
+from forwarder.status import Status
+from forwarder.telemetry import Telemetry
 
 State = Literal["starting", "ready", "stopping", "draining", "stopped"]
 
@@ -54,13 +64,14 @@ class App:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._clock = loop.time
-        self._started_at = time.time()
         self.state: State = "starting"
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
         self.telemetry = Telemetry()
         self._receipts = Receipts(settings.receipts, clock=time.time)
         self._ids = EventIds()
+        self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=time.time)
+        self._keys = DuplicateKeys(settings.intake, clock=time.time)
         self._database = _database_of(settings)
         self.buffer = self._make_buffer()
         self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
@@ -68,24 +79,32 @@ class App:
         self.delivery = Delivery(
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
-        self.key_file = self._watch_key_file()
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
+        self._status = Status(
+            settings,
+            buffer=self.buffer,
+            delivery=self.delivery,
+            dead_letters=self.dead_letters,
+            types=self._types,
+            forecast=self._forecast,
+            clock=self._clock,
+        )
         self._intakes = self._make_intakes()
+        self._secrets = list(self._watched_secrets())
         self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
         self.addresses: dict[str, str] = {}
         self._opened = AsyncExitStack()
-        self._ledger_at_start = self.buffer.ledger()
         self.telemetry.daemon_described(
             loop=type(loop).__module__.partition(".")[0],
             max_events=settings.buffer.max_events,
             max_bytes=settings.buffer.max_bytes,
-            read=self._gauges,
+            read=self._status.gauges,
         )
 
     async def open(self) -> None:
         """Bind every socket and begin to accept.
 
-        Raises CannotBindError, DirectoryError or DirectoryInUseError; then `close` is still due.
+        Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError; then `close` is still due.
         """
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
@@ -94,11 +113,12 @@ class App:
         self._opened.push_async_callback(self.buffer.close)
         await self.buffer.open()
         self._ids.rise_above(self._database.ledger["last_id"])
-        self._ledger_at_start = self.buffer.ledger()
+        self._status.begin()
+        await self._recall()
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
         await self._open_tcp_intake()
-        await self._open_unix_intake()
+        await self._open_unix_intakes()
         self.state = "ready"
         self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
 
@@ -109,7 +129,7 @@ class App:
             delivering = tasks.create_task(self.delivery.serve(), name="delivery")
             helping = (
                 tasks.create_task(self._sample(), name="forecast"),
-                tasks.create_task(self.key_file.serve(), name="key file"),
+                *(tasks.create_task(secret.serve(), name="secret's file") for secret in self._secrets),
             )
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
@@ -129,21 +149,7 @@ class App:
 
     def ledger(self) -> dict[str, object]:
         """Return what became of every event since the start, and how many are buffered, also of earlier ones."""
-        now, start = self.buffer.ledger(), self._ledger_at_start
-        return _described(
-            Ledger(
-                received=now.received - start.received,
-                accepted=now.accepted - start.accepted,
-                duplicates=now.duplicates - start.duplicates,
-                rejected=now.rejected - start.rejected,
-                delivered=now.delivered - start.delivered,
-                dead_lettered={
-                    why: number - start.dead_lettered.get(why, 0) for why, number in now.dead_lettered.items()
-                },
-                dropped={why: number - start.dropped.get(why, 0) for why, number in now.dropped.items()},
-                buffered=now.buffered,
-            )
-        ) | {"unaccounted": now.unaccounted}
+        return self._status.ledger()
 
     async def receipt(self, event_id: int) -> dict[str, object] | None:
         """Return where an event is, or what became of it; None if nobody knows. Times are in seconds since 1970.
@@ -161,51 +167,40 @@ class App:
 
     def status(self) -> dict[str, object]:
         """Return the content of /v1/status."""
-        gauges = self._gauges()
-        oldest = gauges.oldest_accepted_at
-        return {
-            "version": __version__,
-            "state": self.state,
-            "uptime_seconds": round(time.time() - self._started_at, 1),
-            "ledger": {"since_start": self.ledger(), "for_ever": _described(self.buffer.ledger())},
-            "buffer": {
-                "kind": self._settings.buffer.kind,
-                "available": self.buffer.available,
-                "events": gauges.buffer_events,
-                "bytes": gauges.buffer_bytes,
-                "max_events": self._settings.buffer.max_events,
-                "max_bytes": self._settings.buffer.max_bytes,
-                "oldest_event_age_seconds": 0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
-            },
-            "delivery": {
-                "in_flight": gauges.delivery_in_flight,
-                "concurrency_limit": gauges.concurrency_limit,
-                "max_concurrency": self._settings.delivery.max_concurrency,
-            },
-            "holds": {cause: {"seconds": round(seconds, 1)} for cause, seconds in self.delivery.holds().items()},
-            "dead_letters": {
-                "events": self.dead_letters.events,
-                "bytes": self.dead_letters.bytes,
-                "max_events": self._settings.dead_letters.max_events,
-                "max_bytes": self._settings.dead_letters.max_bytes,
-            },
-            "forecasts": {
-                "accepted_per_second": round(self._forecast.in_per_second, 1),
-                "done_with_per_second": round(self._forecast.out_per_second, 1),
-                "full_in_seconds": _finite(gauges.full_seconds),
-                "drained_in_seconds": _finite(gauges.drain_seconds),
-            },
-        }
+        return self._status.content(self.state)
 
-    def _watch_key_file(self) -> KeyFile:
-        settings = self._settings.growlytics
-        assert settings.api_key is not None, "settings demand a key"
+    def reload(self) -> None:
+        """Have the files of secrets read again; a signal handler of the loop may call this."""
+        if not self._secrets:
+            self.telemetry.nothing_to_reload()
+        for secret in self._secrets:
+            secret.reload()
+
+    def _watched_secrets(self) -> Iterator[WatchedSecret]:
+        growlytics = self._settings.growlytics
+        assert growlytics.api_key is not None, "settings demand a key"
 
         def use(key: Secret) -> None:
             self._client.use_key(key)
             self.delivery.use_new_key()
 
-        return KeyFile(settings.api_key_file, current=settings.api_key, on_new_key=use, telemetry=self.telemetry)
+        if growlytics.api_key_file is not None:
+            yield WatchedSecret(
+                growlytics.api_key_file,
+                setting="growlytics.api_key_file",
+                current=growlytics.api_key,
+                on_new=use,
+                telemetry=self.telemetry,
+            )
+        intake, tcp = self._settings.intake, self._intakes["http"]
+        if intake.token_file is not None and intake.token is not None and isinstance(tcp, HttpIntake):
+            yield WatchedSecret(
+                intake.token_file,
+                setting="intake.token_file",
+                current=intake.token,
+                on_new=tcp.use_token,
+                telemetry=self.telemetry,
+            )
 
     def _make_buffer(self) -> Buffer:
         settings = self._settings
@@ -221,6 +216,7 @@ class App:
                     clock=self._clock,
                     next_id=self._ids.__next__,
                     lane_of=lane_of,
+                    remembered=lambda: Notes(self._types.remembered(), self._keys.remembered()),
                 )
             case "memory":
                 return MemoryBuffer(
@@ -235,29 +231,60 @@ class App:
             case _:
                 assert_never(settings.buffer.kind)
 
-    def _make_intakes(self) -> dict[str, HttpIntake]:
-        acceptor = Acceptor(buffer=self.buffer, telemetry=self.telemetry, ids=self._ids, clock=time.time)
+    def _make_intakes(self) -> dict[str, HttpIntake | LinesIntake | DatagramIntake]:
+        settings = self._settings.intake
+        elements = Elements(self._settings.contract, clock=time.time)
+        acceptor = Acceptor(
+            elements,
+            buffer=self.buffer,
+            types=self._types,
+            keys=self._keys,
+            telemetry=self.telemetry,
+            ids=self._ids,
+            clock=time.time,
+        )
         replayer = Replayer(
             dead_letters=self.dead_letters,
+            elements=elements,
             buffer=self.buffer,
             receipts=self._receipts,
             next_id=self._ids.__next__,
             clock=time.time,
-            max_bytes=self._settings.intake.max_body_bytes,
+            max_bytes=settings.max_body_bytes,
         )
-        return {
-            name: HttpIntake(
-                self._settings.intake,
+
+        operators: dict[str, OperatorRoutes] = {
+            "dead-letters": DeadLetterRoutes(self.dead_letters, replayer),
+            "attribute-types": AttributeTypeRoutes(self._types, self.buffer.note),
+        }
+
+        def http(name: str, *, guarded: bool) -> HttpIntake:
+            return HttpIntake(
+                settings,
                 intake=name,
                 acceptor=acceptor,
                 telemetry=self.telemetry,
                 status=self.status,
                 receipt=self.receipt,
-                dead_letters=DeadLetterRoutes(self.dead_letters, replayer),
-                guarded=name == "unix",
+                operators=operators,
+                guarded=guarded,
             )
-            for name in ("http", "unix")
+
+        return {
+            "http": http("http", guarded=settings.token is not None),
+            "unix": http("unix", guarded=True),
+            "lines": LinesIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
+            "datagram": DatagramIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
         }
+
+    async def _recall(self) -> None:
+        """Have intake remember what earlier processes noted, and what the team fixed."""
+        if self._settings.contract.types_file is not None:
+            self._types.fix(await asyncio.to_thread(types_file.read, self._settings.contract.types_file))
+        notes = await self.buffer.recall()
+        self._types.load(notes.types)
+        self._keys.load(notes.keys)
+        self._types.warn_if_unfixed()
 
     async def _open_admin(self) -> None:
         if address := self._settings.admin.http:
@@ -273,14 +300,19 @@ class App:
             await self._intakes["http"].open(listener)
             self.addresses["http"] = _name(listener.getsockname())
 
-    async def _open_unix_intake(self) -> None:
-        if name := self._settings.intake.unix_socket:
-            path = Path(name)
-            listener = bind_unix(path, mode=self._settings.intake.unix_socket_mode, setting="intake.unix_socket")
-            self._opened.callback(remove_unix, path)
-            self._opened.push_async_callback(self._intakes["unix"].close)
-            await self._intakes["unix"].open(listener)
-            self.addresses["unix"] = str(path)
+    async def _open_unix_intakes(self) -> None:
+        settings = self._settings.intake
+        for name, path, setting, bind in (
+            ("unix", settings.unix_socket, "intake.unix_socket", bind_unix),
+            ("lines", settings.lines_socket, "intake.lines_socket", bind_unix),
+            ("datagram", settings.datagram_socket, "intake.datagram_socket", bind_unix_datagram),
+        ):
+            if path:
+                listener = bind(Path(path), mode=settings.unix_socket_mode, setting=setting)
+                self._opened.callback(remove_unix, Path(path))
+                self._opened.push_async_callback(self._intakes[name].close)
+                await self._intakes[name].open(listener)
+                self.addresses[name] = path
 
     async def _sample(self) -> None:
         while True:
@@ -309,68 +341,6 @@ class App:
                 next_log += _DRAIN_LOG_SECONDS
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
-    def _gauges(self) -> Gauges:
-        occupancy = self.buffer.occupancy()
-        progress = self.delivery.progress()
-        parked = progress.parked + occupancy.resting
-        # Events whose acks have been committed are in flight until their workers have heard of it.
-        in_flight = min(progress.in_flight, occupancy.events - parked)
-        return Gauges(
-            buffer_events={
-                "ready": occupancy.events - parked - in_flight,
-                "parked": parked,
-                "in_flight": in_flight,
-            },
-            buffer_bytes=occupancy.bytes,
-            oldest_accepted_at=occupancy.oldest_accepted_at,
-            delivery_in_flight=progress.attempting,
-            concurrency_limit=self.delivery.limit,
-            holds=self.delivery.holds(),
-            full_seconds=self._forecast.full_seconds,
-            drain_seconds=self._forecast.drain_seconds,
-            unaccounted=self.buffer.ledger().unaccounted,
-            dead_letters=self.dead_letters.events,
-        )
-
-
-async def run(settings: Settings) -> int:
-    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does."""
-    app = App(settings)
-    _on_signals(app)
-    try:
-        await app.open()
-    except BaseException:
-        await app.close()
-        raise
-    _spare_the_garbage_collector()
-    try:
-        await app.serve()
-    finally:
-        lost_events, lost_letters = await app.close()
-        app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
-    return 75 if lost_events or lost_letters else 0
-
-
-def _spare_the_garbage_collector() -> None:
-    """Look for cycles seldom: events and answers make none, and looking costs a tenth of the intake's time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
-
-
-def _on_signals(app: App) -> None:
-    def stop(name: str) -> None:
-        if app.stop.is_set():
-            app.force.set()
-            return
-        app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
-        app.stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
-    loop.add_signal_handler(signal.SIGHUP, app.key_file.reload)
-
 
 def _database_of(settings: Settings) -> Database:
     if settings.buffer.kind == "memory":
@@ -378,28 +348,16 @@ def _database_of(settings: Settings) -> Database:
     return Database(
         Path(settings.buffer.directory),
         fsync=settings.buffer.fsync,
-        max_bytes=max_file_bytes(settings.buffer, settings.dead_letters),
-        reserve_bytes=reserve_bytes(max_put_bytes=settings.intake.max_body_bytes),
+        max_bytes=max_file_bytes(
+            settings.buffer,
+            settings.dead_letters,
+            max_keys=settings.intake.duplicate_max_keys,
+            max_types=settings.contract.max_attribute_types,
+        ),
+        reserve_bytes=reserve_bytes(
+            max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
+        ),
     )
-
-
-def _described(ledger: Ledger) -> dict[str, object]:
-    return {
-        "received": ledger.received,
-        "accepted": ledger.accepted,
-        "duplicates": ledger.duplicates,
-        "rejected": ledger.rejected,
-        "delivered": ledger.delivered,
-        "dead_lettered": dict(ledger.dead_lettered),
-        "dropped": dict(ledger.dropped),
-        "buffered": ledger.buffered,
-        "unaccounted": ledger.unaccounted,
-    }
-
-
-def _finite(seconds: float) -> float | None:
-    """Return a time as JSON has it: null for never."""
-    return round(seconds, 1) if math.isfinite(seconds) else None
 
 
 def _name(place: tuple[str, int]) -> str:

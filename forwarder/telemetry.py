@@ -30,7 +30,7 @@ from forwarder.event import Clock, printable
 
 log = logging.getLogger("forwarder")
 
-INTAKES: Final = ("http", "unix", "replay")
+INTAKES: Final = ("http", "unix", "lines", "datagram", "replay")
 REJECTION_REASONS: Final = (
     "malformed_json",
     "not_an_object",
@@ -42,14 +42,22 @@ REJECTION_REASONS: Final = (
     "attribute_type_not_allowed",
     "time_not_milliseconds",
     "number_out_of_range",
+    "attribute_type_conflict",
     "body_too_large",
     "buffer_full",
     "buffer_unavailable",
     "shutting_down",
+    "unauthorized",
+    "forbidden_origin",
+    "forbidden_host",
     "unsupported_encoding",
+    "unsupported_content_type",
     "malformed_body",
     "too_slow",
 )
+CLOSE_REASONS: Final = ("too_many", "header_timeout", "body_timeout", "answer_timeout")
+CONFLICT_ACTIONS: Final = ("observe", "coerce", "strip", "reject")
+CONFLICT_KINDS: Final = ("hard", "date")
 DEAD_REASONS: Final = ("rejected", "expired", "ambiguous")
 EVICTION_REASONS: Final = ("full", "purged", "shutdown")
 DROP_REASONS: Final = ("drop_oldest", "corrupt", "shutdown")
@@ -78,9 +86,20 @@ _DROPPED: Final = {
     "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
     "corrupt": "events are lost: the buffer's disk altered them",
 }
+_LOCKED_OUT: Final = {
+    "unauthorized": "requests over TCP lack the token: see intake.token",
+    "forbidden_origin": "pages in a browser post to the forwarder, and are refused: see intake.allowed_origins",
+    "forbidden_host": "requests over TCP name another host, and are refused: see intake.allowed_hosts",
+}
+_CLOSED: Final = {
+    "too_many": "too many connections: those without a request for longest are closed; see intake.max_connections",
+    "header_timeout": "connections are closed that do not send a whole request: see intake.header_timeout_seconds",
+    "body_timeout": "connections are closed that do not send all they began: see intake.body_timeout_seconds",
+    "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
+}
 _RELOADED: Final = {
-    "changed": "growlytics.api_key_file was read again: a new key, which is used from now on",
-    "unchanged": "growlytics.api_key_file was read again: the key is the same",
+    "changed": "a secret's file was read again: it has changed, and what it holds is used from now on",
+    "unchanged": "a secret's file was read again: it holds the same",
 }
 _GIVEN_UP: Final = {
     "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
@@ -125,14 +144,30 @@ class Telemetry:
         self.received = 0
         """Events that reached an intake, as `events_received_total` says; so for the next."""
         self.refused = 0
+        self.duplicates = 0
         self._clock = clock
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
         self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
-        self._counter("events_duplicate", "Events that repeated one accepted before")
+        self._duplicates = self._counter("events_duplicate", "Events that repeated the key of one accepted before")
         self._rejected = self._labelled(
             "events_rejected", "Events refused, by the first error's code", "reason", REJECTION_REASONS
         )
+        self._closed = self._labelled(
+            "connections_closed", "Connections that an intake closed for the sake of others", "reason", CLOSE_REASONS
+        )
+        self._error_lines_lost = self._counter(
+            "error_lines_lost", "Lines about refused events that a client of lines_socket did not read"
+        )
+        conflicts = Counter(
+            f"{_PREFIX}_attribute_type_conflicts",
+            "Attributes of another type than before, by what was done; date: a string for a date, or the reverse",
+            ("action", "kind"),
+            registry=self.registry,
+        )
+        self._conflicts = {
+            (action, kind): conflicts.labels(action, kind) for action in CONFLICT_ACTIONS for kind in CONFLICT_KINDS
+        }
         self._delivered = self._counter("events_delivered", "Events that Growlytics has")
         self._dead_lettered = self._labelled(
             "events_dead_lettered", "Events given up and kept as dead letters", "reason", DEAD_REASONS
@@ -154,7 +189,7 @@ class Telemetry:
             "possible_duplicates", "Attempts repeated although the event may have arrived"
         )
         self._reloads = self._labelled(
-            "config_reloads", "Times that the key's file changed or was to be read again", "result", RELOAD_RESULTS
+            "config_reloads", "Times that a secret's file changed or was to be read again", "result", RELOAD_RESULTS
         )
         self._intake_duration = Histogram(
             f"{_PREFIX}_intake_duration_seconds",
@@ -201,6 +236,63 @@ class Telemetry:
         self.refused += count
         self._received[intake].inc(count)
         self._rejected[reason].inc(count)
+
+    def events_duplicate(self, count: int, *, intake: str) -> None:
+        """`count` events repeated keys of events accepted before, so they are not taken again."""
+        self.received += count
+        self.duplicates += count
+        self._received[intake].inc(count)
+        self._duplicates.inc(count)
+
+    def locked_out(self, code: str) -> None:
+        """A request over TCP lacked what it must have, or came from where none may; see _LOCKED_OUT."""
+        self._log_seldom(_LOCKED_OUT[code], kind=code, code=code)
+
+    def connection_closed(self, reason: str) -> None:
+        """An intake closed a connection for the sake of others."""
+        self._closed[reason].inc()
+        self._log_seldom(_CLOSED[reason], kind=reason, reason=reason)
+
+    def error_lines_lost(self, count: int) -> None:
+        """A client of lines_socket does not read what it is told of refused events."""
+        self._error_lines_lost.inc(count)
+
+    def connections_capped(self, connections: int, *, wanted: int) -> None:
+        """The process may not have as many files open as `intake.max_connections` takes."""
+        log.warning(
+            "the limit of open files allows fewer connections than intake.max_connections: raise it (ulimit -n)",
+            extra={"fields": {"connections": connections, "max_connections": wanted}},
+        )
+
+    def attribute_type_conflict(self, *, action: str, kind: str) -> None:
+        """An attribute of an accepted or refused event had another type than before."""
+        self._conflicts[action, kind].inc()
+
+    def attribute_conflicts_first(self, *, name: str, attribute: str, expected: str, found: str, action: str) -> None:
+        """For the first time since the start this attribute of events of this name had another type than before."""
+        fields = {
+            "name": printable(name),
+            "attribute": printable(attribute),
+            "expected": expected,
+            "found": found,
+            "action": action,
+        }
+        log.warning(
+            "an attribute changed its type, so Growlytics ignores it: see growlytics-forwarder attribute-types list",
+            extra={"fields": fields},
+        )
+
+    def attribute_types_unfixed(self, policy: str) -> None:
+        """At the start: the policy changes or refuses events by what was learned, as no types are fixed."""
+        log.warning(
+            "contract.attribute_types goes by what is learned, and Growlytics may have learned another type before: "
+            "fix the types with contract.types_file",
+            extra={"fields": {"attribute_types": policy}},
+        )
+
+    def attribute_types_full(self) -> None:
+        """No more types are learned."""
+        self._log_seldom("no more attribute types are learned: raise contract.max_attribute_types", kind=0)
 
     def request_answered(self, seconds: float) -> None:
         """An intake answered a request, `seconds` after its headers arrived."""
@@ -327,28 +419,28 @@ class Telemetry:
             extra={"fields": {"missing": missing}},
         )
 
-    # The key's file
+    # Secrets' files
 
-    def key_reloaded(self, result: str, *, notable: bool = True) -> None:
-        """The key's file was read again, and its key is `changed` or `unchanged`."""
+    def secret_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
+        """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
         self._reloads[result].inc()
         if notable:
-            log.info(_RELOADED[result])
+            log.info(_RELOADED[result], extra={"fields": {"setting": setting}})
 
-    def key_reload_failed(self, fault: str, *, notable: bool) -> None:
-        """The key's file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
+    def secret_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
+        """The file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
         self._reloads["failed"].inc()
         if notable:
             log.warning(
-                "growlytics.api_key_file cannot be used, so the key stays as it was: write the key into the file, and "
+                "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and "
                 "nothing else; it is tried again every second",
-                extra={"fields": {"fault": fault}},
+                extra={"fields": {"setting": setting, "fault": fault}},
             )
 
     def nothing_to_reload(self) -> None:
-        """Somebody asked for the key's file to be read again, and there is none."""
+        """Somebody asked for secrets' files to be read again, and there are none."""
         self._reloads["unchanged"].inc()
-        log.info("nothing is to be read again: growlytics.api_key_file is not set, and other settings need a restart")
+        log.info("nothing is to be read again: no secret's file is set, and other settings need a restart")
 
     # The daemon
 

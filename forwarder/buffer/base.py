@@ -12,10 +12,12 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from forwarder.buffer.fates import DeadReason, DropReason, Fate
+from forwarder.database.attribute_types import TypeChanges
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
 
 
@@ -40,6 +42,21 @@ class Unavailable:
 
 
 PutAnswer = Stored | Full | NeverFits | Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What intake remembers, and a buffer that outlives the process keeps for it, in the step that stores its events."""
+
+    types: TypeChanges = field(default_factory=dict)
+    """What was learned of attributes, or is to be forgotten."""
+    keys: Sequence[DuplicateKey] = ()
+    """The apps' own keys of events, in the order of their ids."""
+    keys_forgotten_to: int = 0
+    """Keys of events up to this id are to be forgotten."""
+
+
+NO_NOTES: Final = Notes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +105,25 @@ class Buffer(Protocol):
         """Do what is to be done from time to time, until cancelled."""
         ...
 
-    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+    async def put(
+        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+    ) -> PutAnswer:
         """Store all of `events`, whose ids rise, or none; return when the promise holds.
 
         `intake` is the way they came in, for the ledger; `replayed` are the ids of the dead letters that they were, which
-        are removed in the same step.
+        are removed in the same step, and `notes` are kept. Where the events are not stored, no key of theirs is kept; types
+        may be, so who learned them has to `note` that they are forgotten.
+        """
+        ...
+
+    async def recall(self) -> Notes:
+        """Return what was noted before this process, once, between `open` and `serve`: nothing is to be forgotten."""
+        ...
+
+    async def note(self, types: TypeChanges) -> None:
+        """Keep what is learned of attributes or forgotten, after all that was noted before; return when that is so.
+
+        It may wait as `ack` does.
         """
         ...
 

@@ -1,11 +1,17 @@
-"""What is committed together: events to store, events to remove with their fates, marks. Used by the disk buffer alone."""
+"""What is committed together: events to store, events to remove with their fates, marks, notes. Used by the disk buffer
+alone.
+"""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
-from forwarder.buffer.base import PutAnswer
+from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
 from forwarder.buffer.fates import Fate
+from forwarder.database.attribute_types import LearnedType, Place
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.marks import Mark
 from forwarder.event import Event
 
@@ -29,6 +35,8 @@ class Put:
     intake: str
     done: asyncio.Future[PutAnswer]
     replayed: Sequence[int] = ()
+    notes: Notes = NO_NOTES
+    """Of which the keys are committed with the events; the rest is in `Noted`."""
     dropped: Sequence[Event] = ()
     """The oldest events, which make room for them."""
     salvaged: Salvaged | None = None
@@ -50,6 +58,30 @@ class Ack:
 
 
 @dataclass(slots=True)
+class Noted:
+    """What is to be kept for intake, whatever becomes of puts; it may wait where the disk is full."""
+
+    types: dict[Place, LearnedType | None] = field(default_factory=dict)
+    keys: dict[int, DuplicateKey] = field(default_factory=dict)
+    """Those that a damaged file had, by the ids of their events."""
+    keys_forgotten_to: int = 0
+    complete: bool = False
+    """Whether with these the database has all that damaged files had."""
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.types or self.keys or self.keys_forgotten_to or self.complete or self.waiters)
+
+    def __iadd__(self, later: "Noted") -> Self:
+        self.types |= later.types
+        self.keys |= later.keys
+        self.keys_forgotten_to = max(self.keys_forgotten_to, later.keys_forgotten_to)
+        self.complete |= later.complete
+        self.waiters += later.waiters
+        return self
+
+
+@dataclass(slots=True)
 class Batch:
     """What is committed together."""
 
@@ -61,22 +93,25 @@ class Batch:
     """Of those who wait for that."""
     corrupt: list[int] = field(default_factory=list)
     """The ids of rows that cannot be read."""
-    refused: int = 0
-    """How many events were refused meanwhile, for the ledger."""
+    declined: Counter[str] = field(default_factory=Counter)
+    """How many events were refused meanwhile, or were duplicates, by the names of the ledger's counters."""
+    noted: Noted = field(default_factory=Noted)
 
     def __bool__(self) -> bool:
-        return bool(self.puts or self.acks or self.marks or self.corrupt or self.refused)
+        return bool(self.puts or self.acks or self.marks or self.corrupt or self.declined or self.noted)
 
     def __add__(self, later: "Batch") -> "Batch":
+        """Return both as one, but for what is noted."""
         return Batch(
             self.puts + later.puts,
             self.acks + later.acks,
             self.marks | later.marks,
             self.marked + later.marked,
             self.corrupt + later.corrupt,
-            self.refused + later.refused,
+            self.declined + later.declined,
         )
 
     def waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
         """Return what is to be told when it is committed."""
-        return [*(put.done for put in self.puts), *(ack.done for ack in self.acks), *self.marked]
+        acked = [ack.done for ack in self.acks]
+        return [*(put.done for put in self.puts), *acked, *self.marked, *self.noted.waiters]

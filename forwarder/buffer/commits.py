@@ -2,15 +2,17 @@
 
 A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks and marks wait: they
 are tried without the puts, then with the space that was kept in reserve for them, and then every second until they are
-committed. When there is room again, and something could be written, puts are taken again. When the database's file was
-damaged, `restore` is run on the new one before anything else. Used by the disk buffer alone, on the event loop.
+committed. When there is room again, and something could be written, puts are taken again, and what was noted for intake,
+which waited, is committed. When the database's file was damaged, `restore` is run on the new one before anything else. Used
+by the disk buffer alone, on the event loop.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final, Generic, TypeVar
 
-from forwarder.buffer.batch import Ack, Batch, Put
+from forwarder.buffer.batch import Ack, Batch, Noted, Put
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -52,6 +54,8 @@ class GroupCommit(Generic[T]):
         self.available = True
         """Whether puts are worth trying: the disk worked when it was last tried."""
         self.waiting = Batch()
+        """But for what is noted."""
+        self._noted = Noted()
         self._database = database
         self._job_of = job_of
         self._apply = apply
@@ -88,6 +92,13 @@ class GroupCommit(Generic[T]):
             self.waiting.marked.append(done)
         self.commit()
 
+    def note(self, noted: Noted, *, soon: bool = True) -> None:
+        """Have changes of what is kept for intake committed; unless it is to be soon, with the next commit there is."""
+        self._raise_if_failed()
+        self._noted += noted
+        if soon:
+            self.commit()
+
     def uncommitted_puts(self) -> list[Put]:
         """Return the puts that are waiting or being committed."""
         return self._current.puts + self.waiting.puts
@@ -114,10 +125,14 @@ class GroupCommit(Generic[T]):
 
     def commit(self) -> None:
         """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
-        if self._committing or self._stalled or not (self.waiting or self._restore):
+        if self._committing or self._stalled or not (self.waiting or self._restore or self._notes_to_commit):
             return
         self._committing = True
         asyncio.get_running_loop().call_soon(self._begin)
+
+    @property
+    def _notes_to_commit(self) -> bool:
+        return self.available and bool(self._noted)
 
     def _begin(self) -> None:
         if job := self._restore:
@@ -153,11 +168,15 @@ class GroupCommit(Generic[T]):
 
     def _next_batch(self) -> Batch:
         batch, self.waiting = self.waiting, Batch()
+        if self.available:  # else what is noted waits for room, as puts do, or acks might fail for want of it
+            batch.noted, self._noted = self._noted, Noted()
         size = 0
         for index, put in enumerate(batch.puts):
             size += put.size_bytes
             if index and size > MAX_COMMIT_BYTES:
                 batch.puts, self.waiting.puts = batch.puts[:index], batch.puts[index:]
+                # Some of them may come only with the rest.
+                self._noted += Noted(keys_forgotten_to=batch.noted.keys_forgotten_to)
                 break
         return batch
 
@@ -193,8 +212,9 @@ class GroupCommit(Generic[T]):
                 self._put_back(batch)
                 self._refuse_puts([put for put in self.waiting.puts if put.replayed])
             case UnavailableError():
+                more = bool(batch.puts or batch.noted)
                 self._put_back(batch)
-                self._give_way(result, more=bool(batch.puts))
+                self._give_way(result, more=more)
             case _:
                 self._fail(batch, result)
         self._go_on()
@@ -205,7 +225,10 @@ class GroupCommit(Generic[T]):
             self._ended.set()
 
     def _give_way(self, error: UnavailableError, *, more: bool) -> None:
-        """Refuse puts. If `more` than acks was tried, those are tried next; else they get the space in reserve."""
+        """Refuse puts. If `more` than acks was tried, those are tried next; else they get the space in reserve.
+
+        What is noted waits until there is room, even where somebody waits for it.
+        """
         self.lacks_room(error)
         self._refuse_puts(self.waiting.puts)
         if more:
@@ -226,6 +249,8 @@ class GroupCommit(Generic[T]):
         self._go_on()
 
     def _put_back(self, batch: Batch) -> None:
+        later, self._noted, batch.noted = self._noted, batch.noted, Noted()
+        self._noted += later
         self.waiting = batch + self.waiting
 
     def _raise_if_failed(self) -> None:
@@ -236,7 +261,7 @@ class GroupCommit(Generic[T]):
         """Tell everybody of a bug, and end the process: see `watch`."""
         self._stalled, self._failure = True, error
         self._failed.set()
-        for done in (batch + self.waiting).waiters():
+        for done in chain(batch.waiters(), self.waiting.waiters(), self._noted.waiters):
             if not done.done():
                 done.set_exception(error)
 
@@ -250,6 +275,7 @@ class GroupCommit(Generic[T]):
         if isinstance(result, Committed) and result.value and not self.restoring:
             self.available = True
             self._telemetry.buffer_recovered()
+            self.commit()
         else:
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")

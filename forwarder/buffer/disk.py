@@ -11,16 +11,18 @@ by its id. A crash gives everything back that was not acked, in order.
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Final
 
-from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored, Unavailable
-from forwarder.buffer.batch import Ack, Batch, Put, Salvaged
+from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
+from forwarder.buffer.batch import Ack, Batch, Put
+from forwarder.buffer.bringing import Bringing
 from forwarder.buffer.commits import GroupCommit
-from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
-from forwarder.buffer.marking import Marking, ambiguous
+from forwarder.buffer.declined import Declined
+from forwarder.buffer.fates import Dropped, Fate
+from forwarder.buffer.marking import Marking
+from forwarder.buffer.noting import Noting
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.buffer.room import Room
@@ -30,6 +32,7 @@ from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
+from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
@@ -41,7 +44,11 @@ WINDOW_BYTES: Final = 6 * 1024 * 1024
 
 
 class DiskBuffer:
-    """A Buffer in a database on disk. `clock` is the event loop's, in seconds; `next_id` gives rising ids."""
+    """A Buffer in a database on disk. `clock` is the event loop's, in seconds; `next_id` gives rising ids.
+
+    `remembered` gives all that intake remembers now, for a new file in the place of a damaged one. A key must not be in it
+    before the put of its event has answered `Stored`, or it might outlive an event that never was.
+    """
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -55,26 +62,25 @@ class DiskBuffer:
         next_id: Callable[[], int],
         lane_of: LaneOf = by_customer,
         window_bytes: int = WINDOW_BYTES,
+        remembered: Callable[[], Notes] = lambda: NO_NOTES,
     ) -> None:
         self._settings = settings
         self._database = database
         self._telemetry = telemetry
-        self._receipts = receipts
         self._settling = Settling(telemetry, receipts)
-        self._next_id = next_id
         self._clock = clock
         self._ordering = Ordering(max_aside_bytes=window_bytes, lane_of=lane_of)
         self._taken: dict[int, Event] = {}
         self._changed = asyncio.Event()
         self._closed = False
-        self._refused_noted = 0
-        self._refused_committed = 0
+        self._declined = Declined(telemetry)
         self._count = rows.RowCount()
         self._bounds = dead_letters
         self._commits = GroupCommit(
             database, job_of=self._job_of, apply=self._apply, refuse=self._refuse, telemetry=telemetry
         )
         self._marking = Marking(self._commits)
+        self._noting = Noting(database, self._commits, telemetry=telemetry, remembered=remembered)
         self._reading = Reading(
             database,
             self._ordering,
@@ -84,13 +90,14 @@ class DiskBuffer:
             telemetry=telemetry,
         )
         self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, changed=self._changed)
+        bringing = Bringing(self._commits, room=self._room, submit=self._submit, receipts=receipts, next_id=next_id)
         self._upkeep = Upkeep(
             database,
             bounds=dead_letters,
             telemetry=telemetry,
             count=self._count,
-            bring=self._bring,
-            write_refused=self._write_refused,
+            bring=bringing.bring,
+            write_declined=self._write_declined,
             beyond_reach=self._beyond_reach,
         )
         database.on_damaged = self._restore
@@ -120,14 +127,17 @@ class DiskBuffer:
             tasks.create_task(self._upkeep.serve(), name="buffer upkeep")
             tasks.create_task(self._commits.watch(), name="buffer failure")
 
-    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+    async def put(
+        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+    ) -> PutAnswer:
         """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
         size = sum(event.size_bytes for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed)
+        self._noting.putting(notes)
+        put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
         if self._settings.when_full == "drop_oldest":
             async with self._room.queue:
                 dropped = await self._room.make(len(events), size)
@@ -140,6 +150,14 @@ class DiskBuffer:
         else:
             return Full()
         return await put.done
+
+    async def recall(self) -> Notes:
+        """See Buffer. To be asked before `serve`, which ends the salvage of damaged files, from which it is read, too."""
+        return await self._noting.recall(self._upkeep.damaged_files)
+
+    async def note(self, types: TypeChanges) -> None:
+        """See Buffer. Where the disk is full it waits until there is room again."""
+        await self._noting.note(types)
 
     async def take(
         self,
@@ -211,18 +229,7 @@ class DiskBuffer:
 
     def ledger(self) -> Ledger:
         """See Buffer."""
-        counters = self._database.ledger
-        refused = self._telemetry.refused - self._refused_committed
-        return Ledger(
-            received=counters["received"] + refused,
-            accepted=counters["accepted"],
-            duplicates=counters["duplicates"],
-            rejected=counters["rejected"] + refused,
-            delivered=counters["delivered"],
-            dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},
-            dropped={reason: counters[f"dropped.{reason}"] for reason in DROP_REASONS},
-            buffered=counters["buffered"],
-        )
+        return self._declined.ledger(self._database.ledger)
 
     def occupancy(self) -> Occupancy:
         """See Buffer. Events of a damaged file count until they are brought over or given up."""
@@ -256,12 +263,12 @@ class DiskBuffer:
         """See Buffer. The database is closed by who opened it."""
         if not self._closed:
             self._closed = True
-            self._note_refused()
+            self._note_declined()
             await self._commits.flush()
             self._commits.close()
 
-    def _write_refused(self) -> None:
-        self._note_refused()
+    def _write_declined(self) -> None:
+        self._note_declined()
         if self._commits.available:
             self._commits.commit()
 
@@ -269,25 +276,23 @@ class DiskBuffer:
 
     def _submit(self, put: Put) -> None:
         self._room.occupy(put)
-        self._note_refused()
+        self._note_declined()
         self._commits.put(put)
 
     def _submit_ack(self, ack: Ack) -> None:
         self._marking.ending(event.id for event, _ in ack.fates)
         self._commits.ack(ack)
 
-    def _note_refused(self) -> None:
-        """Have refusals since the last time written to the ledger with the next commit."""
-        refused = self._telemetry.refused
-        self._commits.waiting.refused += refused - self._refused_noted
-        self._refused_noted = refused
+    def _note_declined(self) -> None:
+        """Have refusals and duplicates since the last time written to the ledger with the next commit."""
+        self._commits.waiting.declined += self._declined.since_last()
 
     def _job_of(self, batch: Batch) -> Job[int]:
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
-        self._refused_committed += batch.refused
+        self._declined.committed(batch.declined)
         for put in batch.puts:
             self._room.settle(put, stored=True)
             if put.dropped:
@@ -307,7 +312,7 @@ class DiskBuffer:
                 self._marking.ended(event.id)
             self._settling.settle(ack.fates)
             tell(ack.done, None)
-        for done in batch.marked:
+        for done in chain(batch.marked, batch.noted.waiters):
             tell(done, None)
         self._settling.corrupt(batch.corrupt)
         self._telemetry.dead_letters_evicted(evicted, reason="full")
@@ -351,24 +356,8 @@ class DiskBuffer:
         self._ordering.forget_unread()
         self._commits.forget_corrupt()  # they are among those that the salvage misses
         job = self._upkeep.restoring(file, counters=counters, kept=kept, marked=self._marking.all())
-        self._commits.restore(job, then=self._upkeep.salvage_soon)
+        self._commits.restore(job, then=self._restored)
 
-    async def _bring(self, events: Sequence[Event], source: Salvaged) -> bool:
-        """Store events of a damaged file, under new ids as they come late; return whether that worked."""
-        if not self._commits.available:
-            return False
-        # With no await before it stands in the queue, so that ids are committed in their order.
-        new = [replace(event, id=self._next_id()) for event in events]
-        ended = [
-            ambiguous(event, source.marks[old.id])
-            for old, event in zip(events, new, strict=True)
-            if old.id in source.marks
-        ]
-        put = Put(new, "", asyncio.get_running_loop().create_future(), salvaged=source, ended=ended)
-        async with self._room.queue:
-            self._submit(put)
-        if await put.done != Stored():
-            return False
-        for old, event in zip(events, new, strict=True):
-            self._receipts.replaced(old.id, event.id)
-        return True
+    def _restored(self) -> None:
+        self._noting.restored()
+        self._upkeep.salvage_soon()

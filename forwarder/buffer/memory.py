@@ -11,13 +11,14 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
 
-from forwarder.buffer.base import Full, Ledger, NeverFits, Occupancy, PutAnswer, Stored
+from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
 from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
 from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
+from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.connection import Committed, Database
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
@@ -61,7 +62,14 @@ class MemoryBuffer:
     async def serve(self) -> None:
         """See Buffer. There is nothing to do."""
 
-    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+    async def put(
+        self,
+        events: Sequence[Event],
+        *,
+        intake: str,
+        replayed: Sequence[int] = (),
+        notes: Notes = NO_NOTES,  # noqa: ARG002 - who made them has them in memory, too
+    ) -> PutAnswer:
         """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
         size = sum(event.size_bytes for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
@@ -77,6 +85,13 @@ class MemoryBuffer:
         if replayed:
             await self._database.run(partial(letters.remove, ids=replayed))
         return Stored()
+
+    async def recall(self) -> Notes:
+        """See Buffer. There is nothing from before."""
+        return NO_NOTES
+
+    async def note(self, types: TypeChanges) -> None:
+        """See Buffer. Who learned them has them in memory, too."""
 
     async def take(
         self,
@@ -166,7 +181,7 @@ class MemoryBuffer:
         return Ledger(
             received=self._telemetry.received,
             accepted=counters["accepted"],
-            duplicates=0,
+            duplicates=self._telemetry.duplicates,
             rejected=self._telemetry.refused,
             delivered=counters["delivered"],
             dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},

@@ -27,7 +27,10 @@ _SALVAGED_ROWS: Final = 500
 
 
 class Upkeep:
-    """`bring` stores events of a damaged file, and returns whether that worked; `write_refused` writes refusals down."""
+    """`bring` stores events of a damaged file, and returns whether that worked.
+
+    `write_declined` writes down how many events were refused, or were duplicates.
+    """
 
     def __init__(
         self,
@@ -37,7 +40,7 @@ class Upkeep:
         telemetry: Telemetry,
         count: events.RowCount,
         bring: Callable[[Sequence[Event], Salvaged], Awaitable[bool]],
-        write_refused: Callable[[], None],
+        write_declined: Callable[[], None],
         beyond_reach: Callable[[], int],
     ) -> None:
         self._database = database
@@ -45,7 +48,7 @@ class Upkeep:
         self._telemetry = telemetry
         self._count = count
         self._bring = bring
-        self._write_refused = write_refused
+        self._write_declined = write_declined
         self._beyond_reach = beyond_reach
         self._books: dict[str, Salvage] = {}
         """What the database has of them, as committed last: if its file is damaged, too, they are written to the next."""
@@ -75,6 +78,10 @@ class Upkeep:
             self._telemetry.ledger_lost(names[-1])
         return partial(salvage.begin, books=tuple(self._books.values()), counters=counters)
 
+    def damaged_files(self) -> list[str]:
+        """Return the names of the damaged files whose books are open."""
+        return list(self._books)
+
     def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes) -> Job[None]:
         """Return a job that opens the books for a file that was set aside now, and restores what is in memory."""
         self._books[file] = Salvage(file, skip=frozenset(event.id for event in kept))
@@ -99,7 +106,7 @@ class Upkeep:
     async def _keep_tidy(self) -> None:
         while True:
             await asyncio.sleep(SPACE_SECONDS)
-            self._write_refused()
+            self._write_declined()
             with suppress(UnavailableError, DamagedError):  # the next commit tells
                 await self._database.run(connection.give_back_space)
 

@@ -1,11 +1,11 @@
-"""What a batch changes in the database, in one transaction: events, dead letters and the ledger. Runs on its thread."""
+"""What a batch changes in the database, in one transaction: events, dead letters, notes, the ledger. Runs on its thread."""
 
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
 from forwarder.buffer.batch import Batch
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
-from forwarder.database import dead_letters, events, marks, salvage
+from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event
@@ -24,8 +24,10 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
     if ended := [each for put in batch.puts for each in put.ended]:
         evicted += _remove(transaction, ended, count=count, bounds=bounds)
     marks.write(transaction, batch.marks)
-    transaction.count("received", batch.refused)
-    transaction.count("rejected", batch.refused)
+    _note(transaction, batch)
+    for name, number in batch.declined.items():
+        transaction.count("received", number)
+        transaction.count(name, number)
     return evicted
 
 
@@ -60,6 +62,16 @@ def _insert(transaction: Transaction, batch: Batch) -> None:
     for name in ("received", "accepted", "buffered"):
         transaction.count(name, len(added))
     transaction.count("buffered_bytes", sum(event.size_bytes for event in added))
+
+
+def _note(transaction: Transaction, batch: Batch) -> None:
+    noted = batch.noted
+    attribute_types.write(transaction, noted.types)
+    duplicate_keys.insert(transaction, [*noted.keys.values(), *(key for put in batch.puts for key in put.notes.keys)])
+    if noted.keys_forgotten_to:  # perhaps some of those
+        duplicate_keys.forget(transaction, noted.keys_forgotten_to)
+    if noted.complete:
+        transaction.ledger["notes_brought"] = 1
 
 
 def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "load": "send a file of events, one a line, to a running daemon",
     "lint": "check a file of events against the contract, without a daemon",
     "dead-letters": "list, show, replay, export or purge what Growlytics refused",
+    "attribute-types": "list, forget, export or import the types of attributes, of a running daemon",
     "healthcheck": "exit 0 if the daemon is alive",
 }
 

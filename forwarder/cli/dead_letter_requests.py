@@ -1,4 +1,4 @@
-"""Asking a daemon for its dead letters, page by page, and to replay or purge some. Used by `dead-letters` only."""
+"""Asking a daemon for its dead letters, page by page, and to replay or purge some. Used by the commands."""
 
 import asyncio
 import json

@@ -178,8 +178,8 @@ async def _serve(system: _System) -> None:
     event = json.dumps(_event(1))
     print(
         f"\nIt stays up; try, and end with Ctrl-C:\n"
-        f"  curl -d '{event}' {system.daemon}/track/event\n"
-        f"  curl --unix-socket {system.unix_socket} -d '[{event}]' http://localhost/v1/events\n"
+        f"  curl --json '{event}' {system.daemon}/track/event\n"
+        f"  curl --unix-socket {system.unix_socket} --json '[{event}]' http://localhost/v1/events\n"
         f"  curl {system.daemon}/v1/status\n"
         f"  python -m forwarder dead-letters list --unix-socket {system.unix_socket}\n"
         f"  curl {system.admin}/metrics\n"

@@ -36,13 +36,28 @@ def load_settings(args: argparse.Namespace, *, require_api_key: bool) -> "Settin
         loaded = load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=require_api_key)
     except SettingsError as error:
         _print_warnings(error.warnings)
-        count = len(error.problems)
-        print(f"configuration: {count} problem{'' if count == 1 else 's'}:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
-        raise SystemExit(EXIT_CONFIGURATION) from None
+        raise _refused([str(problem) for problem in error.problems]) from None
     _print_warnings(loaded.warnings)
+    if require_api_key and loaded.settings.contract.types_file is not None:
+        _check_types(loaded.settings.contract.types_file)
     return loaded.settings
+
+
+def _check_types(path: str) -> None:
+    from forwarder.growlytics import types_file
+
+    try:
+        types_file.read(path)
+    except types_file.TypesFileError as error:
+        raise _refused([f"contract.types_file: {problem}" for problem in error.problems]) from None
+
+
+def _refused(problems: list[str]) -> SystemExit:
+    """Print all that is wrong; return what ends the command."""
+    print(f"configuration: {len(problems)} problem{'' if len(problems) == 1 else 's'}:", file=sys.stderr)
+    for problem in problems:
+        print(f"  {problem}", file=sys.stderr)
+    return SystemExit(EXIT_CONFIGURATION)
 
 
 def _print_warnings(warnings: tuple[str, ...]) -> None:

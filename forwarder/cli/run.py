@@ -22,8 +22,9 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the key's file again
     settings = load_settings(args, require_api_key=True)
 
-    from forwarder import app
+    from forwarder import process
     from forwarder.database.directory import DirectoryError, DirectoryInUseError
+    from forwarder.growlytics.types_file import TypesFileError
     from forwarder.intake.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
 
@@ -36,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     with logging_to_stdout(settings.log):
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
-                return runner.run(app.run(settings))
+                return runner.run(process.run(settings))
         except (CannotBindError, DirectoryInUseError) as error:
             print(error, file=sys.stderr)
             return EXIT_CANNOT_BIND
-        except DirectoryError as error:
+        except (DirectoryError, TypesFileError) as error:
             print(error, file=sys.stderr)
             return EXIT_CONFIGURATION
         except Exception:  # the process's own boundary: say why it ends

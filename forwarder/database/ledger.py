@@ -2,7 +2,8 @@
 
 Names are those of interface.md section 5; a counter with a reason is `dropped.corrupt`. Besides them it holds what must
 be known without counting rows: `buffered`, `buffered_bytes`, `unsalvaged` (those of `buffered` that are in damaged
-files), `dead_letters` and `dead_letters_bytes` (held now), and `last_id`, the highest id ever given.
+files), `dead_letters` and `dead_letters_bytes` (held now), `last_id`, the highest id ever given, and `notes_brought`:
+1 if what damaged files say of types and keys is not to be brought over any more.
 """
 
 import json

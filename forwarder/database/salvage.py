@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from forwarder.database import dead_letters, events, ledger, marks, schema
+from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, schema
+from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.connection import Transaction
 from forwarder.database.dead_letters import DeadLetter
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.marks import Mark
 from forwarder.event import Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
 _MARKS_AT_ONCE: Final = 500
+_KEYS_AT_ONCE: Final = 5000
 _FAILURES: Final = (sqlite3.Error, ValueError)
 """Also where SQLite's message quotes what cannot be decoded."""
 
@@ -60,6 +63,15 @@ def look_at(directory: Path, name: str) -> Found:
         file.close()
 
 
+def notes_in(directory: Path, name: str) -> tuple[dict[Place, LearnedType], dict[int, DuplicateKey]]:
+    """Return what a damaged file says of attributes' types, and of keys."""
+    file = DamagedFile(directory / name)
+    try:
+        return file.types(), file.keys()
+    finally:
+        file.close()
+
+
 def begin(
     transaction: Transaction,
     books: Sequence[Salvage],
@@ -75,6 +87,7 @@ def begin(
         transaction.ledger["unsalvaged"] = max(0, counters.get("buffered", 0) - len(kept))
         for name in ("dead_letters", "dead_letters_bytes"):  # counted anew as they are brought over
             transaction.ledger[name] = 0
+    transaction.ledger.pop("notes_brought", None)
     events.insert(transaction, kept)
     marks.write(transaction, marked or {})
     for each in books:
@@ -216,6 +229,35 @@ class DamagedFile:
         while after is not None:
             with self._lock:
                 after = self._each(f"SELECT {marks.COLUMNS} FROM marks", "id", after, _MARKS_AT_ONCE, add)  # noqa: S608
+        return found
+
+    def types(self) -> dict[Place, LearnedType]:
+        """Return what it says of attributes' types; what is good of it, from both ends up to what cannot be read."""
+        found: dict[Place, LearnedType] = {}
+        for order in ("name, attribute", "name DESC, attribute DESC"):
+            statement = f"SELECT {attribute_types.COLUMNS} FROM attribute_types ORDER BY {order}"  # noqa: S608
+            with self._lock, suppress(*_FAILURES):
+                for row in self._connection.execute(statement) if self._connection is not None else ():
+                    if good := attribute_types.type_of(row):
+                        found[good[0]] = good[1]
+        return found
+
+    def keys(self) -> dict[int, DuplicateKey]:
+        """Return the apps' own keys of events, by the ids that these have in it; what is good of it."""
+        found: dict[int, DuplicateKey] = {}
+
+        def add(row: Sequence[Any]) -> int | None:
+            key = duplicate_keys.key_of(row)
+            if key is None or key.event_id in found:
+                return None
+            found[key.event_id] = key
+            return key.event_id
+
+        select = f"SELECT {duplicate_keys.COLUMNS} FROM duplicate_keys"  # noqa: S608
+        after: int | None = -1
+        while after is not None:
+            with self._lock:
+                after = self._each(select, "id", after, _KEYS_AT_ONCE, add)
         return found
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:

@@ -62,6 +62,23 @@ SCRIPTS: Final = (
         checksum INTEGER NOT NULL
     );
     """,
+    # 4: what intake remembers: the types that attributes had first, and the apps' own keys of events.
+    """
+    CREATE TABLE attribute_types (
+        name BLOB NOT NULL,
+        attribute BLOB NOT NULL,
+        type BLOB NOT NULL,
+        first_seen REAL NOT NULL,
+        checksum INTEGER NOT NULL,
+        PRIMARY KEY (name, attribute)
+    ) WITHOUT ROWID;
+    CREATE TABLE duplicate_keys (
+        id INTEGER PRIMARY KEY,
+        key BLOB NOT NULL,
+        accepted_at REAL NOT NULL,
+        checksum INTEGER NOT NULL
+    );
+    """,
 )
 
 VERSION: Final = len(SCRIPTS)

@@ -9,7 +9,7 @@ violation's text, only the names of its fields and attributes. The rules are tho
 4. an event has at most 50 attributes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -29,6 +29,7 @@ Code = Literal[
     "attribute_type_not_allowed",
     "time_not_milliseconds",
     "number_out_of_range",
+    "attribute_type_conflict",
 ]
 
 MAX_NAME_UNITS: Final = 49
@@ -66,6 +67,8 @@ class Conforming:
     customer: str
     """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""
     name: str
+    attributes: Mapping[str, str | int | float | bool]
+    """For a look at their types only: integers beyond 64 bits may have become floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def check(event: object) -> Conforming | Refused:
         and _ALLOWED_TYPES.issuperset(map(type, attributes.values()))
         and (len(event) == len(_FIELDS) or not _out_of_range_fields(event))
     ):
-        return Conforming(customer if len(customer) <= MAX_LANE_CHARACTERS else _digest(customer), name)
+        return Conforming(customer if len(customer) <= MAX_LANE_CHARACTERS else _digest(customer), name, attributes)
     return Refused(tuple(_violations(event)))
 
 

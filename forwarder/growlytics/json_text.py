@@ -28,6 +28,7 @@ _LONGEST_FINITE_INTEGER: Final = 310  # digits of the largest double, and a sign
 
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN: Final = re.compile(rb'[^"\[\]{},]*+(%b|[\[\]{},])' % _STRING, re.DOTALL)
+_WHOLE_STRING: Final = re.compile(_STRING, re.DOTALL)
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 
 
@@ -103,6 +104,27 @@ def elements(array: bytes) -> Iterator[bytes]:
         position = _after_space(array, separator + 1)
 
 
+def member(text: bytes, name: str) -> bytes:
+    """Return the raw bytes of the member `name` of `text`, an object that `parse` has accepted; of several, the last.
+
+    Raises KeyError if there is none.
+    """
+    found: bytes | None = None
+    position = _after_space(text, text.index(b"{") + 1)
+    while text[position : position + 1] == b'"':
+        key = _WHOLE_STRING.match(text, position)
+        assert key is not None, "the object was parsed before"
+        position = _after_space(text, _after_space(text, key.end()) + 1)  # behind the colon
+        container = _CONTAINER.match(text, position)
+        end = container.end() if container else _end_of_value(text, position)
+        if parse(key[0]) == name:
+            found = text[position:end].rstrip(_WHITESPACE)
+        position = _after_space(text, _after_space(text, end) + 1)  # behind the comma
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
 def _after_space(text: bytes, position: int) -> int:
     space = _SPACE.match(text, position)
     assert space is not None, "the pattern matches nothing, too"
@@ -110,7 +132,7 @@ def _after_space(text: bytes, position: int) -> int:
 
 
 def _end_of_value(text: bytes, position: int) -> int:
-    """Return where the value that starts at `position` ends: at the `,` or `]` behind it."""
+    """Return where the value that starts at `position` ends: at the `,`, `]` or `}` behind it."""
     depth = 0
     while True:
         if container := _CONTAINER.match(text, position):
@@ -120,7 +142,7 @@ def _end_of_value(text: bytes, position: int) -> int:
         match token[1]:
             case b"[" | b"{":
                 depth += 1
-            case b"," | b"]" if depth == 0:
+            case b"," | b"]" | b"}" if depth == 0:
                 return token.start(1)
             case b"]" | b"}":
                 depth -= 1
@@ -132,3 +154,38 @@ def lines(text: bytes) -> Iterator[bytes]:
     for line in text.split(b"\n"):
         if stripped := line.strip(_WHITESPACE):
             yield stripped
+
+
+class TooDeepError(ValueError):
+    """The text is nested more deeply than can be encoded."""
+
+
+def parse_exactly(text: bytes) -> object:
+    """Return the value of `text`, which `parse` has accepted, so that `encode` loses nothing of it. Raises TooDeepError.
+
+    Integers have every digit, and other numbers are the doubles that they stand for. Of members with the same name the last
+    one stays, as everywhere.
+    """
+    try:
+        return _LOSSLESS.decode(text.decode())
+    except RecursionError:
+        raise TooDeepError from None
+
+
+def encode(value: object) -> bytes:
+    """Return what `parse_exactly` gave as JSON, in UTF-8, with no escape that is not needed. Raises TooDeepError."""
+    try:
+        text = _ENCODER.encode(value)
+    except RecursionError:
+        raise TooDeepError from None
+    return text.encode(
+        errors="backslashreplace"
+    )  # of lone surrogates, which are in strings only, it makes JSON's escapes
+
+
+def _signed_integer(digits: str) -> object:
+    return -0.0 if digits == "-0" else _integer(digits)
+
+
+_LOSSLESS: Final = json.JSONDecoder(parse_int=_signed_integer, parse_float=_float, parse_constant=_constant)
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":"))

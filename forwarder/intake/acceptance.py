@@ -1,20 +1,23 @@
-"""From what an app posted to what the buffer holds: split, check each element, put those that are good.
+"""From what an app posted to what the buffer holds: judge each element, put those that are good.
 
 All the ways in share it, whatever they speak. Elements fail alone; what is good of one request is put together, all or
-nothing. Every element is counted exactly once, as accepted or as refused.
+nothing. Every element is counted exactly once: as accepted, as a duplicate or as refused.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from forwarder.buffer.base import Buffer, Full, NeverFits, Stored, Unavailable
+from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
+from forwarder.database.attribute_types import LearnedType, Place
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics import json_text
-from forwarder.growlytics.contract import Conforming, Refused, Violation, check
-from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged
+from forwarder.growlytics.contract import Conforming, Refused
+from forwarder.intake.duplicates import DuplicateKeys, digest_of
+from forwarder.intake.elements import Element, Elements
 from forwarder.telemetry import Telemetry
 
 ELEMENTS_PER_TURN: Final = 250
@@ -29,47 +32,31 @@ class Accepted:
     """The buffer took charge of the good elements; there may be none."""
 
     ids: Sequence[int | None]
-    """One for each element; None where it was refused."""
+    """One for each element, of a duplicate the first one's; None where it was refused."""
     accepted: int
+    duplicates: int
     refusals: Sequence[tuple[int, Refused]]
     """The index and the violations of refused elements, as far as they are listed."""
 
     @property
     def not_listed(self) -> int:
         """How many more elements were refused."""
-        return len(self.ids) - self.accepted - len(self.refusals)
+        return len(self.ids) - self.accepted - self.duplicates - len(self.refusals)
 
 
 Acceptance = Accepted | Full | NeverFits | Unavailable
 
-Element = tuple[bytes, Conforming | Refused]
-"""The bytes of one element, and what the contract says of it."""
 
+@dataclass(slots=True)
+class _Draft:
+    """An element that may become an event."""
 
-def read_one(body: bytes) -> Element:
-    """Check a body that is one event."""
-    return body, _check_text(body)
-
-
-def read_json(body: bytes) -> Iterable[Element]:
-    """Check a JSON array of events, or one event. Raises MalformedJsonError if it is not JSON as a whole."""
-    value = json_text.parse(body)
-    if isinstance(value, list):
-        return ((raw, check(element)) for raw, element in zip(json_text.elements(body), value, strict=True))
-    return [(body, check(value))]
-
-
-def read_lines(body: bytes) -> Iterator[Element]:
-    """Check the lines of a body, each an event of its own."""
-    for line in json_text.lines(body):
-        yield line, _check_text(line)
-
-
-def _check_text(text: bytes) -> Conforming | Refused:
-    try:
-        return check(json_text.parse(text))
-    except MalformedJsonError as error:
-        return Refused((Violation("malformed_json", None, f"not valid JSON: {error}"),))
+    index: int
+    body: bytes
+    checked: Conforming
+    digest: bytes | None
+    """Of the app's own key."""
+    judged: Judged | None
 
 
 @dataclass(slots=True)
@@ -88,59 +75,150 @@ class _Refusals:
             self.listed.append((index, refused))
 
 
-class Acceptor:
-    """Puts checked elements into the buffer. `ids` gives rising ids; `clock` gives seconds since 1970."""
+@dataclass(slots=True)
+class _Request:
+    """The elements of one request, judged."""
 
-    def __init__(self, *, buffer: Buffer, telemetry: Telemetry, ids: Iterator[int], clock: Clock) -> None:
+    elements: int = 0
+    drafts: list[_Draft] = field(default_factory=list)
+    refused: _Refusals = field(default_factory=_Refusals)
+    refused_for_types: list[Judged] = field(default_factory=list)
+
+
+class Acceptor:
+    """Puts what `read` read into the buffer. `ids` gives rising ids; `clock` gives seconds since 1970."""
+
+    def __init__(
+        self,
+        elements: Elements,
+        *,
+        buffer: Buffer,
+        types: AttributeTypes,
+        keys: DuplicateKeys,
+        telemetry: Telemetry,
+        ids: Iterator[int],
+        clock: Clock,
+    ) -> None:
+        self.read = elements
         self._buffer = buffer
+        self._types = types
+        self._keys = keys
+        self._unlearned: set[Place] = set()
+        """What was learned of events that were not stored: the buffer is told with the next ones."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
 
-    async def accept(self, elements: Iterable[Element], *, intake: str) -> Acceptance:
-        """Take in the elements of one request."""
-        good: list[tuple[int, bytes, Conforming]] = []
-        refused = _Refusals()
-        count = 0
-        for index, (raw, checked) in enumerate(elements):
-            count += 1
+    async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
+        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted."""
+        request = await self._judge(elements)
+        if any(draft.digest for draft in request.drafts):
+            await self._wait_for_claims(request)
+        # From here to the put there is no await, so that ids rise in the order of the puts, and no key is claimed twice.
+        fresh, repeats = self._sift(request)
+        now = self._clock()
+        events = [Event(next(self._ids), one.checked.customer, one.checked.name, one.body, now) for one in fresh]
+        claimed = {one.digest: event.id for one, event in zip(fresh, events, strict=True) if one.digest}
+        judged = [one.judged for one in fresh if one.judged is not None]
+        self._unlearn([one.judged for one in request.drafts if one.index in repeats and one.judged is not None])
+        answer = await self._put(events, judged, claimed, intake=intake, now=now)
+        if not isinstance(answer, Stored):
+            if not patient:
+                self._telemetry.events_refused(request.elements, intake=intake, reason=_REASONS[type(answer)])
+            return answer
+        self._types.settled([*judged, *request.refused_for_types])
+        self._telemetry.events_duplicate(len(repeats), intake=intake)
+        for code, number in request.refused.codes.items():
+            self._telemetry.events_refused(number, intake=intake, reason=code)
+        ids: list[int | None] = [None] * request.elements
+        for one, event in zip(fresh, events, strict=True):
+            ids[one.index] = event.id
+        for index, first in repeats.items():
+            ids[index] = claimed[first] if isinstance(first, bytes) else first
+        return Accepted(ids, len(events), len(repeats), request.refused.listed)
+
+    async def _judge(self, elements: Iterable[Element]) -> _Request:
+        request = _Request()
+        for index, (raw, checked, key) in enumerate(elements):
+            request.elements += 1
             match checked:
                 case Conforming():
-                    good.append((index, raw, checked))
+                    judged = self._types.judge(raw, checked)
+                    if judged is not None and judged.refused is not None:
+                        request.refused.add(index, judged.refused)
+                        request.refused_for_types.append(judged)
+                    else:
+                        body = raw if judged is None else judged.body
+                        digest = None if key is None else digest_of(key)
+                        request.drafts.append(_Draft(index, body, checked, digest, judged))
                 case Refused():
-                    refused.add(index, checked)
+                    request.refused.add(index, checked)
                 case _:
                     assert_never(checked)
-            if count % ELEMENTS_PER_TURN == 0:
+            if request.elements % ELEMENTS_PER_TURN == 0:
                 await asyncio.sleep(0)
-        return await self._put(good, refused, count=count, intake=intake)
+        return request
+
+    async def _wait_for_claims(self, request: _Request) -> None:
+        """Wait until none of the keys is of an event that is just being put."""
+        self._keys.forget_old()
+        digests = [draft.digest for draft in request.drafts if draft.digest]
+        while claims := {found for digest in digests if isinstance(found := self._keys.find(digest), asyncio.Future)}:
+            await asyncio.wait(claims)
+
+    def _sift(self, request: _Request) -> tuple[list[_Draft], dict[int, int | bytes]]:
+        """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones."""
+        fresh: list[_Draft] = []
+        repeats: dict[int, int | bytes] = {}
+        claimed: set[bytes] = set()
+        for draft in request.drafts:
+            if draft.digest is None:
+                fresh.append(draft)
+            elif isinstance(event_id := self._keys.find(draft.digest), int):
+                repeats[draft.index] = event_id
+            elif draft.digest in claimed:
+                repeats[draft.index] = draft.digest
+            else:
+                claimed.add(draft.digest)
+                fresh.append(draft)
+        return fresh, repeats
 
     async def _put(
         self,
-        good: Sequence[tuple[int, bytes, Conforming]],
-        refused: "_Refusals",
+        events: Sequence[Event],
+        judged: Sequence[Judged],
+        claimed: Mapping[bytes, int],
         *,
-        count: int,
         intake: str,
-    ) -> Acceptance:
-        # Ids are given only now, with no await before the put, so that they rise in the order of the puts.
-        now = self._clock()
-        events = [Event(next(self._ids), checked.customer, checked.name, raw, now) for _, raw, checked in good]
-        answer = await self._buffer.put(events, intake=intake) if events else Stored()
-        match answer:
-            case Stored():
-                for code, number in refused.codes.items():
-                    self._telemetry.events_refused(number, intake=intake, reason=code)
-                ids: list[int | None] = [None] * count
-                for (index, _, _), event in zip(good, events, strict=True):
-                    ids[index] = event.id
-                return Accepted(ids, len(events), refused.listed)
-            case Full():
-                self._telemetry.events_refused(count, intake=intake, reason="buffer_full")
-            case NeverFits():
-                self._telemetry.events_refused(count, intake=intake, reason="body_too_large")
-            case Unavailable():
-                self._telemetry.events_refused(count, intake=intake, reason="buffer_unavailable")
-            case _:
-                assert_never(answer)
+        now: float,
+    ) -> PutAnswer:
+        """Put events, whose keys are claimed meanwhile; if they are not stored, nothing is remembered of them."""
+        if not events:
+            return Stored()
+        types: dict[Place, LearnedType | None] = {
+            place: None for place in self._unlearned if not self._types.has_learned(place)
+        }
+        for each in judged:
+            types.update(each.learned)
+        keys = [DuplicateKey(event_id, digest, now) for digest, event_id in claimed.items()]
+        notes = Notes(types, keys, self._keys.forgotten_to if keys else 0)
+        self._keys.claim(claimed)
+        stored = False
+        try:
+            answer = await self._buffer.put(events, intake=intake, notes=notes)
+            stored = isinstance(answer, Stored)
+        finally:
+            if stored:
+                self._keys.settle(claimed)
+                self._unlearned.difference_update(types)
+            else:
+                self._keys.abandon(claimed)
+                self._unlearn(judged)
         return answer
+
+    def _unlearn(self, judged: Sequence[Judged]) -> None:
+        if judged:
+            self._unlearned.update(self._types.unlearn(judged))
+
+
+_REASONS: Final = {Full: "buffer_full", NeverFits: "body_too_large", Unavailable: "buffer_unavailable"}

@@ -1,6 +1,8 @@
 """The answers of the HTTP intake: JSON, of one shape for every error. Pure but for aiohttp's response objects."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -8,6 +10,7 @@ from aiohttp import web
 
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.intake.acceptance import Accepted
+from forwarder.intake.bodies import ENCODINGS
 
 RETRY_AFTER_FULL_SECONDS: Final = 1
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
@@ -21,7 +24,15 @@ _MESSAGES: Final = {
     ),
     "unauthorized": (
         401,
-        "this is not answered over TCP: use intake.unix_socket, which file permissions guard",
+        "over TCP this needs intake.token, as x-growlytics-key or Authorization: Bearer; or use intake.unix_socket",
+    ),
+    "forbidden_host": (
+        403,
+        "the Host is none of intake.allowed_hosts: call the forwarder by one of them, or add the one that you use",
+    ),
+    "forbidden_origin": (
+        403,
+        "a page in a browser sent this, and its Origin is none of intake.allowed_origins: add it if its pages may post",
     ),
     "shutting_down": (503, "the forwarder is shutting down: send it again, to its successor"),
     "not_found": (
@@ -29,8 +40,15 @@ _MESSAGES: Final = {
         "there is nothing here: POST to /track/event or /v1/events, GET /v1/status; what has an id may be gone",
     ),
     "method_not_allowed": (405, "this path does not take this method: see the Allow header"),
-    "unsupported_encoding": (415, "the Content-Encoding is not understood: send gzip, deflate or none"),
-    "malformed_body": (400, "the body is not what its headers say: cut short, or not the gzip or deflate it claims"),
+    "unsupported_encoding": (
+        415,
+        f"the Content-Encoding is not understood: send one of {', '.join(ENCODINGS)}, and it alone, or none",
+    ),
+    "unsupported_content_type": (
+        415,
+        "any page could send this Content-Type, or none: send JSON's, as in curl -H 'Content-Type: application/json'",
+    ),
+    "malformed_body": (400, "the body is not what its headers say: cut short, or not the compression that it claims"),
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
 }
 
@@ -49,10 +67,26 @@ def refusal(code: str, *, allow: str | None = None) -> web.Response:
         headers["Retry-After"] = str(seconds)
     if allow is not None:
         headers["Allow"] = allow
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     response = _errors(status, [{"code": code, "field": None, "message": message}], headers)
-    if status in (400, 401, 408, 413, 415) or code == "shutting_down":
+    if status in (400, 401, 403, 408, 413, 415) or code == "shutting_down":
         response.force_close()  # the rest of the body is not read, or no more requests are wanted
     return response
+
+
+def preflight(headers: Mapping[str, str]) -> web.Response:
+    """Tell a browser what it may send."""
+    return web.Response(status=204, headers=headers)
+
+
+def too_slow_headers() -> bytes:
+    """Return a whole response, raw, for a client whose request never began, as its headers did not end."""
+    message = "the request's headers did not arrive within intake.header_timeout_seconds"
+    errors = [{"code": "too_slow", "field": None, "message": message}]
+    body = orjson.dumps({"success": False, "errors": errors})
+    head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def violations(refused: Refused) -> web.Response:
@@ -90,19 +124,30 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
     """Confirm a batch: 202, or 422 if every one of its elements was refused."""
     content: dict[str, object] = {
         "accepted": accepted.accepted,
-        "duplicates": 0,
+        "duplicates": accepted.duplicates,
         "rejected": [{"index": index, "errors": described(refused.violations)} for index, refused in accepted.refusals],
     }
     if accepted.not_listed:
         content["rejected_not_listed"] = accepted.not_listed
     if with_ids:
         content["ids"] = [None if event_id is None else str(event_id) for event_id in accepted.ids]
-    return _json(422 if accepted.refusals and not accepted.accepted else 202, orjson.dumps(content))
+    taken = accepted.accepted or accepted.duplicates
+    return _json(422 if accepted.refusals and not taken else 202, orjson.dumps(content))
 
 
 def content(answer: Mapping[str, object]) -> web.Response:
     """Show what was asked for."""
     return _json(200, orjson.dumps(answer))
+
+
+@cache
+def _document() -> bytes:
+    return Path(__file__).with_name("openapi.yaml").read_bytes()
+
+
+def document() -> web.Response:
+    """Show the OpenAPI document."""
+    return web.Response(body=_document(), content_type="application/yaml")
 
 
 def wrong_request(message: str) -> web.Response:

@@ -23,6 +23,9 @@ class _AskedWronglyError(Exception):
 class DeadLetterRoutes:
     """Answers requests for dead letters."""
 
+    changes = ("replay", "purge")
+    has_ids = True
+
     def __init__(self, dead_letters: DeadLetters, replayer: Replayer) -> None:
         self._dead_letters = dead_letters
         self._replayer = replayer
@@ -30,7 +33,7 @@ class DeadLetterRoutes:
     async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:
         """Answer a GET of what follows `/v1/dead-letters`, without a slash; `allowed`: may it see payloads?"""
         try:
-            with_payload = bool(path) or query.get("payload") == "true"
+            with_payload = bool(path) or _flag(query.get("payload", "false"), "payload")
             if with_payload and not allowed:
                 return answers.refusal("unauthorized")
             return await (self._show(path) if path else self._list(query, with_payload=with_payload))
@@ -48,7 +51,7 @@ class DeadLetterRoutes:
             ids = _ids(asked)
             match path:
                 case "replay":
-                    return _replayed(await self._replayer.replay(ids, dry_run=asked.get("dry_run") is True))
+                    return _replayed(await self._replayer.replay(ids, dry_run=_dry_run(asked)))
                 case "purge":
                     purged = set(await self._dead_letters.purge(ids))
                     missing = [str(each) for each in ids if each not in purged]
@@ -129,11 +132,24 @@ def _asked(body: bytes) -> dict[str, Any]:
     return asked
 
 
+def _dry_run(asked: Mapping[str, Any]) -> bool:
+    dry_run = asked.get("dry_run", False)
+    if not isinstance(dry_run, bool):  # or it would be no dry run
+        raise _AskedWronglyError("dry_run: true or false")
+    return dry_run
+
+
 def _ids(asked: Mapping[str, Any]) -> Sequence[int]:
     ids = asked.get("ids")
     if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_LETTERS:
         raise _AskedWronglyError(f"ids must be a list of 1 to {MAX_LETTERS} ids")
     return list(dict.fromkeys(_integer(each, "ids", 0, _MAX_INTEGER) for each in ids))
+
+
+def _flag(text: str, name: str) -> bool:
+    if text not in {"true", "false"}:
+        raise _AskedWronglyError(f"{name}: true or false")
+    return text == "true"
 
 
 def _integer(text: object, name: str, low: int, high: int) -> int:

@@ -1,52 +1,78 @@
 """Events over HTTP, on TCP or on a Unix socket: `POST /track/event`, `POST /v1/events`; and what is asked about them.
 
 It sits on aiohttp's low-level server: the routes are few and fixed, and an Application costs each event a tenth more.
-Every answer is JSON, also where the request is not even HTTP. A body is read within a deadline and up to a size.
+Every answer is JSON, also where the request is not even HTTP. On TCP requests must get past the locks first.
 """
 
 import asyncio
+import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from time import perf_counter
-from typing import Any, Final, assert_never
+from typing import Final, Protocol, assert_never, cast
 
-from aiohttp import HttpVersion11, web
-from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp import web
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.database.connection import DamagedError, UnavailableError
 from forwarder.growlytics.json_text import MalformedJsonError
-from forwarder.intake import acceptance, answers
-from forwarder.intake.acceptance import Accepted, Acceptor, Element
-from forwarder.intake.dead_letter_routes import DeadLetterRoutes
-from forwarder.settings import IntakeSettings
+from forwarder.intake import answers
+from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.intake.bodies import BodyReader, RefusedBodyError
+from forwarder.intake.connections import Connection, Connections, Server
+from forwarder.intake.elements import Element
+from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.settings import IntakeSettings, Secret
 from forwarder.telemetry import Telemetry
 
-KEEPALIVE_SECONDS: Final = 75
 CLOSING_SECONDS: Final = 2
 """How long requests under way may take to end when the intake closes."""
 _CLOSING_POLL_SECONDS: Final = 0.01
 _CUTTING_SECONDS: Final = 0.1
 """How long aiohttp then takes, twice, to cut those that did not."""
+_ACCEPTED_PER_TURN: Final = 32
+"""How many connections are accepted before others get a turn of the event loop: each costs it some 0.1 ms."""
+_BACKLOG: Final = 1024
+"""How many may wait for that; a client that finds no room there tries again only after a second."""
 
 _MAX_ID_DIGITS: Final = 18
-_ENCODINGS: Final = frozenset({"", "identity", "gzip", "deflate"})
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+_EVENT_PATHS: Final = frozenset({"/track/event", "/v1/events"})
+
+_WHOLE_URL: Final = re.compile("[^/?#]*://([^/?#]*)")
+
+_Route = tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]
+"""The method, and who handles it."""
 
 
-class _RefusedError(Exception):
-    """The body cannot be had; `code` says why."""
+class OperatorRoutes(Protocol):
+    """What operators ask for, and change, below one path; `allowed`: they may see payloads, and change something."""
 
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
+    @property
+    def changes(self) -> Collection[str]:
+        """What a POST can be for: the last part of its path."""
+        ...
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether a GET may name one of them, by its id."""
+        ...
+
+    async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:
+        """Answer a GET; `path` is the id, or empty."""
+        ...
+
+    async def post(self, path: str, body: bytes, *, allowed: bool) -> web.Response:
+        """Answer a POST for one of the `changes`."""
+        ...
 
 
 class HttpIntake:
     """Serves one listening socket; `intake` is its name in the metrics.
 
-    `status` gives the content of /v1/status, and `receipt` that of /v1/events/ID. `guarded` says that only those reach it
-    who may see payloads and change something.
+    `status` gives the content of /v1/status, and `receipt` that of /v1/events/ID; `operators` are the routes below /v1, by
+    the next part of their paths. `guarded` says that whoever is let in may
+    see payloads and change something: the mode of a Unix socket let them in, or the token.
     """
 
     def __init__(
@@ -58,39 +84,52 @@ class HttpIntake:
         telemetry: Telemetry,
         status: Callable[[], Mapping[str, object]],
         receipt: Callable[[int], Awaitable[Mapping[str, object] | None]],
-        dead_letters: DeadLetterRoutes,
+        operators: Mapping[str, OperatorRoutes],
         guarded: bool,
     ) -> None:
-        self._settings = settings
         self._intake = intake
         self._acceptor = acceptor
         self._telemetry = telemetry
         self._status = status
         self._receipt = receipt
-        self._dead_letters = dead_letters
+        self._operators = operators
         self._guarded = guarded
+        self._locks: Locks | None = Locks(settings)
+        self._bodies = BodyReader(settings, telemetry)
+        self._connections = Connections(settings, telemetry=telemetry, too_slow=answers.too_slow_headers())
         self._closing = False
         self._under_way = 0
         self._runner: web.ServerRunner | None = None
-        self._routes = {
+        self._routes: dict[str, _Route] = {
             "/track/event": ("POST", self._track),
             "/v1/events": ("POST", self._batch),
             "/v1/status": ("GET", self._show_status),
-            "/v1/dead-letters": ("GET", self._list_dead_letters),
-            "/v1/dead-letters/replay": ("POST", self._change_dead_letters),
-            "/v1/dead-letters/purge": ("POST", self._change_dead_letters),
+            "/openapi.yaml": ("GET", self._show_document),
         }
+        for name, routes in operators.items():
+            self._routes[f"/v1/{name}"] = ("GET", self._look)
+            self._routes |= {f"/v1/{name}/{change}": ("POST", self._change) for change in routes.changes}
+
+    def use_token(self, token: Secret) -> None:
+        """Demand this token from now on; at a Unix socket none is."""
+        if self._locks is not None:
+            self._locks.use_token(token)
 
     async def open(self, listener: socket.socket) -> None:
-        """Start to serve `listener`, which is bound and listens."""
-        server = _Server(self._handle, refuse=self._refuse_early, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS)
+        """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
+        if listener.family == socket.AF_UNIX:
+            self._locks = None
+        server = Server(self._handle, connections=self._connections, refuse=self._refuse_early)
         self._runner = web.ServerRunner(server, shutdown_timeout=_CUTTING_SECONDS)
         await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        await web.SockSite(self._runner, listener, backlog=_ACCEPTED_PER_TURN).start()
+        listener.listen(_BACKLOG)  # the event loop made the queue as short as that
+        self._connections.start()
 
     async def close(self) -> None:
         """Take no more connections and requests; let those under way end, for a while. May be called again."""
         self._closing = True
+        self._connections.stop()
         if self._runner:
             for site in list(self._runner.sites):
                 await site.stop()
@@ -101,31 +140,60 @@ class HttpIntake:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = cast("Connection", request.protocol)
+        connection.request_began(request)
+        self._under_way += 1
+        try:
+            response = await self._answer(request)
+        finally:
+            self._under_way -= 1
+            connection.request_ended(request)
+        self._add_cors(request, response)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         started = perf_counter()
         route = self._routes.get(request.raw_path) or self._routes.get(request.path) or self._route_of_one(request.path)
+        is_preflight = self._locks is not None and request.method == "OPTIONS" and "Origin" in request.headers
+        if (code := self._locked_out(request, is_preflight=is_preflight)) is not None:
+            return self._refuse(request, code)
         if route is None:
             return answers.refusal("not_found")
         method, handler = route
+        if is_preflight:
+            return answers.preflight(preflight(request.headers, method))
         if request.method != method:
             return answers.refusal("method_not_allowed", allow=method)
-        self._under_way += 1
-        try:
-            response = await handler(request)
-        finally:
-            self._under_way -= 1
+        if self._locks is not None and request.body_exists and may_be_unasked(request.headers):
+            return self._refuse(request, "unsupported_content_type")
+        response = await handler(request)
         self._telemetry.request_answered(perf_counter() - started)
         return response
+
+    def _locked_out(self, request: web.BaseRequest, *, is_preflight: bool) -> str | None:
+        if self._locks is None:
+            return None
+        code = self._locks.refuse(request.headers, authority=_authority(request), is_preflight=is_preflight)
+        if code is not None:
+            self._telemetry.locked_out(code)
+        return code
+
+    def _add_cors(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        if self._locks is not None and "Origin" in request.headers:
+            response.headers.update(self._locks.cors(request.headers))
 
     async def _show_status(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
         return answers.content(self._status())
 
-    def _route_of_one(self, path: str) -> tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]] | None:
+    def _route_of_one(self, path: str) -> _Route | None:
         """Return the route of a path that ends in an id."""
         parent, _, last = path.rpartition("/")
         if not last.isascii() or not last.isdecimal() or len(last) > _MAX_ID_DIGITS:
             return None
-        handlers = {"/v1/events": self._show_receipt, "/v1/dead-letters": self._show_dead_letter}
-        return ("GET", handlers[parent]) if parent in handlers else None
+        if parent == "/v1/events":
+            return "GET", self._show_receipt
+        routes = self._operators.get(parent.removeprefix("/v1/"))
+        return ("GET", self._look) if routes is not None and routes.has_ids else None
 
     async def _show_receipt(self, request: web.BaseRequest) -> web.StreamResponse:
         event_id = request.path.rpartition("/")[2]
@@ -135,25 +203,27 @@ class HttpIntake:
             return answers.refusal("buffer_unavailable")
         return answers.refusal("not_found") if receipt is None else answers.content({"id": event_id, **receipt})
 
-    async def _list_dead_letters(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._dead_letters.get("", request.query, allowed=self._guarded)
+    async def _show_document(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
+        return answers.document()
 
-    async def _show_dead_letter(self, request: web.BaseRequest) -> web.StreamResponse:
-        return await self._dead_letters.get(request.path.rpartition("/")[2], request.query, allowed=self._guarded)
+    async def _look(self, request: web.BaseRequest) -> web.StreamResponse:
+        _, _, name, *rest = request.path.split("/")
+        return await self._operators[name].get("".join(rest), request.query, allowed=self._guarded)
 
-    async def _change_dead_letters(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _change(self, request: web.BaseRequest) -> web.StreamResponse:
+        _, _, name, change = request.path.split("/")
         try:
             body = await self._read(request)
-        except _RefusedError as error:
+        except RefusedBodyError as error:
             return answers.refusal(error.code)
-        return await self._dead_letters.post(request.path.rpartition("/")[2], body, allowed=self._guarded)
+        return await self._operators[name].post(change, body, allowed=self._guarded)
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             body = await self._read(request)
-        except _RefusedError as error:
-            return self._refuse(error.code)
-        answer = await self._acceptor.accept([acceptance.read_one(body)], intake=self._intake)
+        except RefusedBodyError as error:
+            return self._refuse(request, error.code)
+        answer = await self._acceptor.accept([self._acceptor.read.one(body, _key(request))], intake=self._intake)
         if not isinstance(answer, Accepted):
             return _no_room(answer)
         event_id = answer.ids[0]
@@ -162,64 +232,48 @@ class HttpIntake:
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             body = await self._read(request)
-        except _RefusedError as error:
-            return self._refuse(error.code)
+        except RefusedBodyError as error:
+            return self._refuse(request, error.code)
+        with_ids = request.query.get("ids", "false")
+        if with_ids not in {"true", "false"}:
+            self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
+            return answers.wrong_request("ids: true or false")
         elements: Iterable[Element]
         try:
-            elements = acceptance.read_lines(body) if _is_lines(request) else acceptance.read_json(body)
+            read = self._acceptor.read.lines if _is_lines(request) else self._acceptor.read.json
+            elements = read(body, _key(request))
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
             return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
         answer = await self._acceptor.accept(elements, intake=self._intake)
         if not isinstance(answer, Accepted):
             return _no_room(answer)
-        return answers.accepted_batch(answer, with_ids=request.query.get("ids") == "true")
+        return answers.accepted_batch(answer, with_ids=with_ids == "true")
 
-    def _refuse(self, code: str) -> web.Response:
-        self._telemetry.events_refused(1, intake=self._intake, reason=code)
+    def _refuse(self, request: web.BaseRequest, code: str) -> web.Response:
+        """Refuse a request before it is split; one for events counts as one of them."""
+        if request.method == "POST" and request.path in _EVENT_PATHS:
+            self._telemetry.events_refused(1, intake=self._intake, reason=code)
         return answers.refusal(code)
 
-    def _refuse_early(self, error: BaseException | None, status: int) -> web.Response:
+    def _refuse_early(self, request: web.BaseRequest, error: BaseException | None, status: int) -> web.Response:
         """Answer what aiohttp could not make a request of, or what a handler raised, which is a bug."""
-        if isinstance(error, ContentEncodingError):
-            # Only its text tells what it lacks a library for from what is broken.
-            return self._refuse("unsupported_encoding" if "install" in error.message else "malformed_body")
         if status == 400:
             return answers.malformed_http("this is not a request of HTTP/1.1 that the forwarder understands")
         if error is not None:
             self._telemetry.request_failed(error)
-        return answers.internal_error()
+        response = answers.internal_error()
+        self._add_cors(request, response)
+        return response
 
     async def _read(self, request: web.BaseRequest) -> bytes:
-        """Return the whole body, inflated."""
         if self._closing:
-            raise _RefusedError("shutting_down")
-        if request.headers.get("Content-Encoding", "").lower() not in _ENCODINGS:
-            raise _RefusedError("unsupported_encoding")
-        if (request.content_length or 0) > self._settings.max_body_bytes:
-            raise _RefusedError("body_too_large")
-        try:
-            if request.content.is_eof():
-                body = request.content.read_nowait()
-                if len(body) > self._settings.max_body_bytes:
-                    raise _RefusedError("body_too_large")
-                return body
-            return await self._read_slowly(request)
-        except (web.RequestPayloadError, ConnectionError):
-            raise _RefusedError("malformed_body") from None
-
-    async def _read_slowly(self, request: web.BaseRequest) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_seconds):
-                await _invite_body(request)
-                while chunk := await request.content.readany():
-                    body += chunk
-                    if len(body) > self._settings.max_body_bytes:
-                        raise _RefusedError("body_too_large")
-        except TimeoutError:
-            raise _RefusedError("too_slow") from None
-        return bytes(body)
+            raise RefusedBodyError("shutting_down")
+        is_here = request.content.is_eof()
+        body = await self._bodies.read(request)
+        if not is_here:
+            cast("Connection", request.protocol).request_completed()
+        return body
 
 
 def _no_room(answer: Full | NeverFits | Unavailable) -> web.Response:
@@ -238,57 +292,20 @@ def _is_lines(request: web.BaseRequest) -> bool:
     return request.content_type in _LINES_TYPES
 
 
-async def _invite_body(request: web.BaseRequest) -> None:
-    """Tell a client that waits for leave that it may send its body, as curl does with a large one."""
-    if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer proper has not begun
+def _key(request: web.BaseRequest) -> str | None:
+    """Return the app's own key of what it posts, if it gives one."""
+    return request.headers.get("Idempotency-Key")
+
+
+def _authority(request: web.BaseRequest) -> str | None:
+    """Return the host in a target that is a whole URL, as a proxy is sent; it counts in place of the Host."""
+    target = request.raw_path
+    if target.startswith("/"):
+        return None
+    found = _WHOLE_URL.match(target)
+    return found[1] if found else None
 
 
 def _hint_at_lines(body: bytes) -> str:
     looks_like_lines = body.lstrip()[:1] == b"{" and b"\n{" in body
     return "; for one object a line, send Content-Type: application/x-ndjson" if looks_like_lines else ""
-
-
-class _Server(web.Server):
-    """A server whose connections answer in JSON also what never becomes a request; `refuse` does that, and counts it."""
-
-    def __init__(
-        self,
-        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        *,
-        refuse: Callable[[BaseException | None, int], web.Response],
-        **options: Any,
-    ) -> None:
-        super().__init__(handler, **options)
-        self._refuse = refuse
-
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, refuse=self._refuse, loop=self._loop, **self._kwargs)
-
-
-class _Connection(web.RequestHandler):
-    __slots__ = ("_refuse",)
-
-    def __init__(
-        self, manager: web.Server, *, refuse: Callable[[BaseException | None, int], web.Response], **options: Any
-    ) -> None:
-        super().__init__(manager, **options)
-        self._refuse = refuse
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002 - aiohttp names it
-    ) -> web.StreamResponse:
-        """Answer in place of aiohttp, which would send text and log what strangers send as errors."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("part of an answer has been sent already")
-        return self._refuse(exc, status)
-
-    def log_exception(self, *args: Any, **options: Any) -> None:
-        """Leave out what a client did: a body that cannot be inflated, or a connection that it closed."""
-        if not isinstance(options.get("exc_info"), (web.RequestPayloadError, ConnectionError)):
-            super().log_exception(*args, **options)

@@ -1,7 +1,8 @@
 """Replaying dead letters: a way in for events that were given up, through the contract and the buffer like any other.
 
 What is replayed is moved in one transaction, so that none is lost if it is interrupted and none is sent twice if it is
-repeated. It gets a new id, as it takes its place behind the events of its customer that came meanwhile.
+repeated. It gets a new id, as it takes its place behind the events of its customer that came meanwhile. The types of its
+attributes were judged when it was first accepted, and are not judged again.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from forwarder.buffer.base import Buffer, Full, NeverFits, Stored, Unavailable
 from forwarder.dead_letters import DeadLetters
 from forwarder.event import Clock, Event
 from forwarder.growlytics.contract import Conforming, Refused
-from forwarder.intake.acceptance import read_one
+from forwarder.intake.elements import Elements
 from forwarder.receipts import Receipts
 
 
@@ -38,6 +39,7 @@ class Replayer:
         self,
         *,
         dead_letters: DeadLetters,
+        elements: Elements,
         buffer: Buffer,
         receipts: Receipts,
         next_id: Callable[[], int],
@@ -46,6 +48,7 @@ class Replayer:
     ) -> None:
         self._max_bytes = max_bytes
         self._dead_letters = dead_letters
+        self._elements = elements
         self._buffer = buffer
         self._receipts = receipts
         self._next_id = next_id
@@ -66,7 +69,7 @@ class Replayer:
             good: list[tuple[Event, Conforming]] = []
             refused: list[tuple[int, Refused]] = []
             for letter in letters:
-                checked = read_one(letter.event.body)[1]
+                checked = self._elements.one(letter.event.body)[1]
                 if isinstance(checked, Conforming):
                     good.append((letter.event, checked))
                 else:

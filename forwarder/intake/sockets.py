@@ -1,4 +1,4 @@
-"""The sockets that intakes listen on, bound before the daemon is ready. An error says what cannot be had, and why."""
+"""The sockets of the intakes, bound before the daemon is ready. An error says what cannot be had, and why."""
 
 import socket
 import stat
@@ -33,26 +33,44 @@ def bind_unix(path: Path, *, mode: int, setting: str) -> socket.socket:
     A socket file that nobody listens on any more is replaced. One that somebody does, and a file that is no socket, are
     left as they are.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _bound(path, socket.SOCK_STREAM, mode=mode, setting=setting)
     try:
-        _remove_stale(path)
-        listener.bind(str(path))
-        path.chmod(mode)  # before it listens, so nobody connects under another mode
         listener.listen(_BACKLOG)
-        listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise CannotBindError(f"{setting}: cannot listen on {path}: {error.strerror or error}") from error
-    except CannotBindError as error:
-        listener.close()
-        raise CannotBindError(f"{setting}: {error}") from None
+        raise _cannot_listen(path, setting, error) from error
     return listener
+
+
+def bind_unix_datagram(path: Path, *, mode: int, setting: str) -> socket.socket:
+    """Receive datagrams at a Unix socket with the given mode; files that are there are treated as `bind_unix` does."""
+    return _bound(path, socket.SOCK_DGRAM, mode=mode, setting=setting)
 
 
 def remove_unix(path: Path) -> None:
     """Remove a socket file on closing, unless a successor listens on it."""
     with suppress(CannotBindError):
         _remove_stale(path)
+
+
+def _bound(path: Path, kind: socket.SocketKind, *, mode: int, setting: str) -> socket.socket:
+    bound = socket.socket(socket.AF_UNIX, kind)
+    try:
+        _remove_stale(path)
+        bound.bind(str(path))
+        path.chmod(mode)  # before it listens, so nobody connects under another mode
+        bound.setblocking(False)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(path, setting, error) from error
+    except CannotBindError as error:
+        bound.close()
+        raise CannotBindError(f"{setting}: {error}") from None
+    return bound
+
+
+def _cannot_listen(path: Path, setting: str, error: OSError) -> CannotBindError:
+    return CannotBindError(f"{setting}: cannot listen on {path}: {error.strerror or error}")
 
 
 def _remove_stale(path: Path) -> None:
@@ -66,7 +84,7 @@ def _remove_stale(path: Path) -> None:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:
+        except ConnectionRefusedError:  # so it is of any kind of socket
             path.unlink()
             return
         except FileNotFoundError:

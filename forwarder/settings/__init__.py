@@ -7,6 +7,7 @@ shows a secret. Everybody may import this module; `sources` and `values` are its
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
@@ -32,10 +33,13 @@ from forwarder.settings.values import (
     ChoiceTable,
     DirectoryPath,
     FileMode,
+    FilePath,
     Flag,
+    HostNames,
     HttpsUrl,
     Integer,
     ListenAddress,
+    Origins,
     ProxyUrl,
     Rate,
     RefusedError,
@@ -51,6 +55,7 @@ __all__ = [
     "Address",
     "AdminSettings",
     "BufferSettings",
+    "ContractSettings",
     "DeadLettersSettings",
     "DeliverySettings",
     "GrowlyticsSettings",
@@ -115,16 +120,94 @@ class IntakeSettings:
     unix_socket: Annotated[
         str | None, SocketPath(), "Where apps post events over a Unix socket, which file permissions guard"
     ] = None
-    unix_socket_mode: Annotated[int, FileMode(), "The permissions of the socket; who may write to it may post"] = 0o660
+    lines_socket: Annotated[
+        str | None,
+        SocketPath(),
+        "Where log shippers and apps with very many events write them, one JSON object a line, to a Unix stream socket",
+    ] = None
+    datagram_socket: Annotated[
+        str | None,
+        SocketPath(),
+        "Where apps send events that they can spare, one in each datagram, to a Unix datagram socket; nothing is answered",
+    ] = None
+    unix_socket_mode: Annotated[
+        int, FileMode(), "The permissions of these three sockets; who may write to one may post"
+    ] = 0o660
+    token: Annotated[
+        Secret | None,
+        SecretText(),
+        "What apps must send over TCP, as x-growlytics-key or Authorization: Bearer; Unix sockets are guarded by their mode",
+    ] = None
+    token_file: Annotated[
+        str | None, SecretFile(), "A file with nothing but the token, instead of token; read again when it changes"
+    ] = None
     allow_remote_without_token: Annotated[
-        bool, Flag(), "Allow intake.http to be an address that other machines can reach; anybody there may then post"
+        bool,
+        Flag(),
+        "Allow intake.http to be an address that other machines can reach without a token; anybody there may then post",
     ] = False
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        HostNames(),
+        "By which names apps may call the forwarder over TCP (Host), besides the address in intake.http; "
+        "others are refused, as a page in a browser may have made them up",
+    ] = ("localhost", "127.0.0.1", "::1")
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Origins(),
+        "The web origins whose pages may post over TCP from a browser on this machine",
+    ] = ()
     max_body_bytes: Annotated[
-        int, Size(KIB, 64 * MIB), "The largest request body; what is larger is refused with 413"
+        int, Size(KIB, 64 * MIB), "The largest request body, inflated; what is larger is refused with 413"
     ] = MIB
-    body_timeout_seconds: Annotated[
-        float, Seconds(600), "The longest that an app may take to send a body; who is slower is refused with 408"
+    max_line_bytes: Annotated[
+        int, Size(KIB, 64 * MIB), "The largest line on lines_socket, and the largest datagram"
+    ] = 256 * KIB
+    max_connections: Annotated[
+        int,
+        Integer(1, 65_536),
+        "The most connections of each listener; at the cap, the one without a complete request for longest is closed",
+    ] = 1024
+    header_timeout_seconds: Annotated[
+        float,
+        Seconds(600),
+        "The longest that an app may take from connecting, or from a request's first byte, to the end of its headers",
     ] = 10.0
+    body_timeout_seconds: Annotated[
+        float,
+        Seconds(600),
+        "The longest that an app may take to send a body or a line; a slower body is refused with 408",
+    ] = 10.0
+    duplicate_window_seconds: Annotated[
+        float,
+        Seconds(2_592_000, zero=True),
+        "How long an app's own key (Idempotency-Key) is remembered: an event that repeats it is not taken twice; 0 is off",
+    ] = 3600.0
+    duplicate_max_keys: Annotated[
+        int, Integer(1, 10_000_000), "The most such keys to remember; beyond that the oldest are forgotten"
+    ] = 100_000
+
+
+@attrs.frozen(kw_only=True)
+class ContractSettings:
+    """How far the forwarder goes to meet Growlytics' contract."""
+
+    attribute_types: Annotated[
+        Literal["observe", "coerce", "strip", "reject"],
+        "When an attribute comes with another type than the first time, which Growlytics ignores without a word: "
+        "forward and count it, convert it where its text stays the same, remove it, or refuse the event with 422",
+    ] = "observe"
+    types_file: Annotated[
+        str | None,
+        FilePath(),
+        "The types that your team agreed on, which come before what is learned, as attribute-types export writes them",
+    ] = None
+    max_attribute_types: Annotated[
+        int, Integer(1, 1_000_000), "The most types of attributes to learn; what comes after is not guarded"
+    ] = 10_000
+    fill_missing_time: Annotated[
+        bool, Flag(), "Give an event that has no time that of its arrival, instead of refusing it"
+    ] = False
 
 
 @attrs.frozen(kw_only=True)
@@ -277,6 +360,7 @@ class Settings:
 
     growlytics: GrowlyticsSettings = attrs.field(factory=GrowlyticsSettings)
     intake: IntakeSettings = attrs.field(factory=IntakeSettings)
+    contract: ContractSettings = attrs.field(factory=ContractSettings)
     buffer: BufferSettings = attrs.field(factory=BufferSettings)
     delivery: DeliverySettings = attrs.field(factory=DeliverySettings)
     dead_letters: DeadLettersSettings = attrs.field(factory=DeadLettersSettings)
@@ -373,12 +457,18 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
     if growlytics.proxy is not None and growlytics.url.lower().startswith("http:"):
         wrong = "would see the events and the key, as growlytics.url is plain http; leave it out or use https"
         yield ("growlytics", "proxy"), ("growlytics", "url"), wrong
-    if intake.http is None and intake.unix_socket is None:
+    sockets = {name: getattr(intake, name) for name in ("unix_socket", "lines_socket", "datagram_socket")}
+    if intake.http is None and not any(sockets.values()):
         wrong = "is off, and so is intake.unix_socket; apps need one of them to post to"
         yield ("intake", "http"), ("intake", "unix_socket"), wrong
-    if intake.http is not None and not (intake.http.is_loopback or intake.allow_remote_without_token):
+    for one, other in combinations([name for name, path in sockets.items() if path], 2):
+        if sockets[one] == sockets[other]:
+            yield ("intake", other), ("intake", one), f"is the path of intake.{one} too; choose another"
+    is_open = intake.token is None and not intake.allow_remote_without_token
+    if intake.http is not None and not intake.http.is_loopback and is_open:
         wrong = f"{intake.http} can be reached from other machines, and anybody there could post events"
-        mend = "listen on 127.0.0.1, or accept it with intake.allow_remote_without_token = true"
+        mend = "listen on 127.0.0.1, demand a token with intake.token_file, or accept it with "
+        mend += "intake.allow_remote_without_token = true"
         yield ("intake", "http"), ("intake", "allow_remote_without_token"), f"{wrong}; {mend}"
     if admin.http is not None and admin.http == intake.http and admin.http.port != 0:
         yield ("admin", "http"), ("intake", "http"), f"{admin.http} is the address of intake.http too; choose another"

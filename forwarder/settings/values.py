@@ -14,7 +14,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -344,6 +344,76 @@ class CertificatesFile(Reader):
 
 
 @attrs.frozen
+class FilePath(Reader):
+    """The path of a file. Whether it is there and what it holds is for those to find out who read it."""
+
+    type_text = "the path of a file"
+
+    def read(self, value: object) -> str:
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        if not value:
+            raise RefusedError("is empty; leave the setting out if there is none")
+        return str(value)
+
+
+@attrs.frozen
+class TextList(Reader, ABC):
+    """A list of texts; in the environment they are separated by commas."""
+
+    item_text: ClassVar[str]
+    """What each must be."""
+    example: ClassVar[str]
+
+    @property
+    def type_text(self) -> str:
+        return f"a list of {self.item_text}, like {self.example} (in the environment separated by commas)"
+
+    def read(self, value: object) -> tuple[str, ...]:
+        if isinstance(value, Text):
+            value = [part.strip() for part in value.split(",")] if value.strip() else []
+        if not isinstance(value, list):
+            raise self.refuse(value)
+        items = [self._item(each) if isinstance(each, str) else None for each in value]
+        if wrong := [_shown(each) for each, item in zip(value, items, strict=True) if item is None]:
+            raise RefusedError(f"must be {self.type_text}, not {' nor '.join(wrong[:3])}")
+        return tuple(item for item in items if item is not None)
+
+    @abstractmethod
+    def _item(self, text: str) -> str | None:
+        """Return an item in its normal form; None if it is none."""
+
+
+@attrs.frozen
+class HostNames(TextList):
+    """Names and addresses of hosts, without ports, in lower case and IPv6 without brackets; `*` is any."""
+
+    item_text = 'host names and addresses, without ports, or "*" for any'
+    example = '["localhost", "forwarder.internal"]'
+
+    def _item(self, text: str) -> str | None:
+        address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        if _is_ipv6(address):
+            return str(ipaddress.IPv6Address(address))
+        return text.lower() if text == "*" or re.fullmatch(r"[A-Za-z0-9._-]+", text) else None
+
+
+@attrs.frozen
+class Origins(TextList):
+    """Origins as browsers send them: scheme, host and a port that is not the scheme's own."""
+
+    item_text = "web origins, each a scheme, a host and perhaps a port"
+    example = '["https://shop.example", "http://localhost:3000"]'
+
+    def _item(self, text: str) -> str | None:
+        parts = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower())
+        if parts is None:
+            return None
+        usual = {"http": ":80", "https": ":443"}[parts[1]]
+        return text.lower().removesuffix(usual) if parts[3] == usual else text.lower()
+
+
+@attrs.frozen
 class FileMode(Reader):
     """Permission bits; as an integer they must be below 0o1000, so a decimal 660 or 777 is found out."""
 
@@ -481,6 +551,8 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, Mapping):
         entries = ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items())
         return f"{{ {entries} }}" if entries else "{}"

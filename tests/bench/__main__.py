@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 
-from tests.bench import backlog, delivery, intake, single
+from tests.bench import backlog, delivery, intake, single, ways_in
 from tests.bench.rows import HEAD, Rows, progress
 
 GROUPS: dict[str, tuple[Callable[[], Awaitable[Rows]], float]] = {
@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[Callable[[], Awaitable[Rows]], float]] = {
     "latency": (single.measure_latency, 150),
     "sandbox": (single.measure_sandbox, 60),
     "intake": (intake.measure, 240),
+    "ways-in": (ways_in.measure, 360),
     "delivery": (delivery.measure, 600),
     "backlog": (backlog.measure, 480),
 }

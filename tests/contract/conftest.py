@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 
 import pytest
 
-from forwarder.buffer.base import Buffer, PutAnswer
+from forwarder.buffer.base import NO_NOTES, Buffer, Notes, PutAnswer
 from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.connection import Committed, Database, Job
@@ -108,9 +108,11 @@ class Originals:
         """What the buffer keeps its dead letters in, and on disk its events."""
         self._originals = originals
 
-    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
+    async def put(
+        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+    ) -> PutAnswer:
         self._originals |= {event.id: event for event in events}
-        return await self.inner.put(events, intake=intake, replayed=replayed)
+        return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)
 
     async def take(
         self,

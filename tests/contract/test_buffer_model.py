@@ -14,11 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from forwarder.buffer.base import Buffer, Full, NeverFits, PutAnswer, Stored
+from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database import dead_letters as stored_letters
+from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import Database
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event
@@ -27,7 +28,7 @@ from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSett
 from forwarder.telemetry import Telemetry
 from tests.fakes.databases import inline_database
 from tests.fakes.disk_buffers import copy_of
-from tests.fakes.events import ids
+from tests.fakes.events import ids, keys_of, learned
 
 T = TypeVar("T")
 
@@ -43,6 +44,9 @@ picks = st.lists(st.integers(0, 50), max_size=6)
 """Places in the list of taken events, wrapped around its length."""
 posts = st.lists(st.tuples(lanes, st.integers(0, 40)), max_size=8)
 """Customers and sizes of events that are put together."""
+type_changes = st.dictionaries(
+    st.sampled_from([("n", "x"), ("n", "\ud800")]), st.none() | st.sampled_from([learned("string"), learned("date")])
+)
 
 
 class Model:
@@ -60,6 +64,10 @@ class Model:
         self.delivered = 0
         self.dead_lettered = 0
         self.dropped = 0
+        self.keys: set[int] = set()
+        """The ids of events whose keys are kept, above the id up to which they are forgotten."""
+        self.keys_forgotten_to = 0
+        self.types: dict[Place, LearnedType] = {}
 
     @property
     def held(self) -> list[Event]:
@@ -81,7 +89,18 @@ class Model:
         self.waiting = [*left, *events]
         self.accepted += len(events)
         self.letters = [event for event in self.letters if event.id not in replayed]
+        self.keys.update(ids(events))
         return Stored()
+
+    def note(self, types: TypeChanges) -> None:
+        for place, each in types.items():
+            self.types.pop(place, None)
+            if each is not None:
+                self.types[place] = each
+
+    def forget_keys(self, up_to: int) -> None:
+        self.keys_forgotten_to = max(self.keys_forgotten_to, up_to)
+        self.keys = {event_id for event_id in self.keys if event_id > up_to}
 
     def may_be_taken(
         self, now: float, max_events: int, max_bytes: int, skip: AbstractSet[str], max_lane_events: int | None = None
@@ -225,10 +244,31 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.model = Model(options)
         self.opened = self.run(self.open(options))
 
+    async def put_with_keys(self, events: Sequence[Event]) -> PutAnswer:
+        return await self.buffer.put(events, intake="http", notes=Notes(keys=keys_of(events)))
+
     @rule(post=posts)
     def put(self, post: list[tuple[str, int]]) -> None:
         events = self.make(post)
-        assert self.run(self.buffer.put(events, intake="http")) == self.model.put(events)
+        assert self.run(self.put_with_keys(events)) == self.model.put(events)
+
+    @rule(post=posts, types=type_changes, forgotten=st.integers(0, 3))
+    def put_with_notes(self, post: list[tuple[str, int]], types: TypeChanges, forgotten: int) -> None:
+        """What was learned of events that are not stored is forgotten, as far as it was not before."""
+        events = self.make(post)
+        forgotten_to = sorted(self.model.keys)[forgotten] if forgotten < len(self.model.keys) else 0
+        answer = self.run(self.buffer.put(events, intake="http", notes=Notes(types, keys_of(events), forgotten_to)))
+        self.model.forget_keys(forgotten_to)
+        assert answer == self.model.put(events)
+        if answer == Stored():
+            self.model.note(types)
+        else:
+            self.note({place: self.model.types.get(place) for place in types})
+
+    @rule(types=type_changes)
+    def note(self, types: TypeChanges) -> None:
+        self.run(self.buffer.note(types))
+        self.model.note(types)
 
     @rule(together=st.lists(posts, min_size=2, max_size=4))
     def put_at_the_same_time(self, together: list[list[tuple[str, int]]]) -> None:
@@ -236,7 +276,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         puts = [self.make(post) for post in together]
 
         async def put_all() -> list[PutAnswer]:
-            return await asyncio.gather(*(self.buffer.put(events, intake="http") for events in puts))
+            return await asyncio.gather(*(self.put_with_keys(events) for events in puts))
 
         assert self.run(put_all()) == [self.model.put(events) for events in puts]
 
@@ -246,7 +286,8 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         letters = self.model.letters
         old = list({event.id: event for place in places for event in [letters[place % len(letters)]]}.values())
         new = self.make([(event.customer, event.size_bytes) for event in old])
-        answer = self.run(self.buffer.put(new, intake="replay", replayed=ids(old)))
+        notes = Notes(keys=keys_of(new))
+        answer = self.run(self.buffer.put(new, intake="replay", replayed=ids(old), notes=notes))
         assert answer == self.model.put(new, ids(old))
 
     @rule(
@@ -281,7 +322,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         async def do_all() -> tuple[list[Event], PutAnswer]:
             taking = asyncio.create_task(self.take_now(max_events, 10**6, skip))
             await asyncio.sleep(0)
-            putting = asyncio.create_task(self.buffer.put(events, intake="http"))
+            putting = asyncio.create_task(self.put_with_keys(events))
             await asyncio.sleep(0)
             await self.buffer.release(released, not_before=not_before)
             return await taking, await putting
@@ -466,7 +507,7 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
         events = self.make(committing)
 
         async def put_and_crash() -> bool:
-            putting = asyncio.create_task(self.buffer.put(events, intake="http"))
+            putting = asyncio.create_task(self.put_with_keys(events))
             for _ in range(turns):
                 await asyncio.sleep(0)
             self.directory = copy_of(self.directory, next(self.directories))
@@ -481,7 +522,7 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
         self.opened = self.run(self.open(self.model.settings))
         if was_told or self.buffer.ledger().accepted != accepted:
             assert self.model.put(events) == Stored()
-        self.model.restart()
+        self.restart()
 
     @precondition(lambda self: self.model.taken)
     @rule(places=picks, turns=st.integers(0, 5))
@@ -506,7 +547,7 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
         found = self.buffer.ledger().dead_lettered["ambiguous"] - len(self.model.found_marked)
         if was_told or found == len(marked):
             self.model.marked = marked
-        self.model.restart()
+        self.restart()
 
     async def commit_what_waits(self) -> None:
         """Nobody waits until the marks of what was released are removed."""
@@ -517,9 +558,40 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
         await self.buffer.close()
         await self.opened.database.close()
 
+    @rule(types=type_changes, turns=st.integers(0, 5))
+    def crash_while_noting(self, types: TypeChanges, turns: int) -> None:
+        """All of it is kept or nothing, and if who noted it was told, it is."""
+
+        async def note_and_crash() -> bool:
+            noting = asyncio.create_task(self.buffer.note(types))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.directory = copy_of(self.directory, next(self.directories))
+            was_told = noting.done()
+            await noting
+            return was_told
+
+        self.run(self.commit_what_waits())
+        was_told = self.run(note_and_crash())
+        self.run(self.close())
+        self.opened = self.run(self.open(self.model.settings))
+        before = dict(self.model.types)
+        self.model.note(types)
+        if not was_told and self.run(self.buffer.recall()).types == before:
+            self.model.types = before
+        self.restart()
+
     def reopen(self) -> None:
         self.opened = self.run(self.open(self.model.settings))
+        self.restart()
+
+    def restart(self) -> None:
         self.model.restart()
+        notes = self.run(self.buffer.recall())
+        assert notes.types == self.model.types
+        found = [key.event_id for key in notes.keys]
+        assert found == sorted(found)
+        assert {event_id for event_id in found if event_id > self.model.keys_forgotten_to} == self.model.keys
 
     def check_oldest(self, said: float | None, expected: float | None) -> None:
         assert (said is None) == (expected is None)

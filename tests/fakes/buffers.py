@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from forwarder.buffer.base import Buffer, Ledger, Occupancy, PutAnswer
+from forwarder.buffer.base import NO_NOTES, Buffer, Ledger, Notes, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
+from forwarder.database.attribute_types import TypeChanges
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
@@ -81,8 +82,16 @@ class ObservedBuffer:
     def dead_letters_lost(self) -> int:
         return self.inner.dead_letters_lost
 
-    async def put(self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = ()) -> PutAnswer:
-        return await self.inner.put(events, intake=intake, replayed=replayed)
+    async def put(
+        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+    ) -> PutAnswer:
+        return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)
+
+    async def recall(self) -> Notes:
+        return await self.inner.recall()
+
+    async def note(self, types: TypeChanges) -> None:
+        await self.inner.note(types)
 
     async def take(
         self,

@@ -3,13 +3,13 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forwarder.buffer.base import Stored
+from forwarder.buffer.base import NO_NOTES, Notes, Stored
 from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.database import events as rows
@@ -34,8 +34,8 @@ class OpenDisk:
     ids: EventIds
     serving: asyncio.Task[None] | None = None
 
-    async def put(self, events: Sequence[Event]) -> None:
-        assert await self.buffer.put(events, intake="http") == Stored()
+    async def put(self, events: Sequence[Event], notes: Notes = NO_NOTES) -> None:
+        assert await self.buffer.put(events, intake="http", notes=notes) == Stored()
 
     async def take(self, max_events: int = 1000) -> list[Event]:
         return await self.buffer.take(max_events=max_events, max_bytes=1 << 30)
@@ -98,6 +98,7 @@ async def open_disk(
     first_id: int = 1,
     inline: bool = True,
     serve: bool = True,
+    remembered: Callable[[], Notes] = lambda: NO_NOTES,
     **database_options: Any,
 ) -> AsyncIterator[OpenDisk]:
     """Open the buffer that is in a directory; at the end close it, as an orderly stop does."""
@@ -114,6 +115,7 @@ async def open_disk(
         clock=asyncio.get_running_loop().time,
         next_id=ids.__next__,
         window_bytes=window_bytes,
+        remembered=remembered,
     )
     await database.open()
     serving: asyncio.Task[None] | None = None

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from itertools import count
 
+from forwarder.buffer.base import Notes
+from forwarder.database.attribute_types import AttributeType, LearnedType
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
 from forwarder.telemetry import Telemetry
 
@@ -26,6 +29,21 @@ class EventMaker:
     def of(self, customers: Iterable[str], *, size_bytes: int = 20) -> list[Event]:
         """Return one event for each customer, in that order; `of("aab")` is two of a and one of b."""
         return [self(customer, size_bytes=size_bytes) for customer in customers]
+
+
+def learned(kind: AttributeType = "string", first_seen: float = 1e9 + 0.5) -> LearnedType:
+    return LearnedType(kind, first_seen)
+
+
+def keys_of(events: Iterable[Event]) -> tuple[DuplicateKey, ...]:
+    """Return a key for each event, made of its id."""
+    return tuple(DuplicateKey(event.id, event.id.to_bytes(16, "big"), event.accepted_at) for event in events)
+
+
+def notes_of(events: Iterable[Event], *, keys_forgotten_to: int = 0, **types: LearnedType | None) -> Notes:
+    """Return what goes with a put: a key for each event, and types of attributes of events named n."""
+    changes = {("n", attribute): each for attribute, each in types.items()}
+    return Notes(changes, keys_of(events), keys_forgotten_to)
 
 
 def ids(events: Iterable[Event]) -> list[int]:

@@ -15,13 +15,16 @@ from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.dead_letters import DeadLetters
 from forwarder.event import Event, EventIds
+from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
+from forwarder.intake.duplicates import DuplicateKeys
+from forwarder.intake.elements import Elements
 from forwarder.intake.http import HttpIntake
 from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix
 from forwarder.receipts import Receipts
-from forwarder.settings import Address, BufferSettings, IntakeSettings, ReceiptsSettings
+from forwarder.settings import Address, BufferSettings, ContractSettings, IntakeSettings, ReceiptsSettings
 from forwarder.telemetry import DROP_REASONS, INTAKES, REJECTION_REASONS, Telemetry
 from tests.fakes.buffers import memory_buffer
 
@@ -216,24 +219,26 @@ async def serving(
     *,
     unix: Path | None = None,
     mode: int = 0o660,
-    max_body_bytes: int = 1 << 20,
-    body_timeout_seconds: float = DEADLINE_SECONDS,
     max_events: int = 1_000_000,
     max_bytes: int = 1 << 30,
+    **intake_settings: Any,
 ) -> AsyncIterator[Served]:
-    """Run an intake, on TCP or at the path `unix`, until the block ends."""
+    """Run an intake, on TCP or at the path `unix`, until the block ends; what else is given are settings of intake."""
     telemetry = Telemetry()
     buffer = memory_buffer(
         telemetry, asyncio.get_running_loop().time, BufferSettings(max_events=max_events, max_bytes=max_bytes)
     )
     letters = DeadLetters(buffer._database, telemetry=telemetry)
+    settings = IntakeSettings(**{"body_timeout_seconds": DEADLINE_SECONDS} | intake_settings)
+    elements = Elements(ContractSettings(), clock=time.time)
     replayer = Replayer(
         dead_letters=letters,
+        elements=elements,
         buffer=buffer,
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
         next_id=EventIds().__next__,
         clock=time.time,
-        max_bytes=max_body_bytes,
+        max_bytes=settings.max_body_bytes,
     )
 
     async def receipt(event_id: int) -> dict[str, object] | None:
@@ -241,14 +246,22 @@ async def serving(
 
     name = "unix" if unix else "http"
     intake = HttpIntake(
-        IntakeSettings(max_body_bytes=max_body_bytes, body_timeout_seconds=body_timeout_seconds),
+        settings,
         intake=name,
-        acceptor=Acceptor(buffer=buffer, telemetry=telemetry, ids=EventIds(), clock=time.time),
+        acceptor=Acceptor(
+            elements,
+            buffer=buffer,
+            types=AttributeTypes(ContractSettings(), telemetry=telemetry, clock=time.time),
+            keys=DuplicateKeys(settings, clock=time.time),
+            telemetry=telemetry,
+            ids=EventIds(),
+            clock=time.time,
+        ),
         telemetry=telemetry,
         status=lambda: {"state": "ready"},
         receipt=receipt,
-        dead_letters=DeadLetterRoutes(letters, replayer),
-        guarded=unix is not None,
+        operators={"dead-letters": DeadLetterRoutes(letters, replayer)},
+        guarded=unix is not None or settings.token is not None,
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

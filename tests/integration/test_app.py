@@ -121,7 +121,9 @@ async def test_an_event_that_growlytics_rejects_becomes_a_dead_letter_and_a_log_
     with caplog.at_level(logging.WARNING):
         async with running() as (app, sandbox, base), aiohttp.ClientSession() as http:
             for number in range(2):
-                async with http.post(f"{base}/track/event", data=event_text("{}", product=str(number))) as response:
+                async with http.post(
+                    f"{base}/track/event", data=event_text("{}", product=str(number)).encode()
+                ) as response:
                     assert response.status == 200
                 await until(lambda: not app.buffer.occupancy().events, "its fate is decided")
                 sandbox.faults = faults
@@ -137,7 +139,9 @@ async def test_an_event_that_growlytics_rejects_becomes_a_dead_letter_and_a_log_
 async def test_a_wrong_key_burns_no_event_and_when_it_is_mended_all_arrive() -> None:
     async with running(key="another-key") as (app, sandbox, base), aiohttp.ClientSession() as http:
         for number in range(5):
-            async with http.post(f"{base}/track/event", data=event_text("{}", product=str(number))) as response:
+            async with http.post(
+                f"{base}/track/event", data=event_text("{}", product=str(number)).encode()
+            ) as response:
                 assert response.status == 200
         await until(lambda: sandbox.counters()["unauthorized"] >= 10, "others were tried after the first")
         assert app.buffer.ledger().buffered == 5
@@ -158,7 +162,7 @@ async def test_connections_to_growlytics_are_kept_alive_and_used_again() -> None
 
 async def test_the_status_shows_state_ledger_buffer_and_delivery_without_any_payload(tmp_path: Path) -> None:
     async with running(Faults(down=True)) as (app, _, base), aiohttp.ClientSession() as http:
-        async with http.post(f"{base}/track/event", data=event_text('{"Card": "4111"}')) as response:
+        async with http.post(f"{base}/track/event", data=event_text('{"Card": "4111"}').encode()) as response:
             assert response.status == 200
         async with http.get(f"{base}/v1/status") as response:
             text = await response.text()

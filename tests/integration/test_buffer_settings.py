@@ -36,7 +36,7 @@ def app_with(buffer: BufferSettings) -> App:
 
 
 async def post(app: App, http: aiohttp.ClientSession) -> int:
-    async with http.post(f"http://{app.addresses['http']}/track/event", data=EVENT) as response:
+    async with http.post(f"http://{app.addresses['http']}/track/event", data=EVENT.encode()) as response:
         return response.status
 
 

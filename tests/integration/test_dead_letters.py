@@ -52,7 +52,9 @@ class System:
 
     async def post(self, path: str, body: object, *, status: int = 200, tcp: bool = False) -> Any:
         client, base = (self.tcp, self.tcp_base) if tcp else (self.unix, "http://localhost")
-        async with client.post(base + path, data=body if isinstance(body, str) else json.dumps(body)) as response:
+        async with client.post(
+            base + path, data=(body if isinstance(body, str) else json.dumps(body)).encode()
+        ) as response:
             assert response.status == status, await response.text()
             return await response.json()
 
@@ -193,6 +195,13 @@ async def test_a_replayed_event_is_accepted_anew_and_delivered_and_a_repetition_
         assert system.app.telemetry.registry.get_sample_value(
             "growlytics_forwarder_events_accepted_total", {"intake": "replay"}
         ) == 2  # fmt: skip
+
+
+async def test_a_replay_that_only_nearly_says_that_it_is_a_dry_run_moves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as system:
+        near: list[object] = [1, "true", None, []]
+        for nearly in near:
+            await system.post("/v1/dead-letters/replay", {"ids": ["1"], "dry_run": nearly}, status=422)
 
 
 async def test_a_replay_that_does_not_fit_moves_nothing(tmp_path: Path, kind: str) -> None:

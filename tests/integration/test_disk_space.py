@@ -1,6 +1,8 @@
 """How much of its disk the buffer takes: the sums of forwarder/buffer/space.py at their worst, and space that comes back."""
 
 import asyncio
+import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,12 @@ import pytest
 from forwarder.buffer.base import Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.space import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
+from forwarder.database import attribute_types, duplicate_keys
+from forwarder.database.attribute_types import LearnedType
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
 from forwarder.settings import BufferSettings, DeadLettersSettings
+from tests.fakes.databases import inline_database
 from tests.fakes.disk_buffers import OpenDisk, open_disk
 
 MIB = 1024 * 1024
@@ -127,3 +133,50 @@ async def test_what_is_delivered_frees_its_space_while_it_runs(tmp_path: Path) -
         async with asyncio.timeout(20):
             while (tmp_path / "buffer.db").stat().st_size > 6 * MIB:
                 await asyncio.sleep(0.01)
+
+
+def longest_place(number: int) -> tuple[str, str]:
+    """Return a name of 49 UTF-16 units and an attribute of 256 bytes, the longest there are in UTF-8."""
+    return chr(0x8000 + number % 1000) + LONG_NAME, f"{number:08}" + "\U0001f600" * 62
+
+
+async def test_types_and_keys_stay_within_their_part_of_the_bound(tmp_path: Path) -> None:
+    """Pages are left almost empty: most is forgotten here and there, and as much is learned elsewhere."""
+    max_types, max_keys = 2000, 20_000
+    settings, letters = BufferSettings(max_events=1, max_bytes=1024), DeadLettersSettings(max_events=1, max_bytes=1024)
+    max_bytes = max_file_bytes(settings, letters, max_keys=max_keys, max_types=max_types)
+    database = inline_database(tmp_path, max_bytes=max_bytes, reserve_bytes=4096)
+    await database.open()
+    rng = random.Random(1)
+    numbers = iter(rng.sample(range(10**6), 50_000))
+    learned = LearnedType("boolean", 1e9 + 0.1)
+    types: list[tuple[str, str]] = []
+    keys: list[int] = []
+    largest = 0
+    for round_of in range(10):
+        while len(types) < max_types:
+            new = [longest_place(next(numbers)) for _ in range(min(100, max_types - len(types)))]
+            await database.run(partial(attribute_types.write, changes=dict.fromkeys(new, learned)))
+            types += new
+        while len(keys) < max_keys:
+            ids = [(1 << 62) + number * 100 + round_of for number in rng.sample(range(10**6), 500)]
+            new_ids = list(set(ids) - set(keys))[: max_keys - len(keys)]
+            await database.run(
+                partial(duplicate_keys.insert, keys=[DuplicateKey(each, b"\xff" * 16, 1e9 + 0.1) for each in new_ids])
+            )
+            keys += new_ids
+        found = await database.run(lambda each: (attribute_types.load(each), duplicate_keys.load(each)))
+        assert (len(found[0][0]), len(found[1][0])) == (max_types, max_keys)
+        largest = max(largest, (tmp_path / "buffer.db").stat().st_size)
+        types.sort()
+        keys.sort()
+        gone = [place for number, place in enumerate(types) if number % 3 and number % (round_of + 5)]
+        await database.run(partial(attribute_types.write, changes=dict.fromkeys(gone)))
+        gone_ids = [each for number, each in enumerate(keys) if number % 3]
+        await database.run(partial(duplicate_keys.remove, ids=gone_ids))
+        types, keys = sorted(set(types) - set(gone)), sorted(set(keys) - set(gone_ids))
+    await database.close()
+    largest = max(largest, (tmp_path / "buffer.db").stat().st_size)
+    print(f"{largest / MIB:.1f} of {max_bytes / MIB:.1f} MiB")
+    assert max_bytes > 1024 * 4096, "SQLite is told this bound, and not the least there is"
+    assert largest <= max_bytes

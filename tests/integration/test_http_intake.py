@@ -3,12 +3,14 @@
 import asyncio
 import gc
 import gzip
+import importlib
 import json
 import logging
 import os
 import re
 import socket
 import stat
+import sys
 import time
 import tracemalloc
 import zlib
@@ -23,7 +25,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from forwarder.intake.sockets import CannotBindError, bind_tcp, bind_unix, remove_unix
+from forwarder.intake.bodies import ENCODINGS
+from forwarder.intake.sockets import CannotBindError, bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.settings import Address
 from tests.fakes.contract_oracle import ANYTHING, events, read, render, wrongs
 from tests.fakes.http_intake_harness import Answer, Connection, Served, code_of, request_bytes, serving, until
@@ -132,7 +135,7 @@ def assert_batch_answer(answer: Answer, wanted: list[set[str]]) -> None:
 @given(
     body=st.one_of(BODIES, damaged_bodies()),
     cuts=st.one_of(st.none(), st.lists(st.integers(1, 200), max_size=3)),
-    content_type=st.sampled_from(["application/json", NDJSON, "text/plain"]),
+    content_type=st.sampled_from(["application/json", NDJSON, "application/octet-stream"]),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_bytes_at_all_as_a_body_are_taken_or_refused_with_reasons_and_counted(
@@ -194,23 +197,27 @@ NOT_HTTP = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
     "SSH": b"SSH-2.0-OpenSSH_9.2p1\r\n",
     "JSON": GOOD + b"\r\n\r\n",
-    "HTTP/9.9": b"POST /track/event HTTP/9.9\r\nHost: a\r\n\r\n",
+    "HTTP/9.9": b"POST /track/event HTTP/9.9\r\nHost: localhost\r\n\r\n",
     "no Host": b"POST /track/event HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}",
-    "two Hosts": b"POST /track/event HTTP/1.1\r\nHost: a\r\nHost: b\r\nContent-Length: 2\r\n\r\n{}",
-    "two lengths": b"POST /track/event HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "a negative length": b"POST /track/event HTTP/1.1\r\nHost: a\r\nContent-Length: -2\r\n\r\n{}",
-    "an absurd length": b"POST /track/event HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 50 + b"\r\n\r\n{}",
+    "two Hosts": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nHost: b\r\nContent-Length: 2\r\n\r\n{}",
+    "two lengths": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    "a negative length": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: -2\r\n\r\n{}",
+    "an absurd length": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: "
+    + b"9" * 50
+    + b"\r\n\r\n{}",
     "length and chunks": (
-        b"POST /track/event HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     ),
-    "a header without a name": b"POST /track/event HTTP/1.1\r\nHost: a\r\n: b\r\n\r\n",
-    "a header with a NUL": b"POST /track/event HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n",
-    "a very long header": b"POST /track/event HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
-    "a very long path": b"POST /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "very many headers": b"POST / HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X%d: 1\r\n" % i for i in range(5000)) + b"\r\n",
-    "a space in the path": b"POST /track event HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a path that is no path": b"POST //[ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "a method that is none": b"P@ST /track/event HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a header without a name": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\n: b\r\n\r\n",
+    "a header with a NUL": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nX: \x00\r\n\r\n",
+    "a very long header": b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    "a very long path": b"POST /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "very many headers": b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+    + b"".join(b"X%d: 1\r\n" % i for i in range(5000))
+    + b"\r\n",
+    "a space in the path": b"POST /track event HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a path that is no path": b"POST //[ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a method that is none": b"P@ST /track/event HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 
 
@@ -245,7 +252,9 @@ HEADER_VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, ex
 
 
 @given(
-    name=st.sampled_from(["Content-Type", "Expect", "Accept", "Cookie", "Connection", "Upgrade", "If-Match", "Origin"]),
+    name=st.sampled_from(
+        ["Content-Type", "Expect", "Accept", "Cookie", "Connection", "Upgrade", "If-Match", "Referer"]
+    ),
     value=st.one_of(
         HEADER_VALUES,
         st.lists(ODD_PIECES, max_size=12).map("".join),
@@ -292,7 +301,7 @@ async def test_odd_paths_are_answered_in_json(served: Served, tail: str, start: 
     async with served.connection() as connection:
         await connection.send(request_bytes(start + tail, GOOD))
         answer = await connection.answer()
-    assert answer.status in (200, 202, 400, 404)
+    assert answer.status in (200, 202, 400, 404, 422)
     if answer.status in (400, 404):
         assert answer.codes == ["malformed_http" if answer.status == 400 else "not_found"]
     served.counts().assert_balanced()
@@ -432,7 +441,7 @@ async def test_lines_sent_without_saying_so_are_refused_with_the_mend(served: Se
 @pytest.mark.parametrize("path", [ONE, BATCH])
 async def test_a_request_without_a_body_is_malformed(served: Served, connection: Connection, path: str) -> None:
     assert_refused(await connection.request(path), 400, "malformed_json")
-    await connection.send(f"POST {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    await connection.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert_refused(await connection.answer(), 400, "malformed_json")
     await assert_usable(connection)
 
@@ -516,7 +525,7 @@ async def test_a_body_up_to_the_limit_is_taken_and_one_byte_more_is_too_large(pa
 
 async def test_a_body_whose_length_says_it_is_too_large_is_refused_before_it_is_sent() -> None:
     async with serving(max_body_bytes=2000) as served, served.connection() as connection:
-        await connection.send(b"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n[")
+        await connection.send(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n[")
         answer = await connection.answer()
         assert_refused(answer, 413, "body_too_large")
         assert answer.announces_close
@@ -526,13 +535,17 @@ async def test_a_client_that_sends_far_too_much_can_still_read_why_it_is_refused
     async with serving(max_body_bytes=2000) as served:
         for head in (b"Content-Length: 8000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n7a1200\r\n"):
             async with served.connection() as connection:
-                await connection.send(b"POST /v1/events HTTP/1.1\r\nHost: a\r\n" + head + b" " * 8_000_000)
+                await connection.send(b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n" + head + b" " * 8_000_000)
                 assert_refused(await connection.answer(), 413, "body_too_large")
         assert served.counts().rejected == {"body_too_large": 2}
 
 
 @pytest.mark.parametrize(
-    "encoding", ["br", "zstd", "compress", "x-gzip", "gzip, gzip", "gzip, br", "rot13", "*", "\xe9"]
+    "encoding",
+    [
+        *("br", "compress", "x-gzip", "gzip, gzip", "gzip, br", "identity, gzip", "rot13", "*", "\xe9"),
+        *([] if "zstd" in ENCODINGS else ["zstd"]),
+    ],
 )
 async def test_a_content_encoding_that_is_not_understood_is_refused(served: Served, encoding: str) -> None:
     for path in (ONE, BATCH):
@@ -556,6 +569,7 @@ def _raw_deflate(data: bytes) -> bytes:
         ("deflate", zlib.compress(GOOD)),
         ("deflate", _raw_deflate(GOOD)),
         ("identity", GOOD),
+        ("", GOOD),
     ],
 )
 async def test_a_compressed_body_is_stored_inflated(
@@ -568,12 +582,54 @@ async def test_a_compressed_body_is_stored_inflated(
     assert [event.body for event in await served.take_all()] == [GOOD] * 4
 
 
+async def test_zstd_is_inflated_where_it_is_available(served: Served, connection: Connection) -> None:
+    if "zstd" not in ENCODINGS:
+        assert sys.version_info < (3, 14)
+        pytest.skip("no library for zstd is installed")
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    compress = importlib.import_module(name).compress
+    frames = compress(GOOD[:10]) + compress(GOOD[10:])
+    for payload in (compress(GOOD), frames, [frames[i : i + 1] for i in range(len(frames))]):
+        assert (await connection.request(ONE, payload, Content_Encoding="zstd")).status == 200
+    assert [event.body for event in await served.take_all()] == [GOOD] * 3
+    for broken in (GOOD, compress(GOOD)[:-3], compress(GOOD) + b"x", b""):
+        assert_refused(await served.post(ONE, broken, Content_Encoding="zstd"), 400, "malformed_body")
+    bomb = compress(bytes(50 << 20))
+    assert_refused(await served.post(ONE, bomb, Content_Encoding="zstd"), 413, "body_too_large")
+
+
+async def test_several_headers_of_encoding_are_refused(served: Served) -> None:
+    for names in (("gzip", "gzip"), ("identity", "gzip"), ("gzip", "deflate")):
+        async with served.connection() as connection:
+            headers = "".join(f"Content-Encoding: {name}\r\n" for name in names)
+            await connection.send(
+                f"POST {ONE} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: 1\r\n\r\nx".encode()
+            )
+            answer = await connection.answer()
+            assert answer.status in (400, 415)
+    assert served.counts().accepted == 0
+
+
+async def test_very_many_members_of_gzip_are_refused_without_much_ado(served: Served) -> None:
+    member = gzip.compress(b"")
+    started = time.process_time()
+    answer = await served.post(ONE, member * ((1 << 20) // len(member)), Content_Encoding="gzip")
+    assert_refused(answer, 400, "malformed_body")
+    assert time.process_time() - started < 0.5
+    assert (await served.post(ONE, member * 900 + gzip.compress(GOOD), Content_Encoding="gzip")).status == 200
+
+
 BROKEN_GZIP = {
     "not gzip": ("gzip", GOOD),
     "garbage": ("gzip", b"\x1f\x8b" + b"\xff" * 20),
     "cut short": ("gzip", gzip.compress(GOOD * 10)[:-20]),
     "a wrong check sum": ("gzip", gzip.compress(GOOD)[:-8] + b"\x00" * 8),
     "only a header": ("gzip", gzip.compress(GOOD)[:10]),
+    "without its end": ("gzip", gzip.compress(GOOD)[:-8]),
+    "without its last byte": ("gzip", gzip.compress(GOOD)[:-1]),
+    "something after it": ("gzip", gzip.compress(GOOD) + b"\n"),
+    "a second member cut short": ("gzip", gzip.compress(GOOD) + gzip.compress(GOOD)[:-4]),
+    "nothing": ("gzip", b""),
     "not deflate": ("deflate", b"\xff" * 20),
     "deflate cut short": ("deflate", zlib.compress(GOOD)[:-10]),
 }
@@ -585,9 +641,9 @@ async def test_a_body_that_is_not_the_compression_it_claims_is_malformed(
     served: Served, encoding: str, body: bytes, is_chunked: bool
 ) -> None:
     answer = await served.post(ONE, [body] if is_chunked else body, Content_Encoding=encoding)
-    assert_refused(answer, 400, "malformed_json" if "malformed_json" in answer.codes else "malformed_body")
+    assert_refused(answer, 400, "malformed_body")
     counts = served.counts()
-    assert (counts.received, counts.rejected) == (1, {answer.codes[0]: 1})
+    assert (counts.received, counts.rejected) == (1, {"malformed_body": 1})
     assert counts.accepted == 0
 
 
@@ -611,7 +667,7 @@ async def test_a_gzip_bomb_is_refused_without_being_held(served: Served, is_chun
         finally:
             tracemalloc.stop()
         assert_refused(answer, 413, "body_too_large")
-        assert peak < 12 << 20
+        assert peak < 5 << 20
     assert (await served.post(ONE, GOOD)).status == 200
 
 
@@ -627,7 +683,7 @@ BROKEN_CHUNKS = {
 @pytest.mark.parametrize("chunks", BROKEN_CHUNKS.values(), ids=BROKEN_CHUNKS.keys())
 @pytest.mark.parametrize("is_late", [False, True])
 async def test_a_body_in_broken_chunks_is_malformed(served: Served, chunks: bytes, is_late: bool) -> None:
-    head = b"POST /track/event HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with served.connection() as connection:
         if is_late:
             await connection.send(head + b"1\r\n \r\n")
@@ -648,7 +704,7 @@ async def test_a_body_in_broken_chunks_is_malformed(served: Served, chunks: byte
 async def test_a_body_that_does_not_arrive_in_time_is_too_slow(head: str) -> None:
     async with serving(body_timeout_seconds=0.2) as served, served.connection() as connection:
         started = time.monotonic()
-        await connection.send(f"POST {BATCH} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode() + b"2\r\n[ \r\n")
+        await connection.send(f"POST {BATCH} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode() + b"2\r\n[ \r\n")
         answer = await connection.answer()
         assert_refused(answer, 408, "too_slow")
         assert 0.15 < time.monotonic() - started < 2
@@ -658,7 +714,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_too_slow(head: str) -> Non
 
 async def test_a_body_that_trickles_is_too_slow_however_steadily_it_comes() -> None:
     async with serving(body_timeout_seconds=0.3) as served, served.connection() as connection:
-        await connection.send(b"POST /track/event HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        await connection.send(b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
         answering = asyncio.create_task(connection.answer())
         started = time.monotonic()
         while not answering.done() and time.monotonic() < started + 5:
@@ -688,7 +744,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_no_trace(
     for path in (ONE, BATCH):
         for part in parts:
             connection = await served.connect()
-            await connection.send(f"POST {path} HTTP/1.1\r\nHost: a\r\n{header}{framing}".encode() + part)
+            await connection.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{header}{framing}".encode() + part)
             await until(lambda: len(asyncio.all_tasks()) > idle + 1, what="the request is being handled")
             await leave(connection)
             await until(lambda: len(asyncio.all_tasks()) == idle, what="the request has ended")
@@ -699,7 +755,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_no_trace(
 
 
 async def test_a_client_that_leaves_at_once_leaves_no_trace(served: Served) -> None:
-    head = b"POST /track/event HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
+    head = b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n"
     idle = len(asyncio.all_tasks())
     for data in (head, head[:20], head + GOOD, b""):
         for leave in (Connection.close, Connection.reset):
@@ -836,7 +892,9 @@ async def test_a_client_that_waits_for_leave_and_then_is_too_slow_is_told_so() -
 
 async def test_a_client_of_http_1_0_is_answered_and_closed(served: Served) -> None:
     async with served.connection() as connection:
-        await connection.send(b"POST /track/event HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD))
+        await connection.send(
+            b"POST /track/event HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(GOOD), GOOD)
+        )
         assert (await connection.answer()).status == 200
         assert await connection.has_ended()
 
@@ -1171,6 +1229,26 @@ def test_closing_leaves_the_socket_of_a_successor_of_another_kind(tmp_path: Path
             bind_unix(path, mode=0o600, setting="intake.unix_socket")
         remove_unix(path)
         assert path.is_socket()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_a_datagram_socket_is_bound_like_the_others(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "d"
+    bind_unix(path, mode=0o600, setting="intake.unix_socket").close()
+    bind_unix_datagram(path, mode=mode, setting="intake.datagram_socket").close()
+    with bind_unix_datagram(path, mode=mode, setting="intake.datagram_socket") as receiver:
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert not receiver.getblocking()
+        with pytest.raises(CannotBindError, match=r"^intake\.datagram_socket: another process listens"):
+            bind_unix_datagram(path, mode=mode, setting="intake.datagram_socket")
+        remove_unix(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(GOOD, str(path))
+        assert receiver.recv(1000) == GOOD
+    remove_unix(path)
+    assert not path.exists()
+    with pytest.raises(CannotBindError, match=r"^intake\.datagram_socket: cannot listen on"):
+        bind_unix_datagram(tmp_path / "missing" / "d", mode=mode, setting="intake.datagram_socket")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link to a file", "dangling link", "fifo"])

@@ -20,6 +20,7 @@ from tests.system.processes import (
     run_command,
     running_daemon,
     running_sandbox,
+    starting_daemon,
     until,
 )
 
@@ -208,7 +209,7 @@ async def test_a_hangup_signal_where_no_file_has_the_key_changes_nothing_and_say
         await until(told, "it says that there is nothing to read")
         daemon.process.send_signal(signal.SIGHUP)
         await until(lambda: len(told()) == 2, "it says so again")
-        assert "growlytics.api_key_file is not set" in told()[0]["message"]
+        assert "no secret's file is set" in told()[0]["message"]
         assert {line["level"] for line in told()} == {"info"}
         assert (await daemon.metrics())['growlytics_forwarder_config_reloads_total{result="unchanged"}'] == 2
         assert await ready_status(daemon) == 200
@@ -320,3 +321,45 @@ async def test_the_key_and_the_events_values_never_reach_the_log_the_metrics_or_
     assert secret not in shown
     assert KEY not in shown
     assert "Add To Cart" in shown, "names may appear, and tell what was refused"
+
+
+async def test_a_token_is_demanded_over_tcp_alone_and_read_again_when_its_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old-token\n")
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, intake__token_file=file) as daemon:
+
+        async def post(**headers: str) -> int:
+            async with daemon.http.post(
+                f"{daemon.base}/track/event", json=example_event(1), headers=headers
+            ) as response:
+                return response.status
+
+        assert await post() == 401
+        assert await post(**{"x-growlytics-key": "old-token"}) == 200
+        assert await post(Authorization="Bearer old-token") == 200
+        connector = aiohttp.UnixConnector(str(daemon.unix_socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as unix,
+            unix.post("http://localhost/track/event", json=example_event(2)) as response,
+        ):
+            assert response.status == 200, "the socket's mode guards it"
+        (tmp_path / "next").write_text("new-token")
+        (tmp_path / "next").replace(file)
+
+        async def changed() -> bool:
+            return await post(Authorization="Bearer new-token") == 200
+
+        await until(changed, "the new token is in use")
+        assert await post(Authorization="Bearer old-token") == 401
+        log = json.dumps(daemon.lines)
+        assert "old-token" not in log
+        assert "new-token" not in log
+
+
+async def test_an_address_that_others_can_reach_is_refused_without_a_token(tmp_path: Path) -> None:
+    async with running_sandbox() as sandbox:
+        async with starting_daemon(tmp_path, sandbox.url, intake__http="0.0.0.0:0") as daemon:
+            assert not await daemon.until_ready()
+            assert await daemon.process.wait() == 78
+        async with running_daemon(tmp_path, sandbox.url, intake__http="0.0.0.0:0", intake__token="t") as daemon:
+            assert daemon.ready

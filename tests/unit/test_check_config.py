@@ -128,3 +128,26 @@ def test_overrides_of_one_command_line_do_not_leak_into_the_next() -> None:
     add_config_arguments(parser)
     parser.parse_args(["--set", "loop=asyncio"])
     assert parser.parse_args([]).overrides == []
+
+
+def test_every_problem_of_the_file_of_types_is_one_of_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    types = tmp_path / "types.toml"
+    types.write_text('["Add To Cart"]\nPrice = "int"\nBrand = "string"\nQuantity = 3\n')
+    arguments = ("--set", f"growlytics.api_key={KEY}", "--set", f"contract.types_file={types}")
+    with pytest.raises(SystemExit) as ended:
+        check(*arguments)
+    assert ended.value.code == 78
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("configuration: 2 problems:\n  contract.types_file: ")
+    assert "Price" in err
+    assert '"number"' in err
+    assert "Quantity" in err
+    types.write_text('["Add To Cart"]\nPrice = "number"\n')
+    assert check(*arguments) == 0
+    types.unlink()
+    with pytest.raises(SystemExit):
+        check(*arguments)
+    assert "cannot be read" in capsys.readouterr().err

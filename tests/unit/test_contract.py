@@ -66,7 +66,8 @@ def test_whatever_satisfies_the_document_is_accepted(
     fields = {"customerId": customer, "name": name, "time": time, "attributes": attributes}
     answer = judged(extras | fields)
     if javascript_length(name) < 50:
-        assert answer == Conforming(*as_read((customer, name)))
+        assert isinstance(answer, Conforming)
+        assert [answer.customer, answer.name] == list(as_read((customer, name)))
     else:
         assert isinstance(answer, Refused)
         assert [one.code for one in answer.violations] == ["name_too_long"]
@@ -239,7 +240,7 @@ def test_a_time_that_is_no_time_in_seconds_either_is_not_called_seconds(time: st
 def test_an_attribute_is_a_string_a_number_a_boolean_or_a_date(value: str, code: str | None) -> None:
     text = event_with(attributes=f'{{"Product Id":"a","Price":{value}}}')
     if code is None:
-        assert judged_text(text) == Conforming("c", "n")
+        assert isinstance(judged_text(text), Conforming)
     else:
         assert [(one.code, one.field) for one in violations(text)] == [(code, "attributes.Price")]
 
@@ -281,7 +282,7 @@ def test_of_a_key_given_twice_the_last_one_counts_as_in_javascript(bad: str) -> 
 
 def test_unknown_fields_pass_whatever_they_hold() -> None:
     text = event_with(extra='{"a":[null,{"b":[1,2,3]}],"c":123456789012345678901234567890}', other="null")
-    assert judged_text(text) == Conforming("c", "n")
+    assert isinstance(judged_text(text), Conforming)
 
 
 @pytest.mark.parametrize("value", ["1e400", "[1e400]", '{"a":[[{"b":-1e400}]]}', "[1," + "9" * 400 + "]"])
@@ -410,4 +411,4 @@ def test_the_documented_example_is_accepted() -> None:
     text = """{"name": "Add To Cart", "customerId": "YOUR_APP_CUSTOMER_ID", "time": 1700000000000,
      "attributes": {"Product Id": "abcdef", "Product Name": "Orange BagPack", "Quantity": 3, "Price": 4531,
                     "Discount": 0, "Brand": "Nike", "Category": "BagPack"}}"""
-    assert judged_text(text) == Conforming("YOUR_APP_CUSTOMER_ID", "Add To Cart")
+    assert judged_text(text) == Conforming("YOUR_APP_CUSTOMER_ID", "Add To Cart", json.loads(text)["attributes"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.database import dead_letters, events, ledger, marks, salvage, schema
+from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, salvage, schema
 from forwarder.database.connection import (
     Committed,
     DamagedError,
@@ -24,7 +24,7 @@ from forwarder.database.events import Read, RowCount
 from forwarder.database.ledger import AlteredError
 from forwarder.database.marks import Mark
 from forwarder.event import Event
-from tests.fakes.events import EventMaker, ids
+from tests.fakes.events import EventMaker, ids, keys_of, learned
 
 MIB = 1024 * 1024
 SMALL = {"reserve_bytes": 64 * 1024}
@@ -203,11 +203,15 @@ async def test_a_file_of_an_earlier_version_is_migrated_with_its_events(
     bounds = {"max_events": 10, "max_bytes": MIB}
     await database.run(lambda transaction: dead_letters.insert(transaction, [letter(stored[0])], **bounds))
     await database.run(partial(marks.write, changes={stored[0].id: Mark(1, 2.0)}))
+    await database.run(partial(attribute_types.write, changes={("n", "x"): learned()}))
+    await database.run(partial(duplicate_keys.insert, keys=keys_of(stored)))
     assert await database.run(is_sound)
     await database.close()
     database = await opened(tmp_path / "buffer")
     assert database.ledger["dead_letters"] == 1
     assert (await database.run(marks.find))[0] == {stored[0].id: Mark(1, 2.0)}
+    assert await database.run(attribute_types.load) == ({("n", "x"): learned()}, [])
+    assert await database.run(duplicate_keys.load) == (list(keys_of(stored)), [])
     await database.close()
 
 
@@ -227,7 +231,7 @@ async def test_a_damaged_file_of_an_earlier_version_is_set_aside_and_salvaged(
     assert file.counters() is None
     assert ids(file.events(-1, max_rows=1000)[0]) == ids(stored)
     assert file.letters(-1, max_rows=1000) == ([], None)
-    assert file.marks() == {}
+    assert (file.marks(), file.types(), file.keys()) == ({}, {}, {})
     file.close()
     await database.close()
 

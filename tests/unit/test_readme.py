@@ -19,7 +19,7 @@ def test_the_tables_of_settings_and_metrics_are_those_of_the_code() -> None:
 
 def test_the_example_event_is_the_documented_one_and_is_accepted() -> None:
     text = README.read_text(encoding="utf-8")
-    example = re.search(r"curl -d '(\{.*?\})' http://127.0.0.1:8920/track/event", text, re.DOTALL)
+    example = re.search(r"curl --json '(\{.*?\})' http://127.0.0.1:8920/track/event", text, re.DOTALL)
     assert example is not None
     event = json.loads(example[1])
     assert isinstance(check(event), Conforming)

@@ -16,6 +16,7 @@ from forwarder.settings import (
     Address,
     AdminSettings,
     BufferSettings,
+    ContractSettings,
     DeadLettersSettings,
     DeliverySettings,
     GrowlyticsSettings,
@@ -126,6 +127,20 @@ def test_the_defaults_are_the_documented_ones() -> None:
             allow_remote_without_token=False,
             max_body_bytes=MIB,
             body_timeout_seconds=10.0,
+            lines_socket=None,
+            datagram_socket=None,
+            token=None,
+            token_file=None,
+            allowed_hosts=("localhost", "127.0.0.1", "::1"),
+            allowed_origins=(),
+            max_line_bytes=256 * KIB,
+            max_connections=1024,
+            header_timeout_seconds=10.0,
+            duplicate_window_seconds=3600.0,
+            duplicate_max_keys=100_000,
+        ),
+        contract=ContractSettings(
+            attribute_types="observe", types_file=None, max_attribute_types=10_000, fill_missing_time=False
         ),
         buffer=BufferSettings(
             kind="disk",
@@ -834,7 +849,76 @@ def test_an_intake_that_others_can_reach_must_be_allowed_explicitly(configuratio
     toml = f"[intake]\nhttp = '{host}:8920'\n"
     message = configuration.problems(toml)["intake.http"]
     assert "intake.allow_remote_without_token" in message
+    assert "intake.token_file" in message
     assert configuration.load(toml + "allow_remote_without_token = true").intake.http is not None
+    assert configuration.load(toml + "token = 'secret'").intake.http is not None
+
+
+@pytest.mark.parametrize("name", ["unix_socket", "lines_socket", "datagram_socket"])
+def test_any_of_the_sockets_is_intake_enough(configuration: Configuration, name: str) -> None:
+    assert configuration.load(f"[intake]\nhttp = ''\n{name} = '/run/x'").intake.http is None
+
+
+def test_no_two_sockets_have_the_same_path(configuration: Configuration) -> None:
+    toml = "[intake]\nunix_socket = '/run/x'\nlines_socket = '/run/y'\ndatagram_socket = '/run/x'"
+    assert configuration.problems(toml) == {
+        "intake.datagram_socket": f"is the path of intake.unix_socket too; choose another (in {configuration.path})"
+    }
+
+
+@pytest.mark.parametrize(
+    ("toml", "text", "hosts"),
+    [
+        ('["Forwarder.Internal", "[::0:1]", "10.0.0.1"]', "Forwarder.Internal, ::0:1,10.0.0.1", 3),
+        ('["*"]', "*", 1),
+        ("[]", "", 0),
+    ],
+)
+def test_hosts_are_read_in_their_normal_form(configuration: Configuration, toml: str, text: str, hosts: int) -> None:
+    read = configuration.load(f"[intake]\nallowed_hosts = {toml}").intake.allowed_hosts
+    assert read == ("forwarder.internal", "::1", "10.0.0.1", "*")[3 if hosts == 1 else 0 :][:hosts]
+    assert configuration.load(environ={"FORWARDER_INTAKE__ALLOWED_HOSTS": text}).intake.allowed_hosts == read
+    assert configuration.load(overrides=[f"intake.allowed_hosts={text}"]).intake.allowed_hosts == read
+
+
+@pytest.mark.parametrize(
+    "value", ['["a:80"]', '["http://a"]', '[""]', "[1]", '"a"', '["a", "b c"]', '["[::1"]', "true"]
+)
+def test_what_is_no_list_of_hosts_is_refused(configuration: Configuration, value: str) -> None:
+    assert list(configuration.problems(f"[intake]\nallowed_hosts = {value}")) == ["intake.allowed_hosts"]
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://shop.example", "https://shop.example"),
+        ("HTTPS://Shop.Example:443", "https://shop.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://a:443", "http://a:443"),
+    ],
+)
+def test_origins_are_read_as_browsers_send_them(configuration: Configuration, text: str, origin: str) -> None:
+    settings = configuration.load(f"[intake]\nallowed_origins = ['{text}']")
+    assert settings.intake.allowed_origins == (origin,)
+    assert configuration.load(to_toml(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["*", "null", "shop.example", "https://", "https://a/", "https://a/b", "ftp://a", "a://b"]
+)
+def test_what_is_no_origin_is_refused(configuration: Configuration, text: str) -> None:
+    assert "intake.allowed_origins" in configuration.problems(f"[intake]\nallowed_origins = ['{text}']")
+    assert "intake.allowed_origins" in configuration.problems(overrides=[f"intake.allowed_origins=http://b,{text}"])
+
+
+def test_a_token_is_never_shown(configuration: Configuration, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("the-token\n", encoding="utf-8")
+    settings = configuration.load(f"[intake]\ntoken_file = '{file}'")
+    assert settings.intake.token is not None
+    assert settings.intake.token.reveal() == "the-token"
+    assert "the-token" not in to_toml(settings) + repr(settings)
 
 
 def test_the_admin_listener_may_be_reached_by_others(configuration: Configuration) -> None:

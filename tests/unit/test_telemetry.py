@@ -281,10 +281,10 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("possible_duplicates_total"): 1,
     }
     before = ours()
-    telemetry.key_reloaded("changed")
+    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
     assert moved(before) == {key("config_reloads_total", result="changed"): 1}
     before = ours()
-    telemetry.key_reload_failed("names a file that is empty", notable=False)
+    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
     assert moved(before) == {key("config_reloads_total", result="failed"): 1}
     before = ours()
     telemetry.nothing_to_reload()

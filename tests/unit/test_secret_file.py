@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.key_file import KeyFile
+from forwarder.secret_file import WatchedSecret
 from forwarder.settings import Secret
 from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
@@ -37,11 +37,12 @@ class Watched:
         self._records = records
         self.key_file = self.made()
 
-    def made(self, path: str | None = "", *, poll_seconds: float = 3600.0) -> KeyFile:
-        return KeyFile(
-            str(self.path) if path == "" else path,
+    def made(self, *, poll_seconds: float = 3600.0) -> WatchedSecret:
+        return WatchedSecret(
+            str(self.path),
+            setting="growlytics.api_key_file",
             current=Secret(OLD),
-            on_new_key=lambda key: self.keys.append(key.reveal()),
+            on_new=lambda key: self.keys.append(key.reveal()),
             telemetry=self.telemetry,
             poll_seconds=poll_seconds,
         )
@@ -220,14 +221,6 @@ async def test_a_request_for_a_file_that_is_of_no_use_is_answered_each_time(watc
     assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 2), ["WARNING", "WARNING"])
 
 
-async def test_without_a_file_a_request_says_that_there_is_nothing_to_read(watched: Watched) -> None:
-    watched.key_file = watched.made(None)
-    await watched.poll()
-    assert watched.said == []
-    await watched.reload()
-    assert (watched.keys, watched.counts, watched.said) == ([], (0, 1, 0), ["INFO"])
-
-
 # Files of no use
 
 
@@ -401,18 +394,3 @@ async def test_serving_polls_without_being_asked(watched: Watched) -> None:
         serving.cancel()
         await asyncio.wait([serving])
     assert watched.keys == [NEW, THIRD]
-
-
-async def test_serving_without_a_file_answers_requests_and_goes_on(watched: Watched) -> None:
-    watched.key_file = watched.made(None)
-    serving = asyncio.create_task(watched.key_file.serve())
-    try:
-        async with asyncio.timeout(10):
-            for number in (1, 2):
-                watched.key_file.reload()
-                while watched.counts[1] < number:
-                    await asyncio.sleep(0)
-        assert not serving.done()
-    finally:
-        serving.cancel()
-        await asyncio.wait([serving])

@@ -1,8 +1,8 @@
-"""The file of the API key, read again when it changes and when somebody asks.
+"""A secret's file, such as that of the API key, read again when it changes and when somebody asks.
 
-Invariants: what settings would refuse never replaces a key; neither it nor a good key is ever shown; whatever the file does,
-nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as it may be
-half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
+Invariants: what settings would refuse never replaces a secret; neither it nor a good one is ever shown; whatever the file
+does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as it
+may be half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
 elsewhere. Made and served by the composition root.
 """
 
@@ -29,31 +29,33 @@ class _Look:
 
     signature: Signature
     """From before it was read, so that what is written meanwhile shows at the next poll."""
-    key: Secret | None
+    secret: Secret | None
     fault: str
-    """Why there is no key."""
+    """Why there is no secret."""
 
 
-class KeyFile:
-    """Calls `on_new_key` when the file at `path` holds another key than `current`, later another than it called with.
+class WatchedSecret:
+    """Calls `on_new` when the file at `path` holds another secret than `current`, later another than it called with.
 
-    Without a path `reload` has it said that there is nothing to be read, and that is all.
+    `setting` is the one that names the file.
     """
 
     def __init__(
         self,
-        path: str | None,
+        path: str,
         *,
+        setting: str,
         current: Secret,
-        on_new_key: Callable[[Secret], None],
+        on_new: Callable[[Secret], None],
         telemetry: Telemetry,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._path = path
+        self._setting = setting
         self._current = current
-        self._on_new_key = on_new_key
+        self._on_new = on_new
         self._telemetry = telemetry
-        self._poll_seconds = None if path is None else poll_seconds
+        self._poll_seconds = poll_seconds
         self._asked = asyncio.Event()
         self._signature: Signature | None = None  # of the last look; None before the first
         self._fault = ""  # of the last look
@@ -77,10 +79,6 @@ class KeyFile:
         """Look at the file, and read it if it changed, was of no use the last time, or somebody asked."""
         asked = self._asked.is_set()
         self._asked.clear()
-        if self._path is None:
-            if asked:
-                self._telemetry.nothing_to_reload()
-            return
         unless = None if asked or self._fault else self._signature
         # In a thread, as it may be on a file system that does not answer.
         look = await asyncio.to_thread(_look, self._path, unless)
@@ -92,15 +90,15 @@ class KeyFile:
         noticed = asked or self._signature not in {None, look.signature}
         fault, self._fault = self._fault, look.fault
         self._signature = look.signature
-        if look.key is None:
+        if look.secret is None:
             if noticed or look.fault != fault:
-                self._telemetry.key_reload_failed(look.fault, notable=asked or look.fault != fault)
-        elif look.key != self._current:
-            self._current = look.key
-            self._on_new_key(look.key)
-            self._telemetry.key_reloaded("changed")
+                self._telemetry.secret_reload_failed(self._setting, look.fault, notable=asked or look.fault != fault)
+        elif look.secret != self._current:
+            self._current = look.secret
+            self._on_new(look.secret)
+            self._telemetry.secret_reloaded(self._setting, "changed")
         elif noticed or fault:
-            self._telemetry.key_reloaded("unchanged", notable=asked or bool(fault))
+            self._telemetry.secret_reloaded(self._setting, "unchanged", notable=asked or bool(fault))
 
 
 def _look(path: str, unless: Signature | None) -> _Look | None:

@@ -1,0 +1,104 @@
+"""Asking a daemon for the types of attributes, and to forget or import some. Used by `attribute-types` only."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from forwarder.cli.daemon import Answer, Daemon, not_a_forwarder
+from forwarder.cli.dead_letter_requests import stopped_by
+from forwarder.cli.patience import StoppedError
+
+if TYPE_CHECKING:
+    from forwarder.database.attribute_types import AttributeType, Place
+
+MAX_ANSWER_BYTES: Final = 1 << 30
+"""A million types, the most that can be learned, with names of average length; they are in memory once more here."""
+
+_PATH: Final = "/v1/attribute-types"
+_END_SECONDS: Final = 1e11
+"""The year 5138. Times beyond what a calendar has cannot be shown."""
+
+
+class KnownType(NamedTuple):
+    """The type of one attribute."""
+
+    place: "Place"
+    type: "AttributeType"
+    first_seen: float | None
+    """Seconds since 1970; None if it is fixed."""
+    conflicts: int
+
+
+class Known(NamedTuple):
+    """All that a daemon knows of types."""
+
+    types: list[KnownType]
+    max_learned: int
+    is_full: bool
+
+
+async def known_types(daemon: Daemon) -> Known:
+    """Return all types. Raises DaemonError and StoppedError."""
+    answer = _good(daemon, await daemon.get(_PATH, max_answer_bytes=MAX_ANSWER_BYTES))
+    entries, max_learned = answer.content.get("types"), answer.content.get("max")
+    if not isinstance(entries, list) or type(max_learned) is not int:
+        raise _strange(daemon, answer)
+    types = [_known_type(entry) for entry in entries if isinstance(entry, dict)]
+    known = [each for each in types if each is not None]
+    if len(known) != len(entries):
+        raise _strange(daemon, answer)
+    return Known(known, max_learned, answer.content.get("full") is True)
+
+
+async def forget(daemon: Daemon, name: str, attribute: str | None) -> tuple[int, bool]:
+    """Have it forget, and return how many types that were, and whether some are fixed. Raises as `known_types`."""
+    asked = {"name": name} if attribute is None else {"name": name, "attribute": attribute}
+    answer = await _post(daemon, "forget", asked)
+    return _integer(daemon, answer, "forgotten"), answer.content.get("fixed") is True
+
+
+async def import_types(daemon: Daemon, types: "Mapping[Place, AttributeType]") -> tuple[int, int]:
+    """Have it learn these and no others; return how many it did, and how many are fixed. Raises as `known_types`."""
+    tables: dict[str, dict[str, str]] = {}
+    for (name, attribute), kind in types.items():
+        tables.setdefault(name, {})[attribute] = kind
+    answer = await _post(daemon, "import", {"types": tables})
+    return _integer(daemon, answer, "imported"), _integer(daemon, answer, "fixed")
+
+
+async def _post(daemon: Daemon, action: str, asked: Mapping[str, object]) -> Answer:
+    # ASCII, so that whatever a shell handed over as a name can be sent.
+    body = json.dumps(asked, separators=(",", ":")).encode()
+    return _good(daemon, await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"))
+
+
+def _good(daemon: Daemon, answer: Answer) -> Answer:
+    if answer.status != 200:
+        raise stopped_by(answer, daemon)
+    return answer
+
+
+def _integer(daemon: Daemon, answer: Answer, field: str) -> int:
+    value = answer.content.get(field)
+    if type(value) is not int:
+        raise _strange(daemon, answer)
+    return value
+
+
+def _strange(daemon: Daemon, answer: Answer) -> StoppedError:
+    return StoppedError(not_a_forwarder(daemon.place, answer.status))
+
+
+def _known_type(entry: Mapping[str, object]) -> KnownType | None:
+    from forwarder.growlytics.attribute_values import TYPES
+
+    name, attribute, conflicts = entry.get("name"), entry.get("attribute"), entry.get("conflicts")
+    kind = next((each for each in TYPES if each == entry.get("type")), None)
+    first_seen = entry.get("first_seen")
+    if not isinstance(name, str) or not isinstance(attribute, str) or kind is None or type(conflicts) is not int:
+        return None
+    if first_seen is None and entry.get("fixed") is True:
+        return KnownType((name, attribute), kind, None, conflicts)
+    if isinstance(first_seen, int | float) and 0 <= first_seen < _END_SECONDS:
+        return KnownType((name, attribute), kind, first_seen, conflicts)
+    return None

@@ -1,0 +1,88 @@
+"""The attribute_types table: which type each attribute of each event name had first. Every row carries a checksum.
+
+They are hints, not events: a row that was altered is passed over. The functions with a transaction are jobs, or parts of
+jobs, of the database's thread.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from forwarder.database import events
+from forwarder.database.connection import Transaction
+
+AttributeType = Literal["string", "number", "boolean", "date"]
+
+COLUMNS: Final = "name, attribute, type, first_seen, checksum"
+_TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in get_args(AttributeType)}
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedType:
+    """The type that an attribute had first."""
+
+    type: AttributeType
+    first_seen: float
+    """Seconds since 1970."""
+
+
+Place = tuple[str, str]
+"""The name of events, and an attribute of theirs."""
+TypeChanges = Mapping[Place, LearnedType | None]
+"""By event name and attribute what was learned, or None if it is forgotten."""
+
+
+def write(transaction: Transaction, changes: TypeChanges) -> None:
+    """Set types, and forget types; those to forget need not be there."""
+    rows = [_row(place, learned) for place, learned in changes.items() if learned is not None]
+    for portion in events.portions(rows):
+        statement = f"REPLACE INTO attribute_types VALUES {events.repeated('(?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
+        transaction.connection.execute(statement, [value for row in portion for value in row])
+    remove(transaction, [_utf8(place) for place, learned in changes.items() if learned is None])
+
+
+def load(transaction: Transaction) -> tuple[dict[Place, LearnedType], list[Sequence[Any]]]:
+    """Return all types, in order of names and attributes; and what `remove` is to be told of the rows that were altered."""
+    found: dict[Place, LearnedType] = {}
+    altered: list[Sequence[Any]] = []
+    for row in transaction.connection.execute(f"SELECT {COLUMNS} FROM attribute_types ORDER BY name, attribute"):  # noqa: S608
+        good = type_of(row)
+        if good is None:
+            altered.append(row[:2])
+        else:
+            found[good[0]] = good[1]
+    return found, altered
+
+
+def remove(transaction: Transaction, places: Sequence[Sequence[Any]]) -> None:
+    """Remove rows, given by their names and attributes as they are in the table, as far as they are there."""
+    transaction.connection.executemany("DELETE FROM attribute_types WHERE name = ? AND attribute = ?", places)
+
+
+def type_of(row: Sequence[Any]) -> tuple[Place, LearnedType] | None:
+    """Return what a row with the columns of the table says, or None if it was altered."""
+    name, attribute, kind, first_seen, checksum = row
+    if not (isinstance(name, bytes) and isinstance(attribute, bytes) and isinstance(first_seen, float)):
+        return None
+    if kind not in _TYPES or _checksum(name, attribute, kind, first_seen) != checksum:
+        return None
+    place = name.decode(errors="surrogatepass"), attribute.decode(errors="surrogatepass")
+    return place, LearnedType(_TYPES[kind], first_seen)
+
+
+def _row(place: Place, learned: LearnedType) -> tuple[bytes, bytes, bytes, float, int]:
+    name, attribute = _utf8(place)
+    kind = learned.type.encode()
+    return name, attribute, kind, learned.first_seen, _checksum(name, attribute, kind, learned.first_seen)
+
+
+def _utf8(place: Place) -> tuple[bytes, bytes]:
+    name, attribute = place
+    return name.encode(errors="surrogatepass"), attribute.encode(errors="surrogatepass")
+
+
+def _checksum(name: bytes, attribute: bytes, kind: bytes, first_seen: float) -> int:
+    head = struct.pack("<dII", first_seen, len(name), len(attribute))
+    return zlib.crc32(kind, zlib.crc32(attribute, zlib.crc32(name, zlib.crc32(head))))

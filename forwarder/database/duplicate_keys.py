@@ -1,0 +1,75 @@
+"""The duplicate_keys table: the apps' own keys of events, by the ids of these. Every row carries a checksum.
+
+The events themselves may be long delivered. A row that was altered is passed over: then a duplicate may pass, but no event
+is lost. The functions with a transaction are jobs, or parts of jobs, of the database's thread.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from forwarder.database import events
+from forwarder.database.connection import Transaction
+
+COLUMNS: Final = "id, key, accepted_at, checksum"
+_DIGEST_BYTES: Final = 16
+_CHECKED: Final = struct.Struct(f"<qd{_DIGEST_BYTES}s")
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateKey:
+    """The key of an event that was accepted."""
+
+    event_id: int
+    digest: bytes
+    """16 bytes, made of the app's key."""
+    accepted_at: float
+    """Seconds since 1970."""
+
+
+def insert(transaction: Transaction, keys: Sequence[DuplicateKey]) -> None:
+    """Add keys; one that is there for the same event is replaced."""
+    for portion in events.portions(keys):
+        values = [value for key in portion for value in _row(key)]
+        statement = f"REPLACE INTO duplicate_keys VALUES {events.repeated('(?, ?, ?, ?)', len(portion))}"  # noqa: S608
+        transaction.connection.execute(statement, values)
+
+
+def forget(transaction: Transaction, up_to_id: int) -> None:
+    """Remove the keys of events up to an id."""
+    transaction.connection.execute("DELETE FROM duplicate_keys WHERE id <= ?", (up_to_id,))
+
+
+def load(transaction: Transaction) -> tuple[list[DuplicateKey], list[int]]:
+    """Return all keys, in order of their ids; and the ids of the rows that were altered."""
+    found: list[DuplicateKey] = []
+    altered: list[int] = []
+    for row in transaction.connection.execute(f"SELECT {COLUMNS} FROM duplicate_keys ORDER BY id"):  # noqa: S608
+        key = key_of(row)
+        if key is None:
+            altered.append(row[0])
+        else:
+            found.append(key)
+    return found, altered
+
+
+def remove(transaction: Transaction, ids: Sequence[int]) -> None:
+    """Remove the keys of these events, as far as they are there."""
+    transaction.connection.executemany("DELETE FROM duplicate_keys WHERE id = ?", [(event_id,) for event_id in ids])
+
+
+def key_of(row: Sequence[Any]) -> DuplicateKey | None:
+    """Return the key of a row with the columns of the table, or None if the row was altered."""
+    event_id, digest, accepted_at, checksum = row
+    if not (isinstance(digest, bytes) and len(digest) == _DIGEST_BYTES and isinstance(accepted_at, float)):
+        return None
+    if zlib.crc32(_CHECKED.pack(event_id, accepted_at, digest)) != checksum:
+        return None
+    return DuplicateKey(event_id, digest, accepted_at)
+
+
+def _row(key: DuplicateKey) -> tuple[int, bytes, float, int]:
+    checksum = zlib.crc32(_CHECKED.pack(key.event_id, key.accepted_at, key.digest))
+    return key.event_id, key.digest, key.accepted_at, checksum

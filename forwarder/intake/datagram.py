@@ -1,0 +1,177 @@
+"""Events over a Unix datagram socket, one JSON element a datagram; nothing is answered.
+
+The cheapest way for an app to be rid of an event. Reading never stops, as a full queue in the kernel would block the apps:
+what cannot be taken is refused, and counted by its reason. At most `MAX_PENDING_EVENTS` and `MAX_PENDING_BYTES`, or one
+datagram, wait to be put, and as many are being put.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.settings import IntakeSettings
+from forwarder.telemetry import Telemetry
+
+INTAKE: Final = "datagram"
+MAX_PENDING_EVENTS: Final = 4000
+MAX_PENDING_BYTES: Final = 1024 * 1024
+CLOSING_SECONDS: Final = 2
+"""How long what was sent may take to be put when the intake closes."""
+_ENDING_SECONDS: Final = 1
+"""How long what is being put then may still take."""
+_DATAGRAMS_PER_TURN: Final = 32
+_GATHERING_SECONDS: Final = 0.01
+"""How long few events wait for more to be put with, which costs each of them less; nobody waits for an answer."""
+_ENOUGH_EVENTS: Final = 250
+_ENOUGH_BYTES: Final = 256 * 1024
+_REFUSALS_PER_TURN: Final = 50
+_WHITESPACE: Final = b" \t\r\n"
+
+
+class DatagramIntake:
+    """Serves one socket."""
+
+    def __init__(self, settings: IntakeSettings, *, acceptor: Acceptor, telemetry: Telemetry) -> None:
+        self._max_bytes = settings.max_line_bytes
+        self._acceptor = acceptor
+        self._telemetry = telemetry
+        self._space = memoryview(b"")
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._at_once = MAX_PENDING_EVENTS
+        """How many are put together: fewer while there is little room."""
+        self._giving_up = False
+        self._socket: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Set while few events wait for more."""
+        self._putting: asyncio.Task[None] | None = None
+
+    async def open(self, listener: socket.socket) -> None:
+        """Start to serve `listener`, which is bound and does not block."""
+        self._socket = listener
+        # One byte more than is allowed, so that a datagram that is cut off is too long.
+        self._space = memoryview(bytearray(self._max_bytes + 1))
+        asyncio.get_running_loop().add_reader(listener, self._read, listener)
+
+    async def close(self) -> None:
+        """Take what was sent, for a while, and no more. May be called again."""
+        if self._socket is None:
+            return
+        listener, self._socket = self._socket, None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        deadline = loop.time() + CLOSING_SECONDS
+        self._read(listener)
+        # Whoever sends from now on is told that nobody reads it; what was sent before can still be read.
+        listener.shutdown(socket.SHUT_RD)
+        while self._read(listener, ends_with_empty=True):
+            await self._until_put(deadline)
+        listener.close()
+        await self._until_put(deadline)
+        self._giving_up = True
+        await self._until_put(deadline + _ENDING_SECONDS)
+
+    async def _until_put(self, deadline: float) -> None:
+        self._put_soon()
+        while self._putting is not None and asyncio.get_running_loop().time() < deadline:
+            await asyncio.wait({self._putting}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+
+    def _read(self, listener: socket.socket, *, ends_with_empty: bool = False) -> bool:
+        """Read datagrams, but let others have their turn; return whether there may be more.
+
+        One without a byte is none, unless that is how the kernel says that there will be no more.
+        """
+        more = True
+        too_large = beyond = total = 0
+        for _ in range(_DATAGRAMS_PER_TURN):
+            try:
+                size = listener.recv_into(self._space)
+            except BlockingIOError:
+                more = False
+                break
+            if size == 0 and ends_with_empty:
+                more = False
+                break
+            if size > self._max_bytes:
+                too_large += 1
+            elif not self._add(self._space[:size].tobytes().strip(_WHITESPACE)):
+                beyond += 1
+            total += size
+            if total >= _ENOUGH_BYTES:
+                break
+        self._refuse(too_large, "body_too_large")
+        self._refuse(beyond, "buffer_full")
+        self._put_soon()
+        return more
+
+    def _add(self, datagram: bytes) -> bool:
+        """Have a datagram put, if not too many wait for that; return whether it is so."""
+        if not datagram:
+            return True
+        size = self._pending_bytes + len(datagram)
+        if self._pending and (len(self._pending) >= MAX_PENDING_EVENTS or size > MAX_PENDING_BYTES):
+            return False
+        self._pending.append(datagram)
+        self._pending_bytes = size
+        return True
+
+    def _put_soon(self) -> None:
+        """Begin to put what waits, once it is enough or has waited for a while."""
+        if not self._pending or self._putting is not None:
+            return
+        enough = len(self._pending) >= _ENOUGH_EVENTS or self._pending_bytes >= _ENOUGH_BYTES
+        if enough or self._socket is None:
+            self._begin()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GATHERING_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._putting = asyncio.create_task(self._put_all(), name="datagram intake")
+
+    async def _put_all(self) -> None:
+        """Put all that waits."""
+        datagrams, self._pending, self._pending_bytes = self._pending, [], 0
+        try:
+            await self._put(datagrams)
+        except Exception as error:  # noqa: BLE001 - a bug, and only these suffer
+            self._telemetry.request_failed(error)
+        self._putting = None
+        self._put_soon()
+
+    async def _put(self, datagrams: Sequence[bytes]) -> None:
+        """Have events stored in their order, in parts that fit; refuse those that do not fit alone."""
+        read = self._acceptor.read.line
+        at = 0
+        while at < len(datagrams):
+            if self._giving_up:
+                self._refuse(len(datagrams) - at, "shutting_down")
+                return
+            part = datagrams[at : at + self._at_once]
+            answer = await self._acceptor.accept((read(text) for text in part), intake=INTAKE, patient=True)
+            if len(part) > 1 and isinstance(answer, (Full, NeverFits)):
+                self._at_once = len(part) // 2
+                continue
+            at += len(part)
+            match answer:
+                case Accepted():
+                    self._at_once = min(2 * self._at_once, MAX_PENDING_EVENTS)
+                case Full():
+                    self._refuse(1, "buffer_full")
+                    if at % _REFUSALS_PER_TURN == 0:
+                        await asyncio.sleep(0)
+                case NeverFits():
+                    self._refuse(1, "body_too_large")
+                case Unavailable():
+                    self._refuse(len(part), "buffer_unavailable")
+                case _:
+                    assert_never(answer)
+
+    def _refuse(self, number: int, reason: str) -> None:
+        if number:
+            self._telemetry.events_refused(number, intake=INTAKE, reason=reason)

@@ -1,0 +1,84 @@
+"""What an app posted, split into elements, each checked against the contract. Pure but for the clock.
+
+An element is an event, or one that is wrapped to carry the app's own key: `{"idempotency_key":"…","event":{…}}`. The event's
+bytes stay as they came, unless it lacks a time and `contract.fill_missing_time` gives it one.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from forwarder.event import Clock
+from forwarder.growlytics import json_text
+from forwarder.growlytics.contract import Conforming, Refused, Violation, check
+from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.settings import ContractSettings
+
+Element = tuple[bytes, Conforming | Refused, str | None]
+"""The bytes of one event, what the contract says of it, and the app's own key, if it gave one."""
+
+_WRAPPED: Final = {"idempotency_key", "event"}
+_EMPTY_KEY: Final = Refused((Violation("empty", "idempotency_key", "the app's own key must not be empty"),))
+_KEY_OF_ANOTHER_TYPE: Final = Refused((Violation("wrong_type", "idempotency_key", "idempotency_key must be a string"),))
+
+
+class Elements:
+    """Reads what was posted. `clock` gives seconds since 1970. A `key` is that of the whole request, from its headers."""
+
+    def __init__(self, settings: ContractSettings, *, clock: Clock) -> None:
+        self._fill_missing_time = settings.fill_missing_time
+        self._clock = clock
+
+    def one(self, body: bytes, key: str | None = None) -> Element:
+        """Read a body that is one event."""
+        try:
+            value = json_text.parse(body)
+        except MalformedJsonError as error:
+            return body, _malformed(error), None
+        return self._checked(body, value, key)
+
+    def json(self, body: bytes, key: str | None = None) -> Iterable[Element]:
+        """Read a JSON array of elements, or one. Raises MalformedJsonError if it is not JSON as a whole."""
+        value = json_text.parse(body)
+        if not isinstance(value, list):
+            return [self._unwrapped(body, value, key)]
+        return (
+            self._unwrapped(raw, element, _numbered(key, index))
+            for index, (raw, element) in enumerate(zip(json_text.elements(body), value, strict=True))
+        )
+
+    def lines(self, body: bytes, key: str | None = None) -> Iterator[Element]:
+        """Read the lines of a body, each an element of its own."""
+        for index, line in enumerate(json_text.lines(body)):
+            yield self.line(line, _numbered(key, index))
+
+    def line(self, text: bytes, key: str | None = None) -> Element:
+        """Read one element."""
+        try:
+            value = json_text.parse(text)
+        except MalformedJsonError as error:
+            return text, _malformed(error), None
+        return self._unwrapped(text, value, key)
+
+    def _unwrapped(self, raw: bytes, value: object, key: str | None) -> Element:
+        if type(value) is not dict or value.keys() != _WRAPPED:
+            return self._checked(raw, value, key)
+        own = value["idempotency_key"]
+        if type(own) is not str:
+            return raw, _KEY_OF_ANOTHER_TYPE, None
+        return self._checked(json_text.member(raw, "event"), value["event"], own)
+
+    def _checked(self, raw: bytes, value: object, key: str | None) -> Element:
+        if self._fill_missing_time and type(value) is dict and not any(name.lower() == "time" for name in value):
+            value["time"] = int(self._clock() * 1000)
+            begin = raw.index(b"{") + 1
+            raw = b'%b"time":%d%b%b' % (raw[:begin], value["time"], b"," if len(value) > 1 else b"", raw[begin:])
+        return raw, check(value) if key != "" else _EMPTY_KEY, key
+
+
+def _malformed(error: MalformedJsonError) -> Refused:
+    return Refused((Violation("malformed_json", None, f"not valid JSON: {error}"),))
+
+
+def _numbered(key: str | None, index: int) -> str | None:
+    """Return the key of one element of a request that has a key as a whole."""
+    return f"{key}\n{index}" if key else key

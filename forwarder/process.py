@@ -1,0 +1,61 @@
+"""One daemon as a process: its signals, its limits, its exit code. What it is made of is `app`'s."""
+
+import asyncio
+import gc
+import signal
+
+import attrs
+
+from forwarder.app import App
+from forwarder.intake.connections import affordable
+from forwarder.settings import Settings
+
+
+async def run(settings: Settings) -> int:
+    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does."""
+    capped = _capped(settings)
+    app = App(capped)
+    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
+        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
+    _on_signals(app)
+    try:
+        await app.open()
+    except BaseException:
+        await app.close()
+        raise
+    _spare_the_garbage_collector()
+    try:
+        await app.serve()
+    finally:
+        lost_events, lost_letters = await app.close()
+        app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
+    return 75 if lost_events or lost_letters else 0
+
+
+def _capped(settings: Settings) -> Settings:
+    """Return settings with no more connections than the process may have files open, a limit that is raised if it can be."""
+    intake = settings.intake
+    listeners = sum(each is not None for each in (intake.http, intake.unix_socket, intake.lines_socket))
+    connections = affordable(intake.max_connections, listeners=listeners, others=settings.delivery.max_concurrency)
+    return attrs.evolve(settings, intake=attrs.evolve(intake, max_connections=connections))
+
+
+def _spare_the_garbage_collector() -> None:
+    """Look for cycles seldom: events and answers make none, and looking costs a tenth of the intake's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+def _on_signals(app: App) -> None:
+    def stop(name: str) -> None:
+        if app.stop.is_set():
+            app.force.set()
+            return
+        app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
+        app.stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+    loop.add_signal_handler(signal.SIGHUP, app.reload)

@@ -1,0 +1,143 @@
+"""What the daemon says of itself when somebody asks: the ledger, /v1/status, and what is read at each scrape."""
+
+import math
+import time
+
+from forwarder import __version__
+from forwarder.buffer.base import Buffer, Ledger
+from forwarder.dead_letters import DeadLetters
+from forwarder.delivery.worker import Delivery
+from forwarder.event import Clock
+from forwarder.forecast import Forecast
+from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.settings import Settings
+from forwarder.telemetry import Gauges
+
+
+class Status:
+    """Reads the parts of the daemon, and changes none. `clock` is the event loop's."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        buffer: Buffer,
+        delivery: Delivery,
+        dead_letters: DeadLetters,
+        types: AttributeTypes,
+        forecast: Forecast,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._buffer = buffer
+        self._delivery = delivery
+        self._dead_letters = dead_letters
+        self._types = types
+        self._forecast = forecast
+        self._clock = clock
+        self._started_at = time.time()
+        self._ledger_at_start = buffer.ledger()
+
+    def begin(self) -> None:
+        """Count from now on: the buffer is open, and has what earlier processes left."""
+        self._ledger_at_start = self._buffer.ledger()
+
+    def ledger(self) -> dict[str, object]:
+        """Return what became of every event since the start, and how many are buffered, also of earlier ones."""
+        now, start = self._buffer.ledger(), self._ledger_at_start
+        return _described(
+            Ledger(
+                received=now.received - start.received,
+                accepted=now.accepted - start.accepted,
+                duplicates=now.duplicates - start.duplicates,
+                rejected=now.rejected - start.rejected,
+                delivered=now.delivered - start.delivered,
+                dead_lettered={
+                    why: number - start.dead_lettered.get(why, 0) for why, number in now.dead_lettered.items()
+                },
+                dropped={why: number - start.dropped.get(why, 0) for why, number in now.dropped.items()},
+                buffered=now.buffered,
+            )
+        ) | {"unaccounted": now.unaccounted}
+
+    def content(self, state: str) -> dict[str, object]:
+        """Return the content of /v1/status."""
+        gauges = self.gauges()
+        oldest = gauges.oldest_accepted_at
+        return {
+            "version": __version__,
+            "state": state,
+            "uptime_seconds": round(time.time() - self._started_at, 1),
+            "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
+            "buffer": {
+                "kind": self._settings.buffer.kind,
+                "available": self._buffer.available,
+                "events": gauges.buffer_events,
+                "bytes": gauges.buffer_bytes,
+                "max_events": self._settings.buffer.max_events,
+                "max_bytes": self._settings.buffer.max_bytes,
+                "oldest_event_age_seconds": 0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
+            },
+            "delivery": {
+                "in_flight": gauges.delivery_in_flight,
+                "concurrency_limit": gauges.concurrency_limit,
+                "max_concurrency": self._settings.delivery.max_concurrency,
+            },
+            "holds": {cause: {"seconds": round(seconds, 1)} for cause, seconds in self._delivery.holds().items()},
+            "dead_letters": {
+                "events": self._dead_letters.events,
+                "bytes": self._dead_letters.bytes,
+                "max_events": self._settings.dead_letters.max_events,
+                "max_bytes": self._settings.dead_letters.max_bytes,
+            },
+            "attribute_types": self._types.status(),
+            "forecasts": {
+                "accepted_per_second": round(self._forecast.in_per_second, 1),
+                "done_with_per_second": round(self._forecast.out_per_second, 1),
+                "full_in_seconds": _finite(gauges.full_seconds),
+                "drained_in_seconds": _finite(gauges.drain_seconds),
+            },
+        }
+
+    def gauges(self) -> Gauges:
+        """Return the gauges as of now."""
+        occupancy = self._buffer.occupancy()
+        progress = self._delivery.progress()
+        parked = progress.parked + occupancy.resting
+        # Events whose acks have been committed are in flight until their workers have heard of it.
+        in_flight = min(progress.in_flight, occupancy.events - parked)
+        return Gauges(
+            buffer_events={
+                "ready": occupancy.events - parked - in_flight,
+                "parked": parked,
+                "in_flight": in_flight,
+            },
+            buffer_bytes=occupancy.bytes,
+            oldest_accepted_at=occupancy.oldest_accepted_at,
+            delivery_in_flight=progress.attempting,
+            concurrency_limit=self._delivery.limit,
+            holds=self._delivery.holds(),
+            full_seconds=self._forecast.full_seconds,
+            drain_seconds=self._forecast.drain_seconds,
+            unaccounted=self._buffer.ledger().unaccounted,
+            dead_letters=self._dead_letters.events,
+        )
+
+
+def _described(ledger: Ledger) -> dict[str, object]:
+    return {
+        "received": ledger.received,
+        "accepted": ledger.accepted,
+        "duplicates": ledger.duplicates,
+        "rejected": ledger.rejected,
+        "delivered": ledger.delivered,
+        "dead_lettered": dict(ledger.dead_lettered),
+        "dropped": dict(ledger.dropped),
+        "buffered": ledger.buffered,
+        "unaccounted": ledger.unaccounted,
+    }
+
+
+def _finite(seconds: float) -> float | None:
+    """Return a time as JSON has it: null for never."""
+    return round(seconds, 1) if math.isfinite(seconds) else None

@@ -1,0 +1,276 @@
+"""Acceptance: one put for a request, each element counted once, keys claimed while their events are being put."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
+from forwarder.buffer.memory import MemoryBuffer
+from forwarder.event import Event
+from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
+from forwarder.intake.duplicates import DuplicateKeys, digest_of
+from forwarder.intake.elements import Elements
+from forwarder.settings import ContractSettings, IntakeSettings
+from forwarder.telemetry import Telemetry
+from tests.fakes.buffers import memory_buffer
+from tests.fakes.events import counted
+
+BAD = b'{"name":"N"}'
+
+
+def event(number: int = 0, **attributes: object) -> bytes:
+    content = {"name": "N", "customerId": f"C{number}", "time": 1_700_000_000_000, "attributes": attributes}
+    return json.dumps(content).encode()
+
+
+class ScriptedBuffer(MemoryBuffer):
+    """Answers puts when it is told to, or else at once with `answer`."""
+
+    answer: PutAnswer = Stored()
+    gate: asyncio.Event | None = None
+    puts: list[tuple[list[Event], Notes]]
+
+    async def put(
+        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+    ) -> PutAnswer:
+        self.puts.append((list(events), notes))
+        if self.gate is not None:
+            await self.gate.wait()
+        if not isinstance(self.answer, Stored):
+            return self.answer
+        return await super().put(events, intake=intake, replayed=replayed, notes=notes)
+
+
+class Intake:
+    def __init__(self, *, attribute_types: str = "observe") -> None:
+        self.telemetry = Telemetry()
+        buffer = memory_buffer(self.telemetry, asyncio.get_running_loop().time)
+        buffer.__class__ = ScriptedBuffer
+        assert isinstance(buffer, ScriptedBuffer)
+        self.buffer = buffer
+        self.buffer.puts = []
+        contract = ContractSettings(attribute_types=attribute_types)  # type: ignore[arg-type]  # one of its words
+        self.clock = 1e9
+        self.keys = DuplicateKeys(IntakeSettings(), clock=lambda: self.clock)
+        self.types = AttributeTypes(contract, telemetry=self.telemetry, clock=lambda: self.clock)
+        self.acceptor = Acceptor(
+            Elements(contract, clock=lambda: self.clock),
+            buffer=self.buffer,
+            types=self.types,
+            keys=self.keys,
+            telemetry=self.telemetry,
+            ids=itertools.count(1),
+            clock=lambda: self.clock,
+        )
+
+    async def post(self, *bodies: bytes, keys: Sequence[str | None] = (), patient: bool = False) -> Acceptance:
+        padded = [*keys, *[None] * (len(bodies) - len(keys))]
+        elements = [self.acceptor.read.line(body, key) for body, key in zip(bodies, padded, strict=True)]
+        return await self.acceptor.accept(elements, intake="http", patient=patient)
+
+    async def taken(self, *bodies: bytes, keys: Sequence[str | None] = ()) -> Accepted:
+        answer = await self.post(*bodies, keys=keys)
+        assert isinstance(answer, Accepted)
+        return answer
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Received, accepted, duplicates, rejected; these three are all that is received."""
+        received, accepted, duplicates = (
+            int(counted(self.telemetry, f"events_{name}_total", **labels))
+            for name, labels in (("received", {"intake": "http"}), ("accepted", {"intake": "http"}), ("duplicate", {}))
+        )
+        assert received == accepted + duplicates + self.telemetry.refused
+        assert received == self.telemetry.received
+        return received, accepted, duplicates, self.telemetry.refused
+
+
+@pytest.fixture
+async def intake() -> Intake:
+    return Intake()
+
+
+async def test_the_good_of_a_request_is_put_together_and_each_element_is_counted_once(intake: Intake) -> None:
+    answer = await intake.taken(event(1), BAD, event(2), b"[", event(3))
+    assert (answer.ids, answer.accepted, answer.duplicates) == ([1, None, 2, None, 3], 3, 0)
+    assert [index for index, _ in answer.refusals] == [1, 3]
+    ((put, _),) = intake.buffer.puts
+    assert [one.body for one in put] == [event(1), event(2), event(3)]
+    assert intake.counts == (5, 3, 0, 2)
+
+
+async def test_a_repeated_key_is_a_success_that_is_not_buffered_twice(intake: Intake) -> None:
+    first = await intake.taken(event(1), keys=["k"])
+    second = await intake.taken(event(1), event(2), keys=["k", "other"])
+    assert (first.ids, second.ids, second.accepted, second.duplicates) == ([1], [1, 2], 1, 1)
+    assert intake.counts == (3, 2, 1, 0)
+    assert intake.buffer.occupancy().events == 2
+
+
+async def test_a_request_of_duplicates_alone_is_a_success_without_a_put(intake: Intake) -> None:
+    await intake.taken(event(1), keys=["k"])
+    again = await intake.taken(event(1), keys=["k"])
+    assert (again.ids, again.accepted, again.duplicates) == ([1], 0, 1)
+    assert len(intake.buffer.puts) == 1
+
+
+async def test_a_key_that_comes_twice_in_one_request_counts_once(intake: Intake) -> None:
+    answer = await intake.taken(event(1), event(2), event(3), keys=["k", "x", "k"])
+    assert (answer.ids, answer.accepted, answer.duplicates) == ([1, 2, 1], 2, 1)
+    assert intake.counts == (3, 2, 1, 0)
+
+
+async def test_a_duplicate_waits_for_the_commit_of_the_first(intake: Intake) -> None:
+    intake.buffer.gate = asyncio.Event()
+    first = asyncio.create_task(intake.taken(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(intake.taken(event(1), keys=["k"])) for _ in range(3)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not first.done()
+    assert not any(other.done() for other in others)
+    assert len(intake.buffer.puts) == 1
+    intake.buffer.gate.set()
+    assert (await first).accepted == 1
+    assert [(await other).duplicates for other in others] == [1, 1, 1]
+    assert intake.counts == (4, 1, 3, 0)
+
+
+@pytest.mark.parametrize("answer", [Full(), NeverFits(), Unavailable()])
+async def test_a_post_that_was_not_stored_is_not_remembered_and_who_waited_takes_its_place(
+    intake: Intake, answer: PutAnswer
+) -> None:
+    intake.buffer.gate = asyncio.Event()
+    intake.buffer.answer = answer
+    first = asyncio.create_task(intake.post(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(intake.post(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    intake.buffer.gate.set()
+    assert (await first, await second) == (answer, answer)
+    assert len(intake.buffer.puts) == 2, "the second one tried for itself"
+    intake.buffer.answer = Stored()
+    assert (await intake.taken(event(1), keys=["k"])).accepted == 1
+    assert intake.counts == (3, 1, 0, 2)
+
+
+async def test_a_put_that_is_cancelled_lets_those_go_on_that_wait_for_its_key(intake: Intake) -> None:
+    intake.buffer.gate = asyncio.Event()
+    first = asyncio.create_task(intake.post(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(intake.taken(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    intake.buffer.gate.set()
+    assert (await second).accepted == 1
+
+
+async def test_a_refused_event_does_not_take_its_key(intake: Intake) -> None:
+    assert (await intake.taken(BAD, keys=["k"])).accepted == 0
+    assert (await intake.taken(event(1), keys=["k"])).accepted == 1
+
+
+async def test_keys_go_with_the_events_and_what_is_forgotten_with_the_next(intake: Intake) -> None:
+    await intake.taken(event(1), event(2), event(3), keys=[None, "a"])
+    intake.clock += 5000
+    await intake.taken(event(4), keys=["b"])
+    await intake.taken(event(5))
+    notes = [notes for _, notes in intake.buffer.puts]
+    assert [(key.event_id, key.digest, key.accepted_at) for each in notes for key in each.keys] == [
+        (2, digest_of("a"), 1e9),
+        (4, digest_of("b"), 1e9 + 5000),
+    ]
+    assert [each.keys_forgotten_to for each in notes] == [0, 2, 0]
+
+
+async def test_who_is_patient_tries_again_uncounted(intake: Intake) -> None:
+    for answer in (Full(), Unavailable(), NeverFits()):
+        intake.buffer.answer = answer
+        assert await intake.post(event(1), BAD, keys=["k"], patient=True) == answer
+        assert intake.counts == (0, 0, 0, 0)
+    intake.buffer.answer = Stored()
+    assert isinstance(await intake.post(event(1), BAD, keys=["k"], patient=True), Accepted)
+    assert intake.counts == (2, 1, 0, 1)
+
+
+async def test_ids_rise_in_the_order_of_the_puts_whoever_waits_for_a_key(intake: Intake) -> None:
+    intake.buffer.gate = asyncio.Event()
+    posts = [
+        asyncio.create_task(intake.post(event(number), keys=[key]))
+        for number, key in enumerate(["a", "a", None, "b", "a", "b", None])
+    ]
+    await asyncio.sleep(0)
+    intake.buffer.gate.set()
+    await asyncio.gather(*posts)
+    put = [one.id for events, _ in intake.buffer.puts for one in events]
+    assert put == sorted(put)
+    assert intake.counts == (7, 4, 3, 0)
+
+
+async def test_what_is_learned_of_attributes_goes_with_the_put_and_is_unlearned_if_it_fails(intake: Intake) -> None:
+    intake.buffer.answer = Full()
+    await intake.post(event(1, a="text"))
+    intake.buffer.answer = Stored()
+    await intake.taken(event(2, a=3), event(3, a="text", b=True))
+    (_, refused), (_, notes) = intake.buffer.puts
+    assert [known and known.type for known in refused.types.values()] == ["string"]
+    assert {name: known and known.type for name, known in notes.types.items()} == {
+        ("N", "a"): "number",
+        ("N", "b"): "boolean",
+    }
+    assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == 1
+
+
+async def test_the_buffer_is_told_with_the_next_put_what_was_learned_in_vain() -> None:
+    intake = Intake()
+    intake.buffer.answer = Full()
+    await intake.post(event(1, a="text", b=True))
+    intake.buffer.answer = Stored()
+    await intake.taken(event(2, b=3))
+    await intake.taken(event(3))
+    told = [
+        {attribute: known and known.type for (_, attribute), known in notes.types.items()}
+        for _, notes in intake.buffer.puts
+    ]
+    assert told == [{"a": "string", "b": "boolean"}, {"a": None, "b": "number"}, {}]
+
+
+async def test_a_conflict_is_counted_only_once_the_event_is_taken() -> None:
+    intake = Intake()
+    await intake.taken(event(1, a="text"))
+    for answer, conflicts in ((Full(), 0), (Unavailable(), 0), (Stored(), 1)):
+        intake.buffer.answer = answer
+        await intake.post(event(2, a=3))
+        assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == conflicts
+
+
+async def test_a_duplicates_conflicts_are_not_counted_and_nothing_is_learned_from_it() -> None:
+    intake = Intake()
+    await intake.taken(event(1, a="text"), keys=["k"])
+    await intake.taken(event(1, a=3, b=1), event(2, a=4), keys=["k", None])
+    assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == 1
+    await intake.taken(event(3, b=True))
+    assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == 1
+    assert intake.types.remembered().keys() == {("N", "a"), ("N", "b")}
+
+
+async def test_an_event_that_the_guard_refuses_fails_alone() -> None:
+    intake = Intake(attribute_types="reject")
+    answer = await intake.taken(event(1, a="text"), event(2, a=3), event(3, a="more"))
+    assert (answer.ids, answer.accepted) == ([1, None, 2], 2)
+    ((index, refused),) = answer.refusals
+    assert (index, refused.violations[0].code) == (1, "attribute_type_conflict")
+    assert counted(intake.telemetry, "events_rejected_total", reason="attribute_type_conflict") == 1
+    assert intake.counts == (3, 2, 0, 1)
+
+
+async def test_what_the_guard_changes_is_what_is_put() -> None:
+    intake = Intake(attribute_types="coerce")
+    await intake.taken(event(1, a=1), event(2, a="3"))
+    ((put, _),) = intake.buffer.puts
+    assert json.loads(put[1].body)["attributes"] == {"a": 3}
