@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 help:
 	@echo 'make demo    the whole system on this machine, without an account'
-	@echo 'make test    the tests (under three minutes)'
+	@echo 'make test    the tests (about eight minutes)'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   figures: memory, start, latency'
@@ -37,8 +37,8 @@ demo: $(VENV)/runtime
 # In two halves side by side: one mostly computes, the other mostly waits.
 test: $(VENV)/dev
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/contract > $(VENV)/second-half.log 2>&1 & half=$$!; \
-		$(BIN)/coverage run -m pytest tests/integration tests/system; first=$$?; \
+	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/integration > $(VENV)/second-half.log 2>&1 & half=$$!; \
+		$(BIN)/coverage run -m pytest tests/system; first=$$?; \
 		wait $$half; second=$$?; cat $(VENV)/second-half.log; exit $$((first | second))
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'

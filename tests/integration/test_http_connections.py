@@ -226,7 +226,7 @@ async def test_a_client_that_asks_again_and_again_and_reads_nothing_is_closed(pa
             await asyncio.sleep(0)
         await until(lambda: kept(served) == 0, what="it is closed")
         rude.close()
-        assert closed(served, "body_timeout") == 1
+        assert closed(served, "answer_timeout") == 1
         assert sent < 100 << 20
 
 

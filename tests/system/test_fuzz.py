@@ -225,7 +225,7 @@ async def assert_it_is_what_it_was(tmp_path: Path, exchanges: int) -> None:
         print(
             f"{exchanges} exchanges in {seconds:.1f} s: {dict(sorted(statuses.items()))}; {growth / 1e6:.1f} MB of growth"
         )
-        assert sum(statuses.values()) > exchanges, "most are answered"
+        assert sum(statuses.values()) > exchanges / 2, "most are answered; a reset may overtake an answer"
         assert {200, 202, 400, 403, 404, 405, 415, 422} <= statuses.keys()
         ledger = await daemon.ledger()
         assert ledger["received"] == ledger["accepted"] + ledger["duplicates"] + ledger["rejected"]
