@@ -49,7 +49,7 @@ class Notes:
     """What intake remembers, and a buffer that outlives the process keeps for it, in the step that stores its events."""
 
     types: TypeChanges = field(default_factory=dict)
-    """What was learned of attributes, or is to be forgotten."""
+    """What was learned of attributes."""
     keys: Sequence[DuplicateKey] = ()
     """The apps' own keys of events, in the order of their ids."""
     keys_forgotten_to: int = 0
@@ -111,8 +111,8 @@ class Buffer(Protocol):
         """Store all of `events`, whose ids rise, or none; return when the promise holds.
 
         `intake` is the way they came in, for the ledger; `replayed` are the ids of the dead letters that they were, which
-        are removed in the same step, and `notes` are kept. Where the events are not stored, no key of theirs is kept; types
-        may be, so who learned them has to `note` that they are forgotten.
+        are removed in the same step, and `notes` are kept; of several types of an attribute, the first. Where the events are
+        not stored, nothing of it is kept.
         """
         ...
 

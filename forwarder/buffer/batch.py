@@ -64,18 +64,16 @@ class Noted:
     types: dict[Place, LearnedType | None] = field(default_factory=dict)
     keys: dict[int, DuplicateKey] = field(default_factory=dict)
     """Those that a damaged file had, by the ids of their events."""
-    keys_forgotten_to: int = 0
     complete: bool = False
     """Whether with these the database has all that damaged files had."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.types or self.keys or self.keys_forgotten_to or self.complete or self.waiters)
+        return bool(self.types or self.keys or self.complete or self.waiters)
 
     def __iadd__(self, later: "Noted") -> Self:
         self.types |= later.types
         self.keys |= later.keys
-        self.keys_forgotten_to = max(self.keys_forgotten_to, later.keys_forgotten_to)
         self.complete |= later.complete
         self.waiters += later.waiters
         return self

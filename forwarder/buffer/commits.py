@@ -175,8 +175,6 @@ class GroupCommit(Generic[T]):
             size += put.size_bytes
             if index and size > MAX_COMMIT_BYTES:
                 batch.puts, self.waiting.puts = batch.puts[:index], batch.puts[index:]
-                # Some of them may come only with the rest.
-                self._noted += Noted(keys_forgotten_to=batch.noted.keys_forgotten_to)
                 break
         return batch
 

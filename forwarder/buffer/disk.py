@@ -136,7 +136,6 @@ class DiskBuffer:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        self._noting.putting(notes)
         put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
         if self._settings.when_full == "drop_oldest":
             async with self._room.queue:

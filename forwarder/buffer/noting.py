@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from forwarder.buffer.base import NO_NOTES, Notes
+from forwarder.buffer.base import Notes
 from forwarder.buffer.batch import Noted
 from forwarder.buffer.commits import GroupCommit
 from forwarder.database import attribute_types, duplicate_keys, salvage
@@ -53,11 +53,6 @@ class Noting:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._commits.note(Noted(types=dict(types), waiters=[done]))
             await done
-
-    def putting(self, notes: Notes) -> None:
-        """Have what goes with a put committed, but for its keys, whether the put is or not, and before later changes."""
-        if notes is not NO_NOTES:
-            self._commits.note(Noted(types=dict(notes.types), keys_forgotten_to=notes.keys_forgotten_to), soon=False)
 
     def restored(self) -> None:
         """There is a new file. Asked only now, intake knows of every put that was committed in the old one."""

@@ -34,13 +34,23 @@ TypeChanges = Mapping[Place, LearnedType | None]
 """By event name and attribute what was learned, or None if it is forgotten."""
 
 
+def add(transaction: Transaction, types: TypeChanges) -> None:
+    """Set types, but none that is set already."""
+    _insert(transaction, "INSERT OR IGNORE", types)
+
+
 def write(transaction: Transaction, changes: TypeChanges) -> None:
     """Set types, and forget types; those to forget need not be there."""
+    _insert(transaction, "REPLACE", changes)
+    remove(transaction, [_utf8(place) for place, learned in changes.items() if learned is None])
+
+
+def _insert(transaction: Transaction, verb: str, changes: TypeChanges) -> None:
     rows = [_row(place, learned) for place, learned in changes.items() if learned is not None]
     for portion in events.portions(rows):
-        statement = f"REPLACE INTO attribute_types VALUES {events.repeated('(?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
+        values = events.repeated("(?, ?, ?, ?, ?)", len(portion))
+        statement = f"{verb} INTO attribute_types VALUES {values}"
         transaction.connection.execute(statement, [value for row in portion for value in row])
-    remove(transaction, [_utf8(place) for place, learned in changes.items() if learned is None])
 
 
 def load(transaction: Transaction) -> tuple[dict[Place, LearnedType], list[Sequence[Any]]]:

@@ -8,6 +8,7 @@ counted and never touched.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain, dropwhile
 
 from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
 from forwarder.event import Clock, printable
@@ -29,7 +30,7 @@ class Judged:
     refused: Refused | None
     """Set if the event is to be refused."""
     learned: Mapping[Place, LearnedType]
-    """By event name and attribute what was learned from it, or was by others whose acceptance is not certain yet."""
+    """By event name and attribute what is to be learned from it, if it is accepted."""
     name: str = ""
     conflicts: Sequence[Conflict] = ()
 
@@ -55,8 +56,11 @@ class AttributeTypes:
 
     # Events
 
-    def judge(self, body: bytes, event: Conforming) -> Judged | None:
-        """Learn the types of an event's attributes, or compare them; None if there is nothing to say."""
+    def judge(self, body: bytes, event: Conforming, seen: dict[Place, LearnedType]) -> Judged | None:
+        """Compare the types of an event's attributes with those that are known; None if there is nothing to say.
+
+        `seen` has what is not known, but was seen in the same request; it is added to.
+        """
         known = self._known.of(event.name)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # as in `type_of`, whose call would take as long as all the rest
@@ -64,45 +68,62 @@ class AttributeTypes:
             else:
                 found = TYPE_OF[type(value)]
             if known.get(attribute) != found:
-                return self._judge_closely(body, event, known)
+                return self._judge_closely(body, event, known, seen)
         return None
 
     def settled(self, judged: Sequence[Judged]) -> None:
-        """These events were accepted, or refused because of their attributes: count their conflicts."""
+        """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""
         for each in judged:
-            self._known.confirm(each.learned)
+            for place, learned in each.learned.items():
+                known = self._known.learn(place, learned)
+                if known is None:
+                    self._telemetry.attribute_types_full()
+                elif known != learned.type:  # another request was first
+                    self._count(each.name, Conflict(place[1], known, learned.type, "observe"))
             for conflict in each.conflicts:
                 self._count(each.name, conflict)
 
-    def unlearn(self, judged: Sequence[Judged]) -> TypeChanges:
-        """These events were not accepted: forget what was learned from them alone, and return that."""
-        return {place: None for each in judged for place in self._known.give_up(each.learned)}
-
-    def has_learned(self, place: Place) -> bool:
-        """Whether the type of this attribute is learned, or may be by an event that is being put."""
-        return place in self._known.learned or self._known.claimed(place) is not None
-
-    def _judge_closely(self, body: bytes, event: Conforming, known: Mapping[str, AttributeType]) -> Judged | None:
-        unknown: dict[Place, AttributeType] = {}
+    def _judge_closely(
+        self, body: bytes, event: Conforming, known: Mapping[str, AttributeType], seen: dict[Place, LearnedType]
+    ) -> Judged | None:
+        new: dict[Place, LearnedType] = {}
         conflicts: list[Conflict] = []
+        now = self._clock()
         for attribute, value in event.attributes.items():
             place, found = (event.name, attribute), type_of(value)
-            expected = known.get(attribute) or self._known.claimed(place)
-            if expected != found and expected is not None:
+            expected = known.get(attribute) or (seen[place].type if place in seen else None)
+            if expected is not None and expected != found:
                 conflicts.append(Conflict(attribute, expected, found, "observe"))
             elif attribute not in known and is_nameable(attribute):
-                unknown[place] = found
+                new[place] = seen.get(place) or LearnedType(found, now)
         hard = [each for each in conflicts if each.kind == "hard"]
         if hard and self._settings.attribute_types == "reject":
-            refused = Refused(tuple(self._violation(event.name, each) for each in hard))
+            refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard))
             return Judged(body, refused, {}, event.name, _acted(conflicts, hard, "reject"))
-        learned = self._known.claim(unknown)
-        if len(learned) < len(unknown):
-            self._telemetry.attribute_types_full()
+        learned = self._as_room_allows(new, seen)
+        seen.update(learned)
         if hard and self._settings.attribute_types in {"coerce", "strip"}:
             body, mended = self._mended(body, event, hard)
             conflicts = _acted(conflicts, mended, self._settings.attribute_types)
         return Judged(body, None, learned, event.name, conflicts) if learned or conflicts else None
+
+    def _as_room_allows(
+        self, new: dict[Place, LearnedType], seen: Mapping[Place, LearnedType]
+    ) -> dict[Place, LearnedType]:
+        """Return what of this can be learned."""
+        room = self._known.room - len(seen)
+        if room >= len(new):
+            return new
+        allowed: dict[Place, LearnedType] = {}
+        for place, learned in new.items():
+            if place in seen:
+                allowed[place] = learned
+            elif room > 0:
+                allowed[place] = learned
+                room -= 1
+        if len(allowed) < len(new):
+            self._telemetry.attribute_types_full()
+        return allowed
 
     def _mended(self, body: bytes, event: Conforming, hard: Sequence[Conflict]) -> tuple[bytes, list[Conflict]]:
         """Return the event without these conflicts, as far as the policy can do that, and those that it did away with."""
@@ -130,12 +151,13 @@ class AttributeTypes:
         except json_text.TooDeepError:
             return body, []
 
-    def _violation(self, name: str, conflict: Conflict) -> Violation:
-        first_seen = self._known.first_seen((name, conflict.attribute))
-        if first_seen is None:
+    def _violation(self, name: str, conflict: Conflict, seen: Mapping[Place, LearnedType]) -> Violation:
+        place = (name, conflict.attribute)
+        learned = self._known.learned.get(place) or seen.get(place)
+        if learned is None or place in self._known.fixed:
             before = f"it is fixed as a {conflict.expected} in contract.types_file"
         else:
-            before = f"it was a {conflict.expected} when it was first seen, at {_utc(first_seen)}"
+            before = f"it was a {conflict.expected} when it was first seen, at {_utc(learned.first_seen)}"
         message = f"the attribute is a {conflict.found}, but {before}; Growlytics would ignore it without a word"
         return Violation("attribute_type_conflict", f"attributes.{printable(conflict.attribute)}", message)
 
@@ -159,7 +181,7 @@ class AttributeTypes:
 
     def remembered(self) -> dict[Place, LearnedType]:
         """Return all that was learned, for a file that is written anew."""
-        return self._known.remembered()
+        return dict(self._known.learned)
 
     def forget(self, name: str, attribute: str | None) -> TypeChanges:
         """Forget what was learned of an attribute, or of all the attributes of events of this name; return what that is."""
@@ -192,15 +214,23 @@ class AttributeTypes:
             "learned": len(self._known.learned),
             "fixed": len(self._known.fixed),
             "max": self._settings.max_attribute_types,
-            "full": self._known.is_full,
+            "full": not self._known.room,
         }
 
-    def listed(self) -> Iterator[dict[str, object]]:
-        """Yield every type that is known now, with the names as they are, one after the other: there may be many."""
-        for place, kind in self._known.fixed.items():
-            yield self._described(place, kind, None)
-        for place, learned in list(self._known.learned.items()):
-            yield self._described(place, learned.type, learned.first_seen)
+    def listed(self, after: Place | None = None) -> Iterator[tuple[Place, dict[str, object]]]:
+        """Yield the types that are known, with the names as they are; nothing may change meanwhile.
+
+        Those that are fixed come first, then the others as they were learned; only what follows `after`, but all of them if
+        that is not known any more: better twice than never.
+        """
+        fixed, learned = self._known.fixed, self._known.learned
+        places = chain(fixed, learned)
+        if after is not None and (after in fixed or after in learned):
+            places = dropwhile(after.__ne__, places)
+            next(places)
+        for place in places:
+            found = learned.get(place)
+            yield place, self._described(place, found.type if found else fixed[place], found and found.first_seen)
 
     def _described(self, place: Place, kind: AttributeType, first_seen: float | None) -> dict[str, object]:
         name, attribute = place

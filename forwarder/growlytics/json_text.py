@@ -104,24 +104,22 @@ def elements(array: bytes) -> Iterator[bytes]:
         position = _after_space(array, separator + 1)
 
 
-def member(text: bytes, name: str) -> bytes:
-    """Return the raw bytes of the member `name` of `text`, an object that `parse` has accepted; of several, the last.
-
-    Raises KeyError if there is none.
-    """
-    found: bytes | None = None
+def members(text: bytes, *, most: int) -> dict[str, bytes] | None:
+    """Return the raw bytes of each member of an object that `parse` has accepted; None if it has more than `most`."""
+    found: dict[str, bytes] = {}
+    count = 0
     position = _after_space(text, text.index(b"{") + 1)
     while text[position : position + 1] == b'"':
+        count += 1
+        if count > most:
+            return None
         key = _WHOLE_STRING.match(text, position)
         assert key is not None, "the object was parsed before"
         position = _after_space(text, _after_space(text, key.end()) + 1)  # behind the colon
         container = _CONTAINER.match(text, position)
         end = container.end() if container else _end_of_value(text, position)
-        if parse(key[0]) == name:
-            found = text[position:end].rstrip(_WHITESPACE)
+        found[str(parse(key[0]))] = text[position:end].rstrip(_WHITESPACE)
         position = _after_space(text, _after_space(text, end) + 1)  # behind the comma
-    if found is None:
-        raise KeyError(name)
     return found
 
 

@@ -22,6 +22,8 @@ from forwarder.telemetry import Telemetry
 
 ELEMENTS_PER_TURN: Final = 250
 """How many elements of one request are checked before others get a turn of the event loop."""
+BYTES_PER_TURN: Final = 64 * 1024
+"""And how many bytes of them."""
 
 MAX_LISTED_VIOLATIONS: Final = 1000
 """Of one request: no more elements are listed then, only counted, or a small request could ask for a huge answer."""
@@ -103,8 +105,7 @@ class Acceptor:
         self._buffer = buffer
         self._types = types
         self._keys = keys
-        self._unlearned: set[Place] = set()
-        """What was learned of events that were not stored: the buffer is told with the next ones."""
+        self._forgotten_to = 0  # what the buffer was told last
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
@@ -120,7 +121,6 @@ class Acceptor:
         events = [Event(next(self._ids), one.checked.customer, one.checked.name, one.body, now) for one in fresh]
         claimed = {one.digest: event.id for one, event in zip(fresh, events, strict=True) if one.digest}
         judged = [one.judged for one in fresh if one.judged is not None]
-        self._unlearn([one.judged for one in request.drafts if one.index in repeats and one.judged is not None])
         answer = await self._put(events, judged, claimed, intake=intake, now=now)
         if not isinstance(answer, Stored):
             if not patient:
@@ -139,23 +139,27 @@ class Acceptor:
 
     async def _judge(self, elements: Iterable[Element]) -> _Request:
         request = _Request()
+        seen: dict[Place, LearnedType] = {}
+        size = 0
         for index, (raw, checked, key) in enumerate(elements):
             request.elements += 1
+            size += len(raw)
             match checked:
                 case Conforming():
-                    judged = self._types.judge(raw, checked)
+                    judged = self._types.judge(raw, checked, seen)
                     if judged is not None and judged.refused is not None:
                         request.refused.add(index, judged.refused)
                         request.refused_for_types.append(judged)
                     else:
                         body = raw if judged is None else judged.body
-                        digest = None if key is None else digest_of(key)
+                        digest = None if key is None or not self._keys.are_kept else digest_of(key)
                         request.drafts.append(_Draft(index, body, checked, digest, judged))
                 case Refused():
                     request.refused.add(index, checked)
                 case _:
                     assert_never(checked)
-            if request.elements % ELEMENTS_PER_TURN == 0:
+            if size >= BYTES_PER_TURN or request.elements % ELEMENTS_PER_TURN == 0:
+                size = 0
                 await asyncio.sleep(0)
         return request
 
@@ -192,16 +196,15 @@ class Acceptor:
         intake: str,
         now: float,
     ) -> PutAnswer:
-        """Put events, whose keys are claimed meanwhile; if they are not stored, nothing is remembered of them."""
+        """Put events, whose keys are claimed meanwhile; if they are not stored, none is remembered."""
         if not events:
             return Stored()
-        types: dict[Place, LearnedType | None] = {
-            place: None for place in self._unlearned if not self._types.has_learned(place)
-        }
+        types: dict[Place, LearnedType] = {}
         for each in judged:
             types.update(each.learned)
         keys = [DuplicateKey(event_id, digest, now) for digest, event_id in claimed.items()]
-        notes = Notes(types, keys, self._keys.forgotten_to if keys else 0)
+        forgotten_to = self._keys.forgotten_to
+        notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0)
         self._keys.claim(claimed)
         stored = False
         try:
@@ -210,15 +213,10 @@ class Acceptor:
         finally:
             if stored:
                 self._keys.settle(claimed)
-                self._unlearned.difference_update(types)
+                self._forgotten_to = max(self._forgotten_to, forgotten_to)
             else:
                 self._keys.abandon(claimed)
-                self._unlearn(judged)
         return answer
-
-    def _unlearn(self, judged: Sequence[Judged]) -> None:
-        if judged:
-            self._unlearned.update(self._types.unlearn(judged))
 
 
 _REASONS: Final = {Full: "buffer_full", NeverFits: "body_too_large", Unavailable: "buffer_unavailable"}

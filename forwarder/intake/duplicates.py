@@ -34,6 +34,8 @@ class DuplicateKeys:
         self._spans: deque[_Span] = deque()
         self._span_seconds = min(1.0, self._window_seconds / 100)
         self._claimed: dict[bytes, asyncio.Future[None]] = {}
+        self.are_kept = self._window_seconds > 0
+        """Whether keys count at all."""
         self.forgotten_to = 0
         """Keys of events up to this id are forgotten."""
 
@@ -74,6 +76,8 @@ class DuplicateKeys:
         """Remember what was remembered before this process, in the order of the ids."""
         for key in keys:
             self._add({key.digest: key.event_id}, key.accepted_at)
+            if not self.are_kept:
+                self.forgotten_to = key.event_id
 
     def remembered(self) -> list[DuplicateKey]:
         """Return all that `load` needs."""
@@ -86,7 +90,7 @@ class DuplicateKeys:
 
     def _add(self, ids: Mapping[bytes, int], at: float) -> None:
         new = {digest: event_id for digest, event_id in ids.items() if digest not in self._ids}
-        if not self._window_seconds or not new:
+        if not self.are_kept or not new:
             return
         self._ids.update(new)
         span = self._spans[-1] if self._spans else None

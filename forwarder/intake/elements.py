@@ -62,10 +62,13 @@ class Elements:
     def _unwrapped(self, raw: bytes, value: object, key: str | None) -> Element:
         if type(value) is not dict or value.keys() != _WRAPPED:
             return self._checked(raw, value, key)
+        members = json_text.members(raw, most=len(_WRAPPED))
+        if members is None:  # some are there twice, and who knows which is meant
+            return self._checked(raw, value, key)
         own = value["idempotency_key"]
         if type(own) is not str:
             return raw, _KEY_OF_ANOTHER_TYPE, None
-        return self._checked(json_text.member(raw, "event"), value["event"], own)
+        return self._checked(members["event"], value["event"], own)
 
     def _checked(self, raw: bytes, value: object, key: str | None) -> Element:
         if self._fill_missing_time and type(value) is dict and not any(name.lower() == "time" for name in value):

@@ -254,16 +254,16 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
 
     @rule(post=posts, types=type_changes, forgotten=st.integers(0, 3))
     def put_with_notes(self, post: list[tuple[str, int]], types: TypeChanges, forgotten: int) -> None:
-        """What was learned of events that are not stored is forgotten, as far as it was not before."""
+        """Nothing is kept of what is not stored; of a type that is known already the first counts."""
         events = self.make(post)
         forgotten_to = sorted(self.model.keys)[forgotten] if forgotten < len(self.model.keys) else 0
         answer = self.run(self.buffer.put(events, intake="http", notes=Notes(types, keys_of(events), forgotten_to)))
-        self.model.forget_keys(forgotten_to)
         assert answer == self.model.put(events)
         if answer == Stored():
-            self.model.note(types)
-        else:
-            self.note({place: self.model.types.get(place) for place in types})
+            self.model.forget_keys(forgotten_to)
+            for place, each in types.items():
+                if each is not None:
+                    self.model.types.setdefault(place, each)
 
     @rule(types=type_changes)
     def note(self, types: TypeChanges) -> None:

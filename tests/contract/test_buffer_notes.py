@@ -62,33 +62,31 @@ async def test_names_may_be_any_text(kind: Kind, open_buffer: OpenBuffer, buffer
     assert found.types == {place: each for place, each in types.items() if place[0] != "\ud800"}
 
 
-async def test_the_last_word_on_a_type_counts(
+async def test_of_types_that_come_with_puts_the_first_counts_and_what_is_noted_comes_before(
     kind: Kind, open_buffer: OpenBuffer, buffer: Buffer, make: EventMaker
 ) -> None:
-    """Whether it came with a put or not, and in whatever commit."""
     one, two = make.of("ab")
+    z = ("n", "z")
     await asyncio.gather(
         buffer.put([one], intake="http", notes=notes_of([one], x=learned("number"), y=learned("number"))),
-        buffer.note({X: None, Y: None}),
-        buffer.put([two], intake="http", notes=notes_of([two], y=learned("date"))),
+        buffer.note({z: learned("boolean")}),
+        buffer.put([two], intake="http", notes=notes_of([two], y=learned("date"), z=learned("date"))),
     )
-    await buffer.note({("n", "z"): learned()})
-    await buffer.note({("n", "z"): None, ("n", "never there"): None})
-    assert (await recalled(kind, buffer, open_buffer)).types == {Y: learned("date")}
+    expected = {X: learned("number"), Y: learned("number"), z: learned("boolean")}
+    (three,) = make.of("c")
+    await buffer.put([three], intake="http", notes=notes_of([three], x=learned("string")))
+    await buffer.note({("n", "never there"): None})
+    assert (await recalled(kind, buffer, open_buffer)).types == expected
 
 
-async def test_a_type_that_is_forgotten_while_its_put_makes_room_stays_forgotten(
-    kind: Kind, open_buffer: OpenBuffer, make: EventMaker
+async def test_the_last_that_is_noted_counts_and_what_is_forgotten_can_come_again(
+    kind: Kind, open_buffer: OpenBuffer, buffer: Buffer, make: EventMaker
 ) -> None:
-    buffer = await open_buffer(max_events=2, when_full="drop_oldest")
-    for _ in range(3):
-        assert await buffer.put(make.of("ab"), intake="http") == Stored()
-    events = make.of("ab")
-    putting = asyncio.create_task(buffer.put(events, intake="http", notes=notes_of(events, x=learned())))
-    await asyncio.sleep(0)
-    await buffer.note({X: None})
-    assert await putting == Stored()
-    assert await recalled(kind, buffer, open_buffer) == Notes({}, keys_of(events))
+    await asyncio.gather(buffer.note({X: learned("number")}), buffer.note({X: learned("date"), Y: learned()}))
+    await buffer.note({Y: None})
+    (one,) = make.of("a")
+    await buffer.put([one], intake="http", notes=notes_of([one], y=learned("boolean")))
+    assert (await recalled(kind, buffer, open_buffer)).types == {X: learned("date"), Y: learned("boolean")}
 
 
 async def test_keys_are_forgotten_up_to_an_id(
@@ -103,13 +101,12 @@ async def test_keys_are_forgotten_up_to_an_id(
     assert (await recalled(kind, buffer, open_buffer)).keys == keys_of([second[2], *third])
 
 
-async def test_no_key_is_kept_of_what_is_not_stored(kind: Kind, open_buffer: OpenBuffer, make: EventMaker) -> None:
+async def test_nothing_is_kept_of_what_is_not_stored(kind: Kind, open_buffer: OpenBuffer, make: EventMaker) -> None:
     buffer = await open_buffer(max_events=2)
     events = make.of("ab")
     assert await buffer.put(events, intake="http", notes=notes_of(events)) == Stored()
     for more, answer in ((make.of("c"), Full()), (make.of("ccc"), NeverFits())):
         assert await buffer.put(more, intake="http", notes=notes_of(more, x=learned())) == answer
-        await buffer.note({X: None})
     assert await recalled(kind, buffer, open_buffer) == Notes({}, keys_of(events))
 
 

@@ -185,7 +185,7 @@ async def test_keys_go_with_the_events_and_what_is_forgotten_with_the_next(intak
         (2, digest_of("a"), 1e9),
         (4, digest_of("b"), 1e9 + 5000),
     ]
-    assert [each.keys_forgotten_to for each in notes] == [0, 2, 0]
+    assert [each.keys_forgotten_to for each in notes] == [0, 2, 0], "it is told once"
 
 
 async def test_who_is_patient_tries_again_uncounted(intake: Intake) -> None:
@@ -212,32 +212,50 @@ async def test_ids_rise_in_the_order_of_the_puts_whoever_waits_for_a_key(intake:
     assert intake.counts == (7, 4, 3, 0)
 
 
-async def test_what_is_learned_of_attributes_goes_with_the_put_and_is_unlearned_if_it_fails(intake: Intake) -> None:
+async def test_what_is_learned_of_attributes_goes_with_the_put_and_is_not_learned_if_it_fails(intake: Intake) -> None:
     intake.buffer.answer = Full()
     await intake.post(event(1, a="text"))
+    assert intake.types.remembered() == {}
     intake.buffer.answer = Stored()
     await intake.taken(event(2, a=3), event(3, a="text", b=True))
-    (_, refused), (_, notes) = intake.buffer.puts
-    assert [known and known.type for known in refused.types.values()] == ["string"]
+    _, notes = intake.buffer.puts[-1]
     assert {name: known and known.type for name, known in notes.types.items()} == {
         ("N", "a"): "number",
         ("N", "b"): "boolean",
     }
+    assert dict(notes.types) == intake.types.remembered()
     assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == 1
 
 
-async def test_the_buffer_is_told_with_the_next_put_what_was_learned_in_vain() -> None:
+async def test_while_the_buffer_is_full_nothing_grows() -> None:
     intake = Intake()
     intake.buffer.answer = Full()
-    await intake.post(event(1, a="text", b=True))
-    intake.buffer.answer = Stored()
-    await intake.taken(event(2, b=3))
-    await intake.taken(event(3))
-    told = [
-        {attribute: known and known.type for (_, attribute), known in notes.types.items()}
-        for _, notes in intake.buffer.puts
-    ]
-    assert told == [{"a": "string", "b": "boolean"}, {"a": None, "b": "number"}, {}]
+    for number in range(100):
+        await intake.post(event(1, **{f"a{number}": 1}), keys=[f"k{number}"])
+    assert intake.types.remembered() == {}
+    assert intake.keys.remembered() == []
+    assert [len(notes.types) for _, notes in intake.buffer.puts] == [1] * 100
+
+
+async def test_a_type_that_was_imported_while_a_put_was_under_way_stays() -> None:
+    intake = Intake()
+    intake.buffer.gate = asyncio.Event()
+    post = asyncio.create_task(intake.taken(event(1, a=3)))
+    await asyncio.sleep(0)
+    intake.types.imported({("N", "a"): "string"})
+    intake.buffer.gate.set()
+    await post
+    assert intake.types.remembered()["N", "a"].type == "string"
+    assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == 1
+
+
+async def test_where_the_window_is_nothing_no_key_is_kept_or_told(intake: Intake) -> None:
+    intake.keys = intake.acceptor._keys = DuplicateKeys(
+        IntakeSettings(duplicate_window_seconds=0.0), clock=lambda: intake.clock
+    )
+    for _ in range(2):
+        assert (await intake.taken(event(1), keys=["k"])).accepted == 1
+    assert not any(notes.keys for _, notes in intake.buffer.puts)
 
 
 async def test_a_conflict_is_counted_only_once_the_event_is_taken() -> None:
