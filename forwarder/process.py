@@ -2,13 +2,20 @@
 
 import asyncio
 import gc
+import os
 import signal
+from collections.abc import Callable
+from typing import Final
 
 import attrs
 
 from forwarder.app import App
 from forwarder.intake.connections import affordable
 from forwarder.settings import Settings
+from forwarder.systemd import Systemd
+
+_CLOSING_SECONDS: Final = 15.0
+"""What stopping may take beside the waits that are settings."""
 
 
 async def run(settings: Settings) -> int:
@@ -17,15 +24,21 @@ async def run(settings: Settings) -> int:
     app = App(capped)
     if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
         app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
-    _on_signals(app)
+    systemd = Systemd(os.environ)
+    waits = settings.shutdown.accept_seconds + settings.shutdown.drain_seconds
+    _on_signals(app, on_stop=lambda: systemd.stopping(within_seconds=waits + _CLOSING_SECONDS))
     try:
         await app.open()
     except BaseException:
         await app.close()
         raise
     _spare_the_garbage_collector()
+    systemd.ready()
     try:
-        await app.serve()
+        async with asyncio.TaskGroup() as tasks:
+            telling = tasks.create_task(systemd.serve(lambda: _in_a_line(app)), name="systemd")
+            await app.serve()
+            telling.cancel()
     finally:
         lost_events, lost_letters = await app.close()
         app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
@@ -40,6 +53,11 @@ def _capped(settings: Settings) -> Settings:
     return attrs.evolve(settings, intake=attrs.evolve(intake, max_connections=connections))
 
 
+def _in_a_line(app: App) -> str:
+    holds = f"; nothing is sent but probes: {', '.join(app.delivery.holds())}" if app.delivery.holds() else ""
+    return f"{app.state}, {app.buffer.occupancy().events} events in the buffer{holds}"
+
+
 def _spare_the_garbage_collector() -> None:
     """Look for cycles seldom: events and answers make none, and looking costs a tenth of the intake's time."""
     gc.collect()
@@ -47,13 +65,14 @@ def _spare_the_garbage_collector() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-def _on_signals(app: App) -> None:
+def _on_signals(app: App, *, on_stop: Callable[[], None]) -> None:
     def stop(name: str) -> None:
         if app.stop.is_set():
             app.force.set()
             return
         app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
         app.stop.set()
+        on_stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
