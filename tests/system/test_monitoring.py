@@ -1,0 +1,167 @@
+"""Alert rules, runbook and dashboard: sound, complete, and about metrics and labels that a running daemon really has."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.system.processes import running_daemon
+from tests.system.promql import (
+    OF_THE_SCRAPE,
+    RULE_TESTS,
+    RULES,
+    RUNBOOK,
+    alerts,
+    dashboard,
+    grouping_labels,
+    panel_targets,
+    panels,
+    selectors,
+)
+from tests.system.tools import needs
+
+COLUMNS = 24
+BY_PROMETHEUS = {"up", "ALERTS"}
+
+
+async def promtool(*arguments: str) -> str:
+    """Run it, check that it found nothing wrong, and return what it said."""
+    process = await asyncio.create_subprocess_exec(
+        needs("promtool"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()
+
+
+async def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    await promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES))
+
+
+async def test_each_alert_fires_when_it_should() -> None:
+    assert "SUCCESS" in await promtool("test", "rules", str(RULE_TESTS))
+
+
+def rule_tests(alert: str) -> Iterator[tuple[str, list[set[str]]]]:
+    """Return the names of the tests of an alert, and which alerts fire at each time that they look at."""
+    for test in yaml.safe_load(RULE_TESTS.read_text(encoding="utf-8"))["tests"]:
+        if test["name"].split()[0] == alert.removeprefix("GrowlyticsForwarder"):
+            yield (
+                test["name"],
+                [
+                    set(re.findall(r"GrowlyticsForwarder\w+", str(looked["exp_samples"])))
+                    for looked in test["promql_expr_test"]
+                ],
+            )
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_each_alert_is_tested_explained_and_in_the_runbook(alert: dict[str, Any]) -> None:
+    name = alert["alert"]
+    tests = list(rule_tests(name))
+    assert any(" fires" in test and any(name in firing for firing in times) for test, times in tests)
+    assert any(" does not" in test and all(name not in firing for firing in times) for test, times in tests)
+    assert all(any(name in firing for firing in times) == (" fires" in test) for test, times in tests), (
+        "the names of the tests say what they show"
+    )
+    assert alert["labels"]["severity"] in ("critical", "warning")
+    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+    assert alert["annotations"]["runbook"].endswith(f" See deploy/prometheus/README.md#{name.lower()}")
+    text = RUNBOOK.read_text(encoding="utf-8")
+    section = text.partition(f"\n### {name}\n")[2].partition("\n#")[0]
+    assert all(f"**{word}**:" in section for word in ("Means", "Look at", "Do")), section
+
+
+def test_the_runbook_is_about_nothing_else() -> None:
+    text = RUNBOOK.read_text(encoding="utf-8")
+    assert set(re.findall(r"GrowlyticsForwarder\w+", text)) == {alert["alert"] for alert in alerts()}
+
+
+async def test_every_metric_label_and_value_that_is_asked_for_is_in_a_live_scrape(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, "http://127.0.0.1:9/track/event") as daemon:
+        series = await daemon.metrics()
+    live: dict[str, dict[str, set[str]]] = {}
+    for each in series:
+        name, _, labels = each.partition("{")
+        known = live.setdefault(name, {})
+        for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
+            known.setdefault(label, set()).add(value)
+    asked = [
+        (alert["alert"], alert["expr"], re.findall(r"\$labels\.(\w+)", str(alert["annotations"]))) for alert in alerts()
+    ] + [(title, expression, re.findall(r"\{\{(\w+)\}\}", legend)) for title, expression, legend in panel_targets()]
+    assert len(asked) > 60
+    for title, expression, shown in asked:
+        found = [each for each in selectors(expression) if each.metric not in BY_PROMETHEUS]
+        assert found or any(each.metric in BY_PROMETHEUS for each in selectors(expression)), title
+        for selector in found:
+            assert selector.metric in live, title
+            for label, value in selector.labels.items():
+                if label not in OF_THE_SCRAPE:
+                    assert set(value.split("|")) <= live[selector.metric].get(label, set()), (title, label)
+        has = OF_THE_SCRAPE.union(*(live[each.metric] for each in found))
+        assert grouping_labels(expression) | set(shown) <= has, title
+    text = RUNBOOK.read_text(encoding="utf-8")
+    assert set(re.findall(r"growlytics_forwarder_\w+", text)) <= set(live)
+
+
+def test_a_selector_is_found_wherever_it_stands() -> None:
+    expression = 'sum by (a, le) (rate(x_total{b="c",d=~"e|f"}[5m])) / on (g) y unless (z offset 10m) > Inf'
+    found = {each.metric: each.labels for each in selectors(expression)}
+    assert found == {"x_total": {"b": "c", "d": "e|f"}, "y": {}, "z": {}}
+    assert grouping_labels(expression) == {"a", "le", "g"}
+
+
+async def test_every_expression_of_the_dashboard_is_one(tmp_path: Path) -> None:
+    """As promtool checks rules, each is put into one."""
+    rules = [{"record": f"a:{number}", "expr": target[1]} for number, target in enumerate(panel_targets())]
+    rules += [{"record": "a:annotation", "expr": dashboard()["annotations"]["list"][0]["expr"]}]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+    await promtool("check", "rules", "--lint=none", str(file))
+
+
+def test_the_dashboard_is_laid_out_without_overlaps_and_each_panel_says_what_it_shows() -> None:
+    everything = dashboard()["panels"]
+    numbers = [panel["id"] for panel in everything]
+    assert len(numbers) == len(set(numbers))
+    taken = [(panel["title"], *(panel["gridPos"][side] for side in "xywh")) for panel in everything]
+    for title, x, _, w, h in taken:
+        assert 0 <= x < x + w <= COLUMNS, title
+        assert h > 0, title
+    for (one, x1, y1, w1, h1), (other, x2, y2, w2, h2) in combinations(taken, 2):
+        assert x1 + w1 <= x2 or x2 + w2 <= x1 or y1 + h1 <= y2 or y2 + h2 <= y1, (one, other)
+    for panel in panels():
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["description"], panel["title"]
+        assert "\n" not in panel["description"], panel["title"]
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(references) == len(set(references)) > 0
+        assert {each["datasource"]["uid"] for each in (panel, *panel["targets"])} == {"${datasource}"}
+        assert panel["type"] in ("stat", "timeseries")
+
+
+def test_the_first_row_answers_whether_it_loses_anything_and_whether_it_keeps_up() -> None:
+    everything = sorted(dashboard()["panels"], key=lambda panel: (panel["gridPos"]["y"], panel["gridPos"]["x"]))
+    rows = [number for number, panel in enumerate(everything) if panel["type"] == "row"]
+    assert rows[0] == 0
+    assert [everything[number]["title"] for number in rows] == [
+        "Is it losing anything? Is it keeping up?", "Delivery", "Intake", "Buffer", "Holds", "Dead letters",
+        "Attribute types", "Process",
+    ]  # fmt: skip
+    first = " ".join(target["expr"] for panel in everything[rows[0] + 1 : rows[1]] for target in panel["targets"])
+    for metric in ("dropped_total", "evicted_total", "unaccounted", "accepted_total", "delivered_total", "oldest"):
+        assert metric in first
+
+
+def test_the_dashboard_lets_the_data_source_the_job_and_the_instance_be_chosen() -> None:
+    variables = {each["name"]: each for each in dashboard()["templating"]["list"]}
+    assert set(variables) == {"datasource", "job", "instance"}
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    assert dashboard()["uid"] == "growlytics-forwarder"
+    assert dashboard()["id"] is None
