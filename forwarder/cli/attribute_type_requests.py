@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlencode
 
 from forwarder.cli.daemon import Answer, Daemon, not_a_forwarder
 from forwarder.cli.dead_letter_requests import stopped_by
@@ -11,8 +12,8 @@ from forwarder.cli.patience import StoppedError
 if TYPE_CHECKING:
     from forwarder.database.attribute_types import AttributeType, Place
 
-MAX_ANSWER_BYTES: Final = 1 << 30
-"""A million types, the most that can be learned, with names of average length; they are in memory once more here."""
+MAX_LISTED_TYPES: Final = 10_000_000
+"""Ten times as many as can be learned: who lists more goes on for ever."""
 
 _PATH: Final = "/v1/attribute-types"
 _END_SECONDS: Final = 1e11
@@ -38,16 +39,32 @@ class Known(NamedTuple):
 
 
 async def known_types(daemon: Daemon) -> Known:
-    """Return all types. Raises DaemonError and StoppedError."""
-    answer = _good(daemon, await daemon.get(_PATH, max_answer_bytes=MAX_ANSWER_BYTES))
-    entries, max_learned = answer.content.get("types"), answer.content.get("max")
-    if not isinstance(entries, list) or type(max_learned) is not int:
+    """Return all types, which are asked for page by page. Raises DaemonError and StoppedError."""
+    found: dict[Place, KnownType] = {}  # what is forgotten meanwhile may have others come twice
+    listed = 0
+    after: object = None
+    while True:
+        answer = _good(daemon, await daemon.get(_PATH if after is None else f"{_PATH}?{urlencode({'after': after})}"))
+        page, max_learned = _page(daemon, answer), answer.content.get("max")
+        listed += len(page)
+        found.update((each.place, each) for each in page)
+        following = answer.content.get("next")
+        if following is None and type(max_learned) is int:
+            return Known(list(found.values()), max_learned, answer.content.get("full") is True)
+        if not isinstance(following, str) or not page or following == after or listed > MAX_LISTED_TYPES:
+            raise _strange(daemon, answer)
+        after = following
+
+
+def _page(daemon: Daemon, answer: Answer) -> list[KnownType]:
+    entries = answer.content.get("types")
+    if not isinstance(entries, list):
         raise _strange(daemon, answer)
     types = [_known_type(entry) for entry in entries if isinstance(entry, dict)]
     known = [each for each in types if each is not None]
     if len(known) != len(entries):
         raise _strange(daemon, answer)
-    return Known(known, max_learned, answer.content.get("full") is True)
+    return known
 
 
 async def forget(daemon: Daemon, name: str, attribute: str | None) -> tuple[int, bool]:

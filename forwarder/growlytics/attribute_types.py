@@ -224,13 +224,14 @@ class AttributeTypes:
         that is not known any more: better twice than never.
         """
         fixed, learned = self._known.fixed, self._known.learned
-        places = chain(fixed, learned)
+        places: Iterator[Place] = chain(fixed, learned)
         if after is not None and (after in fixed or after in learned):
             places = dropwhile(after.__ne__, places)
             next(places)
         for place in places:
             found = learned.get(place)
-            yield place, self._described(place, found.type if found else fixed[place], found and found.first_seen)
+            kind, first_seen = (fixed[place], None) if found is None else (found.type, found.first_seen)
+            yield place, self._described(place, kind, first_seen)
 
     def _described(self, place: Place, kind: AttributeType, first_seen: float | None) -> dict[str, object]:
         name, attribute = place

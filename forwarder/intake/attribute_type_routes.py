@@ -2,8 +2,8 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
 from typing import Any, Final
 
 import orjson
@@ -18,8 +18,17 @@ from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.growlytics.known_types import TooManyTypesError
 from forwarder.intake import answers
 
+MAX_PAGE_TYPES: Final = 500
+MAX_PAGE_BYTES: Final = 1 << 18
+"""What is listed at once: many may ask, and not read what they are answered."""
+NOTE_SECONDS: Final = 5.0
+"""For how long a change may wait for the disk before its client is told to come again: clients wait for about 10 s."""
+_CURSOR: Final = re.compile(
+    rf"((?:[0-9a-f]{{4}}){{1,{MAX_NAME_UNITS}}})-((?:[0-9a-f]{{4}}){{0,{MAX_ATTRIBUTE_BYTES}}})"
+)
+"""The UTF-16 code units of a name and of an attribute, so that whatever looks like one is one."""
 _TYPES_PER_TURN: Final = 1000
-"""How many types are written, or read, before others get a turn of the event loop."""
+"""How many types are read before others get a turn of the event loop."""
 _TYPES: Final[Mapping[object, AttributeType]] = {each: each for each in TYPES}
 
 
@@ -28,18 +37,33 @@ class _AskedWronglyError(Exception):
 
 
 class AttributeTypeRoutes:
-    """Answers requests for the types of attributes. `note` has changes kept beyond the process."""
+    """Answers requests for the types of attributes. `note` has changes kept beyond the process, and may take its time.
+
+    What it has not done within `note_seconds` is answered 503 buffer_unavailable. The change is in force all the same, in
+    memory, and is kept on disk as soon as there is room. To ask for it again does no harm.
+    """
 
     changes = ("forget", "import")
     has_ids = False
 
-    def __init__(self, types: AttributeTypes, note: Callable[[TypeChanges], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        types: AttributeTypes,
+        note: Callable[[TypeChanges], Awaitable[None]],
+        *,
+        note_seconds: float = NOTE_SECONDS,
+    ) -> None:
         self._types = types
         self._note = note
+        self._note_seconds = note_seconds
+        self._noting: set[asyncio.Future[None]] = set()
 
     async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:  # noqa: ARG002 - a shape
         """Answer a GET of what follows `/v1/attribute-types`, without a slash; there is nothing that needs leave."""
-        return answers.refusal("not_found") if path else await self._list()
+        try:
+            return answers.refusal("not_found") if path else self._list(query)
+        except _AskedWronglyError as error:
+            return answers.wrong_request(str(error))
 
     async def post(self, path: str, body: bytes, *, allowed: bool) -> web.Response:
         """Answer a POST to what follows `/v1/attribute-types/`; `allowed`: may it change something?"""
@@ -58,13 +82,20 @@ class AttributeTypeRoutes:
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    async def _list(self) -> web.Response:
-        pieces = []
-        listed = self._types.listed()
-        while portion := list(islice(listed, _TYPES_PER_TURN)):
-            pieces.append(_json(portion)[1:-1])
-            await asyncio.sleep(0)
-        body = _json(self._types.counts())[:-1] + b',"types":[' + b",".join(pieces) + b"]}"
+    def _list(self, query: Mapping[str, str]) -> web.Response:
+        limit, after = _limit(query.get("limit", str(MAX_PAGE_TYPES))), query.get("after")
+        pieces: list[bytes] = []
+        left = MAX_PAGE_BYTES
+        last = following = None
+        for place, described in self._types.listed(None if after is None else _place_of(after)):
+            if len(pieces) == limit or left <= 0:
+                following = last
+                break
+            pieces.append(_json(described))
+            left -= len(pieces[-1])
+            last = place
+        head = self._types.counts() | {"next": None if following is None else _cursor(following)}
+        body = _json(head)[:-1] + b',"types":[' + b",".join(pieces) + b"]}"
         return web.Response(body=body, content_type="application/json")
 
     async def _forget(self, asked: Mapping[str, Any]) -> web.Response:
@@ -76,8 +107,8 @@ class AttributeTypeRoutes:
                 "attribute must be the name of an attribute, a string; without it all are forgotten"
             )
         forgotten = self._types.forget(name, attribute)
-        if forgotten:
-            await self._note(forgotten)
+        if not await self._noted(forgotten):
+            return answers.refusal("buffer_unavailable")
         return answers.content({"forgotten": len(forgotten), "fixed": self._types.is_fixed(name, attribute)})
 
     async def _import(self, asked: Mapping[str, Any]) -> web.Response:
@@ -86,10 +117,24 @@ class AttributeTypeRoutes:
             changes = self._types.imported(types)
         except TooManyTypesError:
             raise _AskedWronglyError("these are more types than contract.max_attribute_types lets it learn") from None
-        if changes:
-            await self._note(changes)
+        if not await self._noted(changes):
+            return answers.refusal("buffer_unavailable")
         fixed = sum(self._types.is_fixed(*place) for place in types)
         return answers.content({"imported": len(types) - fixed, "fixed": fixed})
+
+    async def _noted(self, changes: TypeChanges) -> bool:
+        """Return whether they are kept; if that takes too long it goes on, and nobody waits for it."""
+        if not changes:
+            return True
+        noting = asyncio.ensure_future(self._note(changes))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+        done, _ = await asyncio.wait({noting}, timeout=self._note_seconds)
+        if done:
+            noting.result()
+        else:
+            noting.add_done_callback(_forget_outcome)
+        return bool(done)
 
 
 _IMPORT_EXAMPLE: Final = '{"types": {"Add To Cart": {"Price": "number"}}}'
@@ -110,6 +155,30 @@ def _asked(body: bytes, mend: str) -> Mapping[str, Any]:
     if not isinstance(asked, dict):
         raise _AskedWronglyError(mend)
     return asked
+
+
+def _limit(text: str) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= MAX_PAGE_TYPES:
+        return int(text)
+    raise _AskedWronglyError(f"limit: a decimal number from 1 to {MAX_PAGE_TYPES}, as text")
+
+
+def _cursor(place: Place) -> str:
+    return "-".join(each.encode("utf-16-be", "surrogatepass").hex() for each in place)
+
+
+def _place_of(cursor: str) -> Place:
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise _AskedWronglyError("after: the next of the page before, as it was")
+    name, attribute = (bytes.fromhex(each).decode("utf-16-be", "surrogatepass") for each in found.groups())
+    return name, attribute
+
+
+def _forget_outcome(noting: "asyncio.Future[None]") -> None:
+    """A disk that fails is told by the metrics and the log; asyncio would tell of an exception that nobody fetched."""
+    if not noting.cancelled():
+        noting.exception()
 
 
 async def _types_in(tables: object) -> dict[Place, AttributeType]:

@@ -90,7 +90,8 @@ class Connections:
 class Connection(web.RequestHandler):
     """One connection, which tells what it is waiting for, and answers in JSON also what never becomes a request."""
 
-    __slots__ = ("_body", "_connections", "_head_since", "_is_busy", "_refuse", "_silent", "_unread_since", "_wire")
+    __slots__ = ("_begun", "_connections", "_head_since", "_held", "_is_busy",
+                 "_refuse", "_silent", "_taken", "_unread_since", "_wire")  # fmt: skip
 
     def __init__(self, manager: web.Server, *, connections: Connections, refuse: Refuse, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -102,9 +103,13 @@ class Connection(web.RequestHandler):
         """When the headers that are awaited began; None if none are."""
         self._silent = True
         """Whether nothing at all has come of the headers that are awaited."""
+        self._begun = False
+        """Whether what came ends within headers, those of a next request if one is being handled."""
+        self._held = b""
+        """The end of what came, while aiohttp keeps some of that back."""
         self._is_busy = False
-        self._body: StreamReader | None = None
-        """Of the last request; if it has not ended, what comes belongs to it."""
+        self._taken: tuple[Any, StreamReader] | None = None
+        """The last message that aiohttp has made a request of, and its body."""
         self._unread_since: float | None = None
         """Since when the client does not take what is written, though much is, or though all should be over."""
 
@@ -122,14 +127,42 @@ class Connection(web.RequestHandler):
         self._wire = None
 
     def data_received(self, data: bytes) -> None:
-        """Take in what came, which may begin another request's headers."""
-        if self._head_since is None:
-            if data and not self._is_busy and (self._body is None or self._body.is_eof()):
-                self._head_since = self._loop.time()
-                self._silent = False
-        else:
+        """Take in what came, which may begin another request's headers, also behind a whole request."""
+        # aiohttp tells not where one ends. So the last byte goes alone: it ends headers, is of a body, or of begun headers.
+        data, self._held, again = self._held + data, b"", not data
+        if data and self._head_since is not None:
             self._silent = False
-        super().data_received(data)
+        count, was_between = self._request_count, self._is_between()
+        if again or len(data) > 1:
+            super().data_received(data[:-1])
+        if not data:  # aiohttp went on with what it kept back
+            return
+        if (self._reading_paused or len(self._messages) >= self._max_msg_queue_size) and not self._upgraded:
+            self._held = data[-1:]  # aiohttp keeps back some of what came before, and calls this again when it goes on
+            return
+        is_between = self._is_between()
+        self._begun = False
+        if is_between and (self._request_count != count or not was_between) and self._is_rest_lost():
+            return
+        count = self._request_count
+        super().data_received(data[-1:])
+        self._begun = is_between and self._request_count == count
+        if self._head_since is None and not self._is_busy:
+            self._await_head()
+
+    def _is_between(self) -> bool:
+        latest = self._messages[-1] if self._messages else self._taken
+        return latest is None or latest[1].is_eof()
+
+    def _is_rest_lost(self) -> bool:
+        # It loses what comes in one segment after what is no request, or (3.14.5) after one that offers, say, h2c.
+        message, _ = self._messages[-1] if self._messages else self._taken or (None, None)
+        return not self._upgraded and getattr(message, "upgrade", True) is True
+
+    def _await_head(self) -> None:
+        if self._begun and not self._messages:
+            self._head_since = self._loop.time()
+            self._silent = False
 
     def pause_writing(self) -> None:
         """Note that the client leaves much unread."""
@@ -141,20 +174,23 @@ class Connection(web.RequestHandler):
         super().resume_writing()
         self._unread_since = None
 
+    def took(self, message: Any, body: StreamReader) -> None:
+        """Note what aiohttp makes a request of."""
+        self._taken = message, body
+
     def request_began(self, request: web.BaseRequest) -> None:
         """Note that the headers of a request are complete."""
         self._is_busy = True
         self._head_since = None
-        self._body = request.content
         if request.content.is_eof():
             self._connections.used(self)
 
     def request_ended(self, request: web.BaseRequest) -> None:
         """Note that a request was handled, so that what comes next is another."""
         self._is_busy = False
+        self._await_head()
         if "Upgrade" in request.headers and self._head_since is None:
-            # aiohttp 3.14.5 loses what came in one segment after a request that offers an upgrade which it does not know,
-            # such as h2c. Closed soon, a client that has sent more learns that it must send it again.
+            # See `_is_rest_lost`. Closed soon, a client that has sent more learns that it must send it again.
             self._head_since = self._loop.time()
             self._silent = True
 
@@ -181,7 +217,7 @@ class Connection(web.RequestHandler):
             self._wire.write(answer)
         self._head_since = None
         self.force_close()
-        return not self._silent or self._body is None
+        return not self._silent or self._taken is None
 
     def abort(self) -> None:
         """Close at once, whatever is still to be written."""
@@ -238,6 +274,7 @@ class Server(web.Server):
         writer: AbstractStreamWriter,
         task: "asyncio.Task[None]",
     ) -> web.BaseRequest:
+        cast("Connection", protocol).took(message, payload)
         # Of some garbage, aiohttp 3.14.5 makes a message without a target, and fails over it in a task that nobody awaits.
         if message.path is None or message.url is None:
             message = message._replace(path="/", url=URL("/"), should_close=True)

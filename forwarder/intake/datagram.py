@@ -67,7 +67,7 @@ class DatagramIntake:
         self._read(listener)
         # Whoever sends from now on is told that nobody reads it; what was sent before can still be read.
         listener.shutdown(socket.SHUT_RD)
-        while self._read(listener, ends_with_empty=True):
+        while self._read(listener):
             await self._until_put(deadline)
         listener.close()
         await self._until_put(deadline)
@@ -79,20 +79,14 @@ class DatagramIntake:
         while self._putting is not None and asyncio.get_running_loop().time() < deadline:
             await asyncio.wait({self._putting}, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
 
-    def _read(self, listener: socket.socket, *, ends_with_empty: bool = False) -> bool:
-        """Read datagrams, but let others have their turn; return whether there may be more.
-
-        One without a byte is none, unless that is how the kernel says that there will be no more.
-        """
+    def _read(self, listener: socket.socket) -> bool:
+        """Read datagrams, but let others have their turn; return whether there may be more. One without a byte is none."""
         more = True
         too_large = beyond = total = 0
         for _ in range(_DATAGRAMS_PER_TURN):
             try:
                 size = listener.recv_into(self._space)
             except BlockingIOError:
-                more = False
-                break
-            if size == 0 and ends_with_empty:
                 more = False
                 break
             if size > self._max_bytes:

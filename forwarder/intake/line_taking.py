@@ -1,8 +1,11 @@
-"""Lines on their way into the buffer: cut out of what was read, and put with patience. Used by `lines` alone."""
+"""Lines on their way: cut out of what was read, put with patience, and told of when refused. Used by `lines` alone."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+import orjson
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.growlytics.contract import Refused
@@ -12,6 +15,8 @@ from forwarder.telemetry import Telemetry
 
 INTAKE: Final = "lines"
 WHITESPACE: Final = b" \t\r\n"
+MAX_PENDING_ERROR_BYTES: Final = 64 * 1024
+_ERROR_PORTION_BYTES: Final = 16 * 1024
 _MIN_POLL_SECONDS: Final = 0.01
 _MAX_POLL_SECONDS: Final = 0.1
 _CONFLICT: Final = "attribute_type_conflict"
@@ -19,7 +24,7 @@ _CONFLICT: Final = "attribute_type_conflict"
 Line = tuple[int, bytes]
 """Its number within its connection, from 1, and its text, which is not blank."""
 Errors = Sequence[Mapping[str, object]]
-Tell = Callable[[Sequence[Line], Callable[[int], Errors]], Awaitable[None]]
+Tell = Callable[[Sequence[Line], Callable[[int], Errors]], None]
 """Takes refused lines, and what tells by its position what is wrong with one of them."""
 
 _MESSAGES: Final = {
@@ -79,6 +84,81 @@ class Received:
         return beginning
 
 
+class ErrorLines:
+    """What one client is told of refused lines, as far as it reads it; what it does not read is counted as lost.
+
+    `sent` is called when nothing waits to be sent any more.
+    """
+
+    def __init__(self, client: socket.socket, *, telemetry: Telemetry, sent: Callable[[], None]) -> None:
+        self.unsent = bytearray()
+        """Whole lines, but for the first one, which may have been sent in part."""
+        self._client = client
+        self._telemetry = telemetry
+        self._sent = sent
+        self._loop = asyncio.get_running_loop()
+        self._waiting = False  # for the client to read
+        self._given_up = False
+
+    def tell(self, refused: Sequence[Line], errors_of: Callable[[int], Errors]) -> None:
+        """Tell of refused lines, until too much waits to be read."""
+        told = 0
+        while told < len(refused) and not self._given_up:
+            portion: list[bytes] = []
+            size = 0
+            for index in range(told, len(refused)):
+                content = {"line": refused[index][0], "errors": errors_of(index)}
+                portion.append(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+                size += len(portion[-1])
+                if size > _ERROR_PORTION_BYTES:
+                    break
+            written = self._write(portion)
+            told += written
+            if written < len(portion):
+                break
+        self._telemetry.error_lines_lost(len(refused) - told)
+
+    def give_up(self) -> None:
+        """Send no more."""
+        self._given_up = True
+        self._telemetry.error_lines_lost(self.unsent.count(b"\n"))
+        self.unsent.clear()
+        self._wait_no_more()
+
+    def _write(self, error_lines: Sequence[bytes]) -> int:
+        """Send lines, as long as few enough wait to be read; return how many."""
+        room = MAX_PENDING_ERROR_BYTES - len(self.unsent)
+        fitting = 0
+        for line in error_lines:
+            room -= len(line)
+            if room < 0:
+                break
+            fitting += 1
+        self.unsent += b"".join(error_lines[:fitting])
+        self._send()
+        return fitting
+
+    def _send(self) -> None:
+        """Send as much as the client has room for, and the rest once it has."""
+        try:
+            del self.unsent[: self._client.send(self.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it is gone, or reads no more; what it wrote, or writes, is nevertheless taken
+            self.give_up()
+        if not self.unsent:
+            self._wait_no_more()
+            self._sent()
+        elif not self._waiting:
+            self._waiting = True
+            self._loop.add_writer(self._client, self._send)
+
+    def _wait_no_more(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._loop.remove_writer(self._client)
+
+
 class Taking:
     """Puts lines into the buffer, with patience; all connections share one."""
 
@@ -95,7 +175,7 @@ class Taking:
         at, size = 0, len(lines)
         while at < len(lines):
             if self.giving_up:
-                await self.refuse(lines[at:], "shutting_down", tell)
+                self.refuse(lines[at:], "shutting_down", tell)
                 return
             part = lines[at : at + size]
             answer = await self._put(part)
@@ -104,19 +184,19 @@ class Taking:
             match answer:
                 case Accepted():
                     if answer.accepted + answer.duplicates < len(part):
-                        await self._tell(part, answer, tell)
+                        self._tell(part, answer, tell)
                     at += len(part)
                     size = 2 * len(part)
                 case NeverFits() if len(part) == 1:
-                    await self.refuse(part, "body_too_large", tell)
+                    self.refuse(part, "body_too_large", tell)
                     at += 1
                 case _:
                     size = len(part) // 2 or 1
 
-    async def refuse(self, lines: Sequence[Line], code: str, tell: Tell) -> None:
+    def refuse(self, lines: Sequence[Line], code: str, tell: Tell) -> None:
         """Refuse lines for what the acceptor does not know of."""
         self._telemetry.events_refused(len(lines), intake=INTAKE, reason=code)
-        await tell(lines, lambda _: errors_for(code))
+        tell(lines, lambda _: errors_for(code))
 
     async def _put(self, part: Sequence[Line]) -> Acceptance:
         read = self._acceptor.read.line
@@ -132,7 +212,7 @@ class Taking:
                 seconds = min(2 * seconds, _MAX_POLL_SECONDS)
         return answer
 
-    async def _tell(self, part: Sequence[Line], accepted: Accepted, tell: Tell) -> None:
+    def _tell(self, part: Sequence[Line], accepted: Accepted, tell: Tell) -> None:
         listed = dict(accepted.refusals)
         refused = [index for index, event_id in enumerate(accepted.ids) if event_id is None]
 
@@ -143,7 +223,7 @@ class Taking:
                 found = self._acceptor.read.line(part[index][1])[1]
             return answers.described(found.violations) if isinstance(found, Refused) else errors_for(_CONFLICT)
 
-        await tell([part[index] for index in refused], errors_of)
+        tell([part[index] for index in refused], errors_of)
 
 
 def errors_for(code: str) -> Errors:

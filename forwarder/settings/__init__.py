@@ -459,7 +459,9 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
         yield ("growlytics", "proxy"), ("growlytics", "url"), wrong
     sockets = {name: getattr(intake, name) for name in ("unix_socket", "lines_socket", "datagram_socket")}
     if intake.http is None and not any(sockets.values()):
-        wrong = "is off, and so is intake.unix_socket; apps need one of them to post to"
+        wrong = (
+            "is off, and so are intake.unix_socket, lines_socket and datagram_socket; apps need one of them to post to"
+        )
         yield ("intake", "http"), ("intake", "unix_socket"), wrong
     for one, other in combinations([name for name, path in sockets.items() if path], 2):
         if sockets[one] == sockets[other]:

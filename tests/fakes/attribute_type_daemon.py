@@ -10,7 +10,7 @@ from aiohttp import web
 from forwarder.database.attribute_types import AttributeType, Place, TypeChanges
 from forwarder.database.connection import UnavailableError
 from forwarder.growlytics.attribute_types import AttributeTypes
-from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
+from forwarder.intake.attribute_type_routes import NOTE_SECONDS, AttributeTypeRoutes
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
 from tests.fakes.attribute_events import conforming, event
@@ -28,6 +28,9 @@ class AttributeTypeDaemon:
     types: AttributeTypes
     allowed: bool = True
     disk_fails: bool = False
+    room: asyncio.Event | None = None
+    """If set, the disk is full until it is."""
+    note_seconds: float = NOTE_SECONDS
     noted: list[TypeChanges] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     step: Step | None = None
@@ -45,14 +48,16 @@ class AttributeTypeDaemon:
 
     async def note(self, changes: TypeChanges) -> None:
         await asyncio.sleep(0)
+        if self.room is not None:
+            await self.room.wait()
         if self.disk_fails:
             raise UnavailableError("the disk is full")
         self.noted.append(changes)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()
-        self.asked.append(f"{request.method} {request.path}")
-        routes = AttributeTypeRoutes(self.types, self.note)
+        self.asked.append(f"{request.method} {request.path_qs}")
+        routes = AttributeTypeRoutes(self.types, self.note, note_seconds=self.note_seconds)
         if self.step is not None:
             return self.step(request)
         assert request.path.startswith(_PATH)

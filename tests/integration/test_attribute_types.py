@@ -1,6 +1,7 @@
 """The endpoints of attribute types, over HTTP: what they answer, what they change, and who may."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,6 +45,7 @@ async def test_the_list_has_every_type_and_how_many_there_may_be(daemon: Attribu
         "fixed": 1,
         "max": 5,
         "full": False,
+        "next": None,
         "types": [
             {"name": "Buy", "attribute": "Total", "type": "number", "fixed": True, "first_seen": None, "conflicts": 1},
             {"name": "Buy", "attribute": "Price", "type": "number", "fixed": False, "first_seen": NOW, "conflicts": 1},
@@ -52,22 +54,71 @@ async def test_the_list_has_every_type_and_how_many_there_may_be(daemon: Attribu
     await get(daemon, "/x", status=404)
 
 
-async def test_a_long_list_is_whole_and_lets_others_have_their_turn() -> None:
-    async with attribute_type_daemon(max_types=20_000) as daemon:
-        daemon.types.imported({("Buy", f"a{number}"): "number" for number in range(10_500)})
-        turns = 0
+async def pages(daemon: AttributeTypeDaemon, query: str = "") -> list[list[str]]:
+    """Return the attributes of each page."""
+    found, after = [], ""
+    while True:
+        answer = await get(daemon, f"?{query}{after}")
+        found.append([each["attribute"] for each in answer["types"]])
+        if answer["next"] is None:
+            return found
+        after = f"&after={answer['next']}"
 
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                await asyncio.sleep(0)
-                turns += 1
 
-        counting = asyncio.create_task(count())
-        listed = (await get(daemon))["types"]
-        counting.cancel()
-        assert [each["attribute"] for each in listed] == [f"a{number}" for number in range(10_500)]
-        assert turns > 10
+async def test_a_long_list_comes_whole_in_pages() -> None:
+    async with attribute_type_daemon(fixed={FIXED: "number"}, max_types=20_000) as daemon:
+        daemon.types.imported({("Buy", f"a{number}"): "number" for number in range(1999)})
+        everything = ["Total", *(f"a{number}" for number in range(1999))]
+        assert await pages(daemon) == [everything[first : first + 500] for first in range(0, 2000, 500)]
+        assert await pages(daemon, "limit=499") == [everything[first : first + 499] for first in range(0, 2000, 499)]
+
+
+async def test_a_page_is_bounded_in_bytes_too() -> None:
+    async with attribute_type_daemon() as daemon:
+        names = [f"{number:04}" + "\x01" * 252 for number in range(500)]
+        daemon.types.imported(dict.fromkeys((("Buy", each) for each in names), "number"))
+        answer = await get(daemon)
+        assert 100 < len(answer["types"]) < 250
+        assert [each for page in await pages(daemon) for each in page] == names
+
+
+@pytest.mark.parametrize(
+    "place", [("Buy", "a"), ("Buy", ""), ("\ud800" * 49, "\ud800" * 85), ("é😀", "\udc00\ud800"), ("Buy", "a" * 256)]
+)
+async def test_every_name_can_be_the_last_of_a_page(place: tuple[str, str]) -> None:
+    async with attribute_type_daemon() as daemon:
+        daemon.types.imported({place: "number", ("z", "last"): "date"})
+        assert await pages(daemon, "limit=1") == [[place[1]], ["last"]]
+
+
+async def test_pages_leave_nothing_out_whatever_is_forgotten_and_learned_between_them() -> None:
+    async with attribute_type_daemon() as daemon:
+        daemon.accept({f"a{number}": 1 for number in range(6)})
+        first = await get(daemon, "?limit=3")
+        daemon.types.forget("Buy", "a0")
+        daemon.accept({"a0": 1, "a6": 1})
+        second = await get(daemon, f"?limit=3&after={first['next']}")
+        assert [each["attribute"] for each in second["types"]] == ["a3", "a4", "a5"]
+        daemon.types.forget("Buy", "a5")
+        again = await get(daemon, f"?after={second['next']}")
+        assert [each["attribute"] for each in again["types"]] == ["a1", "a2", "a3", "a4", "a0", "a6"], "better twice"
+        daemon.types.forget("Buy", None)
+        assert await get(daemon, f"?after={second['next']}") == (await get(daemon)) | {"types": [], "next": None}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=0", "limit=501", "limit=", "limit=-1", "limit=1.0", "limit=%C2%B2", f"limit={'9' * 5000}"),
+        *("after=", "after=0", "after=00420075", "after=-", "after=0042-6", "after=004G-0061", "after=0042-0061-"),
+        *(f"after={'0042' * 50}-", f"after=0042-{'0061' * 257}", "after=0042-0061%0A"),
+    ],
+)
+async def test_a_page_that_is_asked_for_wrongly_is_refused(daemon: AttributeTypeDaemon, query: str) -> None:
+    answer = await get(daemon, f"?{query}", status=422)
+    (error,) = answer["errors"]
+    assert error["code"] == "wrong_type"
+    assert error["message"].startswith(query.partition("=")[0])
 
 
 async def test_a_name_with_lone_surrogates_comes_whole_and_can_be_forgotten(daemon: AttributeTypeDaemon) -> None:
@@ -159,3 +210,31 @@ async def test_a_disk_that_fails_is_told_and_the_types_are_forgotten_until_a_res
     answer = await post(daemon, "forget", {"name": "Buy"}, status=503)
     assert answer["errors"][0]["code"] == "buffer_unavailable"
     assert daemon.learned() == {}
+
+
+async def test_a_disk_that_has_no_room_for_long_is_told_and_the_change_is_kept_as_soon_as_there_is(
+    daemon: AttributeTypeDaemon,
+) -> None:
+    daemon.accept({"a": 1, "b": 1})
+    daemon.room, daemon.note_seconds = asyncio.Event(), 0.1
+    async with asyncio.timeout(5):
+        answer = await post(daemon, "forget", {"name": "Buy", "attribute": "a"}, status=503)
+        assert answer["errors"][0]["code"] == "buffer_unavailable"
+        await post(daemon, "import", {"types": {"Buy": {"b": "number", "c": "date"}}}, status=503)
+    assert daemon.learned() == {("Buy", "b"): "number", ("Buy", "c"): "date"}, "it is in force"
+    assert daemon.noted == []
+    daemon.room.set()
+    await asyncio.sleep(0.05)
+    assert [list(each) for each in daemon.noted] == [[("Buy", "a")], [("Buy", "c")]]
+
+
+async def test_a_disk_that_fails_when_nobody_waits_any_more_is_no_error_of_the_event_loop(
+    daemon: AttributeTypeDaemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon.accept({"a": 1})
+    daemon.room, daemon.note_seconds, daemon.disk_fails = asyncio.Event(), 0.05, True
+    await post(daemon, "forget", {"name": "Buy"}, status=503)
+    daemon.room.set()
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert caplog.records == []

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from forwarder.cli import main
+from forwarder.database.attribute_types import Place
 from forwarder.growlytics import types_file
 from tests.fakes.attribute_events import event
 from tests.fakes.attribute_type_daemon import AttributeTypeDaemon, attribute_type_daemon
@@ -87,6 +88,45 @@ async def test_a_name_cannot_play_with_the_terminal(daemon: AttributeTypeDaemon,
     assert await attribute_types(daemon, "forget", "\x9b\r", "\x1b[2J") == 1
     out, err = capsys.readouterr()
     assert all(line.isprintable() for line in (out + err).splitlines())
+
+
+async def test_list_and_export_follow_the_pages(tmp_path: Path, capsys: Capture) -> None:
+    places: list[Place] = [(name, f"a{number:03}") for name in ("Buy", "View") for number in range(600)]
+    file = tmp_path / "types.toml"
+    async with attribute_type_daemon() as daemon:
+        daemon.types.imported(dict.fromkeys(places, "number"))
+        assert await attribute_types(daemon, "list", "--json") == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(each["name"], each["attribute"]) for each in lines] == places
+        assert len(daemon.asked) == 3
+        assert await attribute_types(daemon, "export", str(file)) == 0
+    assert types_file.read(file) == dict.fromkeys(places, "number")
+
+
+async def test_what_comes_twice_is_listed_once(daemon: AttributeTypeDaemon, capsys: Capture) -> None:
+    def entry(attribute: str, conflicts: int) -> dict[str, object]:
+        return {"name": "n", "attribute": attribute, "type": "date", "conflicts": conflicts, "first_seen": 1}
+
+    pages = iter(
+        [
+            {"max": 9, "next": "x", "types": [entry("a", 0), entry("b", 0)]},
+            {"max": 9, "next": "y", "types": [entry("a", 1)]},
+            {"max": 9, "next": None, "types": [entry("c", 0)]},
+        ]
+    )
+    daemon.step = lambda _: web.json_response(next(pages))
+    assert await attribute_types(daemon, "list", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(each["attribute"], each["conflicts"]) for each in lines] == [("a", 1), ("b", 0), ("c", 0)]
+    assert daemon.asked[1:] == [f"GET /v1/attribute-types?after={each}" for each in ("x", "y")]
+
+
+async def test_pages_without_an_end_are_told(daemon: AttributeTypeDaemon, capsys: Capture) -> None:
+    entry = {"name": "n", "attribute": "a", "type": "date", "conflicts": 0, "first_seen": 1}
+    daemon.step = lambda _: web.json_response({"max": 1, "next": "x", "types": [entry]})
+    assert await attribute_types(daemon, "list") == 1
+    assert "not as a growlytics-forwarder does" in capsys.readouterr().err
+    assert len(daemon.asked) == 2
 
 
 # forget
@@ -212,6 +252,8 @@ async def test_too_many_types_are_refused_with_the_setting_to_raise(tmp_path: Pa
         {"types": [7], "max": 1},
         {"types": [{}], "max": 1},
         {"types": [], "max": "1"},
+        {"types": [], "max": 1, "next": "x"},
+        {"types": [], "max": 1, "next": 7},
         *(
             {"max": 1, "types": [{"name": "n", "attribute": "a", "type": "date", "conflicts": 0, "first_seen": 1} | wrong]}
             for wrong in (

@@ -1,7 +1,10 @@
 """How much of its disk the buffer takes: the sums of forwarder/buffer/space.py at their worst, and space that comes back."""
 
 import asyncio
+import math
+import os
 import random
+import re
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from forwarder.database import attribute_types, duplicate_keys
 from forwarder.database.attribute_types import LearnedType
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
-from forwarder.settings import BufferSettings, DeadLettersSettings
+from forwarder.intake.datagram import MAX_PENDING_BYTES
+from forwarder.settings import BufferSettings, DeadLettersSettings, Settings
 from tests.fakes.databases import inline_database
 from tests.fakes.disk_buffers import OpenDisk, open_disk
 
@@ -22,6 +26,31 @@ MIB = 1024 * 1024
 CONCURRENCY = 64
 LONG_CUSTOMER = "\U0001f600" * 127
 LONG_NAME = "\uffff" * 48
+
+
+def test_the_readme_says_what_the_directory_takes_with_the_defaults_keys_and_types_included() -> None:
+    settings = Settings()
+    intake, max_types = settings.intake, settings.contract.max_attribute_types
+    # As app.py has it.
+    max_put_bytes = max(intake.max_body_bytes, intake.max_line_bytes + MAX_PENDING_BYTES)
+    whole = partial(
+        max_directory_bytes,
+        settings.buffer,
+        settings.dead_letters,
+        max_put_bytes=max_put_bytes,
+        max_concurrency=settings.delivery.max_concurrency,
+    )
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(
+        r"for the log and the reserve (\d+) MiB.* (\d+) bytes for each of `intake.duplicate_max_keys` and (\d+) for each of "
+        r"`contract.max_attribute_types`: (\d+) MiB with the defaults",
+        readme,
+    )
+    assert found is not None
+    log_mib, key_bytes, type_bytes, all_mib = map(int, found.groups())
+    assert log_mib == math.ceil((whole() - max_file_bytes(settings.buffer, settings.dead_letters)) / MIB)
+    assert (key_bytes, type_bytes) == (whole(max_keys=1) - whole(), whole(max_types=1) - whole())
+    assert all_mib == math.ceil(whole(max_keys=intake.duplicate_max_keys, max_types=max_types) / MIB)
 
 
 class Filling:
@@ -152,7 +181,7 @@ async def test_types_and_keys_stay_within_their_part_of_the_bound(tmp_path: Path
     learned = LearnedType("boolean", 1e9 + 0.1)
     types: list[tuple[str, str]] = []
     keys: list[int] = []
-    largest = 0
+    largest = largest_together = 0
     for round_of in range(10):
         while len(types) < max_types:
             new = [longest_place(next(numbers)) for _ in range(min(100, max_types - len(types)))]
@@ -168,6 +197,8 @@ async def test_types_and_keys_stay_within_their_part_of_the_bound(tmp_path: Path
         found = await database.run(lambda each: (attribute_types.load(each), duplicate_keys.load(each)))
         assert (len(found[0][0]), len(found[1][0])) == (max_types, max_keys)
         largest = max(largest, (tmp_path / "buffer.db").stat().st_size)
+        files = os.scandir(tmp_path)
+        largest_together = max(largest_together, sum(each.stat().st_size for each in files))
         types.sort()
         keys.sort()
         gone = [place for number, place in enumerate(types) if number % 3 and number % (round_of + 5)]
@@ -177,6 +208,10 @@ async def test_types_and_keys_stay_within_their_part_of_the_bound(tmp_path: Path
         types, keys = sorted(set(types) - set(gone)), sorted(set(keys) - set(gone_ids))
     await database.close()
     largest = max(largest, (tmp_path / "buffer.db").stat().st_size)
+    everything = max_directory_bytes(
+        settings, letters, max_put_bytes=MIB, max_concurrency=CONCURRENCY, max_keys=max_keys, max_types=max_types
+    )
+    assert largest_together <= everything
     print(f"{largest / MIB:.1f} of {max_bytes / MIB:.1f} MiB")
     assert max_bytes > 1024 * 4096, "SQLite is told this bound, and not the least there is"
     assert largest <= max_bytes

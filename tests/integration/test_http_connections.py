@@ -20,6 +20,7 @@ from forwarder.intake import connections
 from forwarder.intake.connections import affordable
 from tests.fakes.http_intake_harness import Connection, Served, request_bytes, serving, until
 
+BOTH_LOOPS = True
 ONE = "/track/event"
 BATCH = "/v1/events"
 GOOD = b'{"customerId":"c","name":"n","time":1700000000000,"attributes":{"Price":1.50}}'
@@ -183,8 +184,68 @@ async def test_pipelined_requests_are_not_taken_for_slow_headers() -> None:
         assert closed(served, "header_timeout") == 0
 
 
+CHUNKED = (
+    b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(GOOD), GOOD)
+)
+LONG = request_bytes(ONE, b" " * 900_000 + GOOD)
+WHOLE: dict[str, tuple[list[bytes], int]] = {
+    "one": ([POST], 1),
+    "chunked": ([CHUNKED], 1),
+    "without a body": ([request_bytes("/v1/status", b"", method="GET")], 1),
+    "its body apart": ([POST[:-5], POST[-5:]], 1),
+    "its headers apart": ([POST[:30], POST[30:]], 1),
+    "its last byte apart": ([POST[:-1], POST[-1:]], 1),
+    "its chunks apart": ([CHUNKED[:-40], CHUNKED[-40:-1], CHUNKED[-1:]], 1),
+    "several": ([POST + CHUNKED + POST], 3),
+    "more than aiohttp takes at once": ([POST * 100], 100),
+    "as many as aiohttp takes at once": ([POST * 32], 32),
+    "a body longer than aiohttp reads at once": ([LONG], 1),
+    "such bodies, pipelined": ([LONG + CHUNKED + LONG], 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("begun", [b"P", b"POST /track/event HTTP/1.1\r\nHo"])
+@pytest.mark.parametrize(("segments", "requests"), WHOLE.values(), ids=WHOLE.keys())
+async def test_headers_that_begin_in_the_segment_of_a_request_must_end_in_time_too(
+    segments: list[bytes], requests: int, begun: bytes
+) -> None:
+    async def ask(connection: Connection, more: bytes) -> None:
+        for segment in (*segments[:-1], segments[-1] + more):
+            await connection.send(segment)
+            await asyncio.sleep(0.02)
+        for _ in range(requests):
+            assert (await connection.answer()).status == 200
+
+    async with serving(header_timeout_seconds=0.3) as served, served.connection() as connection:
+        await ask(connection, b"")
+        await asyncio.sleep(0.8)
+        assert closed(served, "header_timeout") == 0, "it is idle, and may be"
+        await ask(connection, begun)
+        started = time.monotonic()
+        answer = await connection.answer()
+        assert (answer.status, answer.codes) == (408, ["too_slow"])
+        assert time.monotonic() - started < 3
+        assert await connection.has_ended()
+        assert closed(served, "header_timeout") == 1
+
+
+@pytest.mark.parametrize("cut", [1, 40, len(POST) - 90, len(POST) - 1])
+async def test_headers_that_begin_so_and_end_in_time_are_a_request(cut: int) -> None:
+    async with serving(header_timeout_seconds=0.3) as served, served.connection() as connection:
+        await connection.send(POST + POST[:cut])
+        assert (await connection.answer()).status == 200
+        await asyncio.sleep(0.1)
+        await connection.send(POST[cut:])
+        assert (await connection.answer()).status == 200
+        await asyncio.sleep(1)
+        assert (await connection.request(ONE, GOOD)).status == 200
+        assert closed(served, "header_timeout") == 0
+        assert served.counts().accepted == 3
+
+
 async def test_what_aiohttp_loses_after_an_offered_upgrade_is_answered_or_its_client_closed_soon() -> None:
-    """If aiohttp is mended, the first of both happens, and Connection.request_ended can do without this."""
+    """If aiohttp is mended, Connection.request_ended and _is_rest_lost can do without this."""
     upgrade = request_bytes(ONE, GOOD, Connection="Upgrade", Upgrade="h2c")
     async with serving(header_timeout_seconds=0.3) as served, served.connection() as connection:
         for _ in range(3):
@@ -386,6 +447,8 @@ async def test_what_connections_use_of_aiohttp_is_there() -> None:
         assert made._loop is asyncio.get_running_loop()
         assert made._manager is not None
         assert made._wire is made.transport
+        assert (made._request_count, len(made._messages), made._max_msg_queue_size) == (1, 0, 32)
+        assert (made._reading_paused, made._upgraded) == (False, False)
 
 
 async def test_a_message_without_a_target_is_answered_as_nothing_that_is_there() -> None:

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.buffer.base import Unavailable
-from forwarder.intake.line_connections import MAX_PENDING_ERROR_BYTES
-from forwarder.intake.line_taking import Received
+from forwarder.intake.line_taking import MAX_PENDING_ERROR_BYTES, Received
 from forwarder.intake.lines import CHUNK_BYTES, LinesIntake
 from tests.fakes.http_intake_harness import until
 from tests.fakes.ways_in_harness import IDLE_SECONDS, WayIn, error_of, way_in
@@ -259,7 +258,7 @@ async def test_a_client_that_never_reads_loses_error_lines_counted_and_nothing_g
     await until(lambda: connection.task is None, what="it has been told")
     lost = served.sample("error_lines_lost")
     assert 10_000 < lost < 20_000
-    assert connection._transport.get_write_buffer_size() <= MAX_PENDING_ERROR_BYTES
+    assert len(connection._errors.unsent) <= MAX_PENDING_ERROR_BYTES
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     client.end()
     told = await client.errors()

@@ -22,7 +22,7 @@ MIB = 1 << 20
 GOOD = b'{"customerId":"c","name":"n","time":1700000000000,"attributes":{"Price":1.50}}'
 FAR_P99_SECONDS = 0.05
 NOISE = 4
-"""By how much a figure may be missed on a machine that does other things meanwhile."""
+"""By how much a figure may be missed, but in the soak form, on a machine that does other things meanwhile."""
 
 
 @pytest.fixture
@@ -160,7 +160,9 @@ def post_steadily(daemon: Daemon, seconds: float, *, is_kept: bool) -> list[floa
     return sorted(taken)
 
 
-async def assert_quick_under_slowloris(daemon: Daemon, *, seconds: float, pause_seconds: float) -> None:
+async def assert_quick_under_slowloris(
+    daemon: Daemon, *, seconds: float, pause_seconds: float, noise: float = NOISE
+) -> None:
     async with slowloris(daemon, connections=2000, pause_seconds=pause_seconds):
         await asyncio.sleep(1)
         kept, fresh = await asyncio.gather(
@@ -171,7 +173,7 @@ async def assert_quick_under_slowloris(daemon: Daemon, *, seconds: float, pause_
     for name, taken in (("a kept connection", kept), ("a new one each", fresh)):
         p50, p99, longest = (1000 * taken[int(share * (len(taken) - 1))] for share in (0.5, 0.99, 1))
         print(f"good client, {name}: {len(taken)} posts, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms")
-        assert p99 < 1000 * FAR_P99_SECONDS * NOISE
+        assert p99 < 1000 * FAR_P99_SECONDS * noise
     assert files < 1024 + 256, "the cap holds"
     metrics = await daemon.metrics()
     assert metrics['growlytics_forwarder_connections_closed_total{reason="too_many"}'] > 0
@@ -183,8 +185,8 @@ async def test_two_thousand_slow_connections_are_not_in_the_way_of_a_good_client
 
 @pytest.mark.soak
 async def test_so_it_is_for_longer_and_with_quicker_attackers(daemon: Daemon) -> None:
-    await assert_quick_under_slowloris(daemon, seconds=60, pause_seconds=1)
-    await assert_quick_under_slowloris(daemon, seconds=20, pause_seconds=0.3)
+    await assert_quick_under_slowloris(daemon, seconds=60, pause_seconds=1, noise=1)
+    await assert_quick_under_slowloris(daemon, seconds=20, pause_seconds=0.3, noise=1)
 
 
 async def test_half_sent_bodies_end_and_are_counted(daemon: Daemon) -> None:

@@ -98,10 +98,10 @@ class Guard:
         return json.loads(self.accept(attributes))["attributes"]
 
     def types_of(self, name: str = "Buy") -> dict[str, str]:
-        return {str(each["attribute"]): str(each["type"]) for each in self.types.listed() if each["name"] == name}
+        return {str(each["attribute"]): str(each["type"]) for _, each in self.types.listed() if each["name"] == name}
 
     def conflicts_of(self, attribute: str) -> int:
-        (found,) = (each["conflicts"] for each in self.types.listed() if each["attribute"] == attribute)
+        (found,) = (each["conflicts"] for _, each in self.types.listed() if each["attribute"] == attribute)
         assert isinstance(found, int)
         return found
 
@@ -576,7 +576,7 @@ def test_conflicts_are_recorded_for_so_many_attributes_and_counted_for_all() -> 
         guard.accept({name: "x"})
     assert guard.telemetry.conflicts() == {("observe", "hard"): count}
     assert len(guard.telemetry.first) == MAX_RECORDED_ATTRIBUTES
-    assert sum(int(str(each["conflicts"])) for each in guard.types.listed()) == MAX_RECORDED_ATTRIBUTES
+    assert sum(int(str(each["conflicts"])) for _, each in guard.types.listed()) == MAX_RECORDED_ATTRIBUTES
     assert len(guard.shown()) == MAX_SHOWN_ATTRIBUTES
 
 
@@ -622,7 +622,7 @@ def test_the_list_has_every_type_with_its_origin_and_its_conflicts() -> None:
     guard = Guard(fixed={("Buy", "f"): "date"})
     guard.accept({"a": 1})
     guard.accept({"a": "x", "f": 3})
-    assert list(guard.types.listed()) == [
+    assert [each for _, each in guard.types.listed()] == [
         {"name": "Buy", "attribute": "f", "type": "date", "fixed": True, "first_seen": None, "conflicts": 1},
         {"name": "Buy", "attribute": "a", "type": "number", "fixed": False, "first_seen": NOW, "conflicts": 1},
     ]
