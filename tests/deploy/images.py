@@ -72,9 +72,6 @@ class Buildah:
         found: dict[str, Any] = json.loads(self("inspect", "--type=image", IMAGE))["Docker"]["config"]
         return found
 
-    def size_mb(self, image: str) -> float:
-        return float(json.loads(self("inspect", "--type=image", image))["Docker"].get("size", 0)) / 1e6
-
 
 def read_only(root: str) -> list[str]:
     """Return how to begin a command that runs in a root that nobody can write to, as user 65532 without capabilities.
