@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test check soak bench docs lock clean
+.PHONY: help demo test test-deploy check soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    the whole system on this machine, without an account'
 	@echo 'make test    the tests (about eight minutes)'
+	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   figures: memory, start, latency'
@@ -31,6 +32,14 @@ $(VENV)/dev: tests/requirements.txt $(VENV)/runtime
 	@$(PIP_INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# What the tests of deploy/ need on top: linters, Kubernetes' schemas, Helm as a library.
+NODE := $(VENV)/node
+$(VENV)/deploy: tests/deploy-requirements.txt tests/deploy/package-lock.json $(VENV)/dev
+	@$(PIP_INSTALL) --require-hashes -r tests/deploy-requirements.txt
+	@mkdir -p $(NODE) && cp tests/deploy/package.json tests/deploy/package-lock.json $(NODE)
+	@if command -v npm >/dev/null; then npm ci --prefix $(NODE) --ignore-scripts --no-audit --no-fund --silent; fi
+	@touch $@
+
 demo: $(VENV)/runtime
 	@$(BIN)/python -m forwarder demo
 
@@ -42,6 +51,9 @@ test: $(VENV)/dev
 		wait $$half; second=$$?; cat $(VENV)/second-half.log; exit $$((first | second))
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
+
+test-deploy: $(VENV)/deploy
+	@$(BIN)/pytest tests/deploy
 
 check: $(VENV)/dev
 	@$(BIN)/ruff check .
@@ -67,6 +79,10 @@ lock: $(VENV)/runtime
 	@$(PIP_INSTALL) 'uv>=0.13'
 	@$(LOCK) --extra speed --extra zstd pyproject.toml -o deploy/requirements.txt
 	@$(LOCK) --extra speed --extra zstd --group dev pyproject.toml -o tests/requirements.txt
+	@$(LOCK) --group build -o deploy/build-requirements.txt
+	@$(LOCK) --extra speed --extra zstd --group dev --group deploy pyproject.toml -o tests/deploy-requirements.txt
+	@npm install --prefix tests/deploy --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent
+	@$(BIN)/python -m tests.deploy.lock
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -38,7 +38,7 @@ def test_every_command_is_described_and_has_its_help(name: str) -> None:
     assert parser.format_help()
 
 
-@pytest.mark.parametrize("document", ["README.md", "config/README.md", "tests/bench/README.md"])
+@pytest.mark.parametrize("document", ["README.md", "config/README.md", "deploy/README.md", "tests/bench/README.md"])
 def test_every_file_that_a_document_links_to_is_there(document: str) -> None:
     path = README.parent / document
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""deploy/, checked by the tools of those who will use it: `make test-deploy`."""

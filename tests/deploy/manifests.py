@@ -1,0 +1,93 @@
+"""Rendering the manifests as their users do, and what is required of a pod."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.tools import DEPLOY, optional, output
+
+Manifest = dict[str, Any]
+
+
+def kustomized() -> list[Manifest]:
+    return documents(output(optional("kubectl"), "kustomize", str(DEPLOY / "kubernetes/example")))
+
+
+def chart(tmp_path: Path) -> Path:
+    """Return a copy of the example chart with its dependency beside it, and built into it."""
+    import helm_python as helm  # noqa: PLC0415 - installed by `make test-deploy` alone
+
+    shutil.copytree(DEPLOY / "helm", tmp_path / "helm", ignore=shutil.ignore_patterns("charts", "Chart.lock"))
+    example = tmp_path / "helm/example"
+    # The link leads out of what was copied.
+    (example / "app.py").unlink(missing_ok=True)
+    shutil.copy(DEPLOY / "example-app/app.py", example / "app.py")
+    helm.dependency_update(str(example))
+    return example
+
+
+def helmed(example: Path, values: Mapping[str, Any]) -> list[Manifest]:
+    import helm_python as helm  # noqa: PLC0415
+
+    with helm.Chart.load(str(example)) as loaded:
+        rendered: dict[str, str] = loaded.render(
+            {"growlytics-forwarder": dict(values)}, name="shop", namespace="default"
+        )
+    return [document for text in rendered.values() for document in documents(text)]
+
+
+def documents(text: str) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def pods(manifests: list[Manifest]) -> list[Manifest]:
+    """Return the specs of the pods."""
+    found = [one["spec"]["template"]["spec"] for one in manifests if "template" in one.get("spec", {})]
+    assert found
+    return found
+
+
+def sidecar(pod: Manifest) -> Manifest:
+    return next(one for one in pod["initContainers"] if one["name"] == "growlytics-forwarder")
+
+
+def volume(pod: Manifest, name: str) -> Manifest:
+    return next(one for one in pod["volumes"] if one["name"] == name)
+
+
+def mebibytes(quantity: str) -> int:
+    assert quantity.endswith("Mi"), quantity
+    return int(quantity.removesuffix("Mi"))
+
+
+def violations(pod: Manifest) -> list[str]:
+    """Return what Kubernetes' restricted profile has against a pod, and a root that can be written to."""
+    found = [f"pod: {name}" for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
+    allowed = {"name", "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim"}
+    allowed |= {"projected", "secret"}
+    found += [f"volume {one['name']}: type" for one in pod.get("volumes", []) if not one.keys() <= allowed]
+    for container in [*pod.get("initContainers", []), *pod["containers"]]:
+        found += [f"{container['name']}: {what}" for what in _of_container(container, pod.get("securityContext", {}))]
+    return found
+
+
+def _of_container(container: Manifest, of_pod: Manifest) -> list[str]:
+    own = container.get("securityContext", {})
+    both = {**of_pod, **own}
+    capabilities = own.get("capabilities", {})
+    demands = {
+        "runAsNonRoot": both.get("runAsNonRoot") is True,
+        "runAsUser": both.get("runAsUser", 0) != 0,
+        "seccompProfile": both.get("seccompProfile", {}).get("type") in {"RuntimeDefault", "Localhost"},
+        "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+        "privileged": not own.get("privileged"),
+        "capabilities": capabilities.get("drop") == ["ALL"]
+        and set(capabilities.get("add", [])) <= {"NET_BIND_SERVICE"},
+        "procMount": own.get("procMount", "Default") == "Default",
+        "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
+        "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+    }
+    return [name for name, met in demands.items() if not met]
