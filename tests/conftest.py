@@ -1,7 +1,13 @@
-"""How long property tests search: `make test` a little, `make soak` long."""
+"""How long property tests search: `make test` a little, `make soak` long; and which signals the tests' processes heed."""
+
+import signal
 
 from hypothesis import settings
 
 settings.register_profile("test", max_examples=100, deadline=None)
 settings.register_profile("soak", max_examples=3000, deadline=None)
 settings.load_profile("test")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and all they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
