@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from forwarder.telemetry import Telemetry
 from tests.fakes.attribute_type_daemon import NOW, AttributeTypeDaemon, attribute_type_daemon
 
 FIXED = ("Buy", "Total")
@@ -238,3 +239,24 @@ async def test_a_disk_that_fails_when_nobody_waits_any_more_is_no_error_of_the_e
     await asyncio.sleep(0.05)
     gc.collect()
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "action", "is_ignored"),
+    [
+        ("number", "string", "observe", True),
+        ("number", "date", "observe", True),
+        ("string", "date", "observe", False),
+        ("date", "string", "observe", False),
+        ("number", "string", "coerce", False),
+        ("number", "string", "strip", False),
+        ("number", "string", "reject", False),
+    ],
+)
+def test_the_log_says_that_growlytics_ignores_only_what_it_gets_and_surely_ignores(
+    caplog: pytest.LogCaptureFixture, expected: str, found: str, action: str, is_ignored: bool
+) -> None:
+    Telemetry().attribute_conflicts_first(name="Buy", attribute="a", expected=expected, found=found, action=action)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("an attribute changed its type")
+    assert ("Growlytics ignores it" in record.getMessage()) == is_ignored

@@ -50,6 +50,30 @@ async def served(tmp_path: Path) -> AsyncIterator[WayIn]:
         yield running
 
 
+def write(path: Path, text: bytes, *, closing: bool = True) -> socket.socket:
+    """Write lines as one that never reads does, with all of them in the kernel at the end."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    raw.connect(str(path))
+    raw.settimeout(5)
+    raw.sendall(text)
+    if closing:
+        raw.close()
+    return raw
+
+
+def write_until_refused(path: Path, line: bytes) -> int:
+    """Return how many bytes the intake let one write."""
+    text = line * 1000
+    written = 0
+    with socket.socket(socket.AF_UNIX) as raw, suppress(BrokenPipeError, ConnectionError):
+        raw.connect(str(path))
+        raw.settimeout(10)
+        while True:
+            written += raw.send(text[written % len(line) :])
+    return written
+
+
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
@@ -289,6 +313,45 @@ async def test_error_lines_that_nobody_reads_at_the_end_hold_no_connection_for_l
         await until(lambda: not served.intake._connections.open, what="it is closed")  # type: ignore[union-attr]
 
 
+# Clients that do not wait
+
+
+async def test_who_writes_and_closes_without_reading_loses_nothing(served: WayIn) -> None:
+    text = b"\n".join(BAD if one % 10 == 0 else numbered(one) for one in range(3000)) + b"\n"
+    for _ in range(10):  # the loop has no turn, so the kernel holds it all
+        write(served.path, text)
+    await settled(served, 30_000)
+    counts = served.counts()
+    assert (counts.received, counts.accepted, counts.rejected) == (30_000, 27_000, {"empty": 3000})
+    assert served.sample("error_lines_lost") > 0
+
+
+async def test_who_closes_without_reading_is_held_back_by_a_full_buffer_and_loses_nothing(tmp_path: Path) -> None:
+    async with way_in("lines", tmp_path / "lines", max_events=100) as served:
+        events = [numbered(number) for number in range(3000)]
+        await asyncio.to_thread(write, served.path, b"\n".join([BAD, *events]))
+        await until(lambda: served.counts().accepted == 100, what="the buffer is full")
+        await asyncio.sleep(IDLE_SECONDS)
+        (connection,) = served.intake._connections.open  # type: ignore[union-attr]
+        assert connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
+        taken: list[bytes] = []
+        while len(taken) < len(events):
+            taken += [event.body for event in await served.take(max_events=100)]
+        assert taken == events
+        assert served.counts().rejected == {"empty": 1}
+
+
+async def test_who_reads_no_error_lines_may_go_on_writing(served: WayIn) -> None:
+    with write(served.path, BAD + b"\n", closing=False) as raw:
+        raw.shutdown(socket.SHUT_RD)
+        for number in range(100):
+            raw.sendall(numbered(number) + b"\n" + BAD + b"\n")
+            await settled(served, 3 + 2 * number)
+    assert await served.take_all() == [numbered(number) for number in range(100)]
+    assert served.counts().rejected == {"empty": 101}
+    assert served.sample("error_lines_lost") > 90
+
+
 # A full buffer
 
 
@@ -436,6 +499,28 @@ async def test_what_was_read_of_a_connection_closed_for_others_is_taken(tmp_path
         while len(taken) < 51:
             taken += [event.body for event in await served.take()]
         assert sorted(taken) == sorted(numbered(number) for number in range(51))
+
+
+async def test_what_the_kernel_holds_of_a_connection_closed_for_others_is_taken(tmp_path: Path) -> None:
+    async with way_in("lines", tmp_path / "lines", max_connections=1, max_events=1000) as served:
+        events = [numbered(number) for number in range(3000)]
+        with write(served.path, b"\n".join(events) + b"\n{", closing=False) as raw:
+            await until(lambda: served.counts().accepted == 1000, what="the buffer is full")
+            await served.connect()
+            await until(lambda: served.closed() == {"too_many": 1}, what="it is closed")
+            with pytest.raises(BrokenPipeError):
+                raw.sendall(b"{")
+        await asyncio.sleep(IDLE_SECONDS)
+        assert isinstance(served.intake, LinesIntake)
+        (connection,) = served.intake._connections.gone
+        assert connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
+        taken: list[bytes] = []
+        while len(taken) < len(events):
+            taken += [event.body for event in await served.take()]
+        assert taken == events
+        await until(lambda: served.counts().rejected == {"too_slow": 1}, what="the rest is refused")
+        assert not served.intake._connections.gone
+        assert connection._client.fileno() < 0
 
 
 async def test_those_that_are_gone_and_wait_for_room_are_bounded_too(tmp_path: Path) -> None:
@@ -611,6 +696,49 @@ async def test_on_close_whole_lines_are_put_and_half_ones_refused(tmp_path: Path
         assert await served.take_all() == [numbered(1), numbered(2)]
         assert served.counts().rejected == {"malformed_json": 1, "shutting_down": 1}
         await served.intake.close()
+
+
+async def test_on_close_all_that_was_written_is_taken_also_of_those_not_accepted_yet(tmp_path: Path) -> None:
+    async with way_in("lines", tmp_path / "lines") as served:
+        text = b"\n".join(numbered(number) for number in range(1000))
+        accepted = [write(served.path, b"", closing=False) for _ in range(10)]
+        await asyncio.sleep(IDLE_SECONDS)
+        for raw in accepted:  # the loop has no turn until it closes, so the kernel holds it all
+            raw.sendall(text + b"\n")
+        waiting = [write(served.path, text, closing=number % 2 == 0) for number in range(10)]
+        await served.intake.close()
+        for raw in (*accepted, *waiting):
+            raw.close()
+        counts = served.counts()
+        assert (counts.received, counts.accepted, counts.rejected) == (20_000, 19_995, {"shutting_down": 5})
+
+
+async def test_who_goes_on_writing_does_not_keep_it_from_closing_and_all_is_counted(tmp_path: Path) -> None:
+    line = numbered(1) + b"\n"
+    async with way_in("lines", tmp_path / "lines") as served:
+        writing = [asyncio.create_task(asyncio.to_thread(write_until_refused, served.path, line)) for _ in range(3)]
+        await until(lambda: served.counts().received > 5000, what="they write")
+        started = time.monotonic()
+        await served.intake.close()
+        assert time.monotonic() - started < 2
+        written = await asyncio.gather(*writing)
+        counts = served.counts()
+        assert counts.accepted == sum(size // len(line) for size in written)
+        assert counts.rejected.get("shutting_down", 0) == sum(size % len(line) > 0 for size in written)
+
+
+async def test_on_close_what_the_kernel_holds_is_refused_where_there_is_no_room(tmp_path: Path) -> None:
+    async with way_in("lines", tmp_path / "lines", max_events=10) as served:
+        text = b"\n".join(numbered(number) for number in range(3000)) + b"\n"
+        for _ in range(5):
+            write(served.path, text)
+        await until(lambda: served.counts().accepted == 10, what="the buffer is full")
+        started = time.monotonic()
+        await served.intake.close()
+        assert time.monotonic() - started < 4
+        counts = served.counts()
+        assert (counts.received, counts.accepted) == (15_000, 10)
+        assert counts.rejected == {"shutting_down": 14_990}
 
 
 async def test_on_close_what_finds_no_room_is_refused_in_time(tmp_path: Path) -> None:

