@@ -43,12 +43,14 @@ $(VENV)/deploy: tests/deploy-requirements.txt tests/deploy/package-lock.json $(V
 demo: $(VENV)/runtime
 	@$(BIN)/python -m forwarder demo
 
-# In two halves side by side: one mostly computes, the other mostly waits.
+# In three parts side by side: one mostly computes, two mostly wait.
 test: $(VENV)/dev
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/contract tests/integration > $(VENV)/second-half.log 2>&1 & half=$$!; \
-		$(BIN)/coverage run -m pytest tests/system; first=$$?; \
-		wait $$half; second=$$?; cat $(VENV)/second-half.log; exit $$((first | second))
+	@$(BIN)/coverage run -m pytest tests/unit tests/contract > $(VENV)/unit.log 2>&1 & unit=$$!; \
+		$(BIN)/coverage run -m pytest tests/integration > $(VENV)/integration.log 2>&1 & integration=$$!; \
+		$(BIN)/pytest tests/system; failed=$$?; \
+		wait $$unit || failed=$$?; wait $$integration || failed=$$?; \
+		cat $(VENV)/unit.log $(VENV)/integration.log; exit $$failed
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
 
