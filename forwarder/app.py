@@ -15,12 +15,14 @@ The events are, in a buffer on disk, 20 MiB for the windows (buffer/disk.py, del
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
-from forwarder import __version__
+import attrs
+
+from forwarder import __version__, logs
 from forwarder.admin import Admin
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
@@ -45,8 +47,9 @@ from forwarder.intake.lines import LinesIntake
 from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.receipts import Receipts
+from forwarder.reload import Reloading
 from forwarder.secret_file import WatchedSecret
-from forwarder.settings import Secret, Settings
+from forwarder.settings import Secret, Settings, ShutdownSettings, shown
 from forwarder.status import Status
 from forwarder.telemetry import Telemetry
 
@@ -60,7 +63,8 @@ _SAMPLE_SECONDS: Final = 2.0
 class App:
     """One daemon: `open`, `serve`, `close`. Setting `stop` makes it drain, and setting `force` ends that at once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, load: Callable[[], Settings] | None = None) -> None:
+        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError."""
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._clock = loop.time
@@ -71,6 +75,7 @@ class App:
         self._receipts = Receipts(settings.receipts, clock=time.time)
         self._ids = EventIds()
         self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=time.time)
+        self._elements = Elements(settings.contract, clock=time.time)
         self._keys = DuplicateKeys(settings.intake, clock=time.time)
         self._database = _database_of(settings)
         self.buffer = self._make_buffer()
@@ -80,8 +85,12 @@ class App:
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
+        self._reloading = Reloading(
+            lambda: self._settings, load=load or (lambda: settings), use=self._use, telemetry=self.telemetry
+        )
         self._status = Status(
             settings,
+            reloading=self._reloading.status,
             buffer=self.buffer,
             delivery=self.delivery,
             dead_letters=self.dead_letters,
@@ -90,7 +99,7 @@ class App:
             clock=self._clock,
         )
         self._intakes = self._make_intakes()
-        self._secrets = list(self._watched_secrets())
+        self._key_file, self._token_file = self._watched_key(), self._watched_token()
         self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
         self.addresses: dict[str, str] = {}
         self._opened = AsyncExitStack()
@@ -106,6 +115,7 @@ class App:
 
         Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError; then `close` is still due.
         """
+        self.telemetry.settings_shown(shown(self._settings), version=__version__)
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
         self._opened.push_async_callback(self._database.close)
@@ -129,7 +139,9 @@ class App:
             delivering = tasks.create_task(self.delivery.serve(), name="delivery")
             helping = (
                 tasks.create_task(self._sample(), name="forecast"),
-                *(tasks.create_task(secret.serve(), name="secret's file") for secret in self._secrets),
+                tasks.create_task(self._reloading.serve(), name="settings"),
+                tasks.create_task(self._key_file.serve(), name="key's file"),
+                tasks.create_task(self._token_file.serve(), name="token's file"),
             )
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
@@ -170,37 +182,60 @@ class App:
         return self._status.content(self.state)
 
     def reload(self) -> None:
-        """Have the files of secrets read again; a signal handler of the loop may call this."""
-        if not self._secrets:
-            self.telemetry.nothing_to_reload()
-        for secret in self._secrets:
-            secret.reload()
+        """Have all settings read again; a signal handler of the loop may call this."""
+        self._reloading.reload()
 
-    def _watched_secrets(self) -> Iterator[WatchedSecret]:
+    @property
+    def shutdown(self) -> ShutdownSettings:
+        """How long stopping takes, as of now."""
+        return self._settings.shutdown
+
+    def _use(self, settings: Settings) -> None:
+        """Go by these settings from now on, as far as a running daemon can."""
+        before, self._settings = self._settings, settings
+        growlytics, intake = settings.growlytics, settings.intake
+        self._client.use(growlytics, max_connections=settings.delivery.max_concurrency)
+        if growlytics.api_key is not None and growlytics.api_key != before.growlytics.api_key:
+            self._use_key(growlytics.api_key)
+        self._key_file.use(growlytics.api_key_file, growlytics.api_key)
+        self._http.use(intake)
+        self._token_file.use(intake.token_file, intake.token)
+        self._elements.use(settings.contract)
+        self._types.use(settings.contract)
+        self.buffer.use(settings.buffer.when_full)
+        self.delivery.use(settings.delivery)
+        logs.use_level(settings.log)
+
+    def _use_key(self, key: Secret) -> None:
+        growlytics = attrs.evolve(self._settings.growlytics, api_key=key)
+        self._settings = attrs.evolve(self._settings, growlytics=growlytics)
+        self._client.use_key(key)
+        self.delivery.use_new_key()
+
+    def _use_token(self, token: Secret) -> None:
+        intake = attrs.evolve(self._settings.intake, token=token)
+        self._settings = attrs.evolve(self._settings, intake=intake)
+        self._http.use(intake)
+
+    def _watched_key(self) -> WatchedSecret:
         growlytics = self._settings.growlytics
-        assert growlytics.api_key is not None, "settings demand a key"
+        return WatchedSecret(
+            growlytics.api_key_file,
+            setting="growlytics.api_key_file",
+            current=growlytics.api_key,
+            on_new=self._use_key,
+            telemetry=self.telemetry,
+        )
 
-        def use(key: Secret) -> None:
-            self._client.use_key(key)
-            self.delivery.use_new_key()
-
-        if growlytics.api_key_file is not None:
-            yield WatchedSecret(
-                growlytics.api_key_file,
-                setting="growlytics.api_key_file",
-                current=growlytics.api_key,
-                on_new=use,
-                telemetry=self.telemetry,
-            )
-        intake, tcp = self._settings.intake, self._intakes["http"]
-        if intake.token_file is not None and intake.token is not None and isinstance(tcp, HttpIntake):
-            yield WatchedSecret(
-                intake.token_file,
-                setting="intake.token_file",
-                current=intake.token,
-                on_new=tcp.use_token,
-                telemetry=self.telemetry,
-            )
+    def _watched_token(self) -> WatchedSecret:
+        intake = self._settings.intake
+        return WatchedSecret(
+            intake.token_file,
+            setting="intake.token_file",
+            current=intake.token,
+            on_new=self._use_token,
+            telemetry=self.telemetry,
+        )
 
     def _make_buffer(self) -> Buffer:
         settings = self._settings
@@ -233,7 +268,7 @@ class App:
 
     def _make_intakes(self) -> dict[str, HttpIntake | LinesIntake | DatagramIntake]:
         settings = self._settings.intake
-        elements = Elements(self._settings.contract, clock=time.time)
+        elements = self._elements
         acceptor = Acceptor(
             elements,
             buffer=self.buffer,
@@ -258,7 +293,7 @@ class App:
             "attribute-types": AttributeTypeRoutes(self._types, self.buffer.note),
         }
 
-        def http(name: str, *, guarded: bool) -> HttpIntake:
+        def http(name: str) -> HttpIntake:
             return HttpIntake(
                 settings,
                 intake=name,
@@ -267,12 +302,12 @@ class App:
                 status=self.status,
                 receipt=self.receipt,
                 operators=operators,
-                guarded=guarded,
             )
 
+        self._http = http("http")
         return {
-            "http": http("http", guarded=settings.token is not None),
-            "unix": http("unix", guarded=True),
+            "http": self._http,
+            "unix": http("unix"),
             "lines": LinesIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
             "datagram": DatagramIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
         }

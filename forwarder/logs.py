@@ -137,6 +137,11 @@ def _write_all(descriptor: int, text: str) -> None:
             select.select([], [descriptor], [])
 
 
+def use_level(settings: LogSettings) -> None:
+    """Write lines of this level and above from now on."""
+    logging.getLogger().setLevel(settings.level.upper())
+
+
 @contextmanager
 def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
     """Send this process's log lines to standard output while the block runs, and write out the rest at its end."""
@@ -144,7 +149,7 @@ def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
     writer = _Writer(sys.stdout, JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger()
     root.addHandler(writer)
-    root.setLevel(settings.level.upper())
+    use_level(settings)
     try:
         yield
     finally:

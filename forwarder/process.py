@@ -18,15 +18,22 @@ _CLOSING_SECONDS: Final = 15.0
 """What stopping may take beside the waits that are settings."""
 
 
-async def run(settings: Settings) -> int:
-    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does."""
+async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
+    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does.
+
+    `load` reads the settings anew for SIGHUP; it may block, and raises SettingsError.
+    """
     capped = _capped(settings)
-    app = App(capped)
+    app = App(capped, load=lambda: _capped(load()))
     if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
         app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
     systemd = Systemd(os.environ)
-    waits = settings.shutdown.accept_seconds + settings.shutdown.drain_seconds
-    _on_signals(app, on_stop=lambda: systemd.stopping(within_seconds=waits + _CLOSING_SECONDS))
+
+    def stopping() -> None:
+        waits = app.shutdown.accept_seconds + app.shutdown.drain_seconds
+        systemd.stopping(within_seconds=waits + _CLOSING_SECONDS)
+
+    _on_signals(app, on_stop=stopping)
     try:
         await app.open()
     except BaseException:

@@ -1,4 +1,4 @@
-"""A secret's file, such as that of the API key, read again when it changes and when somebody asks.
+"""A secret's file, such as that of the API key, read again when it changes.
 
 Invariants: what settings would refuse never replaces a secret; neither it nor a good one is ever shown; whatever the file
 does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as it
@@ -7,7 +7,6 @@ elsewhere. Made and served by the composition root.
 """
 
 import asyncio
-import contextlib
 import os
 import stat
 from collections.abc import Callable
@@ -37,15 +36,15 @@ class _Look:
 class WatchedSecret:
     """Calls `on_new` when the file at `path` holds another secret than `current`, later another than it called with.
 
-    `setting` is the one that names the file.
+    `setting` is the one that names the file; where it names none there is nothing to watch.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | None,
         *,
         setting: str,
-        current: Secret,
+        current: Secret | None,
         on_new: Callable[[Secret], None],
         telemetry: Telemetry,
         poll_seconds: float = POLL_SECONDS,
@@ -56,49 +55,44 @@ class WatchedSecret:
         self._on_new = on_new
         self._telemetry = telemetry
         self._poll_seconds = poll_seconds
-        self._asked = asyncio.Event()
         self._signature: Signature | None = None  # of the last look; None before the first
         self._fault = ""  # of the last look
 
     async def serve(self) -> None:
-        """Poll now, then every `poll_seconds` and at each request, until cancelled."""
+        """Poll now, then every `poll_seconds`, until cancelled."""
         while True:
             await self.poll()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
-                    await self._asked.wait()
+            await asyncio.sleep(self._poll_seconds)
 
-    def reload(self) -> None:
-        """Ask for the file to be read at once, even if it seems unchanged; a signal handler of the loop may call this.
-
-        Requests that come before the file is read are one.
-        """
-        self._asked.set()
+    def use(self, path: str | None, current: Secret | None) -> None:
+        """Watch this file from now on, or none; `current` is the secret in use."""
+        if path != self._path:
+            self._path, self._signature, self._fault = path, None, ""
+        self._current = current
 
     async def poll(self) -> None:
-        """Look at the file, and read it if it changed, was of no use the last time, or somebody asked."""
-        asked = self._asked.is_set()
-        self._asked.clear()
-        unless = None if asked or self._fault else self._signature
+        """Look at the file, and read it if it changed, or was of no use the last time."""
+        if (path := self._path) is None:
+            return
         # In a thread, as it may be on a file system that does not answer.
-        look = await asyncio.to_thread(_look, self._path, unless)
-        if look is not None:
-            self._take_in(look, asked=asked)
+        look = await asyncio.to_thread(_look, path, None if self._fault else self._signature)
+        if look is not None and path == self._path:
+            self._take_in(look)
 
-    def _take_in(self, look: _Look, *, asked: bool) -> None:
+    def _take_in(self, look: _Look) -> None:
         # The first look only finds out whether the file changed since the settings were loaded.
-        noticed = asked or self._signature not in {None, look.signature}
+        noticed = self._signature not in {None, look.signature}
         fault, self._fault = self._fault, look.fault
         self._signature = look.signature
         if look.secret is None:
             if noticed or look.fault != fault:
-                self._telemetry.secret_reload_failed(self._setting, look.fault, notable=asked or look.fault != fault)
+                self._telemetry.secret_reload_failed(self._setting, look.fault, notable=look.fault != fault)
         elif look.secret != self._current:
             self._current = look.secret
             self._on_new(look.secret)
             self._telemetry.secret_reloaded(self._setting, "changed")
         elif noticed or fault:
-            self._telemetry.secret_reloaded(self._setting, "unchanged", notable=asked or bool(fault))
+            self._telemetry.secret_reloaded(self._setting, "unchanged", notable=bool(fault))
 
 
 def _look(path: str, unless: Signature | None) -> _Look | None:

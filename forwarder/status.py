@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 
 from forwarder import __version__
 from forwarder.buffer.base import Buffer, Ledger
@@ -21,6 +22,7 @@ class Status:
         self,
         settings: Settings,
         *,
+        reloading: Callable[[], dict[str, object]],
         buffer: Buffer,
         delivery: Delivery,
         dead_letters: DeadLetters,
@@ -29,6 +31,7 @@ class Status:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self._reloading = reloading
         self._buffer = buffer
         self._delivery = delivery
         self._dead_letters = dead_letters
@@ -69,6 +72,7 @@ class Status:
             "state": state,
             "uptime_seconds": round(time.time() - self._started_at, 1),
             "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
+            "settings": self._reloading(),
             "buffer": {
                 "kind": self._settings.buffer.kind,
                 "available": self._buffer.available,

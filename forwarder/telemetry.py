@@ -8,7 +8,7 @@ Everybody above may call it; it knows nobody.
 import logging
 import platform
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -189,7 +189,10 @@ class Telemetry:
             "possible_duplicates", "Attempts repeated although the event may have arrived"
         )
         self._reloads = self._labelled(
-            "config_reloads", "Times that a secret's file changed or was to be read again", "result", RELOAD_RESULTS
+            "config_reloads",
+            "Times that settings were read again at SIGHUP, or a secret's file as it changed",
+            "result",
+            RELOAD_RESULTS,
         )
         self._intake_duration = Histogram(
             f"{_PREFIX}_intake_duration_seconds",
@@ -441,10 +444,31 @@ class Telemetry:
                 extra={"fields": {"setting": setting, "fault": fault}},
             )
 
-    def nothing_to_reload(self) -> None:
-        """Somebody asked for secrets' files to be read again, and there are none."""
-        self._reloads["unchanged"].inc()
-        log.info("nothing is to be read again: no secret's file is set, and other settings need a restart")
+    # Settings
+
+    def settings_shown(self, settings: Mapping[str, object], *, version: str) -> None:
+        """At the start: these are in force, by section; secrets are left out or hidden."""
+        log.info("starting", extra={"fields": {"version": version, **settings}})
+
+    def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
+        """Somebody asked for the settings to be read again: those of these paths are other than before."""
+        self._reloads["changed" if taken_up else "unchanged"].inc()
+        if restart_needed:
+            log.warning(
+                "settings were read again, and some that changed need a restart",
+                extra={"fields": {"changed": list(taken_up), "restart_needed": list(restart_needed)}},
+            )
+        else:
+            message = "settings were read again" if taken_up else "settings were read again: nothing changed"
+            log.info(message, extra={"fields": {"changed": list(taken_up)}})
+
+    def reload_failed(self, problems: Sequence[str]) -> None:
+        """The same, but something is wrong with them; `problems` show no secret."""
+        self._reloads["failed"].inc()
+        log.error(
+            "settings were read again, but cannot be used, so nothing changed: mend them and send SIGHUP once more",
+            extra={"fields": {"problems": list(problems)}},
+        )
 
     # The daemon
 

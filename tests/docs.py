@@ -14,10 +14,12 @@ PREFIX = "growlytics_forwarder_"
 
 def settings_table() -> str:
     rows = (
-        f"| `{each.path}` | {f'`{each.default}`' if each.default else '–'} | {each.description} |"
+        f"| `{each.path}`{' ↻' if each.live else ''} | {f'`{each.default}`' if each.default else '–'} | {each.description} |"
         for each in reference()
     )
-    return "\n".join(("| setting | default | |", "| --- | --- | --- |", *rows))
+    return "\n".join(
+        ("↻: taken up on SIGHUP; the others need a restart.\n", "| setting | default | |", "| --- | --- | --- |", *rows)
+    )
 
 
 def metrics_table() -> str:

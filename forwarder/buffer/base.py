@@ -13,7 +13,7 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from forwarder.buffer.fates import DeadReason, DropReason, Fate
 from forwarder.database.attribute_types import TypeChanges
@@ -176,6 +176,10 @@ class Buffer(Protocol):
 
     async def holds(self, event_id: int) -> bool:
         """Return whether the event is in."""
+        ...
+
+    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+        """Do this when full, from now on."""
         ...
 
     def ledger(self) -> Ledger:

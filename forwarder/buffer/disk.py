@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
-from typing import Final
+from typing import Final, Literal
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Ack, Batch, Put
@@ -65,6 +65,7 @@ class DiskBuffer:
         remembered: Callable[[], Notes] = lambda: NO_NOTES,
     ) -> None:
         self._settings = settings
+        self._when_full = settings.when_full
         self._database = database
         self._telemetry = telemetry
         self._settling = Settling(telemetry, receipts)
@@ -137,7 +138,7 @@ class DiskBuffer:
         if not self._commits.available:
             return Unavailable()
         put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
-        if self._settings.when_full == "drop_oldest":
+        if self._when_full == "drop_oldest":
             async with self._room.queue:
                 dropped = await self._room.make(len(events), size)
                 if dropped is None:
@@ -225,6 +226,10 @@ class DiskBuffer:
         if event_id in self._taken:
             return True
         return await self._database.run(lambda transaction: rows.is_held(transaction, event_id))
+
+    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+        """See Buffer."""
+        self._when_full = when_full
 
     def ledger(self) -> Ledger:
         """See Buffer."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
 from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
@@ -42,6 +43,7 @@ class MemoryBuffer:
     ) -> None:
         self._lane_of = lane_of
         self._settings = settings
+        self._when_full = settings.when_full
         self._bounds = dead_letters
         self._database = database
         self._telemetry = telemetry
@@ -175,6 +177,10 @@ class MemoryBuffer:
         """See Buffer."""
         return event_id in self._taken or any(event.id == event_id for event in self._ordering)
 
+    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+        """See Buffer."""
+        self._when_full = when_full
+
     def ledger(self) -> Ledger:
         """See Buffer."""
         counters = self._counters
@@ -230,7 +236,7 @@ class MemoryBuffer:
     def _make_room(self, events: int, size: int) -> bool:
         """Drop the oldest events that are not taken, if that is wanted and makes room enough."""
         dropped: list[Event] = []
-        while self._settings.when_full == "drop_oldest" and (event := self._ordering.take_oldest()):
+        while self._when_full == "drop_oldest" and (event := self._ordering.take_oldest()):
             dropped.append(event)
             size -= event.size_bytes
             if self._fits(events - len(dropped), size):

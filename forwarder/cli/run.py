@@ -6,10 +6,14 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
 from forwarder.cli.loops import LoopMissingError, loop_factory
 from forwarder.cli.options import add_config_arguments, load_settings
+
+if TYPE_CHECKING:
+    from forwarder.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the key's file again
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the settings again
     settings = load_settings(args, require_api_key=True)
+
+    def load_anew() -> "Settings":
+        return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
 
     from forwarder import process
     from forwarder.database.directory import DirectoryError, DirectoryInUseError
     from forwarder.growlytics.types_file import TypesFileError
     from forwarder.intake.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
+    from forwarder.settings import load
 
     try:
         factory = loop_factory(settings.loop)
@@ -37,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     with logging_to_stdout(settings.log):
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
-                return runner.run(process.run(settings))
+                return runner.run(process.run(settings, load=load_anew))
         except (CannotBindError, DirectoryInUseError) as error:
             print(error, file=sys.stderr)
             return EXIT_CANNOT_BIND

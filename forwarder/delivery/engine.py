@@ -35,6 +35,8 @@ class Attempt:
     started_at: float
     is_probe: bool
     key_number: int
+    never_repeated: bool
+    """If the event may have arrived, it becomes a dead letter instead of being sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,17 @@ class Engine:
         self._last_delivery_at = _NEVER
         self._last_hold_ended_at = _NEVER
 
+    def use(self, settings: DeliverySettings, *, schedule: RetrySchedule) -> None:
+        """Go by other settings from now on, save for the order; what was decided stays so."""
+        self._settings = settings
+        self._schedule = schedule
+        self._rate_limit.change(settings.rate_limit_per_second)
+        self.limiter.change_max(settings.max_concurrency)
+        self.holds.use(settings)
+        self.lanes.change_max(
+            max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, max_lanes=settings.max_concurrency
+        )
+
     # Before an attempt
 
     def add(self, events: Sequence[Event], now: float) -> tuple[Sequence[Event], float]:
@@ -119,7 +132,7 @@ class Engine:
             self.holds.probe_started()
         else:
             story.attempts += 1
-        return Attempt(lane, taken, now, is_probe, self._key_number)
+        return Attempt(lane, taken, now, is_probe, self._key_number, self._is_never_repeated(taken.event))
 
     def wakes_at(self) -> float | None:
         """Return when something may start although nothing ends until then; None if nothing may."""
@@ -131,8 +144,7 @@ class Engine:
             time = self._rate_limit.next_at if self.limiter.has_room else None
         return None if time is None else max(time, self._rate_limit.next_at)
 
-    def is_never_repeated(self, event: Event) -> bool:
-        """Whether an event that may have arrived becomes a dead letter instead of being sent again."""
+    def _is_never_repeated(self, event: Event) -> bool:
         settings = self._settings
         return settings.on_ambiguous_events.get(event.name, settings.on_ambiguous) == "dead_letter"
 
@@ -250,7 +262,7 @@ class Engine:
         return Waits("blocked", maybe_delivered=False)
 
     def _failed(self, attempt: Attempt, why: Waits, now: float, wall: float) -> Decision:
-        if why.maybe_delivered and self.is_never_repeated(attempt.taken.event):
+        if why.maybe_delivered and attempt.never_repeated:
             self._end_probe(attempt, now)
             return ambiguous(attempt)
         # Not in a hold: how old an event is says nothing then of whether it can be delivered.

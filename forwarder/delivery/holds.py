@@ -40,8 +40,7 @@ class Holds:
     """The causes that hold, and when the next probe may go. `random_share` gives numbers from 0 to 1."""
 
     def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
-        self._initial_seconds = settings.probe_initial_seconds
-        self._max_seconds = settings.probe_max_seconds
+        self.use(settings)
         self._random_share = random_share
         self._since: dict[Cause, float] = {}
         self._interval_seconds = self._initial_seconds
@@ -49,6 +48,11 @@ class Holds:
         self._retry_after_until = 0.0
         self._probing = False
         self._news: list[HoldStarted | HoldEnded] = []
+
+    def use(self, settings: DeliverySettings) -> None:
+        """Go by other settings from the next wait on."""
+        self._initial_seconds = settings.probe_initial_seconds
+        self._max_seconds = settings.probe_max_seconds
 
     @property
     def causes(self) -> Mapping[Cause, float]:

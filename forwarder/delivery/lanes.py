@@ -27,11 +27,8 @@ class Lanes:
     def __init__(self, *, ordered: bool, max_events: int, max_bytes: int, max_lanes: int) -> None:
         """`max_lanes`: so many lanes find room, however many events each of them has."""
         self._ordered = ordered
-        self._max_events = max_events
         self._max_bytes = max_bytes
-        self._share_events = max(1, max_events // (2 * max_lanes))
-        self._share_bytes = max_bytes // max_lanes
-        self._enough_lanes = max_lanes + max(1, max_lanes // 2)
+        self.change_max(max_events=max_events, max_lanes=max_lanes)
         self._lanes: dict[str | int, Lane] = {}
         self._full: set[str] = set()
         self._first: deque[Lane] = deque()  # ready, and never tried
@@ -52,6 +49,13 @@ class Lanes:
         self._started_first = 0  # those of the started that are not retried
         self.started = 0
         """How many lanes, and so events, are being tried or wait for their ack to be committed."""
+
+    def change_max(self, *, max_events: int, max_lanes: int) -> None:
+        """Be of another size from now on; what is in it stays."""
+        self._max_events = max_events
+        self._share_events = max(1, max_events // (2 * max_lanes))
+        self._share_bytes = self._max_bytes // max_lanes
+        self._enough_lanes = max_lanes + max(1, max_lanes // 2)
 
     # Filling it
 

@@ -118,6 +118,14 @@ class Limiter:
         """Whether one more may start."""
         return self._in_flight < self._limit
 
+    def change_max(self, max_concurrency: int) -> None:
+        """Stay between 1 and another `max_concurrency` from now on."""
+        if self._slow_start_until == self._max:  # the old one was all that was in the way
+            self._slow_start_until = max_concurrency
+        self._max = max_concurrency
+        self._limit = min(self._limit, max_concurrency)
+        self._before_probe = min(self._before_probe, max_concurrency)
+
     def started(self) -> None:
         """Count an attempt that goes on the wire."""
         self._in_flight += 1

@@ -14,6 +14,12 @@ class RateLimit:
         self.next_at = float("-inf")
         """From when on the next attempt may start."""
 
+    def change(self, per_second: float) -> None:
+        """Go by another limit from the last attempt on."""
+        distance_seconds = 1 / per_second if per_second else 0.0
+        self.next_at += distance_seconds - self._distance_seconds
+        self._distance_seconds = distance_seconds
+
     def started(self, now: float) -> None:
         """An attempt starts at `now`, which is not before `next_at`."""
         if self._distance_seconds:

@@ -70,7 +70,9 @@ class Delivery:
         self._post = post
         self._telemetry = telemetry
         self._clock = clock
-        self._workers = settings.max_concurrency
+        self._max_concurrency = settings.max_concurrency
+        self._workers = 0
+        self._tasks: asyncio.TaskGroup | None = None
         self._idle: list[asyncio.Future[Attempt]] = []
         self._to_ack: list[tuple[Event, Fate]] = []
         self._unacked = 0  # how many events wait for their acks to be committed, those included
@@ -89,8 +91,8 @@ class Delivery:
                 tasks.create_task(self._feed(), name="delivery feeder")
                 tasks.create_task(self._ack(), name="delivery acker")
                 tasks.create_task(self._measure_lag(), name="loop lag")
-                for number in range(self._workers):
-                    tasks.create_task(self._work(), name=f"delivery worker {number}")
+                self._tasks = tasks
+                self._add_workers()
         finally:
             if self._timer:
                 self._timer.cancel()
@@ -98,6 +100,15 @@ class Delivery:
                 async with asyncio.timeout(LAST_ACKS_SECONDS):
                     await self._buffer.unmark(self._to_unmark)
                     await self._commit_acks()
+
+    def use(self, settings: DeliverySettings) -> None:
+        """Go by other settings from now on, save for the order."""
+        self._engine.use(settings, schedule=RetrySchedule(settings))
+        self._max_concurrency = settings.max_concurrency
+        if self._tasks:
+            self._add_workers()
+            self._start_what_may()
+            self._tell_feeder(lane_has_room=True)
 
     def use_new_key(self) -> None:
         """Try the new key that `post` uses from now on."""
@@ -153,6 +164,13 @@ class Delivery:
         ready_at = self._buffer.ready_at(now, skip_lanes=self._lanes.full_lanes)
         return ready_at is not None and ready_at <= deadline
 
+    def _add_workers(self) -> None:
+        """Have as many as there may be attempts at a time; more than that wait."""
+        assert self._tasks, "serve() began"
+        for number in range(self._workers, self._max_concurrency):
+            self._tasks.create_task(self._work(), name=f"delivery worker {number}")
+        self._workers = max(self._workers, self._max_concurrency)
+
     # From the buffer
 
     async def _feed(self) -> None:
@@ -202,7 +220,7 @@ class Delivery:
                     self._ack_soon(attempt.taken.event, fate)
                     self._tell_feeder(lane_has_room=self._engine.acked(attempt))
                 case Waits():
-                    if self._engine.is_never_repeated(attempt.taken.event):
+                    if attempt.never_repeated:
                         self._start_what_may()
                         await self._buffer.unmark([attempt.taken.event])
                     self._tell_feeder(lane_has_room=False)
@@ -230,17 +248,16 @@ class Delivery:
         """Make an attempt, and have it decided what follows."""
         event, story = attempt.taken.event, attempt.taken.story
         loop = asyncio.get_running_loop()
-        never_repeated = self._engine.is_never_repeated(event)
         may_have_left = False
         try:
-            if never_repeated:
+            if attempt.never_repeated:
                 await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                 attempt.started_at = loop.time()
             may_have_left = True
             outcome = await self._post(event.body)
         except asyncio.CancelledError as cancelled:
             may_have_left &= not isinstance(cancelled, CancelledUnsentError)
-            self._cancel(attempt, may_have_left=may_have_left, never_repeated=never_repeated)
+            self._cancel(attempt, may_have_left=may_have_left)
             raise
         except BaseException:
             self._engine.cancelled(attempt)
@@ -255,13 +272,13 @@ class Delivery:
         self._lanes.have_gone(events)
         self._tell_feeder(lane_has_room=True)
 
-    def _cancel(self, attempt: Attempt, *, may_have_left: bool, never_repeated: bool) -> None:
-        if may_have_left and never_repeated:
+    def _cancel(self, attempt: Attempt, *, may_have_left: bool) -> None:
+        if may_have_left and attempt.never_repeated:
             self._ack_soon(attempt.taken.event, ambiguous(attempt).fate)
             return
         if may_have_left:
             self._telemetry.attempt_cancelled()
-        elif never_repeated:
+        elif attempt.never_repeated:
             self._to_unmark.append(attempt.taken.event)
         self._engine.cancelled(attempt)
 
@@ -276,7 +293,7 @@ class Delivery:
         while True:
             await self._has_acks.wait()
             await self._commit_acks()
-            if self._unacked < self._workers:
+            if self._unacked < self._max_concurrency:
                 await asyncio.sleep(ACKS_WAIT_SECONDS)
 
     async def _commit_acks(self) -> None:
@@ -314,7 +331,7 @@ class Delivery:
     @property
     def _acks_lag_behind(self) -> bool:
         """Whether so many acks wait that nothing may start until some are committed."""
-        return self._unacked + self._engine.limiter.in_flight >= 2 * self._workers
+        return self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
 
     def _set_timer(self) -> None:
         at = None if self._acks_lag_behind or not self._idle else self._engine.wakes_at()

@@ -45,12 +45,18 @@ class AttributeTypes:
         self._known = KnownTypes(max_learned=settings.max_attribute_types, clock=clock)
         self._conflicts = TypeConflicts()
 
+    def use(self, settings: ContractSettings) -> None:
+        """Go by another policy from the next event on; what is known stays."""
+        before, self._settings = self._settings, settings
+        if before.attribute_types != settings.attribute_types:
+            self.warn_if_unfixed()
+
     def fix(self, types: Mapping[Place, AttributeType]) -> None:
         """At the start, before anything is learned: take over what the team fixed."""
         self._known.fix(types)
 
     def warn_if_unfixed(self) -> None:
-        """At the start: say so if the policy changes or refuses events by what is only learned."""
+        """Say so if the policy changes or refuses events by what is only learned."""
         if self._settings.attribute_types != "observe" and self._settings.types_file is None:
             self._telemetry.attribute_types_unfixed(self._settings.attribute_types)
 

@@ -44,7 +44,7 @@ class GrowlyticsClient:
         self, settings: GrowlyticsSettings, *, max_connections: int, clock: Callable[[], float] = time.time
     ) -> None:
         self._url = URL(settings.url)
-        self._timeout_seconds = settings.timeout_seconds
+        self._timeout = _timeout(settings.timeout_seconds)
         self._key = settings.api_key
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
@@ -55,17 +55,14 @@ class GrowlyticsClient:
     async def open(self) -> None:
         """Make ready; nothing is connected yet. Raises OSError if the file of certificates has become unusable."""
         assert self._key is not None, "settings demand a key"
-        total = self._timeout_seconds
         self._session = aiohttp.ClientSession(
             connector=_Connector(
-                limit=self._max_connections,
-                limit_per_host=self._max_connections,
+                limit=0,  # permits are what limits them
                 keepalive_timeout=_KEEPALIVE_SECONDS,
                 ttl_dns_cache=_RESOLVE_AGAIN_SECONDS,
                 ssl=_tls(self._ca_file),
             ),
             request_class=_Request,
-            timeout=aiohttp.ClientTimeout(total=total, connect=total * _CONNECT_SHARE, ceil_threshold=float("inf")),
             # A proxy is told these too, so nothing secret may be among them.
             headers={"User-Agent": f"growlytics-forwarder/{__version__}"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -78,6 +75,11 @@ class GrowlyticsClient:
         """Close every connection. May be called again."""
         if self._session is not None:
             await self._session.close()
+
+    def use(self, settings: GrowlyticsSettings, *, max_connections: int) -> None:
+        """Take the timeout from these settings, and another limit, from the next post on."""
+        self._timeout = _timeout(settings.timeout_seconds)
+        self._max_connections = max_connections
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
@@ -111,6 +113,7 @@ class GrowlyticsClient:
                 self._url,
                 data=_payload(body),
                 headers=headers,
+                timeout=self._timeout,
                 allow_redirects=False,
                 proxy=self._proxy,
                 proxy_headers={"Proxy-Authorization": authorization.reveal()} if authorization else None,
@@ -202,6 +205,10 @@ def _is_untouched(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(transport.get_extra_info("socket"), select.POLLIN)  # an end can be read, and errors are always told
     return not poll.poll(0)
+
+
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, connect=seconds * _CONNECT_SHARE, ceil_threshold=float("inf"))
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext | Literal[True]:

@@ -25,8 +25,12 @@ class Elements:
     """Reads what was posted. `clock` gives seconds since 1970. A `key` is that of the whole request, from its headers."""
 
     def __init__(self, settings: ContractSettings, *, clock: Clock) -> None:
-        self._fill_missing_time = settings.fill_missing_time
         self._clock = clock
+        self.use(settings)
+
+    def use(self, settings: ContractSettings) -> None:
+        """Go by these settings from the next element on."""
+        self._fill_missing_time = settings.fill_missing_time
 
     def one(self, body: bytes, key: str | None = None) -> Element:
         """Read a body that is one event."""

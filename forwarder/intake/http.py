@@ -22,7 +22,7 @@ from forwarder.intake.bodies import BodyReader, RefusedBodyError
 from forwarder.intake.connections import Connection, Connections, Server
 from forwarder.intake.elements import Element
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
-from forwarder.settings import IntakeSettings, Secret
+from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 
 CLOSING_SECONDS: Final = 2
@@ -71,8 +71,7 @@ class HttpIntake:
     """Serves one listening socket; `intake` is its name in the metrics.
 
     `status` gives the content of /v1/status, and `receipt` that of /v1/events/ID; `operators` are the routes below /v1, by
-    the next part of their paths. `guarded` says that whoever is let in may
-    see payloads and change something: the mode of a Unix socket let them in, or the token.
+    the next part of their paths.
     """
 
     def __init__(
@@ -85,7 +84,6 @@ class HttpIntake:
         status: Callable[[], Mapping[str, object]],
         receipt: Callable[[int], Awaitable[Mapping[str, object] | None]],
         operators: Mapping[str, OperatorRoutes],
-        guarded: bool,
     ) -> None:
         self._intake = intake
         self._acceptor = acceptor
@@ -93,7 +91,6 @@ class HttpIntake:
         self._status = status
         self._receipt = receipt
         self._operators = operators
-        self._guarded = guarded
         self._locks: Locks | None = Locks(settings)
         self._bodies = BodyReader(settings, telemetry)
         self._connections = Connections(settings, telemetry=telemetry, too_slow=answers.too_slow_headers())
@@ -110,10 +107,15 @@ class HttpIntake:
             self._routes[f"/v1/{name}"] = ("GET", self._look)
             self._routes |= {f"/v1/{name}/{change}": ("POST", self._change) for change in routes.changes}
 
-    def use_token(self, token: Secret) -> None:
-        """Demand this token from now on; at a Unix socket none is."""
+    def use(self, settings: IntakeSettings) -> None:
+        """Go by these settings' token, hosts and origins from now on; at a Unix socket they mean nothing."""
         if self._locks is not None:
-            self._locks.use_token(token)
+            self._locks.use(settings)
+
+    @property
+    def _guarded(self) -> bool:
+        """Whether whoever is let in may see payloads and change something: a Unix socket's mode let them in, or a token."""
+        return self._locks is None or self._locks.demand_a_token
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import Final, Protocol
 
-from forwarder.settings import IntakeSettings, Secret
+from forwarder.settings import IntakeSettings
 
 _PREFLIGHT_SECONDS: Final = 600
 _ALLOWED_HEADERS: Final = "content-type, idempotency-key, authorization, x-growlytics-key, accept"
@@ -33,22 +33,26 @@ class Headers(Protocol):
 
 
 class Locks:
-    """What a request over TCP must show. Of what it goes by only the token may change, by `use_token`."""
+    """What a request over TCP must show."""
 
     def __init__(self, settings: IntakeSettings) -> None:
+        self._token = b""
+        self.use(settings)
+
+    def use(self, settings: IntakeSettings) -> None:
+        """Go by these settings from now on: the token, the hosts, the origins."""
         own = [settings.http.host] if settings.http else []
         self._hosts = frozenset({*settings.allowed_hosts, *map(_normal_host, own)})
         self._any_host = "*" in self._hosts
         self._last_allowed = ""
         """The authority that was let in last: nearly always it is the next one's, too."""
         self._origins = frozenset(settings.allowed_origins)
-        self._token = b""
-        if settings.token is not None:
-            self.use_token(settings.token)
+        self._token = b"" if settings.token is None else settings.token.reveal().encode()
 
-    def use_token(self, token: Secret) -> None:
-        """Demand this token from now on."""
-        self._token = token.reveal().encode()
+    @property
+    def demand_a_token(self) -> bool:
+        """Whether who is let in has shown one."""
+        return self._token != b""
 
     def refuse(self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False) -> str | None:
         """Return the code of what a request lacks, or None to let it in.

@@ -5,16 +5,19 @@ every error at once; a section that is constructed directly, as tests do, is tak
 shows a secret. Everybody may import this module; `sources` and `values` are its inner parts.
 """
 
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 
 from forwarder.settings.sources import (
+    LIVE,
+    Field,
     Layer,
     Name,
     certificates_fault,
@@ -55,6 +58,7 @@ __all__ = [
     "Address",
     "AdminSettings",
     "BufferSettings",
+    "Changes",
     "ContractSettings",
     "DeadLettersSettings",
     "DeliverySettings",
@@ -71,8 +75,10 @@ __all__ = [
     "SettingsError",
     "ShutdownSettings",
     "load",
+    "merge",
     "read_secret_file",
     "reference",
+    "shown",
     "to_toml",
 ]
 
@@ -88,14 +94,16 @@ class GrowlyticsSettings:
         Secret | None,
         SecretText(),
         "The key of your Growlytics project; better kept out of this file, see api_key_file",
+        LIVE,
     ] = None
     api_key_file: Annotated[
         str | None,
         SecretFile(),
         "A file with nothing but the key, such as a mounted secret, instead of api_key; read again when it changes",
+        LIVE,
     ] = None
     timeout_seconds: Annotated[
-        float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer"
+        float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer", LIVE
     ] = 10.0
     ca_file: Annotated[
         str | None,
@@ -137,25 +145,32 @@ class IntakeSettings:
         Secret | None,
         SecretText(),
         "What apps must send over TCP, as x-growlytics-key or Authorization: Bearer; Unix sockets are guarded by their mode",
+        LIVE,
     ] = None
     token_file: Annotated[
-        str | None, SecretFile(), "A file with nothing but the token, instead of token; read again when it changes"
+        str | None,
+        SecretFile(),
+        "A file with nothing but the token, instead of token; read again when it changes",
+        LIVE,
     ] = None
     allow_remote_without_token: Annotated[
         bool,
         Flag(),
         "Allow intake.http to be an address that other machines can reach without a token; anybody there may then post",
+        LIVE,
     ] = False
     allowed_hosts: Annotated[
         tuple[str, ...],
         HostNames(),
         "By which names apps may call the forwarder over TCP (Host), besides the address in intake.http; "
         "others are refused, as a page in a browser may have made them up",
+        LIVE,
     ] = ("localhost", "127.0.0.1", "::1")
     allowed_origins: Annotated[
         tuple[str, ...],
         Origins(),
         "The web origins whose pages may post over TCP from a browser on this machine",
+        LIVE,
     ] = ()
     max_body_bytes: Annotated[
         int, Size(KIB, 64 * MIB), "The largest request body, inflated; what is larger is refused with 413"
@@ -196,6 +211,7 @@ class ContractSettings:
         Literal["observe", "coerce", "strip", "reject"],
         "When an attribute comes with another type than the first time, which Growlytics ignores without a word: "
         "forward and count it, convert it where its text stays the same, remove it, or refuse the event with 422",
+        LIVE,
     ] = "observe"
     types_file: Annotated[
         str | None,
@@ -206,7 +222,7 @@ class ContractSettings:
         int, Integer(1, 1_000_000), "The most types of attributes to learn; what comes after is not guarded"
     ] = 10_000
     fill_missing_time: Annotated[
-        bool, Flag(), "Give an event that has no time that of its arrival, instead of refusing it"
+        bool, Flag(), "Give an event that has no time that of its arrival, instead of refusing it", LIVE
     ] = False
 
 
@@ -228,6 +244,7 @@ class BufferSettings:
     when_full: Annotated[
         Literal["reject", "drop_oldest"],
         "What to do with new events when full: refuse them with 429, or drop the oldest that are not being sent",
+        LIVE,
     ] = "reject"
     fsync: Annotated[
         bool,
@@ -242,7 +259,7 @@ class DeliverySettings:
     """How events are sent and sent again."""
 
     max_concurrency: Annotated[
-        int, Integer(1, 4096), "The most attempts on the wire at the same time; adapts between 1 and this"
+        int, Integer(1, 4096), "The most attempts on the wire at the same time; adapts between 1 and this", LIVE
     ] = 64
     order: Annotated[
         Literal["customer", "none"],
@@ -252,50 +269,61 @@ class DeliverySettings:
         float,
         Rate(0.001, 1_000_000),
         "The most attempts in a second, retries and probes included, evenly spread; 0 is no limit",
+        LIVE,
     ] = 0.0
     retry_initial_seconds: Annotated[
         float,
         Seconds(3600),
         "The longest wait before the first retry; it doubles with each, and the wait is random up to it",
+        LIVE,
     ] = 0.5
-    retry_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds"] = (
-        60.0
-    )
+    retry_max_seconds: Annotated[
+        float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds", LIVE
+    ] = 60.0
     max_age_seconds: Annotated[
         float,
         Seconds(31_536_000),
         "How old an event may become, from accepted, before an attempt that fails is its last; then it is a dead letter",
+        LIVE,
     ] = 86_400.0
     on_ambiguous: Annotated[
         Literal["retry", "dead_letter"],
         "What to do with an event that may or may not have arrived: send it again, perhaps a second time, or give it up",
+        LIVE,
     ] = "retry"
     on_ambiguous_events: Annotated[
         Mapping[str, Literal["retry", "dead_letter"]],
         ChoiceTable(("retry", "dead_letter"), keys="event names", example='{ "Order Completed" = "dead_letter" }'),
         "The same for events of these names, as for a purchase, which must not be counted twice",
+        LIVE,
     ] = attrs.field(default=MappingProxyType({}))
     breaker_failures: Annotated[
         int,
         Integer(1),
         "After how many failures in a row, of whichever events, nothing is sent but one probe at a time",
+        LIVE,
     ] = 10
     systemic_rejections: Annotated[
         int,
         Integer(1),
         "After how many rejections in a row without a delivery they count as a fault of all events; then only probes go",
+        LIVE,
     ] = 10
     systemic_seconds: Annotated[
         float,
         Seconds(86_400),
         "A rejection is final only if an event was delivered in this time before it; else the event is tried again",
+        LIVE,
     ] = 60.0
     probe_initial_seconds: Annotated[
-        float, Seconds(3600), "How long after sending stopped the first probe goes; it doubles with each that fails"
+        float,
+        Seconds(3600),
+        "How long after sending stopped the first probe goes; it doubles with each that fails",
+        LIVE,
     ] = 1.0
-    probe_max_seconds: Annotated[float, Seconds(86_400), "Where that doubling ends; at least probe_initial_seconds"] = (
-        60.0
-    )
+    probe_max_seconds: Annotated[
+        float, Seconds(86_400), "Where that doubling ends; at least probe_initial_seconds", LIVE
+    ] = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -336,11 +364,13 @@ class ShutdownSettings:
         float,
         Seconds(86_400, zero=True),
         "How long to go on accepting events after a stop was asked for, so that an app that stops too can post its last",
+        LIVE,
     ] = 0.0
     drain_seconds: Annotated[
         float,
         Seconds(86_400, zero=True),
         "How long to go on delivering after that; keep the sum below what the supervisor grants",
+        LIVE,
     ] = 20.0
 
 
@@ -348,7 +378,7 @@ class ShutdownSettings:
 class LogSettings:
     """The daemon's log."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], "The least severe lines to write"] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], "The least severe lines to write", LIVE] = "info"
     format: Annotated[Literal["auto", "json", "text"], "The form of a line; auto is text on a terminal, else json"] = (
         "auto"
     )
@@ -483,6 +513,56 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
             yield ("delivery", f"{what}_max_seconds"), ("delivery", f"{what}_initial_seconds"), wrong
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What `merge` returns."""
+
+    settings: Settings
+    """Those to use from now on."""
+    taken_up: tuple[str, ...]
+    """The paths of the settings that are other than before."""
+    restart_needed: tuple[str, ...]
+    """The paths of those that would be, but cannot while the daemon runs."""
+
+
+def merge(used: Settings, loaded: Settings) -> Changes:
+    """Return what changes for a daemon that uses the one and is to take up the other.
+
+    Raises `SettingsError` if what it can take up does not go together with what it cannot.
+    """
+    changed = [field for field in fields_of(Settings) if _value(loaded, field) != _value(used, field)]
+    settings = used
+    for field in changed:
+        if field.live:
+            section = attrs.evolve(_holder(settings, field), **{field.key: _value(loaded, field)})
+            settings = attrs.evolve(settings, **{field.section: section})
+    broken = [
+        Problem(printable_path(name), f"{message}; or restart the daemon, as not all that changed can be taken up")
+        for name, _, message in _broken_rules(settings, require_api_key=True)
+    ]
+    if broken:
+        raise SettingsError(broken)
+    return Changes(
+        settings,
+        tuple(field.path for field in changed if field.live),
+        tuple(field.path for field in changed if not field.live),
+    )
+
+
+def _holder(settings: Settings, field: Field) -> Any:
+    """Return the section that has a setting."""
+    return getattr(settings, field.section) if field.section else settings
+
+
+def _value(settings: Settings, field: Field) -> object:
+    return getattr(_holder(settings, field), field.key)
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as `to_toml` has them, parsed: by section and key, or by key at the top level."""
+    return tomllib.loads(to_toml(settings))
+
+
 def to_toml(settings: Settings) -> str:
     """Return the settings as TOML, secrets as `********`. What is not set is left out.
 
@@ -490,9 +570,8 @@ def to_toml(settings: Settings) -> str:
     """
     tables: dict[str, list[str]] = {"": []}
     for field in fields_of(Settings):
-        holder = getattr(settings, field.section) if field.section else settings
-        text = field.reader.toml(getattr(holder, field.key))
-        if text is not None and getattr(holder, f"{field.key}_file", None) is None:
+        text = field.reader.toml(_value(settings, field))
+        if text is not None and getattr(_holder(settings, field), f"{field.key}_file", None) is None:
             tables.setdefault(field.section, []).append(f"{field.key} = {text}\n")
     return "\n".join((f"[{section}]\n" if section else "") + "".join(lines) for section, lines in tables.items())
 
@@ -507,11 +586,15 @@ class SettingReference:
     default: str | None
     """As TOML text; None if there is none."""
     description: str
+    live: bool
+    """Whether a running daemon takes it up on SIGHUP."""
 
 
 def reference() -> list[SettingReference]:
     """Return every setting that exists, in the order of the sections."""
     return [
-        SettingReference(field.path, field.reader.type_text, field.reader.toml(field.default), field.description)
+        SettingReference(
+            field.path, field.reader.type_text, field.reader.toml(field.default), field.description, field.live
+        )
         for field in fields_of(Settings)
     ]

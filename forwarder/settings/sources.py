@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -31,6 +31,13 @@ from forwarder.settings.values import (
 Root = TypeVar("Root", bound=attrs.AttrsInstance)
 
 _MAX_SECRET_FILE_BYTES = 64 * KIB
+
+
+class Live:
+    """Marks a setting that a running daemon takes up on SIGHUP; the others need a restart."""
+
+
+LIVE: Final = Live()
 
 Name = tuple[str, ...]
 """A setting's name: `("delivery", "max_concurrency")`, or `("loop",)` at the top level."""
@@ -62,6 +69,8 @@ class Field:
     reader: Reader
     description: str
     default: object
+    live: bool
+    """Whether a running daemon takes it up on SIGHUP."""
 
     @property
     def name(self) -> Name:
@@ -80,7 +89,8 @@ def fields_of(root: type[attrs.AttrsInstance]) -> list[Field]:
         for each in attrs.fields(outer.type) if is_section else [outer]:
             reader, description = reader_of(each.type), _description(each.type)
             assert reader is not None, f"{each.name} needs a reader"
-            found.append(Field(outer.name if is_section else "", each.name, reader, description, each.default))
+            section, is_live = outer.name if is_section else "", LIVE in each.type.__metadata__
+            found.append(Field(section, each.name, reader, description, each.default, is_live))
     return found
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Literal
 
 from forwarder.buffer.base import NO_NOTES, Buffer, Ledger, Notes, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
@@ -73,6 +74,9 @@ class ObservedBuffer:
 
     async def holds(self, event_id: int) -> bool:
         return await self.inner.holds(event_id)
+
+    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+        self.inner.use(when_full)
 
     @property
     def available(self) -> bool:

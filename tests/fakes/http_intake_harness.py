@@ -261,7 +261,6 @@ async def serving(
         status=lambda: {"state": "ready"},
         receipt=receipt,
         operators={"dead-letters": DeadLetterRoutes(letters, replayer)},
-        guarded=unix is not None or settings.token is not None,
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.settings import Secret
+from forwarder.settings import IntakeSettings, Secret
 from tests.fakes.http_intake_harness import Answer, Served, serving
 
 ONE = "/track/event"
@@ -170,7 +170,7 @@ async def test_the_token_is_asked_for_on_every_path_and_may_change() -> None:
             assert (await served.post(path, GOOD, x_growlytics_key="s3cret")).status in (200, 202)
         assert served.counts().rejected == {"unauthorized": 4}
         assert len(await served.take_all()) == 2
-        served.intake.use_token(Secret("n3w"))
+        served.intake.use(IntakeSettings(token=Secret("n3w")))
         assert_refused(await served.post(ONE, GOOD, x_growlytics_key="s3cret"), 401, "unauthorized")
         assert (await served.post(ONE, GOOD, x_growlytics_key="n3w")).status == 200
 
@@ -185,6 +185,10 @@ async def test_who_has_shown_a_token_may_see_payloads_and_change_something(tmp_p
         assert_refused(await get(served, "/v1/dead-letters?payload=true"), 401, "unauthorized")
         assert_refused(await served.post("/v1/dead-letters/purge", b'{"ids":[]}'), 401, "unauthorized")
         assert (await get(served, "/v1/dead-letters")).status == 200
+        served.intake.use(IntakeSettings(token=Secret("t")))
+        assert (await get(served, "/v1/dead-letters?payload=true", x_growlytics_key="t")).status == 200
+        served.intake.use(IntakeSettings())
+        assert_refused(await get(served, "/v1/dead-letters?payload=true"), 401, "unauthorized")
     async with serving(token=Secret("t")) as served:
         assert (await get(served, "/v1/dead-letters?payload=true", x_growlytics_key="t")).status == 200
         answer = await served.post("/v1/dead-letters/purge", b'{"ids":[]}', x_growlytics_key="t")
@@ -195,7 +199,7 @@ async def test_who_has_shown_a_token_may_see_payloads_and_change_something(tmp_p
 
 async def test_a_unix_socket_has_no_locks(tmp_path: Path) -> None:
     async with serving(unix=tmp_path / "s", token=Secret("t")) as served:
-        served.intake.use_token(Secret("u"))
+        served.intake.use(IntakeSettings(token=Secret("u")))
         for headers in ({"Host": "a b"}, {"Origin": "null"}, {"Content_Type": "text/plain"}, {"Sec_Fetch_Site": "x"}):
             answer = await served.post(ONE, GOOD, **headers)
             assert answer.status == 200

@@ -7,7 +7,6 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -197,25 +196,6 @@ async def test_a_second_signal_ends_the_time_in_which_it_still_accepts_and_what_
     last = daemon.lines[-1]
     assert (last["message"], last["level"], last["lost_events"]) == ("stopped", "info", 0)
     assert (last["accepted"], last["buffered"], last["unaccounted"]) == (5, 5, 0)
-
-
-async def test_a_hangup_signal_where_no_file_has_the_key_changes_nothing_and_says_so(tmp_path: Path) -> None:
-    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
-
-        def told() -> list[dict[str, Any]]:
-            return [line for line in daemon.lines if line["message"].startswith("nothing is to be read again")]
-
-        daemon.process.send_signal(signal.SIGHUP)
-        await until(told, "it says that there is nothing to read")
-        daemon.process.send_signal(signal.SIGHUP)
-        await until(lambda: len(told()) == 2, "it says so again")
-        assert "no secret's file is set" in told()[0]["message"]
-        assert {line["level"] for line in told()} == {"info"}
-        assert (await daemon.metrics())['growlytics_forwarder_config_reloads_total{result="unchanged"}'] == 2
-        assert await ready_status(daemon) == 200
-        assert await post(daemon, 1) == 200
-        await until(daemon.drained, "it is delivered, with the same key")
-        assert await daemon.stop() == 0
 
 
 async def test_growlytics_being_down_does_not_make_it_unready(tmp_path: Path) -> None:

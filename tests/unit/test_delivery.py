@@ -476,6 +476,7 @@ async def test_a_customer_whose_events_were_left_out_comes_back_as_soon_as_its_l
         assert ordered(running.post.attempts) == ids(events)
 
 
+@pytest.mark.timeout(300)  # it computes for a quarter of a minute, of which other work on the machine makes more
 @pytest.mark.parametrize("failing_per_second", [100, 500])
 @in_virtual_time
 async def test_others_wait_hardly_longer_while_many_customers_fail(failing_per_second: int) -> None:

@@ -9,7 +9,7 @@ from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, GoesBack, Waits, ambiguous
 from forwarder.growlytics.outcome import DELIVERED, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
-from tests.fakes.engine_harness import FAILED, LOST, OLD, REJECTED, Driver, why
+from tests.fakes.engine_harness import FAILED, LOST, OLD, REJECTED, Delays, Driver, why
 
 OUT_OF_REACH = 10**9
 
@@ -298,7 +298,7 @@ def test_what_may_have_arrived_is_sent_again_or_given_up_as_the_settings_say_for
     some = ambiguous_driver(on_ambiguous, **({"event_1": of_first} if of_first else {}))
     some.put("ab")
     a, b = some.start_all()
-    never_repeated = [some.engine.is_never_repeated(attempt.taken.event) for attempt in (a, b)]
+    never_repeated = [attempt.never_repeated for attempt in (a, b)]
     assert never_repeated == [first == "ambiguous", second == "ambiguous"]
     assert [why(some.end(a, LOST)), why(some.end(b, LOST))] == [first, second]
 
@@ -375,3 +375,18 @@ def test_an_engine_with_nothing_to_do_does_not_wake() -> None:
     some.put("a")
     some.start()
     assert some.engine.wakes_at() is None
+
+
+def test_other_settings_are_gone_by_from_now_on_and_what_began_before_ends_as_it_began() -> None:
+    some = driver()
+    some.put("ab")
+    first = some.start()
+    settings = DeliverySettings(
+        max_concurrency=1, on_ambiguous="dead_letter", max_age_seconds=1e-6, retry_initial_seconds=7.0
+    )
+    some.engine.use(settings, schedule=Delays(settings))
+    assert some.try_start() is None, "one is on the wire"
+    assert why(some.end(first, LOST)) == "expired", (
+        "it is too old by the new settings, and was to be repeated by the old"
+    )
+    assert why(some.run(LOST)) == "ambiguous"

@@ -518,3 +518,14 @@ def test_a_full_lane_that_went_back_is_not_full_any_more(make: EventMaker) -> No
     assert lanes.full_lanes == {"a", "b"}
     assert ids(lanes.park(b, until=1.0)) == [4, 5]
     assert lanes.full_lanes == {"a"}
+
+
+def test_another_size_lets_more_in_and_a_smaller_one_keeps_what_is_in(make: EventMaker) -> None:
+    lanes = window(max_events=100, max_lanes=2)
+    assert lanes.room() == (100, 100_000)
+    lanes.change_max(max_events=1000, max_lanes=20)
+    assert lanes.room() == (1000, 100_000)
+    assert lanes.add([make(f"c{number}") for number in range(20)]) == []
+    lanes.change_max(max_events=10, max_lanes=1)
+    assert (lanes.room(), lanes.events) == ((0, 0), 20)
+    assert len(all_ready(lanes)) == 20

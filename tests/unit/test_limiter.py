@@ -809,3 +809,33 @@ def test_failures_unlike_load_leave_a_limit_where_it_is_and_an_outage_takes_it_d
     assert before >= 48
     assert down == pytest.approx(1)
     assert after >= 32
+
+
+# Another maximum
+
+
+def test_a_lower_maximum_is_the_limit_at_once_and_a_higher_one_is_grown_to() -> None:
+    caller = grown(64)
+    caller.limiter.change_max(8)
+    assert caller.limit == 8
+    assert not caller.limiter.has_room
+    caller = grown(64)
+    caller.limiter.change_max(256)
+    assert caller.limit == 64
+    assert caller.rounds(2) == [128, 256]
+
+
+def test_a_higher_maximum_does_not_bring_back_the_doubling_that_failures_ended() -> None:
+    caller = grown(64)
+    caller.round(failures=caller.limit // 2)
+    before = caller.limit
+    caller.limiter.change_max(256)
+    caller.rounds(QUIET_ROUNDS + 3)
+    assert before < caller.limit < 64 + QUIET_ROUNDS
+
+
+@pytest.mark.parametrize("maximum", [1, 2, 64, 256])
+def test_the_limit_stays_below_any_maximum_also_after_a_probe_for_the_base(maximum: int) -> None:
+    caller = grown(64)
+    caller.limiter.change_max(maximum)
+    assert all(1 <= limit <= maximum for limit in caller.rounds(3 * PROBE_ROUNDS))

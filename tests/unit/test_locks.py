@@ -191,9 +191,19 @@ def test_a_preflight_shows_no_token_but_must_come_from_an_allowed_origin() -> No
     assert guarded().refuse(headers(("Origin", "null")), is_preflight=True) == "forbidden_origin"
 
 
-def test_the_token_can_be_replaced() -> None:
+def test_the_token_can_be_replaced_and_hosts_and_origins_too() -> None:
     locks = guarded()
-    locks.use_token(Secret("n3w"))
+    assert locks.refuse(headers(("x-growlytics-key", "s3cret"), host="other.example")) == "forbidden_host"
+    assert locks.refuse(headers(("Origin", "https://new.example"))) == "forbidden_origin"
+    locks.use(
+        IntakeSettings(
+            token=Secret("n3w"),
+            allowed_hosts=("localhost", "other.example", "127.0.0.1"),
+            allowed_origins=("https://new.example",),
+        )
+    )
+    assert locks.refuse(headers(("x-growlytics-key", "n3w"), host="other.example")) is None
+    assert locks.refuse(headers(("x-growlytics-key", "n3w"), ("Origin", "https://new.example"))) is None
     assert locks.refuse(headers(("x-growlytics-key", "s3cret"))) == "unauthorized"
     assert locks.refuse(headers(("x-growlytics-key", "n3w"))) is None
 

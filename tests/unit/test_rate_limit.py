@@ -85,3 +85,21 @@ def test_over_no_span_are_there_more_than_the_rate_allows_and_what_is_made_up(
     for first, since in enumerate(times):
         most = 1 + per_second * (times[-1] - since + CATCH_UP_SECONDS)
         assert len(times) - first <= most + 1e-6
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.001, 10.0), (10.0, 0.001), (10.0, 0.0), (0.001, 0.0)])
+def test_another_limit_holds_from_the_last_attempt_on(before: float, after: float) -> None:
+    limit = RateLimit(before)
+    limit.started(NOW)
+    limit.change(after)
+    assert limit.next_at == pytest.approx(NOW + (1 / after if after else 0.0))
+    limit.started(NOW + 5000.0)
+    assert limit.next_at == pytest.approx(NOW + 5000.0 + (1 / after) if after else NOW)
+
+
+def test_a_limit_where_there_was_none_makes_no_burst() -> None:
+    limit = RateLimit(0)
+    for _ in range(100):
+        limit.started(NOW)
+    limit.change(2.0)
+    assert len(starts(limit, now=NOW, seconds=2.0)) == 4

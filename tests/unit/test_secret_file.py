@@ -50,10 +50,6 @@ class Watched:
     async def poll(self) -> None:
         await self.key_file.poll()
 
-    async def reload(self) -> None:
-        self.key_file.reload()
-        await self.key_file.poll()
-
     @property
     def counts(self) -> tuple[float, float, float]:
         """How often it was changed, unchanged and failed."""
@@ -182,43 +178,31 @@ async def test_the_same_key_written_again_counts_and_does_nothing(watched: Watch
     assert (watched.keys, watched.counts, watched.said) == ([], (0, 1, 0), [])
 
 
-# Requests
+# Another file
 
 
-async def test_a_request_reads_the_file_even_if_size_and_time_are_those_of_before(watched: Watched) -> None:
-    with written_unseen(watched.path) as write:
-        await watched.poll()
-        write(NEW + "\n")
-        await watched.reload()
-    assert (watched.keys, watched.counts, watched.said) == ([NEW], (1, 0, 0), ["INFO"])
-
-
-async def test_a_request_for_nothing_new_is_answered_and_counted(watched: Watched) -> None:
+async def test_another_file_is_watched_from_its_first_look_on_and_what_the_old_one_holds_is_nothing_to_it(
+    watched: Watched,
+) -> None:
+    other = watched.path.with_name("other")
+    other.write_text(NEW)
     await watched.poll()
-    await watched.reload()
-    await watched.reload()
+    watched.key_file.use(str(other), Secret(NEW))
     await watched.poll()
-    assert (watched.keys, watched.counts, watched.said) == ([], (0, 2, 0), ["INFO", "INFO"])
-
-
-async def test_a_request_before_the_first_poll_counts_once(watched: Watched) -> None:
-    await watched.reload()
+    replace(watched.path, THIRD)
     await watched.poll()
-    assert (watched.keys, watched.counts) == ([], (0, 1, 0))
-
-
-async def test_a_request_and_a_change_in_one_are_counted_once(watched: Watched) -> None:
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 0), [])
+    replace(other, THIRD)
     await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([THIRD], (1, 0, 0), ["INFO"])
+
+
+async def test_where_there_is_no_file_nothing_is_watched(watched: Watched) -> None:
+    await watched.poll()
+    watched.key_file.use(None, Secret(OLD))
     replace(watched.path, NEW)
-    await watched.reload()
-    assert (watched.keys, watched.counts) == ([NEW], (1, 0, 0))
-
-
-async def test_a_request_for_a_file_that_is_of_no_use_is_answered_each_time(watched: Watched) -> None:
-    watched.path.unlink()
-    await watched.reload()
-    await watched.reload()
-    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 2), ["WARNING", "WARNING"])
+    await watched.poll()
+    assert (watched.keys, watched.counts, watched.said) == ([], (0, 0, 0), [])
 
 
 # Files of no use
@@ -362,22 +346,7 @@ async def test_a_key_of_which_a_part_was_read_is_replaced_by_the_whole_one(watch
 # Serving
 
 
-async def test_serving_reads_at_once_when_asked_and_ends_only_when_cancelled(watched: Watched) -> None:
-    serving = asyncio.create_task(watched.key_file.serve())
-    try:
-        async with asyncio.timeout(10):
-            for key in (NEW, THIRD, OLD):
-                replace(watched.path, key)
-                watched.key_file.reload()
-                while key not in watched.keys:
-                    await asyncio.sleep(0.001)
-    finally:
-        serving.cancel()
-        await asyncio.wait([serving])
-    assert serving.cancelled()
-
-
-async def test_serving_polls_without_being_asked(watched: Watched) -> None:
+async def test_serving_polls_until_it_is_cancelled(watched: Watched) -> None:
     watched.key_file = watched.made(poll_seconds=0.001)
     serving = asyncio.create_task(watched.key_file.serve())
     try:
@@ -393,4 +362,5 @@ async def test_serving_polls_without_being_asked(watched: Watched) -> None:
     finally:
         serving.cancel()
         await asyncio.wait([serving])
+    assert serving.cancelled()
     assert watched.keys == [NEW, THIRD]

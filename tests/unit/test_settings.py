@@ -1313,7 +1313,11 @@ def test_reference_toml_has_every_setting_in_order_and_nothing_stale() -> None:
             assert line == ""
             comment = ""
     expected = [
-        (each.path, each.default, f"{each.description}. Value: {each.type}.")
+        (
+            each.path,
+            each.default,
+            f"{each.description}. Value: {each.type}." + (" Taken up on SIGHUP." if each.live else ""),
+        )
         for each in sorted(reference(), key=lambda each: "." in each.path)
     ]
     assert described == expected

@@ -280,16 +280,23 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_retries_total", reason="timeout"): 1,
         key("possible_duplicates_total"): 1,
     }
-    before = ours()
-    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
-    assert moved(before) == {key("config_reloads_total", result="changed"): 1}
-    before = ours()
-    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
-    assert moved(before) == {key("config_reloads_total", result="failed"): 1}
-    before = ours()
-    telemetry.nothing_to_reload()
-    assert moved(before) == {key("config_reloads_total", result="unchanged"): 1}
     assert (telemetry.received, telemetry.refused) == (5, 2)
+
+
+def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -> None:
+    def counts() -> list[float]:
+        return [counted(telemetry, "config_reloads_total", result=each) for each in ("changed", "unchanged", "failed")]
+
+    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
+    assert counts() == [1, 0, 0]
+    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
+    assert counts() == [1, 0, 1]
+    telemetry.reloaded((), restart_needed=("intake.http",))
+    assert counts() == [1, 1, 1]
+    telemetry.reloaded(("log.level",), restart_needed=())
+    assert counts() == [2, 1, 1]
+    telemetry.reload_failed(["log.level: must be one of …"])
+    assert counts() == [2, 1, 2]
 
 
 @pytest.mark.parametrize("unknown", ["", "stranger's text", "c-123"])
