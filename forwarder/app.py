@@ -34,6 +34,7 @@ from forwarder.forecast import Forecast, Sample
 from forwarder.growlytics import types_file
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.history import History
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
@@ -80,6 +81,7 @@ class App:
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
+        self._history = History(clock=self._clock)
         self._status = Status(
             settings,
             buffer=self.buffer,
@@ -87,7 +89,8 @@ class App:
             dead_letters=self.dead_letters,
             types=self._types,
             forecast=self._forecast,
-            clock=self._clock,
+            history=self._history,
+            recent=self.telemetry.recent,
         )
         self._intakes = self._make_intakes()
         self._secrets = list(self._watched_secrets())
@@ -317,8 +320,14 @@ class App:
     async def _sample(self) -> None:
         while True:
             occupancy = self.buffer.occupancy()
-            accepted = self.buffer.ledger().accepted
-            self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, accepted))
+            ledger = self.buffer.ledger()
+            self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, ledger.accepted))
+            self._history.add(
+                accepted=ledger.accepted,
+                delivered=ledger.delivered,
+                refused=ledger.rejected,
+                buffered=occupancy.events,
+            )
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     async def _shut_down(self) -> None:

@@ -7,15 +7,16 @@ from forwarder import __version__
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import Clock
 from forwarder.forecast import Forecast
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.history import History
+from forwarder.recent import Recent
 from forwarder.settings import Settings
-from forwarder.telemetry import Gauges
+from forwarder.telemetry import OUTCOMES, Gauges
 
 
 class Status:
-    """Reads the parts of the daemon, and changes none. `clock` is the event loop's."""
+    """Reads the parts of the daemon, and changes none."""
 
     def __init__(
         self,
@@ -26,7 +27,8 @@ class Status:
         dead_letters: DeadLetters,
         types: AttributeTypes,
         forecast: Forecast,
-        clock: Clock,
+        history: History,
+        recent: Recent,
     ) -> None:
         self._settings = settings
         self._buffer = buffer
@@ -34,7 +36,8 @@ class Status:
         self._dead_letters = dead_letters
         self._types = types
         self._forecast = forecast
-        self._clock = clock
+        self._history = history
+        self._recent = recent
         self._started_at = time.time()
         self._ledger_at_start = buffer.ledger()
 
@@ -82,8 +85,11 @@ class Status:
                 "in_flight": gauges.delivery_in_flight,
                 "concurrency_limit": gauges.concurrency_limit,
                 "max_concurrency": self._settings.delivery.max_concurrency,
+                "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
+                "attempt_seconds": self._recent.attempt_seconds(),
+                "latency_seconds": self._recent.latency_seconds(),
             },
-            "holds": {cause: {"seconds": round(seconds, 1)} for cause, seconds in self._delivery.holds().items()},
+            "holds": self._described_holds(),
             "dead_letters": {
                 "events": self._dead_letters.events,
                 "bytes": self._dead_letters.bytes,
@@ -97,6 +103,16 @@ class Status:
                 "full_in_seconds": _finite(gauges.full_seconds),
                 "drained_in_seconds": _finite(gauges.drain_seconds),
             },
+            "history": self._history.described(),
+            "recent": self._recent.described(),
+        }
+
+    def _described_holds(self) -> dict[str, object]:
+        probe_seconds = self._delivery.probe_seconds()
+        probe_in_seconds = None if probe_seconds is None else round(probe_seconds, 1)
+        return {
+            cause: {"seconds": round(seconds, 1), "probe_in_seconds": probe_in_seconds}
+            for cause, seconds in self._delivery.holds().items()
         }
 
     def gauges(self) -> Gauges:
