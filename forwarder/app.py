@@ -36,6 +36,7 @@ from forwarder.forecast import Forecast, Sample
 from forwarder.growlytics import types_file
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.history import History
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
@@ -88,15 +89,16 @@ class App:
         self._reloading = Reloading(
             lambda: self._settings, load=load or (lambda: settings), use=self._use, telemetry=self.telemetry
         )
+        self._history = History(clock=self._clock)
         self._status = Status(
-            settings,
-            reloading=self._reloading.status,
+            reloading=self._reloading,
             buffer=self.buffer,
             delivery=self.delivery,
             dead_letters=self.dead_letters,
             types=self._types,
             forecast=self._forecast,
-            clock=self._clock,
+            history=self._history,
+            recent=self.telemetry.recent,
         )
         self._intakes = self._make_intakes()
         self._key_file, self._token_file = self._watched_key(), self._watched_token()
@@ -352,8 +354,14 @@ class App:
     async def _sample(self) -> None:
         while True:
             occupancy = self.buffer.occupancy()
-            accepted = self.buffer.ledger().accepted
-            self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, accepted))
+            ledger = self.buffer.ledger()
+            self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, ledger.accepted))
+            self._history.add(
+                accepted=ledger.accepted,
+                delivered=ledger.delivered,
+                refused=ledger.rejected,
+                buffered=occupancy.events,
+            )
             await asyncio.sleep(_SAMPLE_SECONDS)
 
     async def _shut_down(self) -> None:

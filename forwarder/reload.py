@@ -67,6 +67,11 @@ class Reloading:
             self._use(changes.settings)
         self._telemetry.reloaded(changes.taken_up, restart_needed=changes.restart_needed)
 
+    @property
+    def settings(self) -> Settings:
+        """Those in use."""
+        return self._used()
+
     def status(self) -> dict[str, object]:
         """Return what /v1/status says of it."""
         return {

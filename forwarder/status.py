@@ -2,42 +2,42 @@
 
 import math
 import time
-from collections.abc import Callable
 
 from forwarder import __version__
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import Clock
 from forwarder.forecast import Forecast
 from forwarder.growlytics.attribute_types import AttributeTypes
-from forwarder.settings import Settings
-from forwarder.telemetry import Gauges
+from forwarder.history import History
+from forwarder.recent import Recent
+from forwarder.reload import Reloading
+from forwarder.telemetry import OUTCOMES, Gauges
 
 
 class Status:
-    """Reads the parts of the daemon, and changes none. `clock` is the event loop's."""
+    """Reads the parts of the daemon, and changes none."""
 
     def __init__(
         self,
-        settings: Settings,
         *,
-        reloading: Callable[[], dict[str, object]],
+        reloading: Reloading,
         buffer: Buffer,
         delivery: Delivery,
         dead_letters: DeadLetters,
         types: AttributeTypes,
         forecast: Forecast,
-        clock: Clock,
+        history: History,
+        recent: Recent,
     ) -> None:
-        self._settings = settings
         self._reloading = reloading
         self._buffer = buffer
         self._delivery = delivery
         self._dead_letters = dead_letters
         self._types = types
         self._forecast = forecast
-        self._clock = clock
+        self._history = history
+        self._recent = recent
         self._started_at = time.time()
         self._ledger_at_start = buffer.ledger()
 
@@ -65,34 +65,37 @@ class Status:
 
     def content(self, state: str) -> dict[str, object]:
         """Return the content of /v1/status."""
-        gauges = self.gauges()
+        gauges, settings = self.gauges(), self._reloading.settings
         oldest = gauges.oldest_accepted_at
         return {
             "version": __version__,
             "state": state,
             "uptime_seconds": round(time.time() - self._started_at, 1),
             "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
-            "settings": self._reloading(),
+            "settings": self._reloading.status(),
             "buffer": {
-                "kind": self._settings.buffer.kind,
+                "kind": settings.buffer.kind,
                 "available": self._buffer.available,
                 "events": gauges.buffer_events,
                 "bytes": gauges.buffer_bytes,
-                "max_events": self._settings.buffer.max_events,
-                "max_bytes": self._settings.buffer.max_bytes,
+                "max_events": settings.buffer.max_events,
+                "max_bytes": settings.buffer.max_bytes,
                 "oldest_event_age_seconds": 0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
             },
             "delivery": {
                 "in_flight": gauges.delivery_in_flight,
                 "concurrency_limit": gauges.concurrency_limit,
-                "max_concurrency": self._settings.delivery.max_concurrency,
+                "max_concurrency": settings.delivery.max_concurrency,
+                "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
+                "attempt_seconds": self._recent.attempt_seconds(),
+                "latency_seconds": self._recent.latency_seconds(),
             },
-            "holds": {cause: {"seconds": round(seconds, 1)} for cause, seconds in self._delivery.holds().items()},
+            "holds": self._described_holds(),
             "dead_letters": {
                 "events": self._dead_letters.events,
                 "bytes": self._dead_letters.bytes,
-                "max_events": self._settings.dead_letters.max_events,
-                "max_bytes": self._settings.dead_letters.max_bytes,
+                "max_events": settings.dead_letters.max_events,
+                "max_bytes": settings.dead_letters.max_bytes,
             },
             "attribute_types": self._types.status(),
             "forecasts": {
@@ -101,6 +104,16 @@ class Status:
                 "full_in_seconds": _finite(gauges.full_seconds),
                 "drained_in_seconds": _finite(gauges.drain_seconds),
             },
+            "history": self._history.described(),
+            "recent": self._recent.described(),
+        }
+
+    def _described_holds(self) -> dict[str, object]:
+        probe_seconds = self._delivery.probe_seconds()
+        probe_in_seconds = None if probe_seconds is None else round(probe_seconds, 1)
+        return {
+            cause: {"seconds": round(seconds, 1), "probe_in_seconds": probe_in_seconds}
+            for cause, seconds in self._delivery.holds().items()
         }
 
     def gauges(self) -> Gauges:

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from forwarder import __version__
 from forwarder.event import Clock, printable
+from forwarder.recent import Recent
 
 log = logging.getLogger("forwarder")
 
@@ -145,6 +146,7 @@ class Telemetry:
         """Events that reached an intake, as `events_received_total` says; so for the next."""
         self.refused = 0
         self.duplicates = 0
+        self.recent = Recent(clock=clock)
         self._clock = clock
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
@@ -233,12 +235,16 @@ class Telemetry:
         self._received[intake].inc(count)
         self._accepted[intake].inc(count)
 
-    def events_refused(self, count: int, *, intake: str, reason: str) -> None:
-        """`count` events were refused, for the first of their errors."""
+    def events_refused(
+        self, count: int, *, intake: str, reason: str, name: str | None = None, field: str | None = None
+    ) -> None:
+        """`count` events were refused, for the first of their errors; `name` and `field` are those of one of them."""
         self.received += count
         self.refused += count
         self._received[intake].inc(count)
         self._rejected[reason].inc(count)
+        if count:
+            self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
 
     def events_duplicate(self, count: int, *, intake: str) -> None:
         """`count` events repeated keys of events accepted before, so they are not taken again."""
@@ -316,11 +322,14 @@ class Telemetry:
         now = self._clock()
         self._delivered.inc()
         self._last_delivery.set(now)
-        self._latency.observe(max(0.0, now - accepted_at))
+        seconds = max(0.0, now - accepted_at)
+        self._latency.observe(seconds)
+        self.recent.delivered(seconds)
 
-    def event_dead_lettered(self, reason: str) -> None:
+    def event_dead_lettered(self, event_id: int, *, reason: str, status: int | None, name: str) -> None:
         """An event left the buffer because it was given up; for what was rejected see `event_rejected`."""
         self._dead_lettered[reason].inc()
+        self.recent.dead_lettered(event_id, reason=reason, status=status, name=name)
         if reason in _GIVEN_UP:
             self._log_seldom(_GIVEN_UP[reason], kind=reason, reason=reason)
 
@@ -343,6 +352,7 @@ class Telemetry:
         """An attempt on the wire came to `outcome` after `seconds`."""
         self._attempts[outcome].inc()
         self._attempt_duration.observe(seconds)
+        self.recent.attempted(outcome, seconds)
 
     def retry_scheduled(self, *, reason: str, maybe_delivered: bool) -> None:
         """An attempt failed in a way that may pass, so there will be another."""

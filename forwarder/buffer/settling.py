@@ -23,8 +23,8 @@ class Settling:
                 case Delivered():
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.delivered(event.id)
-                case DeadLettered(reason=reason):
-                    self._telemetry.event_dead_lettered(reason)
+                case DeadLettered(reason=reason, status=status):
+                    self._telemetry.event_dead_lettered(event.id, reason=reason, status=status, name=event.name)
                     self._receipts.dead_lettered(event.id, reason)
                 case Dropped(reason):
                     self._telemetry.events_dropped(1, reason=reason)

@@ -137,6 +137,12 @@ class Delivery:
         now = asyncio.get_running_loop().time()
         return {cause: now - since for cause, since in self._engine.holds.causes.items()}
 
+    def probe_seconds(self) -> float | None:
+        """Return in how many seconds the next probe goes; None if nothing holds, one is under way, or nothing waits."""
+        if not self._engine.holds.causes or (wakes_at := self._engine.wakes_at()) is None:
+            return None
+        return max(0.0, wakes_at - asyncio.get_running_loop().time())
+
     @property
     def limit(self) -> int:
         """How many attempts may be on the wire now."""

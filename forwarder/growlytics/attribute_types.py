@@ -104,7 +104,7 @@ class AttributeTypes:
                 new[place] = seen.get(place) or LearnedType(found, now)
         hard = [each for each in conflicts if each.kind == "hard"]
         if hard and self._settings.attribute_types == "reject":
-            refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard))
+            refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard), event.name)
             return Judged(body, refused, {}, event.name, _acted(conflicts, hard, "reject"))
         learned = self._as_room_allows(new, seen)
         seen.update(learned)

@@ -76,6 +76,8 @@ class Refused:
     """All that is wrong with an event; at least one violation."""
 
     violations: tuple[Violation, ...]
+    name: str | None = None
+    """The event's, if it has one: text from strangers, of any length."""
 
 
 def check(event: object) -> Conforming | Refused:
@@ -99,7 +101,7 @@ def check(event: object) -> Conforming | Refused:
         and (len(event) == len(_FIELDS) or not _out_of_range_fields(event))
     ):
         return Conforming(customer if len(customer) <= MAX_LANE_CHARACTERS else _digest(customer), name, attributes)
-    return Refused(tuple(_violations(event)))
+    return Refused(tuple(_violations(event)), name if type(name) is str else None)
 
 
 def _violations(event: dict[str, object]) -> Iterator[Violation]:

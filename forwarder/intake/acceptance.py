@@ -68,10 +68,14 @@ class _Refusals:
     listed: list[tuple[int, Refused]] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
     """Elements by the code of their first violation."""
+    first: dict[str, Refused] = field(default_factory=dict)
+    """Of each code."""
     violations: int = 0
 
     def add(self, index: int, refused: Refused) -> None:
-        self.codes[refused.violations[0].code] += 1
+        code = refused.violations[0].code
+        self.codes[code] += 1
+        self.first.setdefault(code, refused)
         if self.violations < MAX_LISTED_VIOLATIONS:
             self.violations += len(refused.violations)
             self.listed.append((index, refused))
@@ -129,7 +133,10 @@ class Acceptor:
         self._types.settled([*judged, *request.refused_for_types])
         self._telemetry.events_duplicate(len(repeats), intake=intake)
         for code, number in request.refused.codes.items():
-            self._telemetry.events_refused(number, intake=intake, reason=code)
+            one_of_them = request.refused.first[code]
+            self._telemetry.events_refused(
+                number, intake=intake, reason=code, name=one_of_them.name, field=one_of_them.violations[0].field
+            )
         ids: list[int | None] = [None] * request.elements
         for one, event in zip(fresh, events, strict=True):
             ids[one.index] = event.id

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import attrs
@@ -123,6 +123,7 @@ async def test_more_may_be_on_the_wire_and_then_fewer() -> None:
             if max_concurrency == 16:
                 assert most > 2, "more than there were workers at the start"
             assert most <= max_concurrency
+            assert cast("Any", run.app.status())["delivery"]["max_concurrency"] == max_concurrency
         assert run.app.buffer.ledger().unaccounted == 0
 
 

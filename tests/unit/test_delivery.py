@@ -596,12 +596,16 @@ async def test_a_refused_key_holds_everything_and_a_new_one_is_tried_at_once() -
         await asyncio.sleep(600.0)
         assert running.delivery.holds().keys() == {"auth"}
         assert running.delivery.limit == 1
+        await running.until(lambda: (running.delivery.probe_seconds() or 0.0) >= 59.0, seconds=76.0)
+        await asyncio.sleep(50.0)
+        assert 9.0 <= (running.delivery.probe_seconds() or 0.0) <= 25.0, "it comes nearer"
         probes = len(post.attempts)
         assert probes <= 8 + 16
         good = True
         running.delivery.use_new_key()
         await running.until_empty(seconds=2.0)
         assert running.delivery.holds() == {}
+        assert running.delivery.probe_seconds() is None
         assert running.buffer.ledger().dead_lettered == {"rejected": 0, "expired": 0, "ambiguous": 0}
 
 

@@ -253,7 +253,7 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
     }
     assert counted(telemetry, "delivery_latency_seconds_sum") == 4.0
     before = ours()
-    telemetry.event_dead_lettered("rejected")
+    telemetry.event_dead_lettered(1, reason="rejected", status=422, name="Add To Cart")
     telemetry.event_rejected(name="n", status=400)
     assert moved(before) == {key("events_dead_lettered_total", reason="rejected"): 1}
     before = ours()

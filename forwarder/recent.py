@@ -1,0 +1,106 @@
+"""What happened last: refusals, dead letters, and how long attempts and deliveries took. Bounded rings in memory.
+
+Nothing here is a payload, a customer id or Growlytics' text, and what is shown of names is fit to be shown. Only the
+telemetry adds to it. Adding what is no trouble costs one append; whoever looks pays for the rest.
+"""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Final
+
+from forwarder.event import Clock, printable
+
+MAX_SHOWN: Final = 20
+"""How many kinds of refusals are kept, and how many dead letters."""
+MAX_TIMES: Final = 1000
+"""Of how many attempts, and deliveries, the times are kept."""
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """Refusals of one kind, the last of them `at`, in seconds since 1970."""
+
+    at: float
+    events: int
+
+
+class Recent:
+    """`clock` gives seconds since 1970."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._refusals: OrderedDict[tuple[str, str, str | None, str | None], _Refusal] = OrderedDict()
+        """By intake, code, name and field, so that a flood of one kind leaves the others in sight; the latest last."""
+        self._dead_letters: deque[tuple[int, float, str, int | None, str]] = deque(maxlen=MAX_SHOWN)
+        self._attempts: Counter[str] = Counter()
+        self._attempt_seconds: deque[float] = deque(maxlen=MAX_TIMES)
+        self._latency_seconds: deque[float] = deque(maxlen=MAX_TIMES)
+
+    def refused(self, count: int, *, intake: str, code: str, name: str | None = None, field: str | None = None) -> None:
+        """`count` events were refused; `name` and `field` are those of one of them, if they are known."""
+        kind = intake, code, None if name is None else printable(name), None if field is None else printable(field)
+        refusal = self._refusals.get(kind)
+        if refusal is None:
+            refusal = self._refusals[kind] = _Refusal(0.0, 0)
+            if len(self._refusals) > MAX_SHOWN:
+                self._refusals.popitem(last=False)
+        refusal.at = self._clock()
+        refusal.events += count
+        self._refusals.move_to_end(kind)
+
+    def dead_lettered(self, event_id: int, *, reason: str, status: int | None, name: str) -> None:
+        """An event was given up; `status` is that of the last answer, if there was one."""
+        self._dead_letters.append((event_id, self._clock(), reason, status, name))
+
+    def attempted(self, outcome: str, seconds: float) -> None:
+        """An attempt came to `outcome`."""
+        self._attempts[outcome] += 1
+        self._attempt_seconds.append(seconds)
+
+    def delivered(self, seconds: float) -> None:
+        """An event was delivered, `seconds` after it was accepted."""
+        self._latency_seconds.append(seconds)
+
+    @property
+    def attempts(self) -> Mapping[str, int]:
+        """Return how many there were since the start, by what they came to."""
+        return self._attempts
+
+    def attempt_seconds(self) -> dict[str, float | None]:
+        """Return how long the last attempts took."""
+        return _quantiles(self._attempt_seconds)
+
+    def latency_seconds(self) -> dict[str, float | None]:
+        """Return how long the last events that were delivered took from being accepted to that."""
+        return _quantiles(self._latency_seconds)
+
+    def described(self) -> dict[str, object]:
+        """Return the refusals and dead letters, newest first, as /v1/status shows them."""
+        return {
+            "refusals": [
+                {
+                    "at": refusal.at,
+                    "intake": intake,
+                    "code": code,
+                    "name": name,
+                    "field": field,
+                    "events": refusal.events,
+                }
+                for (intake, code, name, field), refusal in reversed(self._refusals.items())
+            ],
+            "dead_letters": [
+                {"id": str(event_id), "at": at, "reason": reason, "status": status, "name": printable(name)}
+                for event_id, at, reason, status, name in reversed(self._dead_letters)
+            ],
+        }
+
+
+def _quantiles(seconds: deque[float]) -> dict[str, float | None]:
+    """Return the median and the 99th percentile: each is one of the times; None if there are none."""
+    ordered = sorted(seconds)
+    return {
+        name: round(ordered[ceil(share * len(ordered)) - 1], 4) if ordered else None
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }

@@ -1,0 +1,125 @@
+"""What happened last: bounded, newest first, fit to be shown, and repeats do not push others out."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from forwarder.recent import MAX_SHOWN, MAX_TIMES, Recent
+
+
+class Watch:
+    """What happens, a second after the other."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.recent = Recent(clock=self._tick)
+
+    def _tick(self) -> float:
+        self.now += 1
+        return self.now
+
+    def refuse(self, count: int = 1, **more: str) -> None:
+        self.recent.refused(count, **{"intake": "http", "code": "empty", **more})
+
+    def bury(self, event_id: int, name: str = "Add To Cart") -> None:
+        self.recent.dead_lettered(event_id, reason="rejected", status=422, name=name)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        refusals: list[dict[str, Any]] = self.recent.described()["refusals"]  # type: ignore[assignment]  # JSON
+        return refusals
+
+    def dead_letters(self) -> list[dict[str, Any]]:
+        letters: list[dict[str, Any]] = self.recent.described()["dead_letters"]  # type: ignore[assignment]  # JSON
+        return letters
+
+
+def test_at_first_there_is_nothing() -> None:
+    recent = Watch().recent
+    assert recent.described() == {"refusals": [], "dead_letters": []}
+    assert recent.attempt_seconds() == recent.latency_seconds() == {"p50": None, "p99": None}
+    assert recent.attempts["delivered"] == 0
+
+
+def test_refusals_are_shown_newest_first_with_all_that_is_known_of_them() -> None:
+    watch = Watch()
+    watch.refuse(3, name="Add To Cart", field="customerId")
+    watch.refuse(intake="unix", code="malformed_json")
+    assert watch.refusals() == [
+        {"at": 1_700_000_002, "intake": "unix", "code": "malformed_json", "name": None, "field": None, "events": 1},
+        {
+            "at": 1_700_000_001,
+            "intake": "http",
+            "code": "empty",
+            "name": "Add To Cart",
+            "field": "customerId",
+            "events": 3,
+        },
+    ]
+
+
+def test_a_flood_of_one_kind_is_one_entry_and_leaves_the_others_in_sight() -> None:
+    watch = Watch()
+    watch.refuse(name="Rare")
+    for _ in range(1000):
+        watch.refuse(2, code="buffer_full")
+    flood, rare = watch.refusals()
+    assert (flood["code"], flood["events"], flood["at"]) == ("buffer_full", 2000, 1_700_001_001)
+    assert (rare["name"], rare["events"]) == ("Rare", 1)
+
+
+def test_a_kind_that_comes_again_is_the_newest() -> None:
+    watch = Watch()
+    for name in ("first", "second", "first"):
+        watch.refuse(name=name)
+    assert [each["name"] for each in watch.refusals()] == ["first", "second"]
+
+
+def test_the_kinds_that_were_refused_longest_ago_and_the_oldest_dead_letters_go() -> None:
+    watch = Watch()
+    for number in range(3 * MAX_SHOWN):
+        watch.refuse(name=f"name {number}")
+        watch.bury(number)
+    newest = [*range(3 * MAX_SHOWN - 1, 2 * MAX_SHOWN - 1, -1)]
+    assert [each["name"] for each in watch.refusals()] == [f"name {number}" for number in newest]
+    assert [each["id"] for each in watch.dead_letters()] == [str(number) for number in newest]
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "right\u202eleft", "two\nlines", "\ud800 lone", "long" * 10_000])
+def test_names_of_strangers_are_escaped_and_shortened(hostile: str) -> None:
+    watch = Watch()
+    watch.refuse(name=hostile, field=f"attributes.{hostile}")
+    watch.bury(1, hostile)
+    (refusal,), (letter,) = watch.refusals(), watch.dead_letters()
+    for text in (refusal["name"], refusal["field"], letter["name"]):
+        assert text.isprintable()
+        assert len(text) <= 200
+    assert orjson.dumps(watch.recent.described()), "it is what JSON can carry"
+
+
+def test_a_dead_letter_is_shown_with_its_reason_and_status() -> None:
+    watch = Watch()
+    watch.bury(12)
+    watch.recent.dead_lettered(13, reason="expired", status=None, name="Old")
+    assert watch.dead_letters() == [
+        {"id": "13", "at": 1_700_000_002, "reason": "expired", "status": None, "name": "Old"},
+        {"id": "12", "at": 1_700_000_001, "reason": "rejected", "status": 422, "name": "Add To Cart"},
+    ]
+
+
+def test_the_median_and_the_99th_percentile_are_of_the_last_times_only() -> None:
+    recent = Watch().recent
+    for _ in range(500):
+        recent.attempted("retryable", 90.0)
+    for number in range(1, MAX_TIMES + 1):
+        recent.attempted("delivered", number / 1000)
+        recent.delivered(number / 100)
+    assert recent.attempt_seconds() == {"p50": 0.5, "p99": 0.99}
+    assert recent.latency_seconds() == {"p50": 5.0, "p99": 9.9}
+    assert dict(recent.attempts) == {"retryable": 500, "delivered": MAX_TIMES}
+
+
+def test_one_time_is_its_own_median_and_percentile() -> None:
+    recent = Watch().recent
+    recent.delivered(0.25)
+    assert recent.latency_seconds() == {"p50": 0.25, "p99": 0.25}
