@@ -77,12 +77,13 @@ docs: $(VENV)/dev
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
 	--no-header --python-version 3.11
 
+# deploy/requirements.txt is what the image has, so it has `top` too: who looks into a container has only what is in it.
 lock: $(VENV)/runtime
 	@$(PIP_INSTALL) 'uv>=0.13'
-	@$(LOCK) --extra speed --extra zstd pyproject.toml -o deploy/requirements.txt
-	@$(LOCK) --extra speed --extra zstd --group dev pyproject.toml -o tests/requirements.txt
+	@$(LOCK) --extra speed --extra zstd --extra top pyproject.toml -o deploy/requirements.txt
+	@$(LOCK) --extra speed --extra zstd --extra top --group dev pyproject.toml -o tests/requirements.txt
 	@$(LOCK) --group build -o deploy/build-requirements.txt
-	@$(LOCK) --extra speed --extra zstd --group dev --group deploy pyproject.toml -o tests/deploy-requirements.txt
+	@$(LOCK) --extra speed --extra zstd --extra top --group dev --group deploy pyproject.toml -o tests/deploy-requirements.txt
 	@npm install --prefix tests/deploy --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent
 	@$(BIN)/python -m tests.deploy.lock
 

@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "lint": "check a file of events against the contract, without a daemon",
     "dead-letters": "list, show, replay, export or purge what Growlytics refused",
     "attribute-types": "list, forget, export or import the types of attributes, of a running daemon",
+    "top": "a live view of a running daemon in the terminal",
     "healthcheck": "exit 0 if the daemon is alive",
 }
 

@@ -1,0 +1,280 @@
+"""What `top` shows: rows of a label and a text, the most important first, as whoever has few lines sees the first.
+
+Pure; times are given by the caller. Nothing here knows of terminals, except for how many columns there are. Used by `top`
+only.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Final, Literal, NamedTuple
+
+from forwarder.cli.top_status import Hold, Ledger, Occurrence, Percentiles, Status
+
+LABEL_COLUMNS: Final = 13
+
+NEARLY_FULL: Final = 0.8
+"""The share of the buffer from which on it is a warning; the alert has the same."""
+
+Tone = Literal["plain", "good", "warning", "bad", "dim"]
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_RATE_COLUMNS: Final = 18
+_UNKNOWN: Final = "–"
+_HARMLESS_STATES: Final = {"ready", "starting"}
+_SECONDS_OF: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+class Row(NamedTuple):
+    """One thing that is shown; a label that is empty goes on with the row above."""
+
+    label: str
+    text: str
+    tone: Tone = "plain"
+
+
+class Snapshot(NamedTuple):
+    """An answer, and when it came."""
+
+    at: float
+    """Seconds of any clock."""
+    status: Status
+
+
+class Trouble(NamedTuple):
+    """Why there is no newer answer than the one that is shown."""
+
+    seconds: float
+    """For how long there has been none."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Events per second; None if not known."""
+
+    accepted: float | None
+    delivered: float | None
+    refused: float | None
+
+
+def rows(
+    now: Snapshot,
+    earlier: Snapshot | None = None,
+    *,
+    place: str,
+    trouble: Trouble | None = None,
+    unix_seconds: float,
+    columns: int,
+) -> list[Row]:
+    """Return what is shown of a snapshot, with rates since the earlier one if there is one. `place` names the daemon."""
+    status = now.status
+    return [
+        *_state(status, place, trouble),
+        *_holds(status.holds),
+        *_rates(status, rates(now, earlier), columns),
+        *_buffer(status, columns),
+        *_ledger(status.ledger),
+        *_dead_letters(status),
+        *_delivery(status),
+        *_conflicts(status),
+        *_settings(status),
+        *_recent("refusals", status.refusals, unix_seconds),
+        *_recent("dead lately", status.dead, unix_seconds),
+    ]
+
+
+def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
+    """Return the rates since the earlier snapshot, or else as the daemon has them itself."""
+    history, forecasts = now.status.history, now.status.forecasts
+    seconds = 0.0 if earlier is None else now.at - earlier.at
+
+    def rate(total: Callable[[Ledger], int | None], samples: Sequence[float], forecast: float | None) -> float | None:
+        after = total(now.status.ledger)
+        before = None if earlier is None else total(earlier.status.ledger)
+        # A ledger that went back is another one: the daemon started anew with an empty buffer.
+        if after is not None and before is not None and after >= before and seconds > 0:
+            return (after - before) / seconds
+        return samples[-1] if samples else forecast
+
+    return Rates(
+        rate(lambda ledger: ledger.accepted, history.accepted, forecasts.accepted_per_second),
+        rate(lambda ledger: ledger.delivered, history.delivered, forecasts.done_with_per_second),
+        rate(lambda ledger: ledger.rejected, history.refused, None),
+    )
+
+
+def _state(status: Status, place: str, trouble: Trouble | None) -> Iterator[Row]:
+    facts = [
+        status.state,
+        f"up {duration(status.uptime_seconds)}",
+        f"version {status.version or _UNKNOWN}",
+        f"at {place}",
+    ]
+    yield Row("state", ", ".join(facts), "good" if status.state in _HARMLESS_STATES else "warning")
+    if trouble is not None:
+        yield Row("NO ANSWER", f"for {duration(trouble.seconds)}, this is older: {trouble.why}", "bad")
+
+
+def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
+    if not holds:
+        yield Row("holds", "none", "good")
+    for number, hold in enumerate(holds):
+        probe = "" if hold.probe_in_seconds is None else f", next probe in {duration(hold.probe_in_seconds)}"
+        lasting = hold.cause in {"auth", "systemic"}  # these do not end before somebody does something
+        label = "" if number else "HOLDS"
+        yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
+
+
+def _rates(status: Status, found: Rates, columns: int) -> Iterator[Row]:
+    history = status.history
+    room = columns - LABEL_COLUMNS - _RATE_COLUMNS
+    for label, rate, samples in (
+        ("in", found.accepted, history.accepted),
+        ("out", found.delivered, history.delivered),
+        ("refused", found.refused, history.refused),
+    ):
+        text = _UNKNOWN if rate is None else f"{_rate(rate)} a second"
+        yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room)}".rstrip())
+
+
+def _buffer(status: Status, columns: int) -> Iterator[Row]:
+    buffer, forecasts = status.buffer, status.forecasts
+    share = buffer.share
+    tone: Tone = "plain" if share is None or share < NEARLY_FULL else "warning" if share < 1 else "bad"
+    percent = "" if share is None else f"{ceil(share * 100)} % full, "
+    size = f"{count(buffer.events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
+    yield Row("buffer", f"{percent}{size}", tone)
+    if not buffer.available:
+        yield Row("", "UNAVAILABLE: its disk is full or fails, so apps are refused", "bad")
+    states = f"ready {count(buffer.ready)}, for a retry {count(buffer.parked)}, in flight {count(buffer.in_flight)}"
+    yield Row("", f"{states}, oldest {duration(buffer.oldest_seconds)}")
+    if status.history.buffered:
+        yield Row("", sparkline(status.history.buffered, columns - LABEL_COLUMNS))
+    if forecasts.full_in_seconds is not None:
+        yield Row("forecast", f"full in {duration(forecasts.full_in_seconds)}", "warning")
+    elif forecasts.drained_in_seconds is not None:
+        yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.events else "empty")
+    else:
+        yield Row("forecast", "neither fills nor drains")
+
+
+def _ledger(ledger: Ledger) -> Iterator[Row]:
+    yield Row(
+        "ledger",
+        f"received {count(ledger.received)} = accepted {count(ledger.accepted)}"
+        f" + duplicates {count(ledger.duplicates)} + refused {count(ledger.rejected)}",
+    )
+    yield Row(
+        "",
+        f"accepted {count(ledger.accepted)} = delivered {count(ledger.delivered)} + dead {count(ledger.dead_lettered)}"
+        f" + dropped {count(ledger.dropped)} + buffered {count(ledger.buffered)}",
+        "warning" if ledger.dropped else "plain",
+    )
+    if ledger.unaccounted is None:
+        yield Row("", "whether it balances is not known", "dim")
+    elif ledger.unaccounted:
+        yield Row("", f"DOES NOT BALANCE: {count(ledger.unaccounted)} unaccounted, please report it", "bad")
+    else:
+        yield Row("", "it balances", "good")
+
+
+def _dead_letters(status: Status) -> Iterator[Row]:
+    kept = status.dead_letters
+    if kept.events == 0:
+        yield Row("dead letters", "none", "good")
+        return
+    size = f"{count(kept.events)} of {count(kept.max_events)}, {_size(kept.bytes, kept.max_bytes)}"
+    yield Row("dead letters", size, "warning" if kept.events else "plain")
+
+
+def _delivery(status: Status) -> Iterator[Row]:
+    delivery = status.delivery
+    yield Row(
+        "delivery",
+        f"{count(delivery.in_flight)} on the wire, limit {count(delivery.limit)} of {count(delivery.max_concurrency)}",
+    )
+    yield Row("latency", f"of attempts {_percentiles(delivery.attempt_seconds)}")
+    yield Row("", f"since accepted {_percentiles(delivery.latency_seconds)}")
+    if delivery.attempts:
+        yield Row("attempts", ", ".join(f"{outcome} {count(number)}" for outcome, number in delivery.attempts.items()))
+
+
+def _conflicts(status: Status) -> Iterator[Row]:
+    if not status.conflicts:
+        yield Row("conflicts", "none", "good")
+    for number, conflict in enumerate(status.conflicts[:3]):
+        text = (
+            f"{conflict.name} / {conflict.attribute}: {conflict.found} instead of {conflict.expected},"
+            f" {count(conflict.conflicts)} times, {conflict.action}"
+        )
+        yield Row("" if number else "conflicts", text, "warning")
+    if len(status.conflicts) > 3:
+        yield Row("", f"and {len(status.conflicts) - 3} more: growlytics-forwarder attribute-types list", "warning")
+    if status.types_full:
+        yield Row("", "no more types are learned: raise contract.max_attribute_types", "warning")
+
+
+def _settings(status: Status) -> Iterator[Row]:
+    if status.settings.error is not None:
+        yield Row("settings", f"the last reload changed nothing: {status.settings.error}", "bad")
+    if status.settings.restart_needed:
+        yield Row("settings", f"wait for a restart: {', '.join(status.settings.restart_needed)}", "warning")
+
+
+def _recent(label: str, occurrences: Sequence[Occurrence], unix_seconds: float) -> Iterator[Row]:
+    for number, each in enumerate(occurrences):
+        ago = "" if each.at is None else f"{duration(max(0.0, unix_seconds - each.at))} ago "
+        yield Row("" if number else label, f"{ago}{each.text}", "dim")
+
+
+def sparkline(samples: Sequence[float], room: int) -> str:
+    """Return the newest samples as bars, in at most so many columns: the highest is the tallest, 0 is the lowest."""
+    shown = samples[-room:] if room > 0 else []
+    highest = max(shown, default=0)
+    if highest <= 0:
+        return _BARS[0] * len(shown)
+    return "".join(_BARS[ceil(max(0.0, each) / highest * (len(_BARS) - 1))] for each in shown)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in its two largest units, as `3 h 12 min`; below ten seconds with a decimal, below one in ms."""
+    if seconds is None:
+        return _UNKNOWN
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds else "0 s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in _SECONDS_OF:
+        if left >= size or parts:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
+
+
+def count(number: int | None) -> str:
+    """Return it with its thousands apart."""
+    return _UNKNOWN if number is None else f"{number:,}"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.1f}" if per_second < 100 else f"{per_second:,.0f}"
+
+
+def _size(has_bytes: int | None, max_bytes: int | None) -> str:
+    return f"{_mebibytes(has_bytes)} of {_mebibytes(max_bytes)} MiB"
+
+
+def _mebibytes(number: int | None) -> str:
+    if number is None:
+        return _UNKNOWN
+    mib = number / 2**20
+    return f"{mib:,.1f}" if mib < 100 and number % 2**20 else f"{mib:,.0f}"
+
+
+def _percentiles(found: Percentiles) -> str:
+    if found.p50 is None and found.p99 is None:
+        return _UNKNOWN
+    return f"{duration(found.p50)} (median), {duration(found.p99)} (99 %)"

@@ -1,0 +1,191 @@
+"""What `top` shows for which status."""
+
+from typing import Any
+
+import pytest
+
+from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Snapshot, Trouble, duration, rates, rows, sparkline
+from forwarder.cli.top_status import read_status
+
+NOW = 1_700_000_000.0
+
+
+def snapshot(at: float = 0.0, **content: Any) -> Snapshot:
+    return Snapshot(at, read_status({"state": "ready", "ledger": {}} | content))
+
+
+def ledger(**counts: int) -> dict[str, object]:
+    return {"for_ever": counts}
+
+
+def shown(now: Snapshot, earlier: Snapshot | None = None, *, trouble: Trouble | None = None) -> dict[str, list[Row]]:
+    """Return the rows by their labels, with those that go on below."""
+    found: dict[str, list[Row]] = {}
+    for row in rows(now, earlier, place="http://a:1", trouble=trouble, unix_seconds=NOW, columns=80):
+        found.setdefault(row.label or list(found)[-1], []).append(row)
+    return found
+
+
+def texts(found: list[Row]) -> list[str]:
+    return [row.text for row in found]
+
+
+def test_a_status_without_anything_is_shown_as_not_known() -> None:
+    found = shown(snapshot())
+    assert texts(found["state"]) == ["ready, up –, version –, at http://a:1"]
+    assert texts(found["in"]) == ["–"]
+    assert texts(found["buffer"])[0] == "– of – events, – of – MiB"
+    assert texts(found["dead letters"]) == ["– of –, – of – MiB"]
+    assert found["ledger"][-1] == Row("", "whether it balances is not known", "dim")
+
+
+def test_rates_are_the_differences_of_two_answers() -> None:
+    earlier = snapshot(10.0, ledger=ledger(accepted=100, delivered=50, rejected=1), history={"accepted": [7]})
+    now = snapshot(12.0, ledger=ledger(accepted=300, delivered=51, rejected=1), history={"accepted": [7]})
+    assert rates(now, earlier) == Rates(100.0, 0.5, 0.0)
+    assert texts(shown(now, earlier)["in"])[0].startswith("100 a second")
+
+
+def test_the_first_answer_shows_the_newest_sample_or_else_the_forecast() -> None:
+    forecasts = {"accepted_per_second": 3.0, "done_with_per_second": 2.0}
+    assert rates(snapshot(forecasts=forecasts, history={"accepted": [1, 9]}), None) == Rates(9, 2.0, None)
+    assert rates(snapshot(), None) == Rates(None, None, None)
+
+
+def test_a_ledger_that_began_anew_gives_no_negative_rate() -> None:
+    earlier, now = snapshot(1.0, ledger=ledger(accepted=100)), snapshot(2.0, ledger=ledger(accepted=10))
+    assert rates(now, earlier).accepted is None
+
+
+def test_without_a_newer_answer_it_says_for_how_long_and_why() -> None:
+    found = shown(snapshot(), trouble=Trouble(75.0, "Connection refused"))
+    assert found["NO ANSWER"] == [Row("NO ANSWER", "for 1 min 15 s, this is older: Connection refused", "bad")]
+
+
+def test_every_hold_is_shown_with_its_next_probe() -> None:
+    holds = {"breaker": {"seconds": 12.0, "probe_in_seconds": 3.25}, "auth": {"seconds": 4000}}
+    assert shown(snapshot(holds=holds))["HOLDS"] == [
+        Row("HOLDS", "breaker for 12 s, next probe in 3.2 s", "warning"),
+        Row("", "auth for 1 h 6 min", "bad"),
+    ]
+    assert shown(snapshot())["holds"] == [Row("holds", "none", "good")]
+
+
+@pytest.mark.parametrize(
+    ("ready", "text", "tone"),
+    [(79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
+)
+def test_the_buffer_warns_before_it_is_full(ready: int, text: str, tone: str) -> None:
+    events = {"ready": ready, "parked": 0, "in_flight": 0}
+    row = shown(snapshot(buffer={"events": events, "max_events": 100}))["buffer"][0]
+    assert row.text.startswith(text)
+    assert row.tone == tone
+
+
+def test_a_buffer_whose_disk_fails_is_said_so() -> None:
+    assert "UNAVAILABLE" in shown(snapshot(buffer={"available": False}))["buffer"][1].text
+
+
+@pytest.mark.parametrize(
+    ("forecasts", "ready", "text"),
+    [
+        ({"full_in_seconds": 7200}, 1, "full in 2 h"),
+        ({"drained_in_seconds": 90}, 1, "empty in 1 min 30 s"),
+        ({"drained_in_seconds": 0}, 0, "empty"),
+        ({}, 1, "neither fills nor drains"),
+    ],
+)
+def test_the_forecast_is_said_in_words(forecasts: dict[str, float], ready: int, text: str) -> None:
+    buffer = {"events": {"ready": ready, "parked": 0, "in_flight": 0}}
+    assert texts(shown(snapshot(forecasts=forecasts, buffer=buffer))["forecast"]) == [text]
+
+
+def test_the_ledger_says_whether_it_balances() -> None:
+    balanced = shown(snapshot(ledger=ledger(received=1_234, unaccounted=0)))["ledger"]
+    assert balanced[0].text.startswith("received 1,234 = ")
+    assert balanced[-1] == Row("", "it balances", "good")
+    assert shown(snapshot(ledger=ledger(unaccounted=-2)))["ledger"][-1].text.startswith("DOES NOT BALANCE: -2")
+
+
+def test_events_that_were_dropped_are_a_warning() -> None:
+    assert shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 1}}}))["ledger"][1].tone == "warning"
+    assert shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 0}}}))["ledger"][1].tone == "plain"
+
+
+def test_dead_letters_are_a_warning_while_there_are_any() -> None:
+    kept = {"events": 3, "bytes": 2**20, "max_events": 100_000, "max_bytes": 2**26}
+    assert shown(snapshot(dead_letters=kept))["dead letters"] == [
+        Row("dead letters", "3 of 100,000, 1 of 64 MiB", "warning")
+    ]
+    assert shown(snapshot(dead_letters=kept | {"events": 0}))["dead letters"] == [Row("dead letters", "none", "good")]
+
+
+def test_delivery_shows_the_limit_the_latencies_and_what_came_of_the_attempts() -> None:
+    found = shown(
+        snapshot(
+            delivery={
+                "in_flight": 2,
+                "concurrency_limit": 8,
+                "max_concurrency": 64,
+                "attempts": {"delivered": 5, "retryable": 1},
+                "attempt_seconds": {"p50": 0.012, "p99": 1.5},
+                "latency_seconds": {"p50": None, "p99": None},
+            }
+        )
+    )
+    assert texts(found["delivery"]) == ["2 on the wire, limit 8 of 64"]
+    assert texts(found["latency"]) == ["of attempts 12 ms (median), 1.5 s (99 %)", "since accepted –"]
+    assert texts(found["attempts"]) == ["delivered 5, retryable 1"]
+
+
+def test_the_latest_conflicts_are_shown_and_how_many_more_there_are() -> None:
+    conflict = {"name": "Buy", "attribute": "Price", "expected": "number", "found": "string", "action": "observe"}
+    found = texts(shown(snapshot(attribute_types={"conflicts": [conflict | {"conflicts": 4}] * 5}))["conflicts"])
+    assert found[0] == "Buy / Price: string instead of number, 4 times, observe"
+    assert len(found) == 4
+    assert found[-1].startswith("and 2 more")
+    assert texts(shown(snapshot())["conflicts"]) == ["none"]
+
+
+def test_settings_are_shown_only_if_there_is_something_to_do() -> None:
+    assert "settings" not in shown(snapshot(settings={"restart_needed": [], "error": None}))
+    found = shown(snapshot(settings={"restart_needed": ["intake.http", "buffer.kind"], "error": "line 3"}))["settings"]
+    assert texts(found) == ["the last reload changed nothing: line 3", "wait for a restart: intake.http, buffer.kind"]
+
+
+def test_what_was_refused_and_given_up_lately_comes_last() -> None:
+    recent = {
+        "refusals": [{"at": NOW - 61, "code": "missing_field", "field": "name", "intake": "http"}],
+        "dead_letters": [{"at": NOW + 5, "reason": "rejected", "status": 422, "name": "Buy"}],
+    }
+    now = snapshot(recent=recent)
+    assert texts(shown(now)["refusals"]) == ["1 min 1 s ago missing_field: name"]
+    assert texts(shown(now)["dead lately"]) == ["0 s ago rejected, answered 422: Buy"]
+    assert list(shown(now))[-2:] == ["refusals", "dead lately"]
+
+
+def test_a_sparkline_has_the_newest_samples_the_highest_the_tallest() -> None:
+    assert sparkline([0, 1, 7], 80) == "▁▂█"
+    assert sparkline([5, 0, 0.01], 2) == "▁█"
+    assert sparkline([0, 0], 80) == "▁▁"
+    assert sparkline([], 80) == sparkline([1], 0) == ""
+    assert sparkline([-1, 2], 80) == "▁█"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"), (0, "0 s"), (0.0123, "12 ms"), (9.94, "9.9 s"), (59.6, "1 min"), (61, "1 min 1 s"),
+        (3600, "1 h"), (3 * 86_400 + 60, "3 d"), (1e15, "11574074074 d 1 h"),
+    ],
+)  # fmt: skip
+def test_a_duration_has_its_two_largest_units(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_labels_fit_their_column() -> None:
+    everything = snapshot(
+        holds={"auth": {}}, recent={"refusals": [{}], "dead_letters": [{}]}, settings={"error": "x"},
+        delivery={"attempts": {"delivered": 1}},
+    )  # fmt: skip
+    assert max(map(len, shown(everything, trouble=Trouble(1, "x")))) < LABEL_COLUMNS

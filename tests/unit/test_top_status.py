@@ -1,0 +1,110 @@
+"""What `top` reads of a status: all of it may be missing, and none of it is believed."""
+
+from typing import Any
+
+import pytest
+
+from forwarder.cli.top_status import MAX_SAMPLES, MAX_SHOWN, StrangeStatusError, is_status, read_status
+
+LEAST: dict[str, object] = {"state": "ready", "ledger": {}}
+
+
+def test_a_status_without_anything_is_read() -> None:
+    status = read_status(LEAST)
+    assert status.state == "ready"
+    assert status.uptime_seconds is None
+    assert status.ledger.received is None
+    assert status.ledger.dropped is None
+    assert status.buffer.available
+    assert status.buffer.events is None
+    assert status.buffer.share is None
+    assert not any((status.holds, status.conflicts, status.refusals, status.dead))
+    assert status.settings.error is None
+
+
+def test_null_is_as_good_as_missing() -> None:
+    nulls: dict[str, object] = dict.fromkeys(
+        ("version", "uptime_seconds", "buffer", "delivery", "holds", "forecasts", "history", "recent", "settings")
+    )
+    assert read_status(LEAST | nulls) == read_status(LEAST)
+
+
+@pytest.mark.parametrize("content", [{}, {"state": "ready"}, {"state": 1, "ledger": {}}, {"state": "", "ledger": []}])
+def test_what_has_no_state_or_no_ledger_is_no_status(content: dict[str, object]) -> None:
+    assert is_status(LEAST)
+    assert not is_status(content)
+
+
+def test_values_are_taken_from_where_they_are() -> None:
+    status = read_status(
+        LEAST
+        | {
+            "ledger": {"for_ever": {"received": 9, "dead_lettered": {"rejected": 2, "expired": 1}, "dropped": {}}},
+            "buffer": {"events": {"ready": 1, "parked": 2, "in_flight": 3}, "max_events": 12, "bytes": 9, "max_bytes": 10},
+            "delivery": {"attempts": {"delivered": 4}, "attempt_seconds": {"p50": 0.5, "p99": None}},
+            "holds": {"breaker": {"seconds": 1.5, "probe_in_seconds": 2}},
+            "history": {"accepted": [1, 2.5]},
+            "settings": {"loaded_at": 1, "restart_needed": ["intake.http"], "error": "line 1"},
+        }
+    )  # fmt: skip
+    assert (status.ledger.received, status.ledger.dead_lettered, status.ledger.dropped) == (9, 3, 0)
+    assert (status.buffer.events, status.buffer.share) == (6, 0.9)
+    assert status.delivery.attempts == {"delivered": 4}
+    assert (status.delivery.attempt_seconds.p50, status.delivery.attempt_seconds.p99) == (0.5, None)
+    assert [(hold.cause, hold.seconds, hold.probe_in_seconds) for hold in status.holds] == [("breaker", 1.5, 2)]
+    assert status.history.accepted == [1, 2.5]
+    assert (status.settings.restart_needed, status.settings.error) == (["intake.http"], "line 1")
+
+
+@pytest.mark.parametrize(
+    ("strange", "place"),
+    [
+        ({"version": 1}, "version is not a text"),
+        ({"uptime_seconds": "1"}, "uptime_seconds is not a number"),
+        ({"uptime_seconds": True}, "uptime_seconds is not a number"),
+        ({"buffer": []}, "buffer is not an object"),
+        ({"buffer": {"events": {"ready": 10**400}}}, "buffer.events.ready is not a number"),
+        ({"buffer": {"available": 1}}, "buffer.available is not true or false"),
+        ({"holds": {"\x1b[2J": 1}}, r"holds.\\x1b\[2J is not an object"),
+        ({"history": {"accepted": [1, None]}}, "history.accepted is not a number"),
+        ({"history": {"accepted": {}}}, "history.accepted is not a list"),
+        ({"recent": {"refusals": [1]}}, "recent.refusals is not an object"),
+        ({"settings": {"restart_needed": [1]}}, "settings.restart_needed is not a text"),
+        ({"ledger": {"for_ever": {"dropped": {"x": "1"}}}}, "ledger.for_ever.dropped.x is not a number"),
+    ],
+)
+def test_a_value_of_another_type_is_named_by_its_place(strange: dict[str, object], place: str) -> None:
+    with pytest.raises(StrangeStatusError, match=place):
+        read_status(LEAST | strange)
+
+
+def test_names_from_strangers_are_escaped_and_cut() -> None:
+    hostile = "\x1b[2J\u202e" + "x" * 500
+    status = read_status(
+        {
+            "state": hostile,
+            "version": hostile,
+            "ledger": {},
+            "holds": {hostile: {}},
+            "delivery": {"attempts": {hostile: 1}},
+            "attribute_types": {"conflicts": [dict.fromkeys(("name", "attribute", "expected", "found"), hostile)]},
+            "recent": {
+                "refusals": [{"code": hostile, "field": hostile, "name": hostile, "at": 1}],
+                "dead_letters": [{"reason": hostile, "name": hostile, "at": 1}],
+            },
+            "settings": {"restart_needed": [hostile], "error": hostile},
+        }
+    )
+    conflict = status.conflicts[0]
+    texts = [status.state, status.version, status.holds[0].cause, *status.delivery.attempts, conflict.name]
+    texts += [conflict.attribute, conflict.expected, conflict.found, conflict.action, status.refusals[0].text]
+    texts += [status.dead[0].text, *status.settings.restart_needed, status.settings.error]
+    assert all(text is not None and text.isprintable() and len(text) < 400 for text in texts)
+    assert r"\x1b[2J\u202e" in conflict.name
+
+
+def test_lists_without_end_are_cut() -> None:
+    many: list[dict[str, Any]] = [{} for _ in range(1000)]
+    status = read_status(LEAST | {"attribute_types": {"conflicts": many}, "history": {"accepted": list(range(1000))}})
+    assert len(status.conflicts) == MAX_SHOWN
+    assert status.history.accepted == list(range(1000 - MAX_SAMPLES, 1000))
