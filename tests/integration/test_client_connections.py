@@ -12,9 +12,11 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 import uvloop
+from yarl import URL
 
+from forwarder.growlytics.connections import Connections
 from forwarder.growlytics.outcome import Delivered, Outcome, Retryable
-from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, opened
+from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, PATIENCE_SECONDS, opened
 from tests.fakes.impatient_server import ImpatientServer, impatient_server
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 
@@ -96,6 +98,62 @@ async def test_what_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_pos
         await a_few_turns()
         assert isinstance(await client.post(BODY), Retryable)
         assert len(server.requests) <= 2
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "while idle"])
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 422 No\r\n"])
+async def test_the_beginning_of_an_answer_that_nobody_asked_for_is_not_continued_by_the_next_answer(
+    beginning: bytes, together: bool
+) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK + beginning if together else OK)
+        await a_few_turns()
+        if not together:
+            await connection.send(beginning)
+        await connection.request()
+        await connection.send(answer("503 Busy"))
+
+    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+        assert await client.post(BODY) in (Delivered(), LOST)
+        await a_few_turns()
+        await a_few_turns()
+        assert isinstance(await client.post(BODY), Retryable) or len(server.connections) == 2
+
+
+async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_are_not() -> None:
+    closed: list[bool] = []
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        closed.append(await connection.closed_by_client())
+
+    async with raw_server(behave) as server:
+        connections = Connections(
+            URL(server.url),
+            max_connections=2,
+            connect_seconds=PATIENCE_SECONDS,
+            tls=True,
+            proxy=None,
+            proxy_headers={},
+            keepalive_seconds=0.05,
+        )
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        request = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+        used = await connections.connect()
+        for number in range(1, 3):  # the timer is set anew when it is needed again
+            idle = await connections.connect()
+            assert (await idle.exchange(request, deadline=deadline, max_body_bytes=100)).status == 200
+            connections.keep(idle)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while len(closed) < number:
+                    await asyncio.sleep(0)
+            assert used.is_untouched
+            assert connections.take() is None
+        assert closed == [True, True]
+        used.close()
+        await connections.close()
 
 
 async def test_a_connection_that_ended_right_before_the_post_is_noticed_before_anything_is_written() -> None:
