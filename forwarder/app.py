@@ -81,7 +81,7 @@ class App:
         self._database = _database_of(settings)
         self.buffer = self._make_buffer()
         self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
-        self._client = GrowlyticsClient(settings.growlytics, max_connections=settings.delivery.max_concurrency)
+        self._client = GrowlyticsClient(settings.growlytics)
         self.delivery = Delivery(
             settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
         )
@@ -196,7 +196,7 @@ class App:
         """Go by these settings from now on, as far as a running daemon can."""
         before, self._settings = self._settings, settings
         growlytics, intake = settings.growlytics, settings.intake
-        self._client.use(growlytics, max_connections=settings.delivery.max_concurrency)
+        self._client.use(growlytics)
         if growlytics.api_key is not None and growlytics.api_key != before.growlytics.api_key:
             self._use_key(growlytics.api_key)
         self._key_file.use(growlytics.api_key_file, growlytics.api_key)

@@ -7,79 +7,56 @@ the delivery's workers, each of which waits for its own permit, so the pool of c
 """
 
 import asyncio
-import io
-import select
 import ssl
 import time
 from collections.abc import Callable
 from typing import Final, Literal
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.client_middlewares import ClientHandlerType
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.connector import Connection
-from aiohttp.tracing import Trace
 from yarl import URL
 
 from forwarder import __version__
 from forwarder.growlytics import outcome
-from forwarder.growlytics.outcome import CancelledUnsentError, Outcome, Retryable
+from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
+from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
 """Of the timeout, for connecting: so a connection that hangs is told apart from an answer that hangs."""
-_KEEPALIVE_SECONDS: Final = 15
-"""How long an idle connection is kept, below what servers and load balancers commonly allow (60 and more)."""
-_RESOLVE_AGAIN_SECONDS: Final = 10
-"""How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
-_MAX_BYTES_AT_ONCE: Final = 1024 * 1024
+_USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 
 
 class GrowlyticsClient:
-    """Posts events over kept-alive connections, at most `max_connections` at a time."""
+    """Posts events over kept-alive connections, as many as there are posts at a time."""
 
-    def __init__(
-        self, settings: GrowlyticsSettings, *, max_connections: int, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
-        self._timeout = _timeout(settings.timeout_seconds)
+        self._timeout_seconds = settings.timeout_seconds
         self._key = settings.api_key
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
-        self._max_connections = max_connections
         self._clock = clock
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
 
     async def open(self) -> None:
         """Make ready; nothing is connected yet. Raises OSError if the file of certificates has become unusable."""
-        assert self._key is not None, "settings demand a key"
-        self._session = aiohttp.ClientSession(
-            connector=_Connector(
-                limit=0,  # permits are what limits them
-                keepalive_timeout=_KEEPALIVE_SECONDS,
-                ttl_dns_cache=_RESOLVE_AGAIN_SECONDS,
-                ssl=_tls(self._ca_file),
-            ),
-            request_class=_Request,
-            # A proxy is told these too, so nothing secret may be among them.
-            headers={"User-Agent": f"growlytics-forwarder/{__version__}"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Nothing encoded is asked for; what comes so all the same must not make a known status count as no answer.
-            auto_decompress=False,
-            trust_env=False,
+        authorization = self._proxy_authorization
+        self._connections = Connections(
+            self._url,
+            tls=_tls(self._ca_file),
+            proxy=self._proxy,
+            proxy_headers={"User-Agent": _USER_AGENT}
+            | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
         )
 
     async def close(self) -> None:
         """Close every connection. May be called again."""
-        if self._session is not None:
-            await self._session.close()
+        if self._connections is not None:
+            await self._connections.close()
 
-    def use(self, settings: GrowlyticsSettings, *, max_connections: int) -> None:
-        """Take the timeout from these settings, and another limit, from the next post on."""
-        self._timeout = _timeout(settings.timeout_seconds)
-        self._max_connections = max_connections
+    def use(self, settings: GrowlyticsSettings) -> None:
+        """Take the timeout from these settings, from the next post on."""
+        self._timeout_seconds = settings.timeout_seconds
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
@@ -90,125 +67,54 @@ class GrowlyticsClient:
 
         Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
         """
-        assert self._key is not None, "settings demand a key"
-        headers = {
-            "x-growlytics-key": self._key.reveal(),
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json",
-        }
-        for _ in range(self._max_connections + 1):  # each but the last uses up a connection that was kept
-            sending = _Sending()
-            result = await self._send(body, headers, sending)
-            # Whatever came instead, it is no answer to a request of which no byte left.
-            if not sending.kept_back:
-                return result
-        return Retryable("network", maybe_delivered=False)
-
-    async def _send(self, body: bytes, headers: dict[str, str], sending: "_Sending") -> Outcome:
-        assert self._session is not None, "open() comes first"
-        authorization = self._proxy_authorization
+        assert self._connections is not None, "open() comes first"
+        request = self._request(body)
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
         try:
-            async with self._session.post(
-                self._url,
-                data=_payload(body),
-                headers=headers,
-                timeout=self._timeout,
-                allow_redirects=False,
-                proxy=self._proxy,
-                proxy_headers={"Proxy-Authorization": authorization.reveal()} if authorization else None,
-                middlewares=(sending,),
-            ) as response:
-                return outcome.of_answer(
-                    response.status,
-                    await _read_bounded(response),
-                    retry_after=response.headers.get("Retry-After"),
-                    now=self._clock(),
-                )
+            await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
+            connection = self._connections.take() or await self._connections.connect(
+                within_seconds=self._timeout_seconds * _CONNECT_SHARE
+            )
         except asyncio.CancelledError as cancelled:
-            if sending.may_have_left:
-                raise
             raise CancelledUnsentError from cancelled
-        except aiohttp.ConnectionTimeoutError:
+        except TimeoutError:
             return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
             return outcome.of_proxy_refusal(refusal.status)
-        except TimeoutError:
-            return Retryable("timeout", maybe_delivered=sending.may_have_left)
         except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
-            return Retryable("network", maybe_delivered=sending.may_have_left)
+            return Retryable("network", maybe_delivered=False)
+        return await self._send(request, connection, deadline)
 
-
-class _Sending:
-    """What is known of the bytes of one request; handed to aiohttp as the request's middleware, it finds the request."""
-
-    def __init__(self) -> None:
-        self.on_kept_connection = True
-        self.kept_back = False
-        """The connection it was to take was ended while idle, so nothing was written to it."""
-        self.may_have_left = False
-
-    async def __call__(self, request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
-        assert isinstance(request, _Request)
-        request.sending = self
-        return await handler(request)
-
-
-class _Request(aiohttp.ClientRequest):
-    """Writes nothing to a kept connection that the far side has ended."""
-
-    sending: _Sending
-
-    async def write_bytes(
-        self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
-    ) -> None:
-        """Write headers and body. aiohttp has a connection then; before Python 3.12, since a turn of the loop ago."""
-        if self.sending.on_kept_connection and not _is_untouched(conn):
-            self.sending.kept_back = True
-            if conn.protocol is not None:
-                conn.protocol.set_exception(ConnectionResetError("ended while idle"))
-            return
-        self.sending.may_have_left = True
-        await super().write_bytes(writer, conn, content_length)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Takes no connection from the pool that was ended, or on which something came, while it was idle.
-
-    What came would pass for the next answer; and of what is written to a connection that was ended, nobody can tell whether
-    it was read.
-    """
-
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        while (connection := await super()._get(key, traces)) is not None:
-            if _is_untouched(connection):
-                break
+    async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
+        assert self._connections is not None, "open() comes first"
+        try:
+            answer = await connection.exchange(request, deadline=deadline, max_body_bytes=MAX_ANSWER_BYTES)
+        except TimeoutError:
             connection.close()
-        return connection
+            return Retryable("timeout", maybe_delivered=True)
+        except (NoAnswerError, OSError):
+            connection.close()
+            return Retryable("network", maybe_delivered=True)
+        except BaseException:
+            connection.close()
+            raise
+        self._connections.keep(connection)
+        return outcome.of_answer(
+            answer.status, answer.body[:MAX_ANSWER_BYTES], retry_after=answer.retry_after, now=self._clock()
+        )
 
-    async def _create_connection(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        assert isinstance(req, _Request), "the session makes them"
-        req.sending.on_kept_connection = False
-        return await super()._create_connection(req, traces, timeout)
-
-
-def _is_untouched(connection: Connection) -> bool:
-    """Whether a kept connection is as it was left: neither ended nor reset, and nothing came that nobody asked for.
-
-    The kernel is asked too, because the loop may not have come round to what has arrived.
-    """
-    protocol, transport = connection.protocol, connection.transport
-    if protocol is None or protocol.should_close or transport is None or transport.is_closing():
-        return False
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket"), select.POLLIN)  # an end can be read, and errors are always told
-    return not poll.poll(0)
-
-
-def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, connect=seconds * _CONNECT_SHARE, ceil_threshold=float("inf"))
+    def _request(self, body: bytes) -> bytes:
+        assert self._key is not None, "settings demand a key"
+        return (
+            f"POST {self._url.raw_path_qs} HTTP/1.1\r\n"
+            f"Host: {self._url.host_port_subcomponent}\r\n"
+            f"x-growlytics-key: {self._key.reveal()}\r\n"
+            "Accept: application/json\r\n"
+            "Accept-Encoding: identity\r\n"
+            f"User-Agent: {_USER_AGENT}\r\n"
+            "Content-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
 
 
 def _tls(ca_file: str | None) -> ssl.SSLContext | Literal[True]:
@@ -228,19 +134,3 @@ def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:
     if proxy.user is None and proxy.password is None:
         return proxy, None
     return proxy.with_user(None), Secret(aiohttp.encode_basic_auth(proxy.user or "", proxy.password or ""))
-
-
-def _payload(body: bytes) -> bytes | io.BytesIO:
-    """Return what aiohttp wants: above this size it writes bytes in one go, and warns of that."""
-    return body if len(body) <= _MAX_BYTES_AT_ONCE else io.BytesIO(body)
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """Read the answer to its end, so that its connection can be used again, unless it is unreasonably long."""
-    body = await response.content.read(outcome.MAX_ANSWER_BYTES)
-    while not response.content.at_eof():
-        if len(body) >= outcome.MAX_ANSWER_BYTES:
-            response.close()
-            break
-        body += await response.content.read(outcome.MAX_ANSWER_BYTES - len(body))
-    return body

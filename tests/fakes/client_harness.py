@@ -29,7 +29,6 @@ async def opened(
     url: str,
     *,
     timeout: float = PATIENCE_SECONDS,
-    connections: int = 4,
     ca_file: Path | None = None,
     proxy: str | None = None,
     clock: Callable[[], float] = lambda: NOW,
@@ -41,7 +40,7 @@ async def opened(
         ca_file=None if ca_file is None else str(ca_file),
         proxy=None if proxy is None else Secret(proxy),
     )
-    client = GrowlyticsClient(settings, max_connections=connections, clock=clock)
+    client = GrowlyticsClient(settings, clock=clock)
     await client.open()
     try:
         yield client

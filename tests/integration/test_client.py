@@ -110,7 +110,7 @@ async def test_an_answer_that_is_no_success_leaves_the_connection_fit_for_the_ne
 
 
 async def test_posts_at_the_same_time_use_as_many_connections_and_each_again() -> None:
-    async with raw_server(answering(OK)) as server, opened(server.url, connections=8) as client:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
         for _ in range(5):
             outcomes = await asyncio.gather(*(client.post(BODY) for _ in range(8)))
             assert outcomes == [Delivered()] * 8
@@ -432,7 +432,7 @@ async def test_a_timed_out_connection_is_not_used_again_so_its_late_answer_goes_
         else:
             await connection.send(OK)
 
-    async with raw_server(behave) as server, opened(server.url, timeout=SHORT_SECONDS, connections=1) as client:
+    async with raw_server(behave) as server, opened(server.url, timeout=SHORT_SECONDS) as client:
         assert await client.post(BODY) == NO_ANSWER
         late.set()
         await a_few_turns()
@@ -466,7 +466,7 @@ async def test_an_endless_answer_is_cut_and_its_connection_not_used_again(
             await connection.send(b"2000\r\n" + b"a" * 0x2000 + b"\r\n")
             sent.append(0x2000)
 
-    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+    async with raw_server(behave) as server, opened(server.url) as client:
         started = time.monotonic()
         assert await client.post(BODY) == expected
         assert time.monotonic() - started < PATIENCE_SECONDS / 2
@@ -507,7 +507,7 @@ async def test_a_cancelled_post_raises_cancelled_error_and_its_connection_is_not
         else:
             await connection.send(OK)
 
-    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+    async with raw_server(behave) as server, opened(server.url) as client:
         post = asyncio.create_task(client.post(BODY))
         await asked.wait()
         post.cancel()
@@ -520,7 +520,7 @@ async def test_a_cancelled_post_raises_cancelled_error_and_its_connection_is_not
 
 @pytest.mark.parametrize("turns", range(0, 24, 3))
 async def test_a_post_that_is_cancelled_at_any_moment_raises_cancelled_error_or_has_its_outcome(turns: int) -> None:
-    async with raw_server(answering(OK)) as server, opened(server.url, connections=1) as client:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
         post = asyncio.create_task(client.post(BODY))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -548,13 +548,13 @@ async def test_closing_ends_idle_connections_and_may_be_done_again() -> None:
 
 
 async def test_a_client_that_was_never_opened_closes() -> None:
-    client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)), max_connections=1)
+    client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)))
     await client.close()
 
 
 async def test_key_and_password_are_in_no_text_that_the_client_can_be_turned_into() -> None:
     settings = GrowlyticsSettings(api_key=Secret(KEY), proxy=Secret("http://user:hunter2@127.0.0.1:1"))
-    client = GrowlyticsClient(settings, max_connections=1)
+    client = GrowlyticsClient(settings)
     password = b64encode(b"user:hunter2").decode()
     for text in (repr(client), repr(vars(client))):
         assert not [secret for secret in (KEY, "hunter2", password) if secret in text]

@@ -12,9 +12,11 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 import uvloop
+from yarl import URL
 
+from forwarder.growlytics.connections import Connections
 from forwarder.growlytics.outcome import Delivered, Outcome, Retryable
-from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, opened
+from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, PATIENCE_SECONDS, opened
 from tests.fakes.impatient_server import ImpatientServer, impatient_server
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 
@@ -90,12 +92,66 @@ async def test_what_nobody_asked_for_is_not_taken_for_the_answer_to_the_next_pos
             await connection.request()
         await connection.send(honest)
 
-    async with raw_server(behave) as server, opened(server.url, connections=1) as client:
+    async with raw_server(behave) as server, opened(server.url) as client:
         assert await client.post(BODY) in (Delivered(), LOST)
         await a_few_turns()
         await a_few_turns()
         assert isinstance(await client.post(BODY), Retryable)
         assert len(server.requests) <= 2
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["with the answer", "while idle"])
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 422 No\r\n"])
+async def test_the_beginning_of_an_answer_that_nobody_asked_for_is_not_continued_by_the_next_answer(
+    beginning: bytes, together: bool
+) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK + beginning if together else OK)
+        await a_few_turns()
+        if not together:
+            await connection.send(beginning)
+        await connection.request()
+        await connection.send(answer("503 Busy"))
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(BODY) in (Delivered(), LOST)
+        await a_few_turns()
+        await a_few_turns()
+        assert isinstance(await client.post(BODY), Retryable) or len(server.connections) == 2
+
+
+async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_are_not() -> None:
+    closed: list[bool] = []
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(OK)
+        closed.append(await connection.closed_by_client())
+
+    async with raw_server(behave) as server:
+        connections = Connections(
+            URL(server.url),
+            tls=True,
+            proxy=None,
+            proxy_headers={},
+            keepalive_seconds=0.05,
+        )
+        deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        request = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+        used = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        for number in range(1, 3):  # the timer is set anew when it is needed again
+            idle = await connections.connect(within_seconds=PATIENCE_SECONDS)
+            assert (await idle.exchange(request, deadline=deadline, max_body_bytes=100)).status == 200
+            connections.keep(idle)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while len(closed) < number:
+                    await asyncio.sleep(0)
+            assert used.is_untouched
+            assert connections.take() is None
+        assert closed == [True, True]
+        used.close()
+        await connections.close()
 
 
 async def test_a_connection_that_ended_right_before_the_post_is_noticed_before_anything_is_written() -> None:
@@ -108,7 +164,7 @@ async def test_a_connection_that_ended_right_before_the_post_is_noticed_before_a
 
 
 async def test_many_connections_that_ended_are_all_passed_over() -> None:
-    async with raw_server(answering(OK)) as server, opened(server.url, connections=8) as client:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
         assert await asyncio.gather(*(client.post(BODY) for _ in range(8))) == [Delivered()] * 8
         assert len(server.connections) == 8
         for connection in server.connections:
@@ -154,7 +210,7 @@ def test_a_server_that_ends_idle_connections_at_any_moment_gets_every_event_once
     outcomes: dict[bytes, Outcome] = {}
 
     async def post_all(server: ImpatientServer) -> None:
-        async with opened(f"http://127.0.0.1:{server.port}/track/event", connections=8) as client:
+        async with opened(f"http://127.0.0.1:{server.port}/track/event") as client:
 
             async def work() -> None:
                 for identifier in map(str, identifiers):

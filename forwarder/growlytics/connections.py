@@ -1,0 +1,176 @@
+"""The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next.
+
+aiohttp's connector makes them, through proxies and TLS, and its protocol parses what comes. Its sessions, requests and
+responses are left out: what they do for the general case costs a post more than all the rest of delivering an event. Used
+by `client` alone, on the event loop.
+"""
+
+import asyncio
+import select
+import ssl
+from collections import deque
+from typing import Final, Literal, NamedTuple
+
+import aiohttp
+from aiohttp import StreamReader
+from aiohttp.connector import Connection as MadeConnection
+from aiohttp.http import HttpProcessingError
+from multidict import CIMultiDict
+from yarl import URL
+
+KEEPALIVE_SECONDS: Final = 15
+"""How long an idle connection is kept, below what servers and load balancers commonly allow (60 and more)."""
+_RESOLVE_AGAIN_SECONDS: Final = 10
+"""How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
+_SWITCHING_PROTOCOLS: Final = 101
+"""The one status below 200 that is final."""
+
+
+class Answer(NamedTuple):
+    """A complete answer."""
+
+    status: int
+    retry_after: str | None
+    """Its Retry-After header, if there is one."""
+    body: bytes
+    """Its beginning."""
+
+
+class NoAnswerError(Exception):
+    """The connection was lost instead, or what came is no answer."""
+
+
+class Connection:
+    """One connection; nothing else may use it between `exchange` and what follows from that."""
+
+    def __init__(self, made: MadeConnection) -> None:
+        assert made.protocol is not None, "it was just made"
+        assert made.transport is not None, "it was just made"
+        self._made = made
+        self._protocol = made.protocol
+        self._transport = made.transport
+        self._body: StreamReader | None = None
+        self._came = select.poll()
+        # An end can be read, and errors are always told.
+        self._came.register(made.transport.get_extra_info("socket"), select.POLLIN)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether its answer has ended and nothing more is said to come or to end."""
+        return not (self._protocol.should_close or self._transport.is_closing())
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is as it was left: neither ended nor reset, and nothing came that nobody asked for.
+
+        The kernel is asked too, because the loop may not have come round to what has arrived.
+        """
+        return self.is_reusable and not self._came.poll(0)
+
+    async def exchange(self, request: bytes, *, deadline: float, max_body_bytes: int) -> Answer:
+        """Write a request at once, and wait for its answer; read `max_body_bytes` of the body, or a little more.
+
+        `deadline` is a time of the event loop. Raises TimeoutError, or NoAnswerError; after these, or when it is cancelled,
+        the connection must be closed. It must be too if it is not reusable.
+        """
+        protocol = self._protocol
+        # A new parser each time, so that nothing that came before the request can be the beginning of the answer.
+        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+        self._transport.write(request)
+        timer = asyncio.get_running_loop().call_at(deadline, self._give_up)
+        try:
+            message, body = await protocol.read()
+            while message.code < 200 and message.code != _SWITCHING_PROTOCOLS:
+                message, body = await protocol.read()
+            self._body = body
+            content = body.read_nowait() if body.is_eof() else await _read(body, max_body_bytes)
+        except (aiohttp.ClientError, HttpProcessingError) as error:
+            raise NoAnswerError from error
+        finally:
+            timer.cancel()
+            self._body = None
+        return Answer(message.code, message.headers.get("Retry-After"), content)
+
+    def close(self) -> None:
+        """Close it."""
+        self._made.close()
+
+    def _give_up(self) -> None:
+        """Have TimeoutError raised where `exchange` waits."""
+        self._protocol.set_exception(TimeoutError())
+        if self._body is not None:
+            self._body.set_exception(TimeoutError())
+
+
+async def _read(body: StreamReader, max_bytes: int) -> bytes:
+    """Read a body to its end, so that its connection can be used again, or as much of it as is wanted."""
+    content = b""
+    while len(content) < max_bytes and not body.at_eof():
+        content += await body.read(max_bytes - len(content))
+    return content
+
+
+class Connections:
+    """Makes connections to `url`, and keeps those that are idle. How many there are is up to who asks for them."""
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        tls: ssl.SSLContext | Literal[True],
+        proxy: URL | None,
+        proxy_headers: dict[str, str],
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+    ) -> None:
+        """`proxy_headers` are told to the proxy alone."""
+        self._keepalive_seconds = keepalive_seconds
+        self._request = aiohttp.ClientRequest(
+            "POST",
+            url,
+            loop=asyncio.get_running_loop(),
+            proxy=proxy,
+            proxy_headers=CIMultiDict(proxy_headers) if proxy else None,
+        )
+        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, ssl=tls)
+        self._idle: deque[tuple[Connection, float]] = deque()
+        """With the times from when on they are, the longest first."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self) -> Connection | None:
+        """Return a kept connection that is fit for a request to be written to it at once; None if there is none."""
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if connection.is_untouched:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self, *, within_seconds: float) -> Connection:
+        """Make one. Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host."""
+        timeout = aiohttp.ClientTimeout(total=within_seconds, connect=within_seconds, ceil_threshold=float("inf"))
+        return Connection(await self._connector.connect(self._request, [], timeout))
+
+    def keep(self, connection: Connection) -> None:
+        """Take back a connection whose answer was read; it is closed if it cannot be used again."""
+        if not connection.is_reusable:
+            connection.close()
+            return
+        now = asyncio.get_running_loop().time()
+        self._idle.append((connection, now))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._sweep)
+
+    async def close(self) -> None:
+        """Close every connection. May be called again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._idle:
+            self._idle.pop()[0].close()
+        await self._connector.close()
+
+    def _sweep(self) -> None:
+        """Close those that were idle for long, and come again when the next one may be."""
+        loop = asyncio.get_running_loop()
+        while self._idle and loop.time() >= self._idle[0][1] + self._keepalive_seconds:
+            self._idle.popleft()[0].close()
+        self._timer = loop.call_at(self._idle[0][1] + self._keepalive_seconds, self._sweep) if self._idle else None
