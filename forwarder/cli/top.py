@@ -95,7 +95,7 @@ async def _until_told_to_end(view: "_View", screen: "Screen", interval_seconds: 
 
     def typed() -> None:
         keys = os.read(sys.stdin.fileno(), 1024)
-        if not keys or keys.lower().startswith(b"q"):
+        if not keys or b"q" in keys.lower():
             watching.cancel()
 
     for number in _END_SIGNALS:

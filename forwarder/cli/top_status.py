@@ -32,8 +32,9 @@ class Ledger:
     duplicates: int | None
     rejected: int | None
     delivered: int | None
-    dead_lettered: int | None
-    dropped: int | None
+    dead_lettered: dict[str, int]
+    dropped: dict[str, int]
+    """Both by reason."""
     buffered: int | None
     unaccounted: int | None
 
@@ -235,10 +236,10 @@ class _Fields:
             raise self._strange(key, "true or false")
         return value
 
-    def total(self, key: str) -> int | None:
-        """Return the sum of an object of counts."""
+    def counts(self, key: str) -> dict[str, int]:
         parts = self.fields(key)
-        return sum(parts.count(part) or 0 for part in parts.names()) if key in self._content else None
+        found = ((printable(part, 20), parts.count(part)) for part in parts.names()[:MAX_SHOWN])
+        return {part: number for part, number in found if number is not None}
 
     def fields(self, key: str) -> "_Fields":
         value = self._content.get(key)
@@ -280,8 +281,8 @@ def _ledger(ledger: _Fields) -> Ledger:
         duplicates=ledger.count("duplicates"),
         rejected=ledger.count("rejected"),
         delivered=ledger.count("delivered"),
-        dead_lettered=ledger.total("dead_lettered"),
-        dropped=ledger.total("dropped"),
+        dead_lettered=ledger.counts("dead_lettered"),
+        dropped=ledger.counts("dropped"),
         buffered=ledger.count("buffered"),
         unaccounted=ledger.count("unaccounted"),
     )
@@ -302,13 +303,11 @@ def _buffer(buffer: _Fields) -> Buffer:
 
 
 def _delivery(delivery: _Fields) -> Delivery:
-    attempts = delivery.fields("attempts")
-    outcomes = ((printable(outcome, 20), attempts.count(outcome)) for outcome in attempts.names()[:MAX_SHOWN])
     return Delivery(
         in_flight=delivery.count("in_flight"),
         limit=delivery.count("concurrency_limit"),
         max_concurrency=delivery.count("max_concurrency"),
-        attempts={outcome: count for outcome, count in outcomes if count is not None},
+        attempts=delivery.counts("attempts"),
         attempt_seconds=_percentiles(delivery.fields("attempt_seconds")),
         latency_seconds=_percentiles(delivery.fields("latency_seconds")),
     )
@@ -360,9 +359,16 @@ def _history(history: _Fields) -> History:
 
 
 def _refusal(refusal: _Fields) -> Occurrence:
-    code, field, name = (refusal.text(key) for key in ("code", "field", "name"))
-    of = f" of {name}" if name else ""
-    return Occurrence(refusal.number("at"), f"{code or '?'}{f': {field}' if field else ''}{of}")
+    code, field, name, intake = (refusal.text(key) for key in ("code", "field", "name", "intake"))
+    events = refusal.count("events") or 1
+    times = f", {events:,} times" if events > 1 else ""
+    parts = (
+        code or "?",
+        f" (field {field})" if field else "",
+        f" of {name}" if name else "",
+        f" via {intake}" if intake else "",
+    )
+    return Occurrence(refusal.number("at"), "".join(parts) + times)
 
 
 def _dead_letter(letter: _Fields) -> Occurrence:
