@@ -103,6 +103,23 @@ async def test_it_shows_a_real_daemon_live_and_through_an_outage(tmp_path: Path)
         assert_is_as_it_was(terminal)
 
 
+async def test_it_shows_what_a_reload_of_a_real_daemon_came_to(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    async with (
+        running_daemon(tmp_path, "http://127.0.0.1:1/track/event", config=config) as daemon,
+        in_a_terminal(top(daemon.base)) as terminal,
+    ):
+        await terminal.until_it_shows("ready")
+        assert not terminal.shows("settings")
+        config.write_text("[buffer]\nmax_events = 7\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        await terminal.until_it_shows("settings     wait for a restart: buffer.max_events")
+        config.write_text("[buffer]\nmax_events = 'many'\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        await terminal.until_it_shows("settings     the last reload changed nothing: ")
+
+
 async def test_once_prints_plain_text_and_ends(tmp_path: Path) -> None:
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
         code, out, err = await run_command("top", "--once", "--unix-socket", str(daemon.unix_socket))
