@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.cli.top_reading import read_status
 from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Snapshot, Trouble, duration, rates, rows, sparkline
-from forwarder.cli.top_status import read_status
 
 NOW = 1_700_000_000.0
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.cli.top_status import MAX_SAMPLES, MAX_SHOWN, StrangeStatusError, is_status, read_status
+from forwarder.cli.top_reading import MAX_SAMPLES, MAX_SHOWN, StrangeStatusError, is_status, read_status
 
 LEAST: dict[str, object] = {"state": "ready", "ledger": {}}
 
