@@ -157,8 +157,8 @@ class _View:
 
 async def _ask(daemon: Daemon) -> "Snapshot":
     from forwarder.cli.dead_letter_requests import stopped_by
+    from forwarder.cli.top_reading import StrangeStatusError, is_status, read_status
     from forwarder.cli.top_rows import Snapshot
-    from forwarder.cli.top_status import StrangeStatusError, is_status, read_status
 
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

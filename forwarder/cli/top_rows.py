@@ -4,7 +4,8 @@ Pure; times are given by the caller. Nothing here knows of terminals, except for
 only.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal, NamedTuple
@@ -14,7 +15,8 @@ from forwarder.cli.top_status import Hold, Ledger, Occurrence, Percentiles, Stat
 LABEL_COLUMNS: Final = 13
 
 NEARLY_FULL: Final = 0.8
-"""The share of the buffer from which on it is a warning; the alert has the same."""
+"""The share of the buffer from which on it is a warning. This and the next are those of the alerts."""
+SOON_FULL_SECONDS: Final = 3600
 
 Tone = Literal["plain", "good", "warning", "bad", "dim"]
 
@@ -72,13 +74,13 @@ def rows(
     return [
         *_state(status, place, trouble),
         *_holds(status.holds),
+        *_settings(status),
         *_rates(status, rates(now, earlier), columns),
         *_buffer(status, columns),
         *_ledger(status.ledger),
         *_dead_letters(status),
-        *_delivery(status),
         *_conflicts(status),
-        *_settings(status),
+        *_delivery(status),
         *_recent("refusals", status.refusals, unix_seconds),
         *_recent("dead lately", status.dead, unix_seconds),
     ]
@@ -128,14 +130,16 @@ def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
 
 def _rates(status: Status, found: Rates, columns: int) -> Iterator[Row]:
     history = status.history
+    # On one scale, so that one sees whether as much goes out as comes in.
+    highest = max((*history.accepted, *history.delivered), default=0.0)
     room = columns - LABEL_COLUMNS - _RATE_COLUMNS
-    for label, rate, samples in (
-        ("in", found.accepted, history.accepted),
-        ("out", found.delivered, history.delivered),
-        ("refused", found.refused, history.refused),
+    for label, rate, samples, scale in (
+        ("in", found.accepted, history.accepted, highest),
+        ("out", found.delivered, history.delivered, highest),
+        ("refused", found.refused, history.refused, max(history.refused, default=0.0)),
     ):
         text = _UNKNOWN if rate is None else f"{_rate(rate)} a second"
-        yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room)}".rstrip())
+        yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room, highest=scale)}".rstrip())
 
 
 def _buffer(status: Status, columns: int) -> Iterator[Row]:
@@ -150,9 +154,11 @@ def _buffer(status: Status, columns: int) -> Iterator[Row]:
     states = f"ready {count(buffer.ready)}, for a retry {count(buffer.parked)}, in flight {count(buffer.in_flight)}"
     yield Row("", f"{states}, oldest {duration(buffer.oldest_seconds)}")
     if status.history.buffered:
-        yield Row("", sparkline(status.history.buffered, columns - LABEL_COLUMNS))
+        samples = status.history.buffered
+        yield Row("", sparkline(samples, columns - LABEL_COLUMNS, highest=max(samples)))
     if forecasts.full_in_seconds is not None:
-        yield Row("forecast", f"full in {duration(forecasts.full_in_seconds)}", "warning")
+        is_soon = forecasts.full_in_seconds < SOON_FULL_SECONDS
+        yield Row("forecast", f"full in {duration(forecasts.full_in_seconds)}", "warning" if is_soon else "plain")
     elif forecasts.drained_in_seconds is not None:
         yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.events else "empty")
     else:
@@ -167,9 +173,9 @@ def _ledger(ledger: Ledger) -> Iterator[Row]:
     )
     yield Row(
         "",
-        f"accepted {count(ledger.accepted)} = delivered {count(ledger.delivered)} + dead {count(ledger.dead_lettered)}"
-        f" + dropped {count(ledger.dropped)} + buffered {count(ledger.buffered)}",
-        "warning" if ledger.dropped else "plain",
+        f"accepted {count(ledger.accepted)} = delivered {count(ledger.delivered)} + dead {_parts(ledger.dead_lettered)}"
+        f" + dropped {_parts(ledger.dropped)} + buffered {count(ledger.buffered)}",
+        "warning" if any(ledger.dropped.values()) else "plain",
     )
     if ledger.unaccounted is None:
         yield Row("", "whether it balances is not known", "dim")
@@ -203,14 +209,15 @@ def _delivery(status: Status) -> Iterator[Row]:
 def _conflicts(status: Status) -> Iterator[Row]:
     if not status.conflicts:
         yield Row("conflicts", "none", "good")
-    for number, conflict in enumerate(status.conflicts[:3]):
+    for latest in status.conflicts[:1]:
         text = (
-            f"{conflict.name} / {conflict.attribute}: {conflict.found} instead of {conflict.expected},"
-            f" {count(conflict.conflicts)} times, {conflict.action}"
+            f"{latest.name} / {latest.attribute}: {latest.found} instead of {latest.expected},"
+            f" {count(latest.conflicts)} times, {latest.action}"
         )
-        yield Row("" if number else "conflicts", text, "warning")
-    if len(status.conflicts) > 3:
-        yield Row("", f"and {len(status.conflicts) - 3} more: growlytics-forwarder attribute-types list", "warning")
+        yield Row("conflicts", text, "warning")
+    if len(status.conflicts) > 1:
+        more = f"and of {len(status.conflicts) - 1} more attributes: see attribute-types list"
+        yield Row("", more, "warning")
     if status.types_full:
         yield Row("", "no more types are learned: raise contract.max_attribute_types", "warning")
 
@@ -223,15 +230,17 @@ def _settings(status: Status) -> Iterator[Row]:
 
 
 def _recent(label: str, occurrences: Sequence[Occurrence], unix_seconds: float) -> Iterator[Row]:
-    for number, each in enumerate(occurrences):
-        ago = "" if each.at is None else f"{duration(max(0.0, unix_seconds - each.at))} ago "
-        yield Row("" if number else label, f"{ago}{each.text}", "dim")
+    alike = Counter(each.text for each in occurrences)
+    latest = {each.text: each.at for each in reversed(occurrences)}
+    for number, text in enumerate(alike):
+        at, times = latest[text], f", {alike[text]} times" if alike[text] > 1 else ""
+        ago = "" if at is None else f"{duration(max(0.0, unix_seconds - at))} ago "
+        yield Row("" if number else label, f"{ago}{text}{times}", "dim")
 
 
-def sparkline(samples: Sequence[float], room: int) -> str:
-    """Return the newest samples as bars, in at most so many columns: the highest is the tallest, 0 is the lowest."""
+def sparkline(samples: Sequence[float], room: int, *, highest: float) -> str:
+    """Return the newest samples as bars, in at most so many columns; what is as high as `highest` is the tallest."""
     shown = samples[-room:] if room > 0 else []
-    highest = max(shown, default=0)
     if highest <= 0:
         return _BARS[0] * len(shown)
     return "".join(_BARS[ceil(max(0.0, each) / highest * (len(_BARS) - 1))] for each in shown)
@@ -257,6 +266,14 @@ def duration(seconds: float | None) -> str:
 def count(number: int | None) -> str:
     """Return it with its thousands apart."""
     return _UNKNOWN if number is None else f"{number:,}"
+
+
+def _parts(parts: Mapping[str, int]) -> str:
+    """Return a sum, and what it is made of."""
+    if not parts:
+        return _UNKNOWN
+    made_of = ", ".join(f"{part} {count(number)}" for part, number in parts.items() if number)
+    return count(sum(parts.values())) + (f" ({made_of})" if made_of else "")
 
 
 def _rate(per_second: float) -> str:

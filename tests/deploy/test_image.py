@@ -50,7 +50,7 @@ def test_it_is_what_it_says(buildah: Buildah) -> None:
 def test_it_has_no_tools_to_install_with_and_all_its_byte_code(root: str) -> None:
     installed = Path(root) / "opt/forwarder"
     names = {path.name for path in installed.rglob("site-packages/*")}
-    assert {"aiohttp", "forwarder", "uvloop"} <= names
+    assert {"aiohttp", "forwarder", "uvloop", "rich"} <= names
     assert names.isdisjoint({"pip", "setuptools", "hatchling", "pytest"})
     modules = next(installed.rglob("site-packages/forwarder"))
     for source in modules.rglob("*.py"):

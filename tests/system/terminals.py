@@ -51,6 +51,12 @@ class Terminal:
         fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.lines = []
 
+    def hang_up(self) -> None:
+        """Close it, as when its window is closed."""
+        if self._ours >= 0:
+            os.close(self._ours)
+            self._ours = -1
+
     def take(self) -> None:
         """Read what was written since, and put it on the screen."""
         while True:
@@ -142,11 +148,12 @@ async def in_a_terminal(
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         env=clean_environment(**{"TERM": "xterm-256color"} | environment),
     )  # fmt: skip
+    terminal = Terminal(process, ours, theirs)
     try:
-        yield Terminal(process, ours, theirs)
+        yield terminal
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
             await process.wait()
-        os.close(ours)
+        terminal.hang_up()
         os.close(theirs)

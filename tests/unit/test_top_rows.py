@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from forwarder.cli.top_reading import read_status
 from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Snapshot, Trouble, duration, rates, rows, sparkline
-from forwarder.cli.top_status import read_status
 
 NOW = 1_700_000_000.0
 
@@ -87,17 +87,19 @@ def test_a_buffer_whose_disk_fails_is_said_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("forecasts", "ready", "text"),
+    ("forecasts", "ready", "text", "tone"),
     [
-        ({"full_in_seconds": 7200}, 1, "full in 2 h"),
-        ({"drained_in_seconds": 90}, 1, "empty in 1 min 30 s"),
-        ({"drained_in_seconds": 0}, 0, "empty"),
-        ({}, 1, "neither fills nor drains"),
+        ({"full_in_seconds": 7200}, 1, "full in 2 h", "plain"),
+        ({"full_in_seconds": 3599}, 1, "full in 59 min 59 s", "warning"),
+        ({"drained_in_seconds": 90}, 1, "empty in 1 min 30 s", "plain"),
+        ({"drained_in_seconds": 0}, 0, "empty", "plain"),
+        ({}, 1, "neither fills nor drains", "plain"),
     ],
 )
-def test_the_forecast_is_said_in_words(forecasts: dict[str, float], ready: int, text: str) -> None:
+def test_the_forecast_is_said_in_words(forecasts: dict[str, float], ready: int, text: str, tone: str) -> None:
     buffer = {"events": {"ready": ready, "parked": 0, "in_flight": 0}}
-    assert texts(shown(snapshot(forecasts=forecasts, buffer=buffer))["forecast"]) == [text]
+    row = shown(snapshot(forecasts=forecasts, buffer=buffer))["forecast"][0]
+    assert (row.text, row.tone) == (text, tone)
 
 
 def test_the_ledger_says_whether_it_balances() -> None:
@@ -107,9 +109,13 @@ def test_the_ledger_says_whether_it_balances() -> None:
     assert shown(snapshot(ledger=ledger(unaccounted=-2)))["ledger"][-1].text.startswith("DOES NOT BALANCE: -2")
 
 
-def test_events_that_were_dropped_are_a_warning() -> None:
-    assert shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 1}}}))["ledger"][1].tone == "warning"
-    assert shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 0}}}))["ledger"][1].tone == "plain"
+def test_events_that_were_dropped_are_a_warning_that_says_why() -> None:
+    row = shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 1_000, "drop_oldest": 0}}}))["ledger"][1]
+    assert row.tone == "warning"
+    assert "dropped 1,000 (corrupt 1,000) +" in row.text
+    row = shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 0}}}))["ledger"][1]
+    assert row.tone == "plain"
+    assert "dropped 0 +" in row.text
 
 
 def test_dead_letters_are_a_warning_while_there_are_any() -> None:
@@ -138,13 +144,17 @@ def test_delivery_shows_the_limit_the_latencies_and_what_came_of_the_attempts() 
     assert texts(found["attempts"]) == ["delivered 5, retryable 1"]
 
 
-def test_the_latest_conflicts_are_shown_and_how_many_more_there_are() -> None:
+def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -> None:
     conflict = {"name": "Buy", "attribute": "Price", "expected": "number", "found": "string", "action": "observe"}
     found = texts(shown(snapshot(attribute_types={"conflicts": [conflict | {"conflicts": 4}] * 5}))["conflicts"])
-    assert found[0] == "Buy / Price: string instead of number, 4 times, observe"
-    assert len(found) == 4
-    assert found[-1].startswith("and 2 more")
+    assert found == [
+        "Buy / Price: string instead of number, 4 times, observe",
+        "and of 4 more attributes: see attribute-types list",
+    ]
     assert texts(shown(snapshot())["conflicts"]) == ["none"]
+    assert texts(shown(snapshot(attribute_types={"full": True}))["conflicts"])[1].startswith(
+        "no more types are learned"
+    )
 
 
 def test_settings_are_shown_only_if_there_is_something_to_do() -> None:
@@ -155,21 +165,37 @@ def test_settings_are_shown_only_if_there_is_something_to_do() -> None:
 
 def test_what_was_refused_and_given_up_lately_comes_last() -> None:
     recent = {
-        "refusals": [{"at": NOW - 61, "code": "missing_field", "field": "name", "intake": "http"}],
+        "refusals": [
+            {"at": NOW - 61, "code": "missing_field", "field": "time", "name": "Buy", "intake": "http", "events": 3}
+        ],
         "dead_letters": [{"at": NOW + 5, "reason": "rejected", "status": 422, "name": "Buy"}],
     }
     now = snapshot(recent=recent)
-    assert texts(shown(now)["refusals"]) == ["1 min 1 s ago missing_field: name"]
+    assert texts(shown(now)["refusals"]) == ["1 min 1 s ago missing_field (field time) of Buy via http, 3 times"]
     assert texts(shown(now)["dead lately"]) == ["0 s ago rejected, answered 422: Buy"]
     assert list(shown(now))[-2:] == ["refusals", "dead lately"]
 
 
+def test_occurrences_that_are_alike_are_one_row_with_the_time_of_the_latest() -> None:
+    dead = [{"at": NOW - ago, "reason": "rejected", "name": name} for ago, name in ((1, "A"), (2, "B"), (3, "A"))]
+    assert texts(shown(snapshot(recent={"dead_letters": dead}))["dead lately"]) == [
+        "1.0 s ago rejected: A, 2 times",
+        "2.0 s ago rejected: B",
+    ]
+
+
 def test_a_sparkline_has_the_newest_samples_the_highest_the_tallest() -> None:
-    assert sparkline([0, 1, 7], 80) == "▁▂█"
-    assert sparkline([5, 0, 0.01], 2) == "▁█"
-    assert sparkline([0, 0], 80) == "▁▁"
-    assert sparkline([], 80) == sparkline([1], 0) == ""
-    assert sparkline([-1, 2], 80) == "▁█"
+    assert sparkline([0, 1, 7], 80, highest=7) == "▁▂█"
+    assert sparkline([5, 0, 0.01], 2, highest=5) == "▁▂"
+    assert sparkline([0, 0], 80, highest=0) == "▁▁"
+    assert sparkline([], 80, highest=0) == sparkline([1], 0, highest=1) == ""
+    assert sparkline([-1, 2], 80, highest=2) == "▁█"
+
+
+def test_what_comes_in_and_goes_out_is_drawn_on_one_scale() -> None:
+    found = shown(snapshot(history={"accepted": [70, 70], "delivered": [0, 10], "refused": [1], "buffered": [0, 5]}))
+    assert [texts(found[label])[0].split()[-1] for label in ("in", "out", "refused")] == ["██", "▁▂", "█"]
+    assert texts(found["buffer"])[-1] == "▁█"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.cli.top_status import MAX_SAMPLES, MAX_SHOWN, StrangeStatusError, is_status, read_status
+from forwarder.cli.top_reading import MAX_SAMPLES, MAX_SHOWN, StrangeStatusError, is_status, read_status
 
 LEAST: dict[str, object] = {"state": "ready", "ledger": {}}
 
@@ -14,7 +14,7 @@ def test_a_status_without_anything_is_read() -> None:
     assert status.state == "ready"
     assert status.uptime_seconds is None
     assert status.ledger.received is None
-    assert status.ledger.dropped is None
+    assert status.ledger.dropped == {}
     assert status.buffer.available
     assert status.buffer.events is None
     assert status.buffer.share is None
@@ -47,7 +47,9 @@ def test_values_are_taken_from_where_they_are() -> None:
             "settings": {"loaded_at": 1, "restart_needed": ["intake.http"], "error": "line 1"},
         }
     )  # fmt: skip
-    assert (status.ledger.received, status.ledger.dead_lettered, status.ledger.dropped) == (9, 3, 0)
+    assert (status.ledger.received, status.ledger.dead_lettered, status.ledger.dropped) == (
+        9, {"rejected": 2, "expired": 1}, {},
+    )  # fmt: skip
     assert (status.buffer.events, status.buffer.share) == (6, 0.9)
     assert status.delivery.attempts == {"delivered": 4}
     assert (status.delivery.attempt_seconds.p50, status.delivery.attempt_seconds.p99) == (0.5, None)
