@@ -228,7 +228,8 @@ async def _running_system() -> AsyncIterator[_System]:
                 "--set", "intake.http=127.0.0.1:0", "--set", "admin.http=127.0.0.1:0", "--set", "log.format=json",
                 "--set", "delivery.retry_max_seconds=4",  # nobody wants to watch longer waits
             ) as daemon:  # fmt: skip
-                ready = json.loads(await _line(daemon))
+                while (ready := json.loads(await _line(daemon)))["message"] != "ready":
+                    pass
                 drain_logs = asyncio.create_task(_discard(daemon), name="daemon's log")
                 try:
                     yield _System(
@@ -268,7 +269,7 @@ async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
 
 
 async def _line(process: asyncio.subprocess.Process) -> str:
-    """Return the first line of a process's output, which says that it is ready."""
+    """Return the next line of a process's output, of which one says that it is ready."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_START_SECONDS):
