@@ -15,7 +15,7 @@ help:
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   figures: memory, start, latency'
-	@echo 'make docs    write the tables of the README anew from the code'
+	@echo 'make docs    write the tables of settings and metrics anew from the code'
 	@echo 'make lock    write the lock files anew from pyproject.toml'
 
 # What the daemon needs.
@@ -69,7 +69,7 @@ soak: $(VENV)/dev
 bench: $(VENV)/dev
 	@$(BIN)/python -m tests.bench
 
-# The README's tables.
+# The documents' tables.
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.docs
 

@@ -1,4 +1,4 @@
-"""The README's tables of settings and metrics, made from the code. `make docs` writes them; a test checks them."""
+"""The tables of settings and metrics in the documents, made from the code. `make docs` writes them; a test checks them."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from forwarder.settings import reference
 from forwarder.telemetry import Gauges, Telemetry
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 PREFIX = "growlytics_forwarder_"
 
 
@@ -61,14 +61,20 @@ def _row(metric: Metric) -> str:
     return f"| `{name}` | {labels or '–'} | {metric.documentation} |"
 
 
-def with_tables(readme: str) -> str:
-    """Return the README's text with both tables as they should be."""
-    for name, table in (("settings", settings_table()), ("metrics", metrics_table())):
-        start, end = f"<!-- {name}: written by make docs, checked by a test -->", f"<!-- end of {name} -->"
-        assert readme.count(start) == readme.count(end) == 1
-        readme = re.sub(f"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{table}\n{end}", readme)  # noqa: B023 - called at once
-    return readme
+TABLES = {
+    ROOT / "config" / "README.md": ("settings", settings_table),
+    ROOT / "deploy" / "prometheus" / "README.md": ("metrics", metrics_table),
+}
+
+
+def with_table(document: Path) -> str:
+    """Return a document's text with its table as it should be."""
+    (name, table), text = TABLES[document], document.read_text(encoding="utf-8")
+    start, end = f"<!-- {name}: written by make docs, checked by a test -->", f"<!-- end of {name} -->"
+    assert text.count(start) == text.count(end) == 1
+    return re.sub(f"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{table()}\n{end}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in TABLES:
+        document.write_text(with_table(document), encoding="utf-8")

@@ -4,17 +4,27 @@ import argparse
 import json
 import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from forwarder.cli import _COMMANDS
 from forwarder.growlytics.contract import Conforming, check
-from tests.docs import README, with_tables
+from tests.docs import ROOT, TABLES, with_table
+
+README = ROOT / "README.md"
+DOCUMENTS = (
+    "README.md",
+    "config/README.md",
+    "deploy/README.md",
+    "deploy/prometheus/README.md",
+    "tests/bench/README.md",
+)
 
 
-def test_the_tables_of_settings_and_metrics_are_those_of_the_code() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert text == with_tables(text), "run: make docs"
+@pytest.mark.parametrize("document", TABLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_tables_of_settings_and_metrics_are_those_of_the_code(document: Path) -> None:
+    assert document.read_text(encoding="utf-8") == with_table(document), "run: make docs"
 
 
 def test_the_example_event_is_the_documented_one_and_is_accepted() -> None:
@@ -38,8 +48,16 @@ def test_every_command_is_described_and_has_its_help(name: str) -> None:
     assert parser.format_help()
 
 
-@pytest.mark.parametrize("document", ["README.md", "config/README.md", "deploy/README.md", "tests/bench/README.md"])
-def test_every_file_that_a_document_links_to_is_there(document: str) -> None:
-    path = README.parent / document
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_and_heading_that_a_document_links_to_is_there(document: str) -> None:
+    path = ROOT / document
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8")):
+        target = path.parent / link if link else path
+        assert target.exists(), link
+        if heading:
+            assert heading in headings(target), f"{link}#{heading}"
+
+
+def headings(document: Path) -> set[str]:
+    titles = re.findall(r"(?m)^#+ (.*)$", document.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
