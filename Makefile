@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-deploy check soak bench docs lock clean
+.PHONY: help demo test test-deploy check soak bench docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   figures: memory, start, latency'
 	@echo 'make docs    write the tables of settings and metrics anew from the code'
+	@echo 'make screenshot   take deploy/status-page.png anew, in six minutes (needs chromium)'
 	@echo 'make lock    write the lock files anew from pyproject.toml'
 
 # What the daemon needs.
@@ -72,6 +73,10 @@ bench: $(VENV)/dev
 # The documents' tables.
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.docs
+
+# The README's picture: the status page of a daemon that has been busy for five minutes.
+screenshot: $(VENV)/dev
+	@$(BIN)/python -m tests.system.screenshot deploy/status-page.png
 
 # The lock files name no download address, so that any index or mirror serves them.
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \

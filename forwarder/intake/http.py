@@ -1,7 +1,8 @@
 """Events over HTTP, on TCP or on a Unix socket: `POST /track/event`, `POST /v1/events`; and what is asked about them.
 
 It sits on aiohttp's low-level server: the routes are few and fixed, and an Application costs each event a tenth more.
-Every answer is JSON, also where the request is not even HTTP. On TCP requests must get past the locks first.
+Every answer but the status page is JSON, also where the request is not even HTTP. On TCP requests must get past the locks
+first; the page, which has no data, needs no token.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from forwarder.intake.bodies import BodyReader, RefusedBodyError
 from forwarder.intake.connections import Connection, Connections, Server
 from forwarder.intake.elements import Element
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.status_page import status_page
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 
@@ -101,6 +103,7 @@ class HttpIntake:
             "/track/event": ("POST", self._track),
             "/v1/events": ("POST", self._batch),
             "/v1/status": ("GET", self._show_status),
+            "/": ("GET", self._show_page),
             "/openapi.yaml": ("GET", self._show_document),
         }
         for name, routes in operators.items():
@@ -176,6 +179,8 @@ class HttpIntake:
         if self._locks is None:
             return None
         code = self._locks.refuse(request.headers, authority=_authority(request), is_preflight=is_preflight)
+        if code == "unauthorized" and request.path == "/":
+            return None
         if code is not None:
             self._telemetry.locked_out(code)
         return code
@@ -186,6 +191,9 @@ class HttpIntake:
 
     async def _show_status(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
         return answers.content(self._status())
+
+    async def _show_page(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
+        return status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
 
     def _route_of_one(self, path: str) -> _Route | None:
         """Return the route of a path that ends in an id."""

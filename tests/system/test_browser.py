@@ -12,23 +12,12 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from tests.system.browser import FLAGS
 from tests.system.processes import Daemon, running_daemon, running_sandbox, until
 from tests.system.tools import needs
 
 PAGE_SECONDS: Final = 45.0
 """How long a browser may take to start and to run a page, on a busy machine."""
-_FLAGS: Final = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-)
 EVENT: Final = {"name": "From A Page", "customerId": "c", "time": 1_700_000_000_000, "attributes": {}}
 
 _PAGE: Final = """<!doctype html><title>a page</title><body><script>
@@ -105,7 +94,7 @@ async def visit(directory: Path, url: str, pages: Pages, *flags: str) -> dict[st
     chromium = needs("chromium")
     process = await asyncio.create_subprocess_exec(
         chromium,
-        *_FLAGS,
+        *FLAGS,
         *flags,
         f"--user-data-dir={directory / 'browser'}",
         url,

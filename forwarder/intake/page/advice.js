@@ -1,0 +1,149 @@
+// What the daemon's status comes to, in a sentence, and what to do about it. Pure.
+
+const NEARLY_FULL = 0.8;
+const FILLING = 0.05;
+const SOON_SECONDS = 3600;
+const BEHIND_SECONDS = 30;
+
+const sum = (numbers) => Object.values(numbers ?? {}).reduce((total, number) => total + number, 0);
+
+const HOLDS = {
+  auth: {
+    mood: "bad", short: "Growlytics refuses the forwarder",
+    mend: "Put a valid key into the file that `growlytics.api_key_file` names, which is read again when it changes, or set "
+      + "`growlytics.api_key` and restart; and check `growlytics.url`.",
+  },
+  systemic: {
+    mood: "bad", short: "Growlytics rejects every event",
+    mend: "So it is probably not the events: look at what was deployed last, here or there. What it says of them, "
+      + "`growlytics-forwarder dead-letters list` shows.",
+  },
+  breaker: {
+    mood: "warn", short: "Growlytics does not answer, or fails",
+    mend: "It ends by itself when Growlytics is back. If others reach it, check this machine's network, and "
+      + "`growlytics.url`, `growlytics.proxy` and `growlytics.ca_file`.",
+  },
+  retry_after: {
+    mood: "warn", short: "Growlytics asks to be left alone for a while",
+    mend: "It ends by itself. If it comes often, set `delivery.rate_limit_per_second`, or a lower `delivery.max_concurrency`.",
+  },
+};
+const UNKNOWN_HOLD = { mood: "warn", short: "delivery holds", mend: "The daemon's log says more." };
+
+const DROPPED = {
+  drop_oldest: "The buffer was full, and the oldest made room, as `buffer.when_full = \"drop_oldest\"` says. Raise "
+    + "`buffer.max_events` and `buffer.max_bytes`, or set `reject`: then apps are told to come again.",
+  corrupt: "The disk lost or altered them: check the disk of `buffer.directory`.",
+  shutdown: "The daemon stopped before they were delivered: `buffer.kind = \"disk\"` outlives it.",
+};
+
+/** How full the buffer is, from 0 to 1, by the bound that is nearer. */
+function fullness(buffer) {
+  const share = (used, most) => (most ? used / most : 0);
+  return Math.max(share(sum(buffer.events), buffer.max_events), share(buffer.bytes, buffer.max_bytes));
+}
+
+function holdNotes(holds) {
+  return Object.entries(holds).map(([cause, { seconds, probe_in_seconds: probe }]) => {
+    const { mood, short, mend } = HOLDS[cause] ?? UNKNOWN_HOLD;
+    const next = typeof probe === "number" ? `the next probe goes ${probe < 1 ? "at once" : `in ${duration(probe)}`}` : "a probe is due or under way";
+    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)}.`, how: `Events wait in the buffer; ${next}. ${mend}` };
+  });
+}
+
+function bufferNotes({ buffer, forecasts }) {
+  const notes = [];
+  const raise = "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
+  if (buffer.available === false) {
+    notes.push({ mood: "bad", what: "The buffer's disk is full or fails: new events are refused.",
+      how: "Make room on the disk of `buffer.directory`, or mend it; it is tried again by itself." });
+  }
+  if (fullness(buffer) >= 0.999) {
+    notes.push({ mood: "bad", what: "The buffer is full.", how: `New events are refused (429), or the oldest dropped, as \`buffer.when_full\` says. ${raise}` });
+  } else if (fullness(buffer) >= NEARLY_FULL || (fullness(buffer) >= FILLING && (forecasts.full_in_seconds ?? Infinity) < SOON_SECONDS)) {
+    const when = forecasts.full_in_seconds === null ? "" : `, and is full in ${duration(forecasts.full_in_seconds)} if this goes on`;
+    notes.push({ mood: "warn", what: `The buffer is ${Math.round(100 * fullness(buffer))} % full${when}.`, how: raise });
+  }
+  return notes;
+}
+
+function lossNotes(ledger) {
+  const dropped = Object.entries(ledger.since_start.dropped).filter(([, number]) => number > 0);
+  const notes = dropped.map(([reason, number]) =>
+    ({ mood: "bad", what: `${events(number)} ${number === 1 ? "was" : "were"} lost since the start.`, how: DROPPED[reason] ?? "The daemon's log says why." }));
+  if (ledger.for_ever.unaccounted) {
+    notes.push({ mood: "bad", what: `Of ${events(Math.abs(ledger.for_ever.unaccounted))} nothing is known: the ledger does not balance.`,
+      how: "This is a bug, or the buffer's file was changed by something else. Keep the log, and report it." });
+  }
+  return notes;
+}
+
+function deadLetterNotes({ dead_letters: dead }) {
+  if (!dead.events) return [];
+  const share = Math.max(dead.events / dead.max_events, dead.bytes / dead.max_bytes);
+  const full = share >= NEARLY_FULL
+    ? ` There is room for ${Math.max(0, Math.round(100 * (1 - share)))} % more, then the oldest go: raise \`dead_letters.max_events\` and \`dead_letters.max_bytes\`.` : "";
+  return [{ mood: full ? "warn" : "note", what: `${events(dead.events)} ${dead.events === 1 ? "was" : "were"} given up, and ${dead.events === 1 ? "is" : "are"} kept as dead letters.`,
+    how: `See why with \`growlytics-forwarder dead-letters list\`; when that is mended, send them again with \`growlytics-forwarder dead-letters replay --all\`.${full}` }];
+}
+
+function typeNotes({ attribute_types: types }) {
+  const notes = [];
+  const how = {
+    observe: "Growlytics ignores such attributes. Mend the app, or let the forwarder convert them: "
+      + "`contract.types_file` with `contract.attribute_types = \"coerce\"`. All of them: `growlytics-forwarder attribute-types list`.",
+  }[types.policy] ?? "What was done about it, `contract.attribute_types` says. All of them: `growlytics-forwarder attribute-types list`.";
+  if (types.conflicts.length) notes.push({ mood: "note", what: "Attributes came with another type than before; they are listed below.", how });
+  if (types.full) notes.push({ mood: "note", what: "No more attribute types are learned.", how: "Raise `contract.max_attribute_types`." });
+  return notes;
+}
+
+function settingsNotes({ settings }) {
+  const notes = [];
+  if (settings?.error) notes.push({ mood: "warn", what: "The settings that were read last cannot be used; those before hold.", said: [settings.error], how: "Mend them, and send SIGHUP again." });
+  if (settings?.restart_needed?.length) notes.push({ mood: "note", what: "Settings have changed that need a restart:", said: settings.restart_needed, how: "" });
+  return notes;
+}
+
+/** Whether it is behind: what waits has waited for long. `catching` says whether what waits gets less. */
+function lag({ buffer, forecasts, holds }) {
+  const behind = !Object.keys(holds).length && sum(buffer.events) > 0 && buffer.oldest_event_age_seconds > BEHIND_SECONDS;
+  return { behind, catching: behind && forecasts.drained_in_seconds !== null };
+}
+
+function lagNotes(status) {
+  const { behind, catching } = lag(status);
+  const { concurrency_limit: limit, max_concurrency: most } = status.delivery;
+  if (!behind || catching) return [];
+  const how = limit >= most
+    ? "All permits are in use: raise `delivery.max_concurrency` if Growlytics takes more, or see whether `delivery.rate_limit_per_second` is meant."
+    : "Growlytics slows down when asked for more, so the forwarder asks for less; or events of one customer are many, which go one by one (`delivery.order`).";
+  return [{ mood: "warn", what: `The oldest event has waited for ${duration(status.buffer.oldest_event_age_seconds)}.`, how }];
+}
+
+function sentence(status) {
+  const { ledger, buffer, holds, forecasts } = status;
+  const lost = sum(ledger.since_start.dropped), unaccounted = ledger.for_ever.unaccounted;
+  const loss = unaccounted ? "The ledger does not balance" : lost ? `${events(lost)} ${lost === 1 ? "is" : "are"} lost` : "Nothing is lost";
+  const but = lost || unaccounted ? ", and" : ", but";
+  const [cause] = Object.keys(HOLDS).filter((each) => each in holds).concat(Object.keys(holds));
+  if (status.state !== "ready") return `${loss}${lost || unaccounted ? ", and" : ";"} the daemon is ${status.state}.`;
+  if (buffer.available === false) return `${loss}${but} the buffer's disk fails: new events are refused.`;
+  if (fullness(buffer) >= 0.999) return `${loss}${but} the buffer is full.`;
+  if (cause) return `${loss}${but} ${(HOLDS[cause] ?? UNKNOWN_HOLD).short}: events wait.`;
+  const { behind, catching } = lag(status);
+  if (catching) return `${loss}, and it catches up: done in ${duration(forecasts.drained_in_seconds)}.`;
+  return behind ? `${loss}${but} it does not keep up.` : `${loss}${lost || unaccounted ? ", but" : ", and"} it keeps up.`;
+}
+
+/** Return {mood, sentence, notes}: mood is good, note, warn or bad; notes are {mood, what, said, how}, the worst first. */
+function judge(status) {
+  const order = ["bad", "warn", "note", "good"];
+  const notes = [
+    ...lossNotes(status.ledger), ...holdNotes(status.holds), ...bufferNotes(status), ...lagNotes(status),
+    ...settingsNotes(status), ...deadLetterNotes(status), ...typeNotes(status),
+  ].sort((a, b) => order.indexOf(a.mood) - order.indexOf(b.mood));
+  const worst = notes.length ? notes[0].mood : "good";
+  const mood = worst === "note" ? "good" : worst;
+  return { mood: mood === "good" && status.state !== "ready" ? "warn" : mood, sentence: sentence(status), notes };
+}

@@ -1,0 +1,99 @@
+"use strict";
+// Elements, texts and pictures. Whatever the daemon says becomes text nodes here, and never markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function filled(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children.flat(Infinity).filter((child) => child !== null));
+  return element;
+}
+const el = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
+const svg = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
+
+/** A name that a stranger chose: its direction does not spill over. */
+const strange = (name) => el("bdi", {}, String(name));
+
+/** Our own text, in which backticks enclose code. */
+const rich = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+
+const count = (number) => Math.round(number).toLocaleString("en-US");
+const events = (number) => (number === 1 ? "1 event" : `${count(number)} events`);
+
+function rate(perSecond) {
+  if (perSecond >= 100) return count(perSecond);
+  return String(Number(perSecond.toFixed(perSecond >= 10 ? 1 : 2)));
+}
+
+function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let power = 0;
+  while (number >= 1024 && power < units.length - 1) { number /= 1024; power += 1; }
+  return `${power && number < 10 ? number.toFixed(1) : Math.round(number)} ${units[power]}`;
+}
+
+function duration(seconds) {
+  if (seconds < 0.9995) return `${seconds && seconds < 0.01 ? (1000 * seconds).toFixed(1) : Math.round(1000 * seconds)} ms`;
+  if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 90 * 60) return `${Math.round(seconds / 60)} min`;
+  const hours = Math.floor(seconds / 3600), minutes = Math.floor((seconds % 3600) / 60);
+  return hours < 48 ? `${hours} h${minutes ? ` ${minutes} min` : ""}` : `${Math.round(hours / 24)} days`;
+}
+
+const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString("en-GB");
+
+/** The lowest of 1, 2, 5, 10, 20 … that is not below a number. */
+function ceiling(number) {
+  if (number <= 0) return 1;
+  const power = 10 ** Math.floor(Math.log10(number));
+  return [1, 2, 5, 10].map((factor) => factor * power).find((round) => round >= number * 0.9999);
+}
+
+/**
+ * The last five minutes; now is at the right. `series` are {name, values, area}, the values oldest first and alike long;
+ * `most` is how many values five minutes have, and `least` the lowest that the scale ends with.
+ */
+function chart(title, series, { most = 60, least = 0, format = count } = {}) {
+  const width = 600, height = 130;
+  const top = ceiling(Math.max(least, ...series.flatMap((each) => each.values)));
+  const lines = series.flatMap(({ name, values, area }) => {
+    const at = (index) => width - ((values.length - 1 - index) * width) / (most - 1);
+    const points = values.map((value, index) => `${at(index).toFixed(1)} ${(height - (value / top) * height).toFixed(1)}`);
+    if (!points.length) return [];
+    return [
+      area ? svg("path", { class: `area ${name}`, d: `M${at(0)} ${height}L${points.join("L")}L${width} ${height}Z` }) : null,
+      svg("path", { class: `line ${name}`, d: `M${points.join("L")}` }),
+      svg("path", { class: `dot ${name}`, d: `M${points.at(-1)}h0` }),
+    ];
+  });
+  const said = series.map(({ label, values }) =>
+    values.length ? `${label}: ${format(values.at(-1))} now, ${format(Math.max(...values))} at most` : `${label}: nothing yet`);
+  return el("figure", { class: "chart" },
+    el("div", { class: "scale", "aria-hidden": "true" }, el("span", {}, format(top)), el("span", {}, format(top / 2)), el("span", {}, "0")),
+    svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img",
+      "aria-label": `${title}, over the last five minutes. ${said.join("; ")}.` },
+      [0, 0.5, 1].map((share) => svg("path", { class: "grid", d: `M0 ${share * height}H${width}` })), lines),
+    el("div", { class: "time", "aria-hidden": "true" }, el("span", {}, "5 min ago"), el("span", {}, "now")));
+}
+
+const legend = (entries) => el("ul", { class: "legend" }, entries.map(({ name, value, label }) =>
+  el("li", { class: name }, el("i", { class: `swatch ${name}` }), el("strong", {}, value), ` ${label}`)));
+
+function meter(label, value, most, text) {
+  const share = most ? Math.min(1, value / most) : 0;
+  return el("div", { class: "room" }, el("span", {}, label),
+    svg("svg", { class: "meter", viewBox: "0 0 100 1", preserveAspectRatio: "none", role: "meter", "aria-label": label,
+      "aria-valuemin": 0, "aria-valuemax": most, "aria-valuenow": value, "aria-valuetext": text },
+      svg("rect", { class: "track", width: 100, height: 1 }),
+      svg("rect", { class: share >= 0.8 ? "level high" : "level", width: 100 * share, height: 1 })),
+    el("span", { class: "figure" }, text));
+}
+
+function table(label, heads, rows, empty) {
+  if (!rows.length) return el("p", { class: "none" }, empty);
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    el("table", {},
+      el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
+      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell)))))));
+}

@@ -1,0 +1,78 @@
+// Asking the daemon, every two seconds while the page is in sight, and what to say when it does not answer.
+
+const POLL_MS = 2000;
+const ANSWER_MS = 5000;
+
+let token = null; // here and nowhere else
+let asking = false;
+let timer = null;
+let heardAt = null;
+
+async function ask() {
+  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
+  const answer = await fetch("v1/status", { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+  if (answer.status === 401) return null;
+  if (!answer.ok) throw new Error(`it answers ${answer.status}`);
+  return answer.json();
+}
+
+function showOutage(reason) {
+  const since = heardAt === null ? "" : ` What is below is what it said last, at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago.`;
+  byId("outage").textContent = `The daemon cannot be reached${reason}.${since}`;
+  byId("outage").hidden = false;
+  document.body.classList.add("stale");
+  document.title = "✕ The daemon cannot be reached";
+}
+
+function showHeard() {
+  heardAt = new Date();
+  byId("outage").hidden = true;
+  document.body.classList.remove("stale");
+}
+
+function askForToken() {
+  const wrong = token !== null;
+  token = null;
+  byId("wrong").textContent = wrong ? "The daemon does not take this token. Is it the one of this daemon, and whole?" : "";
+  byId("ask").hidden = false;
+  byId("shown").hidden = true;
+  byId("pace").replaceChildren();
+  byId("outage").hidden = true;
+  byId("glance").replaceChildren(el("h1", { id: "sentence" }, "Locked"));
+  document.title = "growlytics-forwarder: locked";
+  drawn.clear();
+  byId("token").focus();
+}
+
+async function poll() {
+  clearTimeout(timer);
+  if (asking || document.hidden) return;
+  asking = true;
+  try {
+    const status = await ask();
+    showHeard();
+    if (status === null) {
+      askForToken();
+      return;
+    }
+    byId("ask").hidden = true;
+    show(status);
+  } catch (error) {
+    showOutage(error.name === "TimeoutError" ? `: it has not answered for ${ANSWER_MS / 1000} s` : error.message.startsWith("it ") ? `: ${error.message}` : "");
+  } finally {
+    asking = false;
+  }
+  timer = setTimeout(poll, POLL_MS);
+}
+
+byId("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  // What is not ASCII can be no header, and no token.
+  token = byId("token").value.trim().replace(/[^\x21-\x7e]/g, "?");
+  byId("token").value = "";
+  poll();
+});
+document.addEventListener("visibilitychange", poll);
+
+if ("token" in document.body.dataset) askForToken();
+else poll();
