@@ -43,10 +43,11 @@ class Put:
     """Set if they come from a damaged file and were accepted long ago."""
     ended: Sequence[tuple[Event, Fate]] = ()
     """Those of them that leave at once: they were marked in the damaged file."""
+    size_bytes: int = field(init=False)
+    """Of the events."""
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(event.size_bytes for event in self.events)
+    def __post_init__(self) -> None:
+        self.size_bytes = sum(len(event.body) for event in self.events)
 
 
 @dataclass(slots=True, eq=False)

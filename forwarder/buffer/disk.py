@@ -9,6 +9,7 @@ by its id. A crash gives everything back that was not acked, in order.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -289,7 +290,8 @@ class DiskBuffer:
 
     def _note_declined(self) -> None:
         """Have refusals and duplicates since the last time written to the ledger with the next commit."""
-        self._commits.waiting.declined += self._declined.since_last()
+        if declined := self._declined.since_last():
+            self._commits.waiting.declined += declined
 
     def _job_of(self, batch: Batch) -> Job[int]:
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
@@ -297,12 +299,13 @@ class DiskBuffer:
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
         self._declined.committed(batch.declined)
+        accepted: Counter[str] = Counter()
         for put in batch.puts:
             self._room.settle(put, stored=True)
             if put.dropped:
                 self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
             if put.salvaged is None:
-                self._telemetry.events_accepted(len(put.events), intake=put.intake)
+                accepted[put.intake] += len(put.events)
                 self._reading.add(put.events)
             else:
                 self._upkeep.brought(put.salvaged)
@@ -310,6 +313,8 @@ class DiskBuffer:
                 ended = {event.id for event, _ in put.ended}
                 self._reading.add([event for event in put.events if event.id not in ended])
             tell(put.done, Stored())
+        for intake, number in accepted.items():
+            self._telemetry.events_accepted(number, intake=intake)
         for ack in batch.acks:
             for event, _ in ack.fates:
                 del self._taken[event.id]

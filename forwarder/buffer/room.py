@@ -82,7 +82,8 @@ class Room:
         self._uncommitted_puts += sign
         if put.salvaged is None:  # the others count already
             self._uncommitted_events += sign * (len(put.events) - len(put.dropped))
-            self._uncommitted_bytes += sign * (put.size_bytes - sum(event.size_bytes for event in put.dropped))
+            dropped_bytes = sum(event.size_bytes for event in put.dropped) if put.dropped else 0
+            self._uncommitted_bytes += sign * (put.size_bytes - dropped_bytes)
 
     def _put_back(self, events: Sequence[Event]) -> None:
         self._ordering.give_back(events, not_before=0.0)

@@ -5,7 +5,6 @@ nothing. Every element is counted exactly once: as accepted, as a duplicate or a
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -66,7 +65,7 @@ class _Refusals:
     """The refused elements of one request, all counted, but only so many listed that their memory is bounded."""
 
     listed: list[tuple[int, Refused]] = field(default_factory=list)
-    codes: Counter[str] = field(default_factory=Counter)
+    codes: dict[str, int] = field(default_factory=dict)
     """Elements by the code of their first violation."""
     first: dict[str, Refused] = field(default_factory=dict)
     """Of each code."""
@@ -74,7 +73,7 @@ class _Refusals:
 
     def add(self, index: int, refused: Refused) -> None:
         code = refused.violations[0].code
-        self.codes[code] += 1
+        self.codes[code] = self.codes.get(code, 0) + 1
         self.first.setdefault(code, refused)
         if self.violations < MAX_LISTED_VIOLATIONS:
             self.violations += len(refused.violations)
@@ -131,7 +130,8 @@ class Acceptor:
                 self._telemetry.events_refused(request.elements, intake=intake, reason=_REASONS[type(answer)])
             return answer
         self._types.settled([*judged, *request.refused_for_types])
-        self._telemetry.events_duplicate(len(repeats), intake=intake)
+        if repeats:
+            self._telemetry.events_duplicate(len(repeats), intake=intake)
         for code, number in request.refused.codes.items():
             one_of_them = request.refused.first[code]
             self._telemetry.events_refused(
@@ -206,11 +206,13 @@ class Acceptor:
         """Put events, whose keys are claimed meanwhile; if they are not stored, none is remembered."""
         if not events:
             return Stored()
+        forgotten_to = self._keys.forgotten_to
+        if not judged and not claimed and forgotten_to <= self._forgotten_to:  # as nearly always
+            return await self._buffer.put(events, intake=intake)
         types: dict[Place, LearnedType] = {}
         for each in judged:
             types.update(each.learned)
         keys = [DuplicateKey(event_id, digest, now) for digest, event_id in claimed.items()]
-        forgotten_to = self._keys.forgotten_to
         notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0)
         self._keys.claim(claimed)
         stored = False

@@ -164,6 +164,11 @@ class Connection(web.RequestHandler):
             self._head_since = self._loop.time()
             self._silent = False
 
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp names it
+        """Go on reading; where it was not paused, aiohttp would parse nothing once more for each body that is read."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def pause_writing(self) -> None:
         """Note that the client leaves much unread."""
         super().pause_writing()
