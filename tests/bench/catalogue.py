@@ -11,6 +11,7 @@ from tests.bench import (
     backlog,
     compared,
     delivering,
+    floors,
     fluent_bit,
     growth,
     in_process,
@@ -20,6 +21,7 @@ from tests.bench import (
     syslog_ng,
     ways_in,
 )
+from tests.bench.bare import AIOHTTP, HTTPTOOLS
 from tests.bench.comparisons import Figure
 from tests.bench.growth import Curve
 from tests.bench.ours import BEST_CONCURRENCY, KINDS, WAYS, ours
@@ -45,6 +47,7 @@ class Entry:
 
 def catalogue() -> dict[str, Entry]:
     missing = "" if nginx.found() else "nginx"
+    libraries = (AIOHTTP, HTTPTOOLS)
     return {
         "accepting/uvloop": Entry(lambda: accepting.measure("uvloop"), 240, main=True),
         "accepting/asyncio": Entry(lambda: accepting.measure("asyncio"), 240),
@@ -54,6 +57,16 @@ def catalogue() -> dict[str, Entry]:
         "lines-to-delivered": Entry(compared.measure_cpu, 300, main=True, missing=missing),
         "throughput-at-50ms": Entry(compared.measure_throughput, 480, main=True, missing=missing),
         "resting": Entry(resting.measure, 120, main=True),
+        **{
+            f"bare-{what}/{library}/{loop}": Entry(
+                partial(measure, library, loop), 60, main=loop == "uvloop", missing=lacking
+            )
+            for what, measure, lacking in (
+                ("handler", floors.measure_handler, ""),
+                ("client", floors.measure_client, missing),
+            )
+            for library, loop in product(libraries, LOOPS)
+        },
         **_rows(),
         "growth/backlog": Entry(growth.measure_backlog, 600),
         "growth/customers": Entry(growth.measure_customers, 600),
@@ -79,7 +92,7 @@ async def _row(system: System, conditions: Conditions) -> list[Through]:
     return [await measure_through(system, conditions)]
 
 
-_MAIN = {
+MAIN_ROWS = {
     *("ours/disk/http/uvloop/0ms/plain", "ours/disk/http/uvloop/0ms/tls", "ours/disk/http/uvloop/50ms/plain"),
     *("ours/memory/http/uvloop/0ms/plain", "ours/fsync/http/uvloop/0ms/plain", "ours/disk/http/asyncio/0ms/plain"),
     *(f"ours/disk/{way}/uvloop/0ms/plain" for way in ("batches", "lines", "datagram")),
@@ -111,5 +124,5 @@ def _rows() -> dict[str, Entry]:
     for (system, lacking), latency_ms, tls in product(systems, (0, 50), (False, True)):
         conditions = Conditions(latency_ms, tls)
         name = f"{system.name}/{conditions}"
-        rows[name] = Entry(partial(_row, system, conditions), _ROW_SECONDS, main=name in _MAIN, missing=lacking)
+        rows[name] = Entry(partial(_row, system, conditions), _ROW_SECONDS, main=name in MAIN_ROWS, missing=lacking)
     return rows

@@ -5,7 +5,6 @@ import platform
 import resource
 import sqlite3
 import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -100,7 +99,6 @@ def describe() -> dict[str, str]:
         "SQLite": sqlite3.sqlite_version,
         **packages,
         **programs,
-        "instruction counts": _instruction_counts(),
     }
 
 
@@ -117,13 +115,3 @@ def _version_of_program(command: tuple[str, ...]) -> str:
     except FileNotFoundError:
         return "not found"
     return (shown.stdout + shown.stderr).splitlines()[0].removeprefix("nginx version: ")
-
-
-def _instruction_counts() -> str:
-    """Return whether the kernel counts instructions, which virtual machines often forbid."""
-    try:
-        command = ["perf", "stat", "--field-separator=,", "--event=instructions:u", sys.executable, "-c", ""]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stderr
-    except FileNotFoundError:
-        return "perf is not installed"
-    return "supported" if shown.partition(",")[0].isdigit() else "not supported by this kernel (perf stat)"

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.bench import comparisons, growth, rows, through
+from tests.bench import comparisons, growth, instructions, rows, through
 from tests.bench.catalogue import Result
 from tests.bench.comparisons import Figure
 from tests.bench.growth import Curve
@@ -29,8 +29,12 @@ class Report:
     def noisy(self) -> dict[str, float]:
         return {name: share for name, share in self.others.items() if share > NOISY_SHARE}
 
+    @staticmethod
+    def machine() -> dict[str, str]:
+        return describe() | {"instruction counts": instructions.why_not() or "by perf stat"}
+
     def markdown(self) -> str:
-        machine = "; ".join(f"{name} {value}" for name, value in describe().items())
+        machine = "; ".join(f"{name} {value}" for name, value in self.machine().items())
         parts = [f"Measured on {self.began:%Y-%m-%d at %H:%M} UTC. {machine}.", self._noise()]
         for kind, head in (
             (Figure, comparisons.HEAD),
@@ -58,7 +62,7 @@ class Report:
         return {
             "began": self.began.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe(),
+            "machine": self.machine(),
             "noisy": bool(self.noisy),
             "share_of_a_core_that_others_took": self.others,
             "figures": [one.as_json() for one in of if isinstance(one, Figure)],

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.driver import fed
+from tests.bench.instructions import counting
 from tests.bench.machine import NOISY_SHARE, Others, cpu_seconds, memory_bytes
 from tests.bench.nginx import Nginx, running_nginx
 from tests.bench.systems import RUN_SECONDS, Conditions, Running, System
 
 _POLL_SECONDS = 0.02
 HEAD = (
-    "| system, far side | events | accepted/s | delivered/s | CPU µs an event "
+    "| system, far side | events | accepted/s | delivered/s | CPU µs an event | instructions "
     "| p50, ms | p99, ms | MB idle / full / after | ready, s | |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -31,6 +32,7 @@ class Through:
     accepted_per_second: float | None
     delivered_per_second: float | None
     cpu_microseconds_per_delivered_event: float | None
+    instructions_per_delivered_event: float | None
     p50_ms: float | None
     """Of the accepting call."""
     p99_ms: float | None
@@ -49,6 +51,7 @@ class Through:
             f"{self.system}, {self.conditions.replace('/', ', ')}",
             *(_shown(value) for value in (self.events, self.accepted_per_second, self.delivered_per_second)),
             _shown(self.cpu_microseconds_per_delivered_event),
+            _shown(self.instructions_per_delivered_event),
             *(_shown(value, 3) for value in (self.p50_ms, self.p99_ms)),
             " / ".join(_shown(value) for value in (self.idle_mb, self.full_mb, self.after_mb)),
             _shown(self.ready_seconds, 2),
@@ -72,24 +75,25 @@ async def measure_through(system: System, conditions: Conditions, *, most_events
 
 async def _run(running: Running, far: Nginx) -> dict[str, Any]:
     pid = running.pid
-    idle, cpu, already = memory_bytes(pid), cpu_seconds(pid), await far.count()
-    started = time.perf_counter()
-    feeding = asyncio.create_task(fed(running.driver, seconds=RUN_SECONDS), name="driver")
-    taken = await feeding
-    accepted = await running.accepted() if running.accepted else taken.events
-    requests = -(-accepted // running.events_per_request)
-    while (count := await far.count() - already) < requests and time.perf_counter() - started < RUN_SECONDS:
-        await asyncio.sleep(_POLL_SECONDS)
-    seconds, used = time.perf_counter() - started, cpu_seconds(pid) - cpu
+    idle, already = memory_bytes(pid), await far.count()
+    async with counting(pid) as instructions:
+        started, cpu = time.perf_counter(), cpu_seconds(pid)
+        taken = await fed(running.driver, seconds=RUN_SECONDS)
+        accepted = await running.accepted() if running.accepted else taken.events
+        requests = -(-accepted // running.events_per_request)
+        while (count := await far.count() - already) < requests and time.perf_counter() - started < RUN_SECONDS:
+            await asyncio.sleep(_POLL_SECONDS)
+        seconds, used = time.perf_counter() - started, cpu_seconds(pid) - cpu
     delivered = min(count * running.events_per_request, accepted)
     assert delivered, "nothing was delivered"
-    notes = [f"cut with {accepted - delivered} waiting"] if count < requests else []
-    notes += [f"{taken.events - accepted} refused"] if accepted < taken.events else []
+    notes = [f"cut with {accepted - delivered:,} waiting"] if count < requests else []
+    notes += [f"{taken.events - accepted:,} refused"] if accepted < taken.events else []
     return {
         "events": delivered,
         "accepted_per_second": accepted / taken.seconds,
         "delivered_per_second": delivered / seconds,
         "cpu_microseconds_per_delivered_event": used / delivered * 1e6,
+        "instructions_per_delivered_event": instructions.number and instructions.number / delivered,
         "p50_ms": taken.p50_ms,
         "p99_ms": taken.p99_ms,
         "idle_mb": idle / 1e6,
