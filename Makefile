@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-deploy check soak bench docs screenshot lock clean
+.PHONY: help demo test test-deploy check soak bench bench-all bench-quick docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,7 +14,8 @@ help:
 	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
-	@echo 'make bench   figures: memory, start, latency'
+	@echo 'make bench   speed, ours and of others on the same work, a quarter of an hour (see tests/bench/README.md)'
+	@echo 'make bench-all ONLY=growth   any other row of it (ONLY=list names them); make bench-quick   two ratios in a minute'
 	@echo 'make docs    write the tables of settings and metrics anew from the code'
 	@echo 'make screenshot   take deploy/status-page.png anew, in six minutes (needs chromium)'
 	@echo 'make lock    write the lock files anew from pyproject.toml'
@@ -67,8 +68,20 @@ check: $(VENV)/dev
 soak: $(VENV)/dev
 	@$(BIN)/pytest -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=1800 -s
 
-bench: $(VENV)/dev
-	@$(BIN)/python -m tests.bench
+# What is measured beside us, from the registry; nginx, syslog-ng and Fluent Bit are used where they are installed.
+$(VENV)/bench: tests/bench-requirements.txt $(VENV)/dev
+	@$(PIP_INSTALL) --require-hashes -r tests/bench-requirements.txt
+	@touch $@
+
+bench: $(VENV)/bench
+	@$(BIN)/python -m tests.bench --json tests/bench/results.json
+
+ONLY ?= list
+bench-all: $(VENV)/bench
+	@$(BIN)/python -m tests.bench $(if $(filter list,$(ONLY)),--list,--only '$(ONLY)' --json $(VENV)/bench-all.json)
+
+bench-quick: $(VENV)/dev
+	@$(BIN)/python -m tests.bench.quick
 
 # The documents' tables.
 docs: $(VENV)/dev
@@ -87,6 +100,7 @@ lock: $(VENV)/runtime
 	@$(PIP_INSTALL) 'uv>=0.13'
 	@$(LOCK) --extra speed --extra zstd --extra top pyproject.toml -o deploy/requirements.txt
 	@$(LOCK) --extra speed --extra zstd --extra top --group dev pyproject.toml -o tests/requirements.txt
+	@$(LOCK) --extra speed --extra zstd --extra top --group dev --group bench pyproject.toml -o tests/bench-requirements.txt
 	@$(LOCK) --group build -o deploy/build-requirements.txt
 	@$(LOCK) --extra speed --extra zstd --extra top --group dev --group deploy pyproject.toml -o tests/deploy-requirements.txt
 	@npm install --prefix tests/deploy --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent

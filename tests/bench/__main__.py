@@ -1,56 +1,70 @@
-"""`make bench`: absolute figures of real processes on this machine. Not a test; figures and commands go to README.md.
+"""`make bench` and `make bench-all`: speed of real processes on this machine, ours and others'. Not a test.
 
-All groups of rows, or those that are named: `.venv/bin/python -m tests.bench intake backlog`.
+Tables go to standard output; progress, and what went wrong, to standard error.
 """
 
 import argparse
 import asyncio
+import json
 import os
-import platform
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
-from tests.bench import backlog, delivery, intake, single, ways_in
-from tests.bench.rows import HEAD, Rows, progress
-
-GROUPS: dict[str, tuple[Callable[[], Awaitable[Rows]], float]] = {
-    "start": (single.measure_starts, 60),
-    "latency": (single.measure_latency, 150),
-    "sandbox": (single.measure_sandbox, 60),
-    "intake": (intake.measure, 240),
-    "ways-in": (ways_in.measure, 360),
-    "delivery": (delivery.measure, 600),
-    "backlog": (backlog.measure, 480),
-}
-"""What measures each group of rows, and within how many seconds."""
+from tests.bench.catalogue import Entry, catalogue, chosen
+from tests.bench.machine import OTHER_CORE, Others
+from tests.bench.report import Report
+from tests.bench.rows import progress
 
 
-async def main(chosen: Sequence[str]) -> int:
-    """Print a table of figures of real processes on this machine; what goes wrong, and how far it is, goes to stderr."""
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print(HEAD, flush=True)
-    failed: list[str] = []
-    for name in chosen:
-        measure, seconds = GROUPS[name]
-        started = time.perf_counter()
+async def run(entries: dict[str, Entry], names: Sequence[str]) -> Report:
+    """Measure one thing after the other."""
+    report = Report()
+    for number, name in enumerate(names, 1):
+        entry = entries[name]
+        if entry.missing:
+            report.not_found[name] = entry.missing
+            continue
+        started, others = time.perf_counter(), Others()
         try:
-            async with asyncio.timeout(seconds):
-                print(await measure(), flush=True)
-        except Exception:  # noqa: BLE001 - the other groups are worth having
+            async with asyncio.timeout(entry.seconds):
+                report.results += await entry.measure()
+        except Exception:  # noqa: BLE001 - the rest is worth having
             traceback.print_exc()
-            failed.append(name)
-        progress(f"{name}: {time.perf_counter() - started:.0f} s of at most {seconds:.0f} s")
-    if failed:
-        progress(f"failed: {', '.join(failed)}")
-    return 1 if failed else 0
+            report.failed.append(name)
+        report.others[name] = others.share()
+        taken = time.perf_counter() - started
+        progress(f"[{number}/{len(names)}] {name}: {taken:.0f} s; others took {report.others[name]:.0%} of a core")
+    return report
+
+
+def main(arguments: argparse.Namespace) -> int:
+    entries = catalogue()
+    if arguments.list:
+        print("\n".join(f"{name}{' (main)' if entry.main else ''}" for name, entry in entries.items()))
+        return 0
+    names = (
+        chosen(entries, arguments.only)
+        if arguments.only
+        else [n for n, e in entries.items() if e.main or arguments.all]
+    )
+    if not names:
+        print(f"nothing is called {arguments.only}: see --list", file=sys.stderr)
+        return 64
+    os.sched_setaffinity(0, {OTHER_CORE})
+    report = asyncio.run(run(entries, names))
+    print(report.markdown())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=main.__doc__)
-    parser.add_argument("group", nargs="*", metavar="GROUP", help=f"{', '.join(GROUPS)}; all if none is named")
-    arguments = parser.parse_args()
-    if unknown := set(arguments.group) - set(GROUPS):
-        parser.error(f"there is no group {', '.join(sorted(unknown))}: choose from {', '.join(GROUPS)}")
-    sys.exit(asyncio.run(main(arguments.group or list(GROUPS))))
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--all", action="store_true", help="not the main rows alone")
+    parser.add_argument("--only", metavar="NAME", help="what has this name or begins with it; * and ? are wild")
+    parser.add_argument("--list", action="store_true", help="name all that can be measured")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write what was found there, too")
+    sys.exit(main(parser.parse_args()))

@@ -1,44 +1,33 @@
-"""The other yardstick, as a process: what aiohttp alone takes to post an event. A loop each for so many connections.
+"""The yardstick of delivering, as a process: it posts events, so many at once, reads the answers, and knows nothing else.
 
-It posts until it is ended, and writes a line with how many posts it has made whenever it reads one.
+On aiohttp, which is what the daemon has below it, in a loop for each connection; or on httptools with requests written by
+hand, to show what aiohttp costs. It posts until it is ended.
 """
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from typing import Any, cast
 
 import aiohttp
-import orjson
 
+from tests.bench.bare import AIOHTTP
+from tests.bench.events import CUSTOMERS, event
 from tests.bench.helpers import line_of, loop_factory, running
 from tests.bench.machine import MEASURED_CORE
-from tests.system.processes import example_event
 
 _HEADERS = {"x-growlytics-key": "some-key", "Content-Type": "application/json", "Accept": "application/json"}
-_DIFFERENT_EVENTS = 2000
 
 
-class _Client:
-    def __init__(self) -> None:
-        self.posted = 0
-        self._bodies = [orjson.dumps(example_event(number)) for number in range(_DIFFERENT_EVENTS)]
-
-    async def post(self, http: aiohttp.ClientSession, url: str) -> None:
+async def _post_with_aiohttp(url: str, connections: int, bodies: list[bytes]) -> None:
+    async def post() -> None:
         while True:
-            body = self._bodies[self.posted % _DIFFERENT_EVENTS]
-            self.posted += 1
-            async with http.post(url, data=body, headers=_HEADERS, allow_redirects=False) as response:
-                await response.read()
-                assert response.status == 200
+            for body in bodies:
+                async with http.post(url, data=body, headers=_HEADERS, allow_redirects=False) as response:
+                    await response.read()
+                    assert response.status == 200
 
-
-async def _run(url: str, connections: int) -> None:
-    client = _Client()
-    commands = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     connector = aiohttp.TCPConnector(limit=connections)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=10)) as http,
@@ -46,31 +35,56 @@ async def _run(url: str, connections: int) -> None:
     ):
         print("ready", flush=True)
         for _ in range(connections):
-            posting.create_task(client.post(http, url))
-        async for _ in commands:
-            print(client.posted, flush=True)
+            posting.create_task(post())
 
 
-@dataclass(frozen=True)
-class BareClient:
-    """The running process."""
+class _Connection(asyncio.Protocol):
+    """Parses with httptools, whose callbacks these are."""
 
-    process: asyncio.subprocess.Process
+    def __init__(self, parser: Callable[[object], Any], requests: list[bytes]) -> None:
+        self._parser = parser(self)
+        self._requests, self._number = requests, 0
 
-    async def count(self) -> int:
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"count\n")
-        return int(await line_of(self.process))
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
+        self._post()
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_message_complete(self) -> None:
+        assert self._parser.get_status_code() == 200
+        self._post()
+
+    def _post(self) -> None:
+        self._transport.write(self._requests[self._number % CUSTOMERS])
+        self._number += 1
+
+
+async def _post_with_httptools(url: str, connections: int, bodies: list[bytes]) -> None:
+    from httptools import HttpResponseParser  # noqa: PLC0415 - only `make bench` installs it
+
+    address, _, path = url.removeprefix("http://").partition("/")
+    host, _, port = address.partition(":")
+    headers = "".join(f"{name}: {value}\r\n" for name, value in _HEADERS.items())
+    head = f"POST /{path} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: "
+    requests = [head.encode() + b"%d\r\n\r\n" % len(body) + body for body in bodies]
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    for _ in range(connections):
+        await loop.create_connection(lambda: _Connection(HttpResponseParser, requests), host, int(port))
+    await asyncio.Event().wait()
 
 
 @asynccontextmanager
-async def running_bare_client(loop: str, url: str, *, connections: int) -> AsyncIterator[BareClient]:
-    """Run it against a far side."""
-    async with running("bare_client", loop, url, str(connections), core=MEASURED_CORE) as process:
+async def running_bare_client(loop: str, url: str, library: str = AIOHTTP, *, connections: int) -> AsyncIterator[int]:
+    """Run it against a far side; yield its process id."""
+    async with running("bare_client", loop, library, url, str(connections), core=MEASURED_CORE) as process:
         assert await line_of(process) == "ready"
-        yield BareClient(process)
+        yield process.pid
 
 
 if __name__ == "__main__":
+    post_with = _post_with_aiohttp if sys.argv[2] == AIOHTTP else _post_with_httptools
     with asyncio.Runner(loop_factory=loop_factory(sys.argv[1])) as runner:
-        runner.run(_run(sys.argv[2], int(sys.argv[3])))
+        runner.run(post_with(sys.argv[3], int(sys.argv[4]), [event(number) for number in range(CUSTOMERS)]))

@@ -63,10 +63,10 @@ class _Connection(asyncio.Protocol):
         self._received = received
 
 
-async def _serve() -> None:
+async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
     far = _Far()
-    server = await loop.create_server(lambda: _Connection(far), "127.0.0.1", 0, start_serving=False)
+    server = await loop.create_server(lambda: _Connection(far), "127.0.0.1", port, start_serving=False)
     host, port = server.sockets[0].getsockname()
     commands = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
@@ -103,11 +103,12 @@ class FarSide:
 
 
 @asynccontextmanager
-async def running_far_side() -> AsyncIterator[FarSide]:
-    async with running("far_side", core=OTHER_CORE) as process:
+async def running_far_side(port: int = 0) -> AsyncIterator[FarSide]:
+    """Run it, on a port of its own choice unless one is given."""
+    async with running("far_side", str(port), core=OTHER_CORE) as process:
         yield FarSide(process, await line_of(process))
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        runner.run(_serve())
+        runner.run(_serve(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""A flood, from a process of its own: one event per POST, on kept-alive connections, the next once the last is answered.
+"""A flood, from a process of its own: one event per POST on kept-alive connections, the next once the last is answered.
 
 The process reads the CPU time of the server itself, when the flood has warmed it up and at the end, so that it is that of
 exactly the events in between.
@@ -11,16 +11,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import cast
 
-import orjson
-
+from tests.bench.events import CUSTOMERS, event
 from tests.bench.helpers import fast_loop, line_of, running
 from tests.bench.machine import OTHER_CORE, cpu_seconds
-from tests.system.processes import example_event
 
-CONNECTIONS = 64
 WARM_UP_SECONDS = 0.7
 SECONDS = 2.0
-_DIFFERENT_EVENTS = 2000
 
 
 @dataclass(frozen=True)
@@ -38,13 +34,13 @@ class Flooded:
 
 
 class _Flood:
-    def __init__(self) -> None:
-        self.requests = [_request(number) for number in range(_DIFFERENT_EVENTS)]
+    def __init__(self, attributes: int) -> None:
+        self.requests = [_request(event(number, attributes=attributes)) for number in range(CUSTOMERS)]
         self.answered = 0
         self.refused: bytes | None = None
 
     def next_request(self) -> bytes:
-        return self.requests[self.answered % _DIFFERENT_EVENTS]
+        return self.requests[self.answered % CUSTOMERS]
 
 
 class _Connection(asyncio.Protocol):
@@ -67,16 +63,15 @@ class _Connection(asyncio.Protocol):
         self._transport.write(self._flood.next_request())
 
 
-def _request(number: int) -> bytes:
-    body = orjson.dumps(example_event(number))
+def _request(body: bytes) -> bytes:
     head = f"Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return b"POST /track/event HTTP/1.1\r\n" + head.encode() + body
 
 
-async def _run(port: int, pid: int) -> Flooded:
-    flood = _Flood()
+async def _run(port: int, pid: int, connections: int, attributes: int) -> Flooded:
+    flood = _Flood(attributes)
     loop = asyncio.get_running_loop()
-    for _ in range(CONNECTIONS):
+    for _ in range(connections):
         await loop.create_connection(lambda: _Connection(flood), "127.0.0.1", port)
     await asyncio.sleep(WARM_UP_SECONDS)
     cpu, events, started = cpu_seconds(pid), flood.answered, time.perf_counter()
@@ -87,9 +82,9 @@ async def _run(port: int, pid: int) -> Flooded:
     return flooded
 
 
-async def flood(port: int, pid: int) -> Flooded:
+async def flood(port: int, pid: int, *, connections: int = 64, attributes: int = 7) -> Flooded:
     """Flood the server with this port and process id."""
-    async with running("flood", str(port), str(pid), core=OTHER_CORE) as process:
+    async with running("flood", str(port), str(pid), str(connections), str(attributes), core=OTHER_CORE) as process:
         return Flooded(**json.loads(await line_of(process)))
 
 

@@ -1,9 +1,9 @@
-"""What is measured, as rows of the table that `make bench` prints."""
+"""Figures that have no other system beside them, as rows of a table: one column for each event loop."""
 
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 LOOPS = ("asyncio", "uvloop")
 
@@ -31,6 +31,9 @@ class Rows:
 
     def put(self, loop: str, figure: str, value: str, *, goal: str = "") -> None:
         self._rows.setdefault(figure, Row(figure, goal)).by_loop[loop] = value
+
+    def as_json(self) -> list[dict[str, object]]:
+        return [asdict(row) for row in self._rows.values()]
 
     def __str__(self) -> str:
         return "\n".join(str(row) for row in self._rows.values())

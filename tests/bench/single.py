@@ -1,14 +1,13 @@
-"""The daemon as it mostly is: started, idle, and posted to one event at a time; and the sandbox's own speed."""
+"""The daemon as it mostly is: posted to one event at a time; and the sandbox's own speed."""
 
 import asyncio
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from tests.bench.intake import KINDS
 from tests.bench.machine import cpu_seconds
+from tests.bench.ours import KINDS
 from tests.bench.rows import LOOPS, Rows, percentile
 from tests.system.processes import Daemon, Sandbox, example_event, running_daemon, running_sandbox, until
 
@@ -16,18 +15,6 @@ RATE_PER_SECOND = 500
 LATENCY_SECONDS = 6
 FLOOD_SECONDS = 5
 FLOOD_CONNECTIONS = 32
-STARTS = 5
-
-
-async def measure_starts() -> Rows:
-    rows = Rows()
-    for loop in LOOPS:
-        with tempfile.TemporaryDirectory() as name:
-            starts = [await _seconds_to_ready(Path(name), loop) for _ in range(STARTS)]
-        ready, rss = (statistics.median(column) for column in zip(*starts, strict=True))
-        rows.put(loop, f"start to ready, s (median of {STARTS})", f"{ready:.2f}", goal="< 1")
-        rows.put(loop, "resident memory, idle, MB", f"{rss:.1f}", goal="< 60")
-    return rows
 
 
 async def measure_latency() -> Rows:
@@ -58,16 +45,6 @@ async def measure_sandbox() -> Rows:
         rows.put(loop, "sandbox, requests/s", f"{wall:.0f}")
         rows.put(loop, "sandbox, requests per second of one core", f"{cpu:.0f}", goal="> 10000 (uvloop)")
     return rows
-
-
-async def _seconds_to_ready(directory: Path, loop: str) -> tuple[float, float]:
-    """Return how long from the start of the process to `/readyz` 200, and then its resident memory in MB."""
-    started = time.perf_counter()
-    async with running_daemon(directory, "http://127.0.0.1:9/track/event", loop=loop) as daemon:
-        async with daemon.http.get(f"{daemon.admin}/readyz") as response:
-            assert response.status == 200
-        seconds = time.perf_counter() - started
-        return seconds, daemon.rss_bytes() / 1e6
 
 
 async def _latencies_ms(daemon: Daemon) -> list[float]:

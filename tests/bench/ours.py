@@ -1,0 +1,69 @@
+"""Ours as a measured system: each kind of buffer, way in and event loop."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.bench.driver import Feed, driving
+from tests.bench.machine import MEASURED_CORE, on_core
+from tests.bench.nginx import Nginx
+from tests.bench.systems import Running, System
+from tests.system.processes import COMMAND, Daemon, starting_daemon
+
+KINDS: dict[str, dict[str, object]] = {
+    "memory": {"buffer__kind": "memory"},
+    "disk": {},
+    "fsync": {"buffer__fsync": "true"},
+}
+WAYS = {"http": 64, "batches": 8, "lines": 1, "datagram": 1}
+"""Each with its number of connections."""
+DATAGRAMS_PER_SECOND = 5_000
+"""What is faster than it delivers is refused in the end, as nobody waits."""
+ROOM: dict[str, object] = {
+    "buffer__max_events": 10_000_000,
+    "buffer__max_bytes": 1 << 33,
+    "shutdown__drain_seconds": 0,
+    "delivery__probe_max_seconds": 1,
+}
+BEST_CONCURRENCY = 256
+
+
+def ours(kind: str, way: str, loop: str, *, concurrency: int = 64) -> System:
+    """Name one; 64 is the default number of attempts on the wire, and `BEST_CONCURRENCY` the best one at 50 ms."""
+    best = "/best" if concurrency == BEST_CONCURRENCY else ""
+
+    @asynccontextmanager
+    async def start(far: Nginx, most_events: int, directory: Path) -> AsyncIterator[Running]:
+        settings = KINDS[kind] | {"loop": loop, "delivery__max_concurrency": concurrency}
+        async with running_ours(directory, far, **settings) as (daemon, ready_seconds):
+            rate = DATAGRAMS_PER_SECOND if way == "datagram" else 0
+            feed = Feed(way, _address(daemon, directory, way), most_events, connections=WAYS[way], per_second=rate)
+
+            async def accepted() -> int:
+                return int((await daemon.ledger())["accepted"])
+
+            async with driving(feed) as driver:
+                yield Running(daemon.process.pid, ready_seconds, driver, accepted)
+
+    return System(f"ours/{kind}/{way}/{loop}{best}", start, concurrency)
+
+
+def _address(daemon: Daemon, directory: Path, way: str) -> str:
+    return daemon.base.removeprefix("http://") if way in ("http", "batches") else str(directory / way)
+
+
+@asynccontextmanager
+async def running_ours(directory: Path, far: Nginx | str, **settings: object) -> AsyncIterator[tuple[Daemon, float]]:
+    """Run the daemon on the measured core, with every way in; yield it with the seconds from its start to `/readyz`."""
+    url = far if isinstance(far, str) else far.url
+    if isinstance(far, Nginx) and far.authority is not None:
+        settings["growlytics__ca_file"] = far.authority
+    sockets = {"intake__lines_socket": directory / "lines", "intake__datagram_socket": directory / "datagram"}
+    started = time.perf_counter()
+    command = [*on_core(MEASURED_CORE), *COMMAND]
+    async with starting_daemon(directory, url, command, **(ROOM | sockets | settings)) as daemon:
+        assert await daemon.until_ready(), daemon.lines
+        async with daemon.http.get(f"{daemon.admin}/readyz") as response:
+            assert response.status == 200
+        yield daemon, time.perf_counter() - started

@@ -1,0 +1,74 @@
+"""What a run of the benchmark found: as tables in markdown, and as JSON beside them."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tests.bench import comparisons, growth, instructions, rows, through
+from tests.bench.catalogue import Result
+from tests.bench.comparisons import Figure
+from tests.bench.growth import Curve
+from tests.bench.machine import NOISY_SHARE, describe
+from tests.bench.rows import Rows
+from tests.bench.through import Through
+
+
+@dataclass
+class Report:
+    """Filled in as the run goes on."""
+
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    results: list[Result] = field(default_factory=list)
+    others: dict[str, float] = field(default_factory=dict)
+    """By what was measured: what other processes took of the machine meanwhile, as a share of one core."""
+    failed: list[str] = field(default_factory=list)
+    not_found: dict[str, str] = field(default_factory=dict)
+    """By what was to be measured: the program that is not installed."""
+
+    @property
+    def noisy(self) -> dict[str, float]:
+        return {name: share for name, share in self.others.items() if share > NOISY_SHARE}
+
+    @staticmethod
+    def machine() -> dict[str, str]:
+        return describe() | {"instruction counts": instructions.why_not() or "by perf stat"}
+
+    def markdown(self) -> str:
+        machine = "; ".join(f"{name} {value}" for name, value in self.machine().items())
+        parts = [f"Measured on {self.began:%Y-%m-%d at %H:%M} UTC. {machine}.", self._noise()]
+        for kind, head in (
+            (Figure, comparisons.HEAD),
+            (Through, through.HEAD),
+            (Curve, growth.HEAD),
+            (Rows, rows.HEAD),
+        ):
+            if found := [str(one) for one in self.results if isinstance(one, kind)]:
+                parts.append("\n".join([head, *found]))
+        for program in sorted(set(self.not_found.values())):
+            names = ", ".join(name for name, lacking in self.not_found.items() if lacking == program)
+            parts.append(f"Not measured, as {program} was not found: {names}.")
+        if self.failed:
+            parts.append(f"**Failed**: {', '.join(self.failed)}.")
+        return "\n\n".join(filter(None, parts))
+
+    def _noise(self) -> str:
+        if not self.noisy:
+            return f"No other process took more than {NOISY_SHARE:.0%} of a core while anything was measured."
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.noisy.items())
+        return f"**A noisy run**: others took this much of a core meanwhile, so read ratios only: {shares}."
+
+    def as_json(self) -> dict[str, Any]:
+        of = self.results
+        return {
+            "began": self.began.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": self.machine(),
+            "noisy": bool(self.noisy),
+            "share_of_a_core_that_others_took": self.others,
+            "figures": [one.as_json() for one in of if isinstance(one, Figure)],
+            "systems": [asdict(one) for one in of if isinstance(one, Through)],
+            "growth": [asdict(one) for one in of if isinstance(one, Curve)],
+            "other_rows": [row for one in of if isinstance(one, Rows) for row in one.as_json()],
+            "not_found": self.not_found,
+            "failed": self.failed,
+        }

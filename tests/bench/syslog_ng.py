@@ -1,0 +1,56 @@
+"""syslog-ng as a measured system: lines over TCP in, one event per request out."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.bench.driver import Feed
+from tests.bench.nginx import Nginx, free_port
+from tests.bench.systems import Running, System, running_collector
+
+BEST_WORKERS = {0: 4, 50: 512}
+"""By latency in milliseconds: what delivered most on this machine, of 1 to 1,000."""
+
+
+def syslog_ng(series: str) -> System:
+    """Return it at its best setting (`best`) or at 64 concurrent requests (`64`)."""
+
+    @asynccontextmanager
+    async def start(far: Nginx, most_events: int, directory: Path) -> AsyncIterator[Running]:
+        workers = BEST_WORKERS[far.latency_ms] if series == "best" else 64
+        port = free_port()
+        feed = Feed("tcp", f"127.0.0.1:{port}", most_events)
+        config = directory / "syslog-ng.conf"
+        command = (
+            *("syslog-ng", "-F", "--no-caps", "-f", str(config), "-R", str(directory / "persist")),
+            *("-c", str(directory / "control"), "-p", str(directory / "pid")),
+        )
+        text = _config(far, port, workers, most_events)
+        async with running_collector(config.name, text, directory, feed, *command) as running:
+            yield running
+
+    return System(f"syslog-ng/{series}", start, 64 if series == "64" else max(BEST_WORKERS.values()))
+
+
+def found() -> bool:
+    return shutil.which("syslog-ng") is not None
+
+
+def _config(far: Nginx, port: int, workers: int, most_events: int) -> str:
+    tls = f'tls(ca-file("{far.authority}") peer-verify(yes))' if far.authority else ""
+    return f"""@version: 3.38
+        options {{ stats-freq(0); time-reopen(1); log-fifo-size({2 * most_events}); }};
+        source incoming {{
+            network(transport("tcp") ip("127.0.0.1") port({port}) flags(no-parse)
+                    max-connections(2) log-iw-size(200000) log-fetch-limit(1000));
+        }};
+        destination far {{
+            http(
+                url("{far.url}") method("POST") body("$MESSAGE") workers({workers}) batch-lines(1) timeout(10)
+                headers("Content-Type: application/json", "Accept: application/json", "x-growlytics-key: some-key")
+                {tls}
+            );
+        }};
+        log {{ source(incoming); destination(far); flags(flow-control); }};
+        """
