@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.system.browser import browsing
+from tests.system.png import smaller
 from tests.system.processes import Daemon, Sandbox, running_daemon, running_sandbox
 
 WIDTH, HEIGHT = 1200, 1200
@@ -86,4 +87,4 @@ async def take() -> bytes:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(asyncio.run(take()))
+    Path(sys.argv[1]).write_bytes(smaller(asyncio.run(take())))

@@ -47,7 +47,7 @@ function holdNotes(holds) {
   return Object.entries(holds).map(([cause, { seconds, probe_in_seconds: probe }]) => {
     const { mood, short, mend } = HOLDS[cause] ?? UNKNOWN_HOLD;
     const next = typeof probe === "number" ? `the next probe goes ${probe < 1 ? "at once" : `in ${duration(probe)}`}` : "a probe is due or under way";
-    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)}.`, how: `Events wait in the buffer; ${next}. ${mend}` };
+    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, how: `Events wait in the buffer; ${next}. ${mend}` };
   });
 }
 
@@ -122,7 +122,7 @@ function lagNotes(status) {
 }
 
 function sentence(status) {
-  const { ledger, buffer, holds, forecasts } = status;
+  const { ledger, buffer, holds } = status;
   const lost = sum(ledger.since_start.dropped), unaccounted = ledger.for_ever.unaccounted;
   const loss = unaccounted ? "The ledger does not balance" : lost ? `${events(lost)} ${lost === 1 ? "is" : "are"} lost` : "Nothing is lost";
   const but = lost || unaccounted ? ", and" : ", but";
@@ -132,7 +132,7 @@ function sentence(status) {
   if (fullness(buffer) >= 0.999) return `${loss}${but} the buffer is full.`;
   if (cause) return `${loss}${but} ${(HOLDS[cause] ?? UNKNOWN_HOLD).short}: events wait.`;
   const { behind, catching } = lag(status);
-  if (catching) return `${loss}, and it catches up: done in ${duration(forecasts.drained_in_seconds)}.`;
+  if (catching) return `${loss}${lost || unaccounted ? ", but" : ", and"} it catches up.`;
   return behind ? `${loss}${but} it does not keep up.` : `${loss}${lost || unaccounted ? ", but" : ", and"} it keeps up.`;
 }
 

@@ -17,6 +17,9 @@ const strange = (name) => el("bdi", {}, String(name));
 /** Our own text, in which backticks enclose code. */
 const rich = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
 
+/** A code with underscores, after which a line may end. */
+const codeOf = (code) => el("code", {}, code.split(/(?<=_)/).map((part) => [part, el("wbr")]));
+
 const count = (number) => Math.round(number).toLocaleString("en-US");
 const events = (number) => (number === 1 ? "1 event" : `${count(number)} events`);
 
@@ -43,11 +46,11 @@ function duration(seconds) {
 
 const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString("en-GB");
 
-/** The lowest of 1, 2, 5, 10, 20 … that is not below a number. */
+/** The lowest of 1, 2, 3, 4, 6, 8, 10, 20 … that is not below a number. */
 function ceiling(number) {
   if (number <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(number));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((round) => round >= number * 0.9999);
+  return [1, 2, 3, 4, 6, 8, 10].map((factor) => factor * power).find((round) => round >= number * 0.9999);
 }
 
 /**

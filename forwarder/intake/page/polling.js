@@ -17,16 +17,15 @@ async function ask() {
 }
 
 function showOutage(reason) {
-  const since = heardAt === null ? "" : ` What is below is what it said last, at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago.`;
-  byId("outage").textContent = `The daemon cannot be reached${reason}.${since}`;
-  byId("outage").hidden = false;
+  const since = heardAt === null ? "It has not answered yet."
+    : `It answered last at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago; what is below is of then.`;
+  headline("bad", `The daemon cannot be reached${reason}.`);
+  draw("pace", since, () => `${since} Is it running, and is this still its address?`);
   document.body.classList.add("stale");
-  document.title = "✕ The daemon cannot be reached";
 }
 
 function showHeard() {
   heardAt = new Date();
-  byId("outage").hidden = true;
   document.body.classList.remove("stale");
 }
 
@@ -36,11 +35,8 @@ function askForToken() {
   byId("wrong").textContent = wrong ? "The daemon does not take this token. Is it the one of this daemon, and whole?" : "";
   byId("ask").hidden = false;
   byId("shown").hidden = true;
-  byId("pace").replaceChildren();
-  byId("outage").hidden = true;
-  byId("glance").replaceChildren(el("h1", { id: "sentence" }, "Locked"));
-  document.title = "growlytics-forwarder: locked";
-  drawn.clear();
+  headline("note", "This daemon asks for its token.");
+  for (const id of ["about", "pace"]) draw(id, null, () => []);
   byId("token").focus();
 }
 

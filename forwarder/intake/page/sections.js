@@ -17,25 +17,31 @@ const MARKS = {
   warn: "M8 .8 16 15H0zM7.1 5.5h1.8l-.2 5H7.3zM7.1 11.6h1.8v1.7H7.1z",
   bad: "M4.7 0h6.6L16 4.7v6.6L11.3 16H4.7L0 11.3V4.7zM7 3.3h2l-.2 6H7.2zM7 10.7h2v2H7z",
 };
-const SIGNS = { good: "✓", warn: "▲", bad: "■" };
+const SIGNS = { good: "✓", note: "●", warn: "▲", bad: "■" };
 const mark = (mood) => svg("svg", { class: `mark ${mood}`, viewBox: "0 0 16 16", "aria-hidden": "true" },
   svg("path", { d: MARKS[mood], "fill-rule": "evenodd" }));
+
+function headline(mood, sentence) {
+  draw("glance", [mood, sentence], () => [mark(mood), el("h1", { id: "sentence" }, sentence)]);
+  document.title = `${SIGNS[mood]} ${sentence}`;
+}
 
 function showGlance(status, verdict) {
   const about = `${status.version} · ${status.state} · up ${duration(status.uptime_seconds)}`;
   draw("about", about, () => about);
-  draw("glance", [verdict.mood, verdict.sentence], () => [mark(verdict.mood), el("h1", { id: "sentence" }, verdict.sentence)]);
+  headline(verdict.mood, verdict.sentence);
   const waiting = sum(status.buffer.events);
   const { accepted_per_second: come, done_with_per_second: go } = status.forecasts;
   const wait = waiting ? `${count(waiting)} ${waiting === 1 ? "waits" : "wait"}, the oldest for ${duration(status.buffer.oldest_event_age_seconds)}` : "none waits";
-  draw("pace", [come, go, wait], () => `${rate(come)} events a second come in, ${rate(go)} leave; ${wait}.`);
-  document.title = `${SIGNS[verdict.mood]} ${verdict.sentence}`;
+  const { catching } = lag(status);
+  const pace = `${rate(come)} events a second come in, ${rate(go)} leave; ${wait}${catching ? `; done in ${duration(status.forecasts.drained_in_seconds)}` : ""}.`;
+  draw("pace", pace, () => pace);
 }
 
 function showAdvice(notes) {
   byId("advice-section").hidden = !notes.length;
   draw("advice", notes, () => notes.map(({ mood, what, said = [], how }) => el("li", { class: mood }, mark(mood),
-    el("div", {}, el("p", { class: "what" }, what), said.map((text) => el("p", { class: "said" }, el("bdi", {}, text))), el("p", {}, rich(how))))));
+    el("div", {}, el("p", { class: "what" }, what), said.map((text) => el("p", { class: "said" }, strange(text))), how ? el("p", {}, rich(how)) : null))));
 }
 
 const facts = (entries) => entries.map(([term, value, more]) =>
@@ -160,12 +166,12 @@ function showLedger({ ledger: { for_ever: all, since_start: now } }) {
 function showLists({ recent, attribute_types: types }) {
   draw("refusals", recent.refusals, () => table("Refused last", ["Last at", "Why, intake", "Event, field", "Events"],
     recent.refusals.map(({ at, code, name, field, intake, events: number }) => [
-      clock(at), [el("code", {}, code), " ", el("span", { class: "place" }, intake)], [name === null ? el("span", { class: "none" }, "–") : strange(name), field ? [" ", el("span", { class: "place" }, strange(field))] : null],
+      clock(at), [codeOf(code), " ", el("span", { class: "place" }, intake)], [name === null ? el("span", { class: "none" }, "–") : strange(name), field ? [" ", el("span", { class: "place" }, strange(field))] : null],
       el("span", { class: "number" }, count(number))]),
     "Nothing was refused since the start."));
-  draw("letters", recent.dead_letters, () => table("Given up last", ["At", "Why", "Event", "Id"],
+  draw("letters", recent.dead_letters, () => table("Given up last", ["At", "Why", "Event, id"],
     recent.dead_letters.map(({ at, reason, status, name, id }) => [
-      clock(at), [el("code", {}, reason), status === null ? "" : ` ${status}`], strange(name), el("code", { class: "id" }, String(id))]),
+      clock(at), [codeOf(reason), status === null ? null : ` ${status}`], [strange(name), " ", el("span", { class: "place" }, String(id))]]),
     "Nothing was given up since the start."));
   draw("types-about", [types.policy, types.learned, types.fixed, types.max], () =>
     `${count(types.learned)} of ${count(types.max)} learned, ${count(types.fixed)} fixed; on a conflict: ${types.policy}`);
