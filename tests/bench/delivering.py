@@ -77,18 +77,17 @@ async def drain_ours(
     *,
     opening: Opening = open_nginx,
     events: int = EVENTS,
-    backlog: int = 0,
     customers: int = CUSTOMERS,
     attributes: int = 7,
 ) -> float:
-    """Return what delivering one of so many events costs, after a few others; with a backlog of more behind them."""
+    """Return what delivering one of so many events costs, after a few others."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="forwarder-bench-") as name:
         async with running_ours(Path(name), _url(port), loop=loop, delivery__max_concurrency=CONNECTIONS) as (
             daemon,
             _,
         ):
-            await fill(daemon, max(backlog, events + 2 * WARM_UP_EVENTS), customers=customers, attributes=attributes)
+            await fill(daemon, events + 2 * WARM_UP_EVENTS, customers=customers, attributes=attributes)
             async with opening(port) as far:
                 cost = await _cost(daemon.process.pid, far, events)
                 assert not await daemon.drained(), "it had nothing to do for a while"

@@ -23,10 +23,11 @@ DATAGRAMS_PER_SECOND = 5_000
 ROOM: dict[str, object] = {
     "buffer__max_events": 10_000_000,
     "buffer__max_bytes": 1 << 33,
+    "intake__max_body_bytes": 1 << 22,
     "shutdown__drain_seconds": 0,
     "delivery__probe_max_seconds": 1,
 }
-BEST_CONCURRENCY = 256
+BEST_CONCURRENCY = 512
 
 
 def ours(kind: str, way: str, loop: str, *, concurrency: int = 64) -> System:
