@@ -11,7 +11,7 @@ const HOLDS = {
   auth: {
     mood: "bad", short: "Growlytics refuses the forwarder",
     mend: "Put a valid key into the file that `growlytics.api_key_file` names, which is read again when it changes, or set "
-      + "`growlytics.api_key` and restart; and check `growlytics.url`.",
+      + "`growlytics.api_key` and send SIGHUP; and check `growlytics.url`.",
   },
   systemic: {
     mood: "bad", short: "Growlytics rejects every event",
