@@ -10,8 +10,8 @@ const sum = (numbers) => Object.values(numbers ?? {}).reduce((total, number) => 
 const HOLDS = {
   auth: {
     mood: "bad", short: "Growlytics refuses the forwarder",
-    mend: "Put a valid key into the file that `growlytics.api_key_file` names, which is read again when it changes, or set "
-      + "`growlytics.api_key` and send SIGHUP; and check `growlytics.url`.",
+    mend: "Give it a valid key: the file of `growlytics.api_key_file` is read again when it changes, `growlytics.api_key` on "
+      + "SIGHUP. If the key is good, check `growlytics.url`.",
   },
   systemic: {
     mood: "bad", short: "Growlytics rejects every event",
@@ -53,7 +53,9 @@ function holdNotes(holds) {
 
 function bufferNotes({ buffer, forecasts }) {
   const notes = [];
-  const raise = "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
+  const raise = buffer.kind === "memory"
+    ? "Raise `buffer.max_events` and `buffer.max_bytes` for the next start; what is in memory now does not outlive the daemon."
+    : "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
   if (buffer.available === false) {
     notes.push({ mood: "bad", what: "The buffer's disk is full or fails: new events are refused.",
       how: "Make room on the disk of `buffer.directory`, or mend it; it is tried again by itself." });
