@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo until its end, or with --serve until interrupted."""
     try:
         return asyncio.run(_demo(args.events, serve=args.serve))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_NO
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
@@ -90,6 +90,9 @@ class _System:
 
 
 async def _demo(events: int, *, serve: bool) -> int:
+    demo = asyncio.current_task()
+    assert demo is not None, "it is a coroutine's"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, demo.cancel)  # or its parts would outlive it
     async with _running_system() as system:
         system.say(f"sandbox (it plays Growlytics) on {system.sandbox}")
         system.say(f"daemon on {system.daemon} and {system.unix_socket}, metrics on {system.admin}/metrics")

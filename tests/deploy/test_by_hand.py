@@ -77,7 +77,7 @@ def test_try_it(copy: Path) -> None:
         lines_until(shell, "It balances")
         assert shell.wait(60) == 0
     with pasted(block_with("demo --serve"), copy) as shell:
-        lines_until(shell, "curl")
+        lines_until(shell, "_sandbox/counters")
         assert stop(shell) in {0, -signal.SIGTERM}
 
 

@@ -15,7 +15,7 @@ BY_HAND: Final = "run as a block, literally, by tests/deploy/test_by_hand.py"
 ENGINE: Final = "needs a Docker engine; tests/deploy/test_image.py builds and runs the image with buildah"
 OTHERS: Final = {
     "README.md": {
-        "make demo": "tests/system/test_lifecycle.py and .ci/run: the command behind it is the next one",
+        "make demo": "tests/deploy/test_by_hand.py",
         "make test": "this is part of it",
         ".venv/bin/python -m forwarder demo --serve": BY_HAND,
         "python3 -m venv .venv": BY_HAND,
