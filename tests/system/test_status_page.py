@@ -131,6 +131,8 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         assert "Not For All" not in await page.value("document.documentElement.outerHTML")
         assert not await page.text("main")
         assert not [line for line in daemon.lines if "token" in line["message"]], "the page itself is no intruder"
+        seen = "document.dispatchEvent(new Event('visibilitychange')), asking"
+        assert await page.value(seen) is False, "it asks nothing that would be refused"
         assert page.complaints == []
 
         await page.type("wrong ☺")
@@ -214,6 +216,7 @@ VERDICTS: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
         "The buffer is 34 % full, and is full in 10 min if this goes on.",
     ),
     "nearly full": ({"buffer": {"events": {"ready": 85_000}}}, "warn", "it keeps up.", "85 % full. Raise"),
+    "in memory": (merged(FULL, {"buffer": {"kind": "memory"}}), "bad", "the buffer is full.", "does not outlive"),
     "disk": ({"buffer": {"available": False}}, "bad", "the buffer's disk fails", "buffer.directory"),
     "behind": (OLD, "warn", "but it does not keep up.", "The oldest event has waited for 2 min."),
     "catching up": (

@@ -53,7 +53,9 @@ function holdNotes(holds) {
 
 function bufferNotes({ buffer, forecasts }) {
   const notes = [];
-  const raise = "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
+  const raise = buffer.kind === "memory"
+    ? "Raise `buffer.max_events` and `buffer.max_bytes` for the next start; what is in memory now does not outlive the daemon."
+    : "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
   if (buffer.available === false) {
     notes.push({ mood: "bad", what: "The buffer's disk is full or fails: new events are refused.",
       how: "Make room on the disk of `buffer.directory`, or mend it; it is tried again by itself." });

@@ -5,6 +5,7 @@ const ANSWER_MS = 5000;
 
 let token = null; // here and nowhere else
 let asking = false;
+let locked = false;
 let timer = null;
 let heardAt = null;
 
@@ -32,6 +33,7 @@ function showHeard() {
 function askForToken() {
   const wrong = token !== null;
   token = null;
+  locked = true;
   byId("wrong").textContent = wrong ? "The daemon does not take this token. Is it the one of this daemon, and whole?" : "";
   byId("ask").hidden = false;
   byId("shown").hidden = true;
@@ -42,7 +44,7 @@ function askForToken() {
 
 async function poll() {
   clearTimeout(timer);
-  if (asking || document.hidden) return;
+  if (asking || locked || document.hidden) return;
   asking = true;
   try {
     const status = await ask();
@@ -66,6 +68,7 @@ byId("ask").addEventListener("submit", (event) => {
   // What is not ASCII can be no header, and no token.
   token = byId("token").value.trim().replace(/[^\x21-\x7e]/g, "?");
   byId("token").value = "";
+  locked = false;
   poll();
 });
 document.addEventListener("visibilitychange", poll);
