@@ -1,4 +1,4 @@
-"""Makes a screenshot small: a PNG of 8 bits a channel becomes one with a palette of its 256 most frequent colours."""
+"""Makes a screenshot small: a PNG of 8 bits a channel becomes one with a palette of 256 colours."""
 
 import struct
 import zlib
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+_ALIKE: Final = 48
+"""Colours that are nearer than this, squared, share a place, so that rare colours find one."""
 _CHANNELS: Final = {2: 3, 6: 4}
 
 
@@ -15,10 +17,13 @@ def smaller(png: bytes) -> bytes:
     width, height, channels, data = _read(png)
     pixels = [row[at : at + 3] for row in _rows(data, width, channels) for at in range(0, width * channels, channels)]
     counts = Counter(pixels)
-    palette = [colour for colour, _ in counts.most_common(256)]
-    index = {colour: number for number, colour in enumerate(palette)}
-    for colour in counts.keys() - index.keys():
+    palette: list[bytes] = []
+    index: dict[bytes, int] = {}
+    for colour, _ in counts.most_common():
         distances = [sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)) for other in palette]
+        if len(palette) < 256 and min(distances, default=_ALIKE) >= _ALIKE:
+            distances.append(0)
+            palette.append(colour)
         index[colour] = distances.index(min(distances))
     numbers = bytes(index[colour] for colour in pixels)
     rows = b"".join(b"\0" + numbers[at : at + width] for at in range(0, width * height, width))

@@ -21,6 +21,8 @@ const SIGNS = { good: "✓", note: "●", warn: "▲", bad: "■" };
 const mark = (mood) => svg("svg", { class: `mark ${mood}`, viewBox: "0 0 16 16", "aria-hidden": "true" },
   svg("path", { d: MARKS[mood], "fill-rule": "evenodd" }));
 
+const age = ({ oldest_event_age_seconds: seconds }) => (seconds < 0.1 ? "a moment" : duration(seconds));
+
 function headline(mood, sentence) {
   draw("glance", [mood, sentence], () => [mark(mood), el("h1", { id: "sentence" }, sentence)]);
   document.title = `${SIGNS[mood]} ${sentence}`;
@@ -32,7 +34,7 @@ function showGlance(status, verdict) {
   headline(verdict.mood, verdict.sentence);
   const waiting = sum(status.buffer.events);
   const { accepted_per_second: come, done_with_per_second: go } = status.forecasts;
-  const wait = waiting ? `${count(waiting)} ${waiting === 1 ? "waits" : "wait"}, the oldest for ${duration(status.buffer.oldest_event_age_seconds)}` : "none waits";
+  const wait = waiting ? `${count(waiting)} ${waiting === 1 ? "waits" : "wait"}, the oldest for ${age(status.buffer)}` : "none waits";
   const { catching } = lag(status);
   const pace = `${rate(come)} events a second come in, ${rate(go)} leave; ${wait}${catching ? `; done in ${duration(status.forecasts.drained_in_seconds)}` : ""}.`;
   draw("pace", pace, () => pace);
@@ -100,7 +102,7 @@ function showBuffer({ buffer, forecasts, history, dead_letters: dead }) {
     return facts([
       ["Full", full === null ? "not in sight" : full === 0 ? "now" : `in ${duration(full)}`],
       ["Empty", empty === 0 ? "now" : empty === null ? "not in sight" : `in ${duration(empty)}`],
-      ["Oldest", sum(buffer.events) ? duration(buffer.oldest_event_age_seconds) : "–"],
+      ["Oldest", sum(buffer.events) ? age(buffer) : "–"],
       ["Kept", buffer.kind === "disk" ? "on disk" : "in memory"],
     ]);
   });
