@@ -65,10 +65,13 @@ class WatchedSecret:
             await asyncio.sleep(self._poll_seconds)
 
     def use(self, path: str | None, current: Secret | None) -> None:
-        """Watch this file from now on, or none; `current` is the secret in use."""
+        """Watch this file from now on, or none; `current` is the secret in use.
+
+        The file is read once more, as what it holds may be newer than what was read from it together with all settings.
+        """
         if path != self._path:
-            self._path, self._signature, self._fault = path, None, ""
-        self._current = current
+            self._path, self._fault = path, ""
+        self._current, self._signature = current, None
 
     async def poll(self) -> None:
         """Look at the file, and read it if it changed, or was of no use the last time."""
