@@ -24,7 +24,17 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
     `load` reads the settings anew for SIGHUP; it may block, and raises SettingsError.
     """
     capped = _capped(settings)
-    app = App(capped, load=lambda: _capped(load()))
+
+    def load_capped() -> Settings:
+        loaded = load()
+        if loaded.intake.max_connections == settings.intake.max_connections:  # what that came to stays, as it does
+            loaded = attrs.evolve(
+                loaded, intake=attrs.evolve(loaded.intake, max_connections=capped.intake.max_connections)
+            )
+        _capped(loaded)
+        return loaded
+
+    app = App(capped, load=load_capped)
     if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
         app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
     systemd = Systemd(os.environ)

@@ -11,10 +11,12 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from forwarder.settings import RefusedError, Secret, read_secret_file
 from forwarder.telemetry import Telemetry
+from forwarder.threads import in_own_thread
 
 POLL_SECONDS: Final = 1.0
 
@@ -77,8 +79,8 @@ class WatchedSecret:
         """Look at the file, and read it if it changed, or was of no use the last time."""
         if (path := self._path) is None:
             return
-        # In a thread, as it may be on a file system that does not answer.
-        look = await asyncio.to_thread(_look, path, None if self._fault else self._signature)
+        unless = None if self._fault else self._signature
+        look = await in_own_thread(partial(_look, path, unless), name=self._setting)
         if look is not None and path == self._path:
             self._take_in(look)
 
