@@ -35,8 +35,6 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
         return loaded
 
     app = App(capped, load=load_capped)
-    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
-        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
     systemd = Systemd(os.environ)
 
     def stopping() -> None:
@@ -49,6 +47,8 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
     except BaseException:
         await app.close()
         raise
+    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
+        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
     _spare_the_garbage_collector()
     systemd.ready()
     try:

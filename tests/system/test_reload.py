@@ -99,7 +99,9 @@ async def test_a_limit_of_open_files_that_caps_connections_is_no_setting_that_ch
         starting_daemon(tmp_path, sandbox.url, limited, config=config) as daemon,
     ):
         assert await daemon.until_ready()
-        assert daemon.lines[0]["connections"] < 1024
+        assert daemon.lines[0]["message"] == "starting"
+        capped = await until(lambda: [line for line in daemon.lines if "connections" in line], "it says so")
+        assert capped[0]["connections"] < 1024
         config.write_text("[delivery]\nmax_concurrency = 200\n")
         daemon.process.send_signal(signal.SIGHUP)
         line = (await until(lambda: read_again(daemon, 1), "it says so"))[-1]
