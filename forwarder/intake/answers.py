@@ -37,7 +37,7 @@ _MESSAGES: Final = {
     "shutting_down": (503, "the forwarder is shutting down: send it again, to its successor"),
     "not_found": (
         404,
-        "there is nothing here: POST to /track/event or /v1/events, GET /v1/status; what has an id may be gone",
+        "there is nothing here: POST to /track/event or /v1/events, GET / or /v1/status; what has an id may be gone",
     ),
     "method_not_allowed": (405, "this path does not take this method: see the Allow header"),
     "unsupported_encoding": (

@@ -122,6 +122,10 @@ async def test_in_a_container_an_event_gets_through(buildah: Buildah, volumes: d
         assert await daemon.until_ready(), daemon.lines
         await one_event_gets_through(daemon)
         assert len(await sandbox.raw()) == 1
+        async with daemon.http.get(f"{daemon.base}/") as page:
+            assert "<!doctype html>" in (await page.text()).lower(), "its files are in the wheel"
+        top = [*begin, "growlytics-forwarder", "top", "--once", f"--url={daemon.base}"]
+        assert "balances" in run(*top).stdout
         healthcheck = [*begin, "env", f"FORWARDER_ADMIN__HTTP={daemon.ready['admin']}", "growlytics-forwarder"]
         assert run(*healthcheck, "healthcheck").returncode == 0
         os.kill(int(daemon.ready["pid"]), signal.SIGTERM)
