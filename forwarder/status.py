@@ -8,11 +8,12 @@ from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.forecast import Forecast
+from forwarder.gauges import Gauges
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.history import History
 from forwarder.recent import Recent
 from forwarder.reload import Reloading
-from forwarder.telemetry import OUTCOMES, Gauges
+from forwarder.telemetry import OUTCOMES
 
 
 class Status:

@@ -8,8 +8,7 @@ Everybody above may call it; it knows nobody.
 import logging
 import platform
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -18,15 +17,13 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
-    Metric,
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from forwarder import __version__
 from forwarder.event import Clock, printable
+from forwarder.gauges import METRICS_PREFIX, Gauges, ReadGauges
 from forwarder.recent import Recent
 
 log = logging.getLogger("forwarder")
@@ -75,10 +72,7 @@ RETRY_REASONS: Final = (
     "suspect",
 )
 RELOAD_RESULTS: Final = ("changed", "unchanged", "failed")
-HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic")
-BUFFER_STATES: Final = ("ready", "parked", "in_flight")
 
-_PREFIX: Final = "growlytics_forwarder"
 _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10)
 _ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600, 21600, 86400)
@@ -114,29 +108,6 @@ _HOLDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Gauges:
-    """What is read when somebody looks, rather than counted when it happens."""
-
-    buffer_events: Mapping[str, int]
-    """By state: `ready`, `parked`, `in_flight`."""
-    buffer_bytes: int
-    oldest_accepted_at: float | None
-    """Seconds since 1970; None when the buffer is empty."""
-    delivery_in_flight: int
-    """Attempts on the wire."""
-    concurrency_limit: int
-    """How many there may be now."""
-    holds: Container[str]
-    """The causes because of which nothing is sent but probes."""
-    full_seconds: float
-    """Until the buffer is full if all goes on as it does, and until it is empty; infinite for never."""
-    drain_seconds: float
-    unaccounted: int
-    dead_letters: int
-    """Held now."""
-
-
 class Telemetry:
     """The metrics of one daemon, in a registry of its own, and its log. `clock` gives seconds since 1970."""
 
@@ -162,7 +133,7 @@ class Telemetry:
             "error_lines_lost", "Lines about refused events that a client of lines_socket did not read"
         )
         conflicts = Counter(
-            f"{_PREFIX}_attribute_type_conflicts",
+            f"{METRICS_PREFIX}_attribute_type_conflicts",
             "Attributes of another type than before, by what was done; date: a string for a date, or the reverse",
             ("action", "kind"),
             registry=self.registry,
@@ -197,19 +168,19 @@ class Telemetry:
             RELOAD_RESULTS,
         )
         self._intake_duration = Histogram(
-            f"{_PREFIX}_intake_duration_seconds",
+            f"{METRICS_PREFIX}_intake_duration_seconds",
             "From a request's headers to its answer",
             buckets=_INTAKE_SECONDS,
             registry=self.registry,
         )
         self._attempt_duration = Histogram(
-            f"{_PREFIX}_delivery_attempt_duration_seconds",
+            f"{METRICS_PREFIX}_delivery_attempt_duration_seconds",
             "One attempt",
             buckets=_ATTEMPT_SECONDS,
             registry=self.registry,
         )
         self._latency = Histogram(
-            f"{_PREFIX}_delivery_latency_seconds",
+            f"{METRICS_PREFIX}_delivery_latency_seconds",
             "From accepted to delivered",
             buckets=_LATENCY_SECONDS,
             registry=self.registry,
@@ -221,11 +192,11 @@ class Telemetry:
     def daemon_described(self, *, loop: str, max_events: int, max_bytes: int, read: Callable[[], Gauges]) -> None:
         """Take in what never changes, and `read`, which is asked for the rest at every scrape."""
         Gauge(
-            f"{_PREFIX}_build_info", "Versions; always 1", ("version", "python", "loop"), registry=self.registry
+            f"{METRICS_PREFIX}_build_info", "Versions; always 1", ("version", "python", "loop"), registry=self.registry
         ).labels(__version__, platform.python_version(), loop).set(1)
         self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
         self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
-        self.registry.register(_ReadGauges(read, self._clock))
+        self.registry.register(ReadGauges(read, self._clock))
 
     # Intake
 
@@ -515,59 +486,12 @@ class Telemetry:
         log.warning(message, extra={"fields": fields | ({"repeats_not_logged": omitted} if omitted else {})})
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"{_PREFIX}_{name}", text, registry=self.registry)
+        return Counter(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"{_PREFIX}_{name}", text, registry=self.registry)
+        return Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)
 
     def _labelled(self, name: str, text: str, label: str, values: tuple[str, ...]) -> dict[str, Counter]:
         """Make a counter with one label and a child for each of its values, so that every series starts at 0."""
-        parent = Counter(f"{_PREFIX}_{name}", text, (label,), registry=self.registry)
+        parent = Counter(f"{METRICS_PREFIX}_{name}", text, (label,), registry=self.registry)
         return {value: parent.labels(value) for value in values}
-
-
-class _ReadGauges(Collector):
-    """Reads the state once for each scrape, so that its figures fit each other and cost little."""
-
-    def __init__(self, read: Callable[[], Gauges], clock: Clock) -> None:
-        self._read = read
-        self._clock = clock
-
-    def collect(self) -> Iterator[Metric]:
-        gauges = self._read()
-        oldest = gauges.oldest_accepted_at
-        events = GaugeMetricFamily(
-            f"{_PREFIX}_buffer_events", "Events accepted and not yet done with", labels=("state",)
-        )
-        for state in BUFFER_STATES:
-            events.add_metric((state,), gauges.buffer_events[state])
-        yield events
-        holds = GaugeMetricFamily(
-            f"{_PREFIX}_delivery_hold", "1 while nothing is sent but probes because of this", labels=("cause",)
-        )
-        for cause in HOLD_CAUSES:
-            holds.add_metric((cause,), cause in gauges.holds)
-        yield holds
-        for name, text, value in (
-            ("buffer_bytes", "Bytes of the events in the buffer", gauges.buffer_bytes),
-            (
-                "buffer_oldest_event_age_seconds",
-                "Age of the oldest event in the buffer; 0 if empty",
-                0.0 if oldest is None else max(0.0, self._clock() - oldest),
-            ),
-            ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
-            ("delivery_concurrency_limit", "Most attempts on the wire at a time, as of now", gauges.concurrency_limit),
-            (
-                "buffer_full_seconds_estimate",
-                "Until the buffer is full if all goes on as it does; +Inf: never",
-                gauges.full_seconds,
-            ),
-            (
-                "drain_seconds_estimate",
-                "Until the buffer is empty if all goes on as it does; +Inf: never",
-                gauges.drain_seconds,
-            ),
-            ("dead_letters_events", "Dead letters that are kept", gauges.dead_letters),
-            ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", gauges.unaccounted),
-        ):
-            yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value=value)

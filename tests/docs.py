@@ -5,8 +5,9 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
+from forwarder.gauges import Gauges
 from forwarder.settings import reference
-from forwarder.telemetry import Gauges, Telemetry
+from forwarder.telemetry import Telemetry
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "growlytics_forwarder_"

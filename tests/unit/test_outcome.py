@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder import telemetry
+from forwarder import gauges, telemetry
 from forwarder.buffer.fates import DeadReason, DropReason
 from forwarder.delivery.holds import Cause
 from forwarder.growlytics import outcome
@@ -269,4 +269,4 @@ def test_the_series_of_outcomes_retries_and_drops_are_those_that_occur() -> None
     assert set(telemetry.RETRY_REASONS) == {*get_args(RetryReason), "blocked", "suspect"}
     assert set(telemetry.DROP_REASONS) == set(get_args(DropReason))
     assert set(telemetry.DEAD_REASONS) == set(get_args(DeadReason))
-    assert set(telemetry.HOLD_CAUSES) == set(get_args(Cause))
+    assert set(gauges.HOLD_CAUSES) == set(get_args(Cause))

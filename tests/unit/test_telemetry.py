@@ -11,8 +11,9 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from forwarder.gauges import Gauges
 from forwarder.logs import JsonFormatter, TextFormatter
-from forwarder.telemetry import Gauges, Telemetry
+from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
 
 PREFIX = "growlytics_forwarder_"
