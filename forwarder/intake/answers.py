@@ -7,6 +7,8 @@ from typing import Final
 
 import orjson
 from aiohttp import web
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.http import SERVER_SOFTWARE
 
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.intake.acceptance import Accepted
@@ -52,6 +54,7 @@ _MESSAGES: Final = {
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
 }
 
+_SERVER: Final = SERVER_SOFTWARE.encode()
 _RETRY_AFTER_SECONDS: Final = {
     "buffer_full": RETRY_AFTER_FULL_SECONDS,
     "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
@@ -118,6 +121,31 @@ def internal_error() -> web.Response:
 def accepted_one(event_id: int) -> web.Response:
     """Confirm a single event."""
     return _json(200, b'{"success":true,"id":"%d"}' % event_id)
+
+
+def accepted_one_raw(event_id: int) -> bytes:
+    """The same as a whole response, raw."""
+    body = b'{"success":true,"id":"%d"}' % event_id
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
+        len(body),
+        _general_headers(),
+        body,
+    )
+
+
+def raw(response: web.Response) -> bytes:
+    """Return a whole response, raw, as aiohttp would write it."""
+    body = response.body
+    assert isinstance(body, bytes), "the answers here are"
+    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+    head = f"HTTP/1.1 {response.status} {response.reason}\r\n{fields}Content-Length: {len(body)}\r\n".encode()
+    closes = b"Connection: close\r\n" if response.keep_alive is False else b""
+    return b"%b%b%b\r\n%b" % (head, _general_headers(), closes, body)
+
+
+def _general_headers() -> bytes:
+    """Return what every response has."""
+    return b"Date: %b\r\nServer: %b\r\n" % (rfc822_formatted_time().encode(), _SERVER)
 
 
 def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:

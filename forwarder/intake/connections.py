@@ -248,7 +248,7 @@ class Connection(web.RequestHandler):
 
 
 class Server(web.Server):
-    """Makes connections, which `connections` keeps."""
+    """Has `make` make connections, which `connections` keeps."""
 
     def __init__(
         self,
@@ -256,6 +256,7 @@ class Server(web.Server):
         *,
         connections: Connections,
         refuse: Refuse,
+        make: Callable[..., Connection] = Connection,
     ) -> None:
         super().__init__(
             handler,
@@ -266,10 +267,11 @@ class Server(web.Server):
             request_factory=self._request_of,
         )
         self._refuse = refuse
+        self._make = make
         self._bounds = connections
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, connections=self._bounds, refuse=self._refuse, loop=self._loop, **self._kwargs)
+        return self._make(self, connections=self._bounds, refuse=self._refuse, loop=self._loop, **self._kwargs)
 
     def _request_of(
         self,

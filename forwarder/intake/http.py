@@ -9,6 +9,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Final, Protocol, assert_never, cast
 
@@ -21,6 +22,7 @@ from forwarder.intake import answers
 from forwarder.intake.acceptance import Accepted, Acceptor
 from forwarder.intake.bodies import BodyReader, RefusedBodyError
 from forwarder.intake.connections import Connection, Connections, Server
+from forwarder.intake.direct import DirectConnection, Headers, is_special
 from forwarder.intake.elements import Element
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
 from forwarder.intake.status_page import status_page
@@ -96,6 +98,7 @@ class HttpIntake:
         self._locks: Locks | None = Locks(settings)
         self._bodies = BodyReader(settings, telemetry)
         self._connections = Connections(settings, telemetry=telemetry, too_slow=answers.too_slow_headers())
+        self._max_body_bytes = settings.max_body_bytes
         self._closing = False
         self._under_way = 0
         self._runner: web.ServerRunner | None = None
@@ -124,7 +127,12 @@ class HttpIntake:
         """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
         if listener.family == socket.AF_UNIX:
             self._locks = None
-        server = Server(self._handle, connections=self._connections, refuse=self._refuse_early)
+        server = Server(
+            self._handle,
+            connections=self._connections,
+            refuse=self._refuse_early,
+            make=partial(DirectConnection, posts=self),
+        )
         self._runner = web.ServerRunner(server, shutdown_timeout=_CUTTING_SECONDS)
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=_ACCEPTED_PER_TURN).start()
@@ -233,11 +241,42 @@ class HttpIntake:
             body = await self._read(request)
         except RefusedBodyError as error:
             return self._refuse(request, error.code)
-        answer = await self._acceptor.accept([self._acceptor.read.one(body, _key(request))], intake=self._intake)
+        taken = await self._take(body, _key(request.headers))
+        return answers.accepted_one(taken) if isinstance(taken, int) else taken
+
+    async def _take(self, body: bytes, key: str | None) -> int | web.Response:
+        """Take in one event; return its id, or the answer that says why not."""
+        answer = await self._acceptor.accept([self._acceptor.read.one(body, key)], intake=self._intake)
         if not isinstance(answer, Accepted):
             return _no_room(answer)
         event_id = answer.ids[0]
-        return answers.violations(answer.refusals[0][1]) if event_id is None else answers.accepted_one(event_id)
+        return answers.violations(answer.refusals[0][1]) if event_id is None else event_id
+
+    # Plain posts: see `direct`
+
+    def are_taken(self, headers: Headers, size_bytes: int) -> bool:
+        """Whether nothing speaks against a post of one event with these headers, and so long a body, which is there."""
+        if self._closing or is_special(headers) or size_bytes > self._max_body_bytes:
+            return False
+        return self._locks is None or (self._locks.refuse(headers) is None and not may_be_unasked(headers))
+
+    async def answer(self, headers: Headers, body: bytes) -> tuple[bytes, bool]:
+        """Take in an event; return the whole answer, raw, and whether the connection is to be closed after it."""
+        started = perf_counter()
+        self._under_way += 1
+        try:
+            taken = await self._take(body, _key(headers))
+        except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+            self._telemetry.request_failed(error)
+            taken = answers.internal_error()
+        finally:
+            self._under_way -= 1
+        self._telemetry.request_answered(perf_counter() - started)
+        if isinstance(taken, int):
+            return answers.accepted_one_raw(taken), False
+        return answers.raw(taken), taken.keep_alive is False
+
+    # Batches
 
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -251,7 +290,7 @@ class HttpIntake:
         elements: Iterable[Element]
         try:
             read = self._acceptor.read.lines if _is_lines(request) else self._acceptor.read.json
-            elements = read(body, _key(request))
+            elements = read(body, _key(request.headers))
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
             return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
@@ -302,9 +341,9 @@ def _is_lines(request: web.BaseRequest) -> bool:
     return request.content_type in _LINES_TYPES
 
 
-def _key(request: web.BaseRequest) -> str | None:
+def _key(headers: Mapping[str, str]) -> str | None:
     """Return the app's own key of what it posts, if it gives one."""
-    return request.headers.get("Idempotency-Key")
+    return headers.get("Idempotency-Key")
 
 
 def _authority(request: web.BaseRequest) -> str | None:

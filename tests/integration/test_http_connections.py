@@ -461,7 +461,7 @@ async def test_a_message_without_a_target_is_answered_as_nothing_that_is_there()
 
         server.request_factory = maim  # type: ignore[union-attr]
         async with served.connection() as maimed:
-            answer = await maimed.request(ONE, GOOD)
+            answer = await maimed.request(ONE, [GOOD])
             assert (answer.status, answer.codes) == (404, ["not_found"])
         assert served.counts().accepted == 0
         assert (await connection.request(ONE, GOOD)).status in (200, 404)
