@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.bench.catalogue import Entry, catalogue, chosen
 from tests.bench.machine import OTHER_CORE, Others
+from tests.bench.ours import warm_up
 from tests.bench.report import Report
 from tests.bench.rows import progress
 
@@ -22,6 +23,7 @@ from tests.bench.rows import progress
 async def run(entries: dict[str, Entry], names: Sequence[str]) -> Report:
     """Measure one thing after the other."""
     report = Report()
+    await warm_up()
     for number, name in enumerate(names, 1):
         entry = entries[name]
         if entry.missing:

@@ -38,6 +38,8 @@ def plain_requests() -> System:
 def _system(name: str, what: str, per_second: int, events_per_request: int) -> System:
     @asynccontextmanager
     async def start(far: Nginx, most_events: int, directory: Path) -> AsyncIterator[Running]:
+        async with running("in_process", what, far.url, "0", core=MEASURED_CORE) as process:
+            await line_of(process)  # so that what Python compiles is there
         trusted = {"REQUESTS_CA_BUNDLE": str(far.authority)} if far.authority else {}
         started = time.perf_counter()
         async with running("in_process", what, far.url, str(most_events), core=MEASURED_CORE, **trusted) as process:

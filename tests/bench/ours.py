@@ -1,5 +1,6 @@
 """Ours as a measured system: each kind of buffer, way in and event loop."""
 
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ from tests.bench.driver import Feed, driving
 from tests.bench.machine import MEASURED_CORE, on_core
 from tests.bench.nginx import Nginx
 from tests.bench.systems import Running, System
-from tests.system.processes import COMMAND, Daemon, starting_daemon
+from tests.system.processes import COMMAND, Daemon, starting_daemon, until
 
 KINDS: dict[str, dict[str, object]] = {
     "memory": {"buffer__kind": "memory"},
@@ -37,11 +38,19 @@ def ours(kind: str, way: str, loop: str, *, concurrency: int = 64) -> System:
     @asynccontextmanager
     async def start(far: Nginx, most_events: int, directory: Path) -> AsyncIterator[Running]:
         settings = KINDS[kind] | {"loop": loop, "delivery__max_concurrency": concurrency}
+        if way in ("lines", "datagram"):
+            settings[f"intake__{way}_socket"] = directory / way
         async with running_ours(directory, far, **settings) as (daemon, ready_seconds):
             rate = DATAGRAMS_PER_SECOND if way == "datagram" else 0
             feed = Feed(way, _address(daemon, directory, way), most_events, connections=WAYS[way], per_second=rate)
 
-            async def accepted() -> int:
+            async def accepted(sent: int) -> int:
+                """Return what the ledger says, once all that was sent is in it."""
+
+                async def all_came() -> bool:
+                    return int((await daemon.ledger())["received"]) >= sent
+
+                await until(all_came, "the daemon has read what was sent", seconds=10)
                 return int((await daemon.ledger())["accepted"])
 
             async with driving(feed) as driver:
@@ -56,15 +65,21 @@ def _address(daemon: Daemon, directory: Path, way: str) -> str:
 
 @asynccontextmanager
 async def running_ours(directory: Path, far: Nginx | str, **settings: object) -> AsyncIterator[tuple[Daemon, float]]:
-    """Run the daemon on the measured core, with every way in; yield it with the seconds from its start to `/readyz`."""
+    """Run the daemon on the measured core; yield it with the seconds from its start to `/readyz`."""
     url = far if isinstance(far, str) else far.url
     if isinstance(far, Nginx) and far.authority is not None:
         settings["growlytics__ca_file"] = far.authority
-    sockets = {"intake__lines_socket": directory / "lines", "intake__datagram_socket": directory / "datagram"}
     started = time.perf_counter()
     command = [*on_core(MEASURED_CORE), *COMMAND]
-    async with starting_daemon(directory, url, command, **(ROOM | sockets | settings)) as daemon:
+    async with starting_daemon(directory, url, command, **(ROOM | settings)) as daemon:
         assert await daemon.until_ready(), daemon.lines
         async with daemon.http.get(f"{daemon.admin}/readyz") as response:
             assert response.status == 200
         yield daemon, time.perf_counter() - started
+
+
+async def warm_up() -> None:
+    """Start it once, so that what Python compiles is there, as it is for a user from the second start on."""
+    with tempfile.TemporaryDirectory(prefix="forwarder-bench-") as name:
+        async with running_ours(Path(name), "http://127.0.0.1:9/track/event"):
+            pass

@@ -1,5 +1,6 @@
 """What a run of the benchmark found: as tables in markdown, and as JSON beside them."""
 
+import statistics
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -54,8 +55,12 @@ class Report:
     def _noise(self) -> str:
         if not self.noisy:
             return f"No other process took more than {NOISY_SHARE:.0%} of a core while anything was measured."
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.noisy.items())
-        return f"**A noisy run**: others took this much of a core meanwhile, so read ratios only: {shares}."
+        most = max(self.noisy, key=self.noisy.__getitem__)
+        return (
+            f"**A noisy run**: while {len(self.noisy)} of {len(self.others)} things were measured, other processes took "
+            f"more than {NOISY_SHARE:.0%} of a core: {statistics.median(self.noisy.values()):.0%} in the median, "
+            f"{self.noisy[most]:.0%} with {most}. Ratios suffer less than absolute figures, but they do."
+        )
 
     def as_json(self) -> dict[str, Any]:
         of = self.results

@@ -37,8 +37,8 @@ class Running:
     ready_seconds: float
     driver: asyncio.subprocess.Process
     """It speaks as `driver.py` does. It may be the system itself."""
-    accepted: Callable[[], Awaitable[int]] | None = None
-    """How many events it took; None where that is what the driver says."""
+    accepted: Callable[[int], Awaitable[int]] | None = None
+    """Of so many events that were sent: how many it took; None where all that were sent are meant."""
     events_per_request: int = 1
 
 

@@ -79,7 +79,7 @@ async def _run(running: Running, far: Nginx) -> dict[str, Any]:
     async with counting(pid) as instructions:
         started, cpu = time.perf_counter(), cpu_seconds(pid)
         taken = await fed(running.driver, seconds=RUN_SECONDS)
-        accepted = await running.accepted() if running.accepted else taken.events
+        accepted = await running.accepted(taken.events) if running.accepted else taken.events
         requests = -(-accepted // running.events_per_request)
         while (count := await far.count() - already) < requests and time.perf_counter() - started < RUN_SECONDS:
             await asyncio.sleep(_POLL_SECONDS)

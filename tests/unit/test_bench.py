@@ -47,7 +47,7 @@ async def test_pairs_alternate_and_every_other_one_runs_backwards() -> None:
 def test_a_run_that_shared_the_machine_is_marked_and_says_with_which_figures() -> None:
     report = Report(others={"quiet": 0.02, "loud": 0.4})
     assert "**A noisy run**" in report.markdown()
-    assert "loud 40%" in report.markdown()
+    assert "40% with loud" in report.markdown()
     assert "quiet" not in report.markdown()
     assert report.as_json()["noisy"] is True
     assert Report(others={"quiet": 0.02}).as_json()["noisy"] is False
