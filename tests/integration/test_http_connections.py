@@ -451,7 +451,7 @@ async def test_what_connections_use_of_aiohttp_is_there() -> None:
         assert (made._reading_paused, made._upgraded) == (False, False)
 
 
-async def test_a_message_without_a_target_is_answered_as_nothing_that_is_there() -> None:
+async def test_a_message_without_a_target_is_answered_as_one_for_the_root() -> None:
     async with serving() as served, served.connection() as connection:
         server = served.intake._runner.server  # type: ignore[union-attr]
         make = server.request_factory  # type: ignore[union-attr]
@@ -462,7 +462,7 @@ async def test_a_message_without_a_target_is_answered_as_nothing_that_is_there()
         server.request_factory = maim  # type: ignore[union-attr]
         async with served.connection() as maimed:
             answer = await maimed.request(ONE, [GOOD])
-            assert (answer.status, answer.codes) == (404, ["not_found"])
+            assert (answer.status, answer.codes) == (405, ["method_not_allowed"])
         assert served.counts().accepted == 0
         assert (await connection.request(ONE, GOOD)).status in (200, 404)
 
