@@ -284,7 +284,7 @@ class Telemetry:
 
     def request_failed(self, error: BaseException) -> None:
         """A request was answered 500: a bug, and only that request suffered."""
-        log.error("request failed: a bug, please report it", exc_info=error)
+        self._log_seldom("request failed: a bug, please report it", kind=type(error), bug=error)
 
     # Delivery
 
@@ -475,15 +475,20 @@ class Telemetry:
 
     # Internals
 
-    def _log_seldom(self, message: str, *, kind: object, **fields: object) -> None:
-        """Write one warning of a kind, of which there are few, every few seconds, with how many were left out since."""
+    def _log_seldom(self, message: str, *, kind: object, bug: BaseException | None = None, **fields: object) -> None:
+        """Write one warning of a kind, of which there are few, every few seconds, with how many were left out since.
+
+        A `bug` makes it an error with a traceback.
+        """
         now = self._clock()
         last, omitted = self._logged.get((message, kind), (float("-inf"), 0))
         if abs(now - last) < _LOG_INTERVAL_SECONDS:
             self._logged[message, kind] = (last, omitted + 1)
             return
         self._logged[message, kind] = (now, 0)
-        log.warning(message, extra={"fields": fields | ({"repeats_not_logged": omitted} if omitted else {})})
+        level = logging.WARNING if bug is None else logging.ERROR
+        fields |= {"repeats_not_logged": omitted} if omitted else {}
+        log.log(level, message, extra={"fields": fields}, exc_info=bug)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)

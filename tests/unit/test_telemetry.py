@@ -504,3 +504,19 @@ def test_a_failed_request_is_logged_with_its_traceback_and_no_forged_line_whatev
     assert "ValueError" in text
     assert "\x1b" not in text
     assert not any(line.startswith(("2026-01-01T00:00:00.000+00:00 ERROR", "{")) for line in more), "a forged line"
+
+
+def test_a_bug_that_every_request_meets_is_one_traceback_every_few_seconds(
+    telemetry: Telemetry, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(100):
+        telemetry.request_failed(ZeroDivisionError())
+    telemetry.request_failed(KeyError())
+    clock.advance(60.0)
+    telemetry.request_failed(ZeroDivisionError())
+    assert [(line.levelname, line.exc_info[0]) for line in caplog.records if line.exc_info] == [
+        ("ERROR", ZeroDivisionError),
+        ("ERROR", KeyError),
+        ("ERROR", ZeroDivisionError),
+    ]
+    assert fields(caplog.records[-1]) == {"repeats_not_logged": 99}
