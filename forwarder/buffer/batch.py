@@ -32,6 +32,8 @@ class Put:
     """Events to store, and what goes with them."""
 
     events: Sequence[Event]
+    size_bytes: int
+    """Of the events."""
     intake: str
     done: asyncio.Future[PutAnswer]
     replayed: Sequence[int] = ()
@@ -43,11 +45,6 @@ class Put:
     """Set if they come from a damaged file and were accepted long ago."""
     ended: Sequence[tuple[Event, Fate]] = ()
     """Those of them that leave at once: they were marked in the damaged file."""
-    size_bytes: int = field(init=False)
-    """Of the events."""
-
-    def __post_init__(self) -> None:
-        self.size_bytes = sum(len(event.body) for event in self.events)
 
 
 @dataclass(slots=True, eq=False)

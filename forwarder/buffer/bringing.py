@@ -42,7 +42,8 @@ class Bringing:
             for old, event in zip(events, new, strict=True)
             if old.id in source.marks
         ]
-        put = Put(new, "", asyncio.get_running_loop().create_future(), salvaged=source, ended=ended)
+        size = sum(event.size_bytes for event in new)
+        put = Put(new, size, "", asyncio.get_running_loop().create_future(), salvaged=source, ended=ended)
         async with self._room.queue:
             self._submit(put)
         if await put.done != Stored():

@@ -138,7 +138,7 @@ class DiskBuffer:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        put = Put(events, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
+        put = Put(events, size, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
         if self._when_full == "drop_oldest":
             async with self._room.queue:
                 dropped = await self._room.make(len(events), size)

@@ -144,6 +144,27 @@ class Acceptor:
             ids[index] = claimed[first] if isinstance(first, bytes) else first
         return Accepted(ids, len(events), len(repeats), request.refused.listed)
 
+    async def accept_one(self, element: Element, *, intake: str) -> int | Refused | Full | NeverFits | Unavailable:
+        """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
+        raw, checked, key = element
+        if (
+            isinstance(checked, Conforming)
+            and key is None
+            and self._keys.forgotten_to <= self._forgotten_to
+            and self._types.judge(raw, checked, {}) is None
+        ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
+            event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
+            stored = await self._buffer.put((event,), intake=intake)
+            if isinstance(stored, Stored):
+                return event.id
+            self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(stored)])
+            return stored
+        answer = await self.accept([element], intake=intake)
+        if not isinstance(answer, Accepted):
+            return answer
+        event_id = answer.ids[0]
+        return answer.refusals[0][1] if event_id is None else event_id
+
     async def _judge(self, elements: Iterable[Element]) -> _Request:
         request = _Request()
         seen: dict[Place, LearnedType] = {}

@@ -16,7 +16,6 @@ from multidict import CIMultiDictProxy
 from forwarder.intake.connections import Connection
 
 START: Final = b"POST /track/event HTTP/1.1\r\n"
-_SPECIAL: Final = (hdrs.ORIGIN, hdrs.CONTENT_ENCODING, hdrs.UPGRADE, hdrs.EXPECT)
 
 Headers = CIMultiDictProxy[str]
 
@@ -58,11 +57,10 @@ class DirectConnection(Connection):
             super().data_received(data)
 
     def _is_at_rest(self) -> bool:
-        """Whether what comes now begins a request, and aiohttp waits for nothing else."""
+        """Whether what comes now begins a request, and aiohttp waits for nothing else, or is just about to."""
         waiter = self._waiter
         return not (
-            waiter is None
-            or waiter.done()
+            (self._request_count if waiter is None else waiter.done())
             or self._begun
             or self._held
             or self._messages
@@ -137,4 +135,6 @@ def is_whole(data: bytes) -> bool:
 
 def is_special(headers: Headers) -> bool:
     """Whether a header asks for more than to take an event in."""
-    return any(name in headers for name in _SPECIAL)
+    return (
+        hdrs.ORIGIN in headers or hdrs.CONTENT_ENCODING in headers or hdrs.UPGRADE in headers or hdrs.EXPECT in headers
+    )

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.database.connection import DamagedError, UnavailableError
+from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Accepted, Acceptor
@@ -246,11 +247,10 @@ class HttpIntake:
 
     async def _take(self, body: bytes, key: str | None) -> int | web.Response:
         """Take in one event; return its id, or the answer that says why not."""
-        answer = await self._acceptor.accept([self._acceptor.read.one(body, key)], intake=self._intake)
-        if not isinstance(answer, Accepted):
-            return _no_room(answer)
-        event_id = answer.ids[0]
-        return answers.violations(answer.refusals[0][1]) if event_id is None else event_id
+        answer = await self._acceptor.accept_one(self._acceptor.read.one(body, key), intake=self._intake)
+        if isinstance(answer, int):
+            return answer
+        return answers.violations(answer) if isinstance(answer, Refused) else _no_room(answer)
 
     # Plain posts: see `direct`
 
