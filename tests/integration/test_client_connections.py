@@ -121,6 +121,22 @@ async def test_the_beginning_of_an_answer_that_nobody_asked_for_is_not_continued
         assert isinstance(await client.post(BODY), Retryable) or len(server.connections) == 2
 
 
+async def test_what_is_left_of_a_request_that_was_refused_early_does_not_answer_the_next_post() -> None:
+    """The server refuses by the head alone, and takes the rest of the body for a request that it does not understand."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.reader.readuntil(b"\r\n\r\n")
+        await connection.send(answer("503 Busy"))
+        while data := await connection.reader.read(2**20):
+            if b"POST" in data:
+                await connection.send(answer("400 Bad Request"))
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(b"x" * 100_000) == Retryable("status_5xx", maybe_delivered=False)
+        assert await client.post(BODY) == Retryable("status_5xx", maybe_delivered=False)
+        assert len(server.connections) == 2
+
+
 async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_are_not() -> None:
     closed: list[bool] = []
 
