@@ -67,8 +67,11 @@ class WatchedSecret:
     def use(self, path: str | None, current: Secret | None) -> None:
         """Watch this file from now on, or none; `current` is the secret in use."""
         if path != self._path:
-            self._path, self._signature, self._fault = path, None, ""
-        self._current = current
+            self._path, self._fault = path, ""
+        elif current == self._current:
+            return
+        # It may have been read before the last look and taken up only after it, so the file is looked at once more.
+        self._signature, self._current = None, current
 
     async def poll(self) -> None:
         """Look at the file, and read it if it changed, or was of no use the last time."""
