@@ -24,9 +24,17 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
     `load` reads the settings anew for SIGHUP; it may block, and raises SettingsError.
     """
     capped = _capped(settings)
-    app = App(capped, load=lambda: _capped(load()))
-    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
-        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
+
+    def load_capped() -> Settings:
+        loaded = load()
+        if loaded.intake.max_connections == settings.intake.max_connections:  # what that came to stays, as it does
+            loaded = attrs.evolve(
+                loaded, intake=attrs.evolve(loaded.intake, max_connections=capped.intake.max_connections)
+            )
+        _capped(loaded)
+        return loaded
+
+    app = App(capped, load=load_capped)
     systemd = Systemd(os.environ)
 
     def stopping() -> None:
@@ -39,6 +47,8 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
     except BaseException:
         await app.close()
         raise
+    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
+        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
     _spare_the_garbage_collector()
     systemd.ready()
     try:

@@ -6,11 +6,16 @@ secret is named. Made and served by the composition root.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from forwarder.event import Clock
 from forwarder.settings import Settings, SettingsError, merge
 from forwarder.telemetry import Telemetry
+from forwarder.threads import in_own_thread
+
+READ_SECONDS: Final = 10.0
+"""The longest that reading them may take; a file that does not answer must not keep the next request waiting for ever."""
 
 
 class Reloading:
@@ -27,12 +32,14 @@ class Reloading:
         use: Callable[[Settings], None],
         telemetry: Telemetry,
         clock: Clock = time.time,
+        read_seconds: float = READ_SECONDS,
     ) -> None:
         self._used = used
         self._load = load
         self._use = use
         self._telemetry = telemetry
         self._clock = clock
+        self._read_seconds = read_seconds
         self._loaded_at = clock()
         self._restart_needed: tuple[str, ...] = ()
         self._error: str | None = None
@@ -52,13 +59,14 @@ class Reloading:
     async def read(self) -> None:
         """Read all sources once."""
         try:
-            # In a thread, as they may be on a file system that does not answer.
-            loaded = await asyncio.to_thread(self._load)
+            async with asyncio.timeout(self._read_seconds):
+                loaded = await in_own_thread(self._load, name="settings")
             changes = merge(self._used(), loaded)
         except SettingsError as error:
-            problems = [str(problem) for problem in error.problems]
-            self._error = "; ".join(problems)
-            self._telemetry.reload_failed(problems)
+            self._fail([str(problem) for problem in error.problems])
+            return
+        except TimeoutError:
+            self._fail([f"the file, or one that it names, could not be read within {self._read_seconds:g} s"])
             return
         self._error = None
         self._loaded_at = self._clock()
@@ -66,6 +74,10 @@ class Reloading:
         if changes.taken_up:
             self._use(changes.settings)
         self._telemetry.reloaded(changes.taken_up, restart_needed=changes.restart_needed)
+
+    def _fail(self, problems: Sequence[str]) -> None:
+        self._error = "; ".join(problems)
+        self._telemetry.reload_failed(problems)
 
     @property
     def settings(self) -> Settings:

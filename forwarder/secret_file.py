@@ -11,10 +11,12 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from forwarder.settings import RefusedError, Secret, read_secret_file
 from forwarder.telemetry import Telemetry
+from forwarder.threads import in_own_thread
 
 POLL_SECONDS: Final = 1.0
 
@@ -65,17 +67,20 @@ class WatchedSecret:
             await asyncio.sleep(self._poll_seconds)
 
     def use(self, path: str | None, current: Secret | None) -> None:
-        """Watch this file from now on, or none; `current` is the secret in use."""
+        """Watch this file from now on, or none; `current` is the secret in use.
+
+        The file is read once more, as what it holds may be newer than what was read from it together with all settings.
+        """
         if path != self._path:
-            self._path, self._signature, self._fault = path, None, ""
-        self._current = current
+            self._path, self._fault = path, ""
+        self._current, self._signature = current, None
 
     async def poll(self) -> None:
         """Look at the file, and read it if it changed, or was of no use the last time."""
         if (path := self._path) is None:
             return
-        # In a thread, as it may be on a file system that does not answer.
-        look = await asyncio.to_thread(_look, path, None if self._fault else self._signature)
+        unless = None if self._fault else self._signature
+        look = await in_own_thread(partial(_look, path, unless), name=self._setting)
         if look is not None and path == self._path:
             self._take_in(look)
 

@@ -139,17 +139,15 @@ class DiskBuffer:
         if not self._commits.available:
             return Unavailable()
         put = Put(events, size, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
-        if self._when_full == "drop_oldest":
-            async with self._room.queue:
+        async with self._room.queue:
+            if self._when_full == "drop_oldest":
                 dropped = await self._room.make(len(events), size)
                 if dropped is None:
                     return Full()
                 put.dropped = dropped
-                self._submit(put)
-        elif self._room.fits(len(events), size):
+            elif not self._room.fits(len(events), size):
+                return Full()
             self._submit(put)
-        else:
-            return Full()
         return await put.done
 
     async def recall(self) -> Notes:

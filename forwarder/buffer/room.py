@@ -28,7 +28,7 @@ class Room:
         changed: asyncio.Event,
     ) -> None:
         self.queue = asyncio.Lock()
-        """Held by who makes room. First come, first served, as ids must be committed in their order."""
+        """Held by who makes room, and whoever puts. First come, first served, as ids must be committed in their order."""
         self.dropping: list[Event] = []
         """What who holds it has dropped so far."""
         self._settings = settings

@@ -40,10 +40,9 @@ class Holds:
     """The causes that hold, and when the next probe may go. `random_share` gives numbers from 0 to 1."""
 
     def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
-        self.use(settings)
         self._random_share = random_share
         self._since: dict[Cause, float] = {}
-        self._interval_seconds = self._initial_seconds
+        self.use(settings)
         self._next_probe_at = 0.0
         self._retry_after_until = 0.0
         self._probing = False
@@ -53,6 +52,8 @@ class Holds:
         """Go by other settings from the next wait on."""
         self._initial_seconds = settings.probe_initial_seconds
         self._max_seconds = settings.probe_max_seconds
+        if not self._since:
+            self._interval_seconds = self._initial_seconds
 
     @property
     def causes(self) -> Mapping[Cause, float]:

@@ -177,7 +177,7 @@ class Limiter:
         """End a hold: slow start up to half of what the limit was."""
         if self._frozen:
             self._frozen = False
-            self._limit = min(START_LIMIT, self._slow_start_until)
+            self._limit = min(START_LIMIT, self._slow_start_until, self._max)
             self._lowered_at = now
             self._cut = None
             self._round = _Round(now)

@@ -23,6 +23,8 @@ from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
 """Of the timeout, for connecting: so a connection that hangs is told apart from an answer that hangs."""
+_LARGE_REQUEST_BYTES: Final = 64 * 1024
+"""A larger one may be refused before all of it was read, and what is left of it be taken for the next request."""
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 
 
@@ -98,7 +100,10 @@ class GrowlyticsClient:
         except BaseException:
             connection.close()
             raise
-        self._connections.keep(connection)
+        if len(request) > _LARGE_REQUEST_BYTES and not 200 <= answer.status < 300:
+            connection.close()
+        else:
+            self._connections.keep(connection)
         return outcome.of_answer(
             answer.status, answer.body[:MAX_ANSWER_BYTES], retry_after=answer.retry_after, now=self._clock()
         )

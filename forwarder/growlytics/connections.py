@@ -49,7 +49,6 @@ class Connection:
         self._made = made
         self._protocol = made.protocol
         self._transport = made.transport
-        self._body: StreamReader | None = None
         self._came = select.poll()
         # An end can be read, and errors are always told.
         self._came.register(made.transport.get_extra_info("socket"), select.POLLIN)
@@ -82,13 +81,15 @@ class Connection:
             message, body = await protocol.read()
             while message.code < 200 and message.code != _SWITCHING_PROTOCOLS:
                 message, body = await protocol.read()
-            self._body = body
-            content = body.read_nowait() if body.is_eof() else await _read(body, max_body_bytes)
+            if body.is_eof():
+                content = body.read_nowait()
+            else:
+                async with asyncio.timeout_at(deadline):  # giving up may have come between the head and here
+                    content = await _read(body, max_body_bytes)
         except (aiohttp.ClientError, HttpProcessingError) as error:
             raise NoAnswerError from error
         finally:
             timer.cancel()
-            self._body = None
         return Answer(message.code, message.headers.get("Retry-After"), content)
 
     def close(self) -> None:
@@ -96,10 +97,8 @@ class Connection:
         self._made.close()
 
     def _give_up(self) -> None:
-        """Have TimeoutError raised where `exchange` waits."""
+        """Have TimeoutError raised where `exchange` waits for the head of an answer."""
         self._protocol.set_exception(TimeoutError())
-        if self._body is not None:
-            self._body.set_exception(TimeoutError())
 
 
 async def _read(body: StreamReader, max_bytes: int) -> bytes:

@@ -31,7 +31,10 @@ def why_not(event: str = EVENT) -> str:
     """Return why they cannot be counted here, or nothing."""
     if shutil.which("perf") is None:
         return "perf is not installed"
-    shown = subprocess.run([*_stat(event), "true"], capture_output=True, text=True, timeout=10, check=False).stderr
+    try:
+        shown = subprocess.run([*_stat(event), "true"], capture_output=True, text=True, timeout=10, check=False).stderr
+    except subprocess.TimeoutExpired:
+        return "perf does not end"
     return "" if _number(shown) is not None else "not supported by this kernel"
 
 

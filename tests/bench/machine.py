@@ -112,6 +112,6 @@ def _version_of_package(name: str) -> str:
 def _version_of_program(command: tuple[str, ...]) -> str:
     try:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return "not found"
     return (shown.stdout + shown.stderr).splitlines()[0].removeprefix("nginx version: ")

@@ -14,6 +14,10 @@ from tests.bench.rows import Rows
 from tests.bench.through import Through
 
 
+def _machine() -> dict[str, str]:
+    return describe() | {"instruction counts": instructions.why_not() or "by perf stat"}
+
+
 @dataclass
 class Report:
     """Filled in as the run goes on."""
@@ -25,17 +29,14 @@ class Report:
     failed: list[str] = field(default_factory=list)
     not_found: dict[str, str] = field(default_factory=dict)
     """By what was to be measured: the program that is not installed."""
+    machine: dict[str, str] = field(default_factory=_machine)
 
     @property
     def noisy(self) -> dict[str, float]:
         return {name: share for name, share in self.others.items() if share > NOISY_SHARE}
 
-    @staticmethod
-    def machine() -> dict[str, str]:
-        return describe() | {"instruction counts": instructions.why_not() or "by perf stat"}
-
     def markdown(self) -> str:
-        machine = "; ".join(f"{name} {value}" for name, value in self.machine().items())
+        machine = "; ".join(f"{name} {value}" for name, value in self.machine.items())
         parts = [f"Measured on {self.began:%Y-%m-%d at %H:%M} UTC. {machine}.", self._noise()]
         for kind, head in (
             (Figure, comparisons.HEAD),
@@ -67,7 +68,7 @@ class Report:
         return {
             "began": self.began.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": self.machine(),
+            "machine": self.machine,
             "noisy": bool(self.noisy),
             "share_of_a_core_that_others_took": self.others,
             "figures": [one.as_json() for one in of if isinstance(one, Figure)],

@@ -2,12 +2,15 @@
 
 import asyncio
 import gzip
+import os
 import socket
 import time
 from base64 import b64encode
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +39,8 @@ from tests.fakes.raw_server import (
     answering_once_and_closing,
     raw_server,
 )
+
+Run = Callable[[Coroutine[None, None, None]], None]
 
 
 async def outcome_of(behave: Behaviour, *, timeout: float = PATIENCE_SECONDS) -> Outcome:
@@ -419,6 +424,25 @@ async def test_an_answer_that_drips_for_ever_is_a_timeout_although_something_alw
             await asyncio.sleep(SHORT_SECONDS / 50)
 
     await assert_times_out(behave)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_an_answer_whose_head_comes_at_the_very_deadline_and_whose_body_never_comes_is_a_timeout(run: Run) -> None:
+    """The loop finds both the head and the deadline when it comes round again."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        os.write(connection.file_descriptor, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        blocked_until = time.monotonic() + 2 * SHORT_SECONDS
+        while time.monotonic() < blocked_until:
+            pass
+        await asyncio.Event().wait()
+
+    async def attempt() -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await outcome_of(behave, timeout=SHORT_SECONDS) == NO_ANSWER
+
+    run(attempt())
 
 
 async def test_a_timed_out_connection_is_not_used_again_so_its_late_answer_goes_to_nobody() -> None:

@@ -7,11 +7,14 @@ event goes over another connection and nobody notices; from then on, nobody can 
 import asyncio
 import os
 import random
+import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 
 import pytest
 import uvloop
+from aiohttp import connector
 from yarl import URL
 
 from forwarder.growlytics.connections import Connections
@@ -21,6 +24,8 @@ from tests.fakes.impatient_server import ImpatientServer, impatient_server
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 
 Run = Callable[[Coroutine[None, None, None]], None]
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def a_few_turns() -> None:
@@ -119,6 +124,70 @@ async def test_the_beginning_of_an_answer_that_nobody_asked_for_is_not_continued
         await a_few_turns()
         await a_few_turns()
         assert isinstance(await client.post(BODY), Retryable) or len(server.connections) == 2
+
+
+async def test_what_is_left_of_a_request_that_was_refused_early_does_not_answer_the_next_post() -> None:
+    """The server refuses by the head alone, and takes the rest of the body for a request that it does not understand."""
+
+    async def behave(connection: Connection) -> None:
+        await connection.reader.readuntil(b"\r\n\r\n")
+        await connection.send(answer("503 Busy"))
+        while data := await connection.reader.read(2**20):
+            if b"POST" in data:
+                await connection.send(answer("400 Bad Request"))
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(b"x" * 100_000) == Retryable("status_5xx", maybe_delivered=False)
+        assert await client.post(BODY) == Retryable("status_5xx", maybe_delivered=False)
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize(
+    ("one_answer", "is_kept"),
+    [
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", True, id="no body"),
+        pytest.param(CHUNKED + b"2\r\nok\r\n0\r\nX: y\r\n\r\n", True, id="a trailer"),
+        pytest.param(b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 103 Hints\r\nLink: a\r\n\r\n" + OK, True, id="two 1xx first"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", True, id="1.0, kept"),
+        pytest.param(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", False, id="1.0"),
+        pytest.param(answer("200 OK", b"ok", "Connection: close"), False, id="close"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "in pieces"])
+async def test_a_connection_is_kept_exactly_if_the_answer_lets_it(
+    one_answer: bytes, is_kept: bool, in_pieces: bool
+) -> None:
+    async def behave(connection: Connection) -> None:
+        while await connection.request():
+            for start in range(0, len(one_answer), 7 if in_pieces else len(one_answer)):
+                await connection.send(one_answer[start : start + 7] if in_pieces else one_answer)
+                await asyncio.sleep(0)
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        for _ in range(3):
+            assert await client.post(BODY) == Delivered()
+        assert len(server.requests) == 3
+        assert len(server.connections) == (1 if is_kept else 3)
+
+
+async def test_a_host_that_has_moved_is_found_where_it_is_by_new_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = 0
+
+    def found(host: str, *_: object, **__: object) -> list[object]:
+        assert host == "moving.test"
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    clock = time.monotonic
+    async with raw_server(answering(OK)) as before, raw_server(answering(OK)) as after:
+        connections = Connections(URL("http://moving.test/"), tls=True, proxy=None, proxy_headers={})
+        for server, seconds_later in ((before, 0), (before, 5), (after, 11)):
+            port = server.port if seconds_later != 5 else after.port
+            monkeypatch.setattr(connector, "monotonic", lambda later=seconds_later: clock() + later)
+            (await connections.connect(within_seconds=PATIENCE_SECONDS)).close()
+            await a_few_turns()
+        assert (len(before.connections), len(after.connections)) == (2, 1)
+        await connections.close()
 
 
 async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_are_not() -> None:

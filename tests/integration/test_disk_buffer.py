@@ -12,6 +12,7 @@ import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
 from forwarder.buffer.disk import DiskBuffer
+from forwarder.buffer.lane import cost_bytes
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
@@ -125,6 +126,34 @@ async def test_what_is_salvaged_among_puts_that_make_room_comes_in_the_order_of_
             damage(disk)
         found = await disk.take_all()
         assert ids(found) == sorted(set(ids(found)))
+        assert disk.buffer.ledger().unaccounted == 0
+
+
+async def test_puts_after_dropping_was_ended_wait_for_those_that_make_room_or_ids_would_not_rise(
+    tmp_path: Path,
+) -> None:
+    make = EventMaker()
+    window = 3 * cost_bytes(make("a"))
+    async with open_disk(tmp_path, settings=settings(10), window_bytes=window) as disk:
+        await disk.put(make.of("abcdefg"))
+        found = await disk.take()
+        assert len(found) == 7
+        puts = [make.of("hi"), make.of("jk"), make.of("l"), make.of("m")]
+        putting = [asyncio.create_task(disk.buffer.put(events, intake="http")) for events in puts[:2]]
+        await asyncio.sleep(0)
+        disk.buffer.use("reject")
+        putting += [asyncio.create_task(disk.buffer.put(events, intake="http")) for events in puts[2:]]
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            answers = await asyncio.gather(*putting)
+        await disk.deliver(found)
+        stored = [ids(events) for events, answer in zip(puts, answers, strict=True) if answer == Stored()]
+        last = make.of("nopqrs")
+        for event in last:
+            await disk.put([event])
+        found = await disk.take_all()
+        assert ids(found) == sorted(set(ids(found)))
+        dropped = disk.buffer.ledger().dropped["drop_oldest"]
+        assert len(found) + dropped == sum(map(len, stored)) + len(last)
         assert disk.buffer.ledger().unaccounted == 0
 
 

@@ -1,11 +1,20 @@
 """SIGHUP: a file that changed is taken up while the daemon runs, what needs a restart is named, a bad file does no harm."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
-from tests.system.processes import Daemon, example_event, running_daemon, running_sandbox, until
+from tests.system.processes import (
+    COMMAND,
+    Daemon,
+    example_event,
+    running_daemon,
+    running_sandbox,
+    starting_daemon,
+    until,
+)
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 RELOADS = 'growlytics_forwarder_config_reloads_total{result="%s"}'
@@ -67,6 +76,44 @@ async def test_a_hangup_takes_up_what_can_change_names_what_cannot_and_a_bad_fil
         assert [metrics[RELOADS % result] for result in ("changed", "unchanged", "failed")] == [1, 1, 1]
         assert (await settings_of(daemon))["restart_needed"] == []
         assert await daemon.stop() == 0
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_does_not_keep_the_daemon_from_stopping(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, config=config) as daemon:
+        config.unlink()
+        os.mkfifo(config)
+        daemon.process.send_signal(signal.SIGHUP)
+        writer = await until(lambda: writer_of(config), "it waits for what nobody writes")
+        assert await daemon.stop() == 0
+        os.close(writer)
+
+
+async def test_a_limit_of_open_files_that_caps_connections_is_no_setting_that_changed(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    limited = ["bash", "-c", 'ulimit -n 1500; exec "$@"', "bash", *COMMAND]
+    async with (
+        running_sandbox() as sandbox,
+        starting_daemon(tmp_path, sandbox.url, limited, config=config) as daemon,
+    ):
+        assert await daemon.until_ready()
+        assert daemon.lines[0]["message"] == "starting"
+        capped = await until(lambda: [line for line in daemon.lines if "connections" in line], "it says so")
+        assert capped[0]["connections"] < 1024
+        config.write_text("[delivery]\nmax_concurrency = 200\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        line = (await until(lambda: read_again(daemon, 1), "it says so"))[-1]
+        assert (line["changed"], line.get("restart_needed")) == (["delivery.max_concurrency"], None)
+
+
+def writer_of(pipe: Path) -> int | None:
+    """Return a descriptor to write to a pipe by, once somebody reads it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 async def delivered(daemon: Daemon, events: int) -> bool:

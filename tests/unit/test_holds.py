@@ -183,6 +183,23 @@ def test_to_clear_what_does_not_hold_is_no_news() -> None:
     assert some.probe_at == NOW + 1.0
 
 
+def test_the_first_hold_after_the_settings_changed_begins_with_the_new_initial_interval() -> None:
+    some = holds(initial=1.0, maximum=60.0)
+    some.use(DeliverySettings(probe_initial_seconds=30.0, probe_max_seconds=60.0))
+    some.hold("breaker", 0.0)
+    assert some.probe_at == 30.0
+
+
+def test_a_hold_goes_on_with_its_interval_when_the_settings_change() -> None:
+    some = holds(initial=8.0, maximum=60.0)
+    some.hold("breaker", 0.0)
+    some.use(DeliverySettings(probe_initial_seconds=1.0, probe_max_seconds=10.0))
+    assert some.probe_at == 8.0
+    some.probe_started()
+    some.probe_failed(8.0)
+    assert some.probe_at == 18.0, "twice as long, and at most the new maximum"
+
+
 @pytest.mark.parametrize("cleared_by", ["probe", "cause"])
 def test_a_hold_after_the_last_one_begins_with_the_initial_interval(cleared_by: str) -> None:
     some = holds()

@@ -839,3 +839,11 @@ def test_the_limit_stays_below_any_maximum_also_after_a_probe_for_the_base(maxim
     caller = grown(64)
     caller.limiter.change_max(maximum)
     assert all(1 <= limit <= maximum for limit in caller.rounds(3 * PROBE_ROUNDS))
+
+
+def test_the_limit_is_not_above_a_lower_maximum_when_a_hold_ends() -> None:
+    caller = grown(64)
+    caller.limiter.freeze()
+    caller.limiter.change_max(2)
+    caller.limiter.thaw(caller.now)
+    assert caller.limit == 2

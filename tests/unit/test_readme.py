@@ -1,6 +1,8 @@
 """The README says what the code does: its tables, its example event, its commands."""
 
 import argparse
+import ast
+import inspect
 import json
 import re
 from importlib import import_module
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forwarder import telemetry
 from forwarder.cli import _COMMANDS
 from forwarder.growlytics.contract import Conforming, check
 from tests.docs import ROOT, TABLES, with_table
@@ -20,6 +23,9 @@ DOCUMENTS = (
     "deploy/prometheus/README.md",
     "tests/bench/README.md",
 )
+
+ONCE = {"settings_shown", "connections_capped", "attribute_types_unfixed", "daemon_started", "daemon_stopped"}
+"""What the telemetry says once, at the start or at the end."""
 
 
 @pytest.mark.parametrize("document", TABLES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -46,6 +52,21 @@ def test_every_command_is_described_and_has_its_help(name: str) -> None:
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     assert parser.format_help()
+
+
+def test_the_fields_of_log_lines_are_named_but_for_the_ledger_and_what_is_said_once_at_the_start() -> None:
+    source = ast.parse(inspect.getsource(telemetry))
+    calls = [node for node in ast.walk(source) if isinstance(node, ast.Call)]
+    seldom = [call for call in calls if getattr(call.func, "attr", "") == "_log_seldom"]
+    fields = {str(keyword.arg) for call in seldom for keyword in call.keywords} - {"kind", "bug", "None"}
+    methods = [node for node in ast.walk(source) if isinstance(node, ast.FunctionDef) and node.name not in ONCE]
+    literals = [node for method in methods for node in ast.walk(method) if isinstance(node, ast.Dict)]
+    fields |= {str(key.value) for each in literals for key in each.keys if isinstance(key, ast.Constant)} - {"fields"}
+    text = README.read_text(encoding="utf-8")
+    about_the_log = text[text.index("**The log**") : text.index("**The ledger**")]
+    named = re.findall(r"`([a-z_]+)`", about_the_log)
+    assert len(fields) > 20
+    assert {field for field in fields if field not in named} == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

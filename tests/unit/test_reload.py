@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 
 import attrs
 import pytest
@@ -135,6 +136,24 @@ async def test_requests_while_it_reads_are_one_and_it_serves_until_it_is_cancell
     await asyncio.wait([serving])
     assert serving.cancelled()
     assert reloaded.counts == (0, 2, 0)
+
+
+async def test_a_file_that_does_not_answer_is_told_of_and_the_next_request_is_heard(reloaded: Reloaded) -> None:
+    answers = threading.Event()
+    stuck = Reloading(
+        lambda: reloaded.used,
+        load=lambda: settings("log.level=debug") if answers.wait(10) else settings(),
+        use=reloaded._use,
+        telemetry=reloaded.telemetry,
+        read_seconds=0.01,
+    )
+    await stuck.read()
+    assert "could not be read within 0.01 s" in str(stuck.status()["error"])
+    answers.set()
+    stuck._read_seconds = 10.0
+    await stuck.read()
+    assert (reloaded.used.log.level, stuck.status()["error"]) == ("debug", None)
+    assert reloaded.counts == (1, 0, 1)
 
 
 def test_exactly_the_settings_that_are_marked_so_change_in_a_running_daemon() -> None:

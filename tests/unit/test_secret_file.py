@@ -197,6 +197,20 @@ async def test_another_file_is_watched_from_its_first_look_on_and_what_the_old_o
     assert (watched.keys, watched.counts, watched.said) == ([THIRD], (1, 0, 0), ["INFO"])
 
 
+async def test_a_key_that_was_read_before_the_file_changed_and_is_taken_up_after_that_was_noticed_does_not_stay(
+    watched: Watched,
+) -> None:
+    await watched.poll()
+    replace(watched.path, NEW)
+    await watched.poll()
+    watched.key_file.use(str(watched.path), Secret(OLD))
+    await watched.poll()
+    assert watched.keys == [NEW, NEW]
+    watched.key_file.use(str(watched.path), Secret(NEW))
+    await watched.poll()
+    assert watched.keys == [NEW, NEW]
+
+
 async def test_where_there_is_no_file_nothing_is_watched(watched: Watched) -> None:
     await watched.poll()
     watched.key_file.use(None, Secret(OLD))

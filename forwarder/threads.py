@@ -1,0 +1,35 @@
+"""Work that may block for ever, such as reading from a file system that does not answer, beside the event loop.
+
+It has a thread of its own that the end of the process does not wait for; those of asyncio's executor it would.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+async def in_own_thread(work: Callable[[], Result], *, name: str) -> Result:
+    """Return what `work` returns, or raise what it raises. Where this is cancelled, the work goes on, for nobody."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Result] = loop.create_future()
+
+    def tell(outcome: Callable[[], None]) -> None:
+        if not done.done():
+            outcome()
+
+    def run() -> None:
+        outcome: Callable[[], None]
+        try:
+            outcome = partial(done.set_result, work())
+        except BaseException as error:  # noqa: BLE001 - it is told to who waits
+            outcome = partial(done.set_exception, error)
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, outcome)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await done
