@@ -6,7 +6,6 @@ control system shows what changed.
 """
 
 import codecs
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -130,6 +129,8 @@ def _problem(name: str, attribute: str, kind: object) -> str | None:
 
 def _guess(word: str) -> str | None:
     word = word.strip().lower()
+    import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
+
     close = difflib.get_close_matches(word, TYPES, n=1) if len(word) < 20 else []
     return _OTHER_WORDS.get(word) or (close[0] if close else None)
 

@@ -6,7 +6,6 @@ collected, one message for each name, so that all of it can be shown at once. On
 module.
 """
 
-import difflib
 import stat
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -281,6 +280,8 @@ def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
         # Here a section may be misspelt, or, in `--set`, a path.
         siblings |= {each.section: each.section for each in fields if each.section}
         siblings |= {each.path: each.path for each in fields}
+    import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
+
     near = [siblings[each] for each in difflib.get_close_matches(key, siblings, n=1)]
     meant = near or [each.path for each in fields if each.key == key]
     if meant:

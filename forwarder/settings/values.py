@@ -5,7 +5,6 @@ A reader gets what TOML gave (a string, an integer, a table, …) or `Text`, and
 this module; everybody else finds `Secret` and `Address` in `forwarder.settings`.
 """
 
-import difflib
 import hmac
 import ipaddress
 import json
@@ -212,6 +211,8 @@ class Choice(Reader):
     def suggestion(self, value: object) -> str:
         """Return a question after the word that was probably meant; empty if none is near."""
         typed = value.lower().replace("-", "_") if isinstance(value, str) else ""
+        import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
+
         near = difflib.get_close_matches(typed, self.words, n=1)
         return f"did you mean {_toml(near[0])}?" if near else ""
 
