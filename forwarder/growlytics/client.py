@@ -1,9 +1,9 @@
 """One POST to Growlytics: the event's bytes out, an Outcome in.
 
 Invariants: `post` never raises for anything that the far side or the network does; it follows no redirect, and a proxy sees
-no more than where to make a tunnel, so the key goes nowhere else. An event is sent at most once: only if no byte of it left,
-because a kept connection turned out to have been ended by the far side, is it sent on another connection, at once. Used by
-the delivery's workers, each of which waits for its own permit, so the pool of connections is never waited for.
+no more than where to make a tunnel, so the key goes nowhere else. An event is sent at most once: a kept connection that the
+far side has ended is passed over before a byte leaves, and nothing is sent again because of how that ended. Used by the
+delivery's workers, each of which waits for its own permit, so the pool of connections is never waited for.
 """
 
 import asyncio
