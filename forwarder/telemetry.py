@@ -86,6 +86,11 @@ _LOCKED_OUT: Final = {
     "forbidden_origin": "pages in a browser post to the forwarder, and are refused: see intake.allowed_origins",
     "forbidden_host": "requests over TCP name another host, and are refused: see intake.allowed_hosts",
 }
+_REFUSED: Final = {
+    "buffer_full": "the buffer is full: events are refused until there is room; see buffer.max_events and max_bytes"
+}
+_WRONG: Final = "events are refused for what they are: see growlytics-forwarder lint"
+_LOGGED_ELSEWHERE: Final = frozenset({*_LOCKED_OUT, "too_slow", "buffer_unavailable", "shutting_down"})
 _CLOSED: Final = {
     "too_many": "too many connections: those without a request for longest are closed; see intake.max_connections",
     "header_timeout": "connections are closed that do not send a whole request: see intake.header_timeout_seconds",
@@ -214,8 +219,13 @@ class Telemetry:
         self.refused += count
         self._received[intake].inc(count)
         self._rejected[reason].inc(count)
-        if count:
-            self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
+        if not count:
+            return
+        self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
+        if reason not in _LOGGED_ELSEWHERE:
+            known = {"name": name, "field": field}
+            shown = {key: printable(text) for key, text in known.items() if text is not None}
+            self._log_seldom(_REFUSED.get(reason, _WRONG), kind=reason, code=reason, count=count, **shown)
 
     def events_duplicate(self, count: int, *, intake: str) -> None:
         """`count` events repeated keys of events accepted before, so they are not taken again."""

@@ -99,8 +99,14 @@ async def test_the_unit_is_sound_and_its_commands_are_ours(tmp_path: Path) -> No
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace(installed, sys.executable), encoding="utf-8")
     assert await analyze("verify", "--man=no", unit) == (0, "")
-    commands = [shlex.split(each) for each in re.findall(r"(?m)^ExecStart(?:Pre)?=(.*)", text)]
-    assert [command[:2] for command in commands] == [[installed, "check-config"], [installed, "run"]]
+    commands = [shlex.split(each) for each in re.findall(r"(?m)^Exec(?:Start|StartPre|Reload)=(.*)", text)]
+    check, run, check_again, hang_up = commands
+    assert [check[:2], run[:2], hang_up] == [
+        [installed, "check-config"],
+        [installed, "run"],
+        ["/bin/kill", "-HUP", "$MAINPID"],
+    ]
+    assert check == check_again
     lines = text.splitlines()
     for line in ("Type=notify", "DynamicUser=yes", "StateDirectory=growlytics-forwarder"):
         assert line in lines

@@ -387,6 +387,39 @@ def test_a_different_cause_is_not_silenced_by_one_that_repeats(
     assert len(lines) == 5
 
 
+def test_what_is_refused_is_a_line_for_each_code_with_one_of_the_names_fit_to_be_shown(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(3):
+        telemetry.events_refused(2, intake="http", reason="missing_field", name="a\x1b[0m", field="customerId")
+        telemetry.events_refused(5, intake="lines", reason="malformed_json")
+        telemetry.events_refused(0, intake="http", reason="empty")
+    wrong, malformed = lines
+    assert fields(wrong) == {"code": "missing_field", "count": 2, "name": "a\\x1b[0m", "field": "customerId"}
+    assert fields(malformed) == {"code": "malformed_json", "count": 5}
+
+
+def test_a_full_buffer_that_refuses_events_says_what_to_look_at(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    telemetry.events_refused(7, intake="http", reason="buffer_full")
+    (line,) = lines
+    assert (line.levelname, fields(line)) == ("WARNING", {"code": "buffer_full", "count": 7})
+    assert "the buffer is full" in line.getMessage()
+    assert "buffer.max_events" in line.getMessage()
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["unauthorized", "forbidden_host", "forbidden_origin", "too_slow", "buffer_unavailable", "shutting_down"],
+)
+def test_what_is_refused_for_a_reason_that_has_a_line_of_its_own_has_no_second_one(
+    telemetry: Telemetry, lines: list[logging.LogRecord], code: str
+) -> None:
+    telemetry.events_refused(1, intake="http", reason=code)
+    assert lines == []
+
+
 def test_lines_go_on_after_the_clock_was_set_back_by_hours(
     telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
 ) -> None:
