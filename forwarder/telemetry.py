@@ -9,7 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -224,7 +224,7 @@ class Telemetry:
         self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
         if reason not in _LOGGED_ELSEWHERE:
             known = {"name": name, "field": field}
-            shown = {key: printable(text) for key, text in known.items() if text is not None}
+            shown: dict[str, Any] = {key: printable(text) for key, text in known.items() if text is not None}
             self._log_seldom(_REFUSED.get(reason, _WRONG), kind=reason, code=reason, count=count, **shown)
 
     def events_duplicate(self, count: int, *, intake: str) -> None:
