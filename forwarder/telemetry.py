@@ -9,7 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -89,7 +89,7 @@ _LOCKED_OUT: Final = {
 _REFUSED: Final = {
     "buffer_full": "the buffer is full: events are refused until there is room; see buffer.max_events and max_bytes"
 }
-_WRONG: Final = "events are refused for what they are: see growlytics-forwarder lint"
+_WRONG: Final = "events are refused: code, name and field say why"
 _LOGGED_ELSEWHERE: Final = frozenset({*_LOCKED_OUT, "too_slow", "buffer_unavailable", "shutting_down"})
 _CLOSED: Final = {
     "too_many": "too many connections: those without a request for longest are closed; see intake.max_connections",
@@ -223,9 +223,9 @@ class Telemetry:
             return
         self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
         if reason not in _LOGGED_ELSEWHERE:
-            known = {"name": name, "field": field}
-            shown: dict[str, Any] = {key: printable(text) for key, text in known.items() if text is not None}
-            self._log_seldom(_REFUSED.get(reason, _WRONG), kind=reason, code=reason, count=count, **shown)
+            name, field = (None if text is None else printable(text) for text in (name, field))
+            message = _REFUSED.get(reason, _WRONG)
+            self._log_seldom(message, kind=reason, code=reason, count=count, name=name, field=field)
 
     def events_duplicate(self, count: int, *, intake: str) -> None:
         """`count` events repeated keys of events accepted before, so they are not taken again."""
@@ -488,7 +488,7 @@ class Telemetry:
     def _log_seldom(self, message: str, *, kind: object, bug: BaseException | None = None, **fields: object) -> None:
         """Write one warning of a kind, of which there are few, every few seconds, with how many were left out since.
 
-        A `bug` makes it an error with a traceback.
+        A `bug` makes it an error with a traceback. Fields that are None are left out.
         """
         now = self._clock()
         last, omitted = self._logged.get((message, kind), (float("-inf"), 0))
@@ -497,8 +497,9 @@ class Telemetry:
             return
         self._logged[message, kind] = (now, 0)
         level = logging.WARNING if bug is None else logging.ERROR
-        fields |= {"repeats_not_logged": omitted} if omitted else {}
-        log.log(level, message, extra={"fields": fields}, exc_info=bug)
+        shown = {name: value for name, value in fields.items() if value is not None}
+        shown |= {"repeats_not_logged": omitted} if omitted else {}
+        log.log(level, message, extra={"fields": shown}, exc_info=bug)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)

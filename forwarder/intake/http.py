@@ -231,11 +231,12 @@ class HttpIntake:
 
     async def _change(self, request: web.BaseRequest) -> web.StreamResponse:
         _, _, name, change = request.path.split("/")
+        allowed = self._guarded  # now, as a token may be set while the body comes, and this one has shown none
         try:
             body = await self._read(request)
         except RefusedBodyError as error:
             return answers.refusal(error.code)
-        return await self._operators[name].post(change, body, allowed=self._guarded)
+        return await self._operators[name].post(change, body, allowed=allowed)
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
