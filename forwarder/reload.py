@@ -12,7 +12,7 @@ from typing import Final
 from forwarder.event import Clock
 from forwarder.settings import Settings, SettingsError, merge
 from forwarder.telemetry import Telemetry
-from forwarder.threads import in_own_thread
+from forwarder.threads import NoThreadError, in_own_thread
 
 READ_SECONDS: Final = 10.0
 """The longest that reading them may take; a file that does not answer must not keep the next request waiting for ever."""
@@ -67,6 +67,9 @@ class Reloading:
             return
         except TimeoutError:
             self._fail([f"the file, or one that it names, could not be read within {self._read_seconds:g} s"])
+            return
+        except NoThreadError:
+            self._fail(["the system has no thread left to read them in"])
             return
         self._error = None
         self._loaded_at = self._clock()

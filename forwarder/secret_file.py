@@ -16,7 +16,7 @@ from typing import Final
 
 from forwarder.settings import RefusedError, Secret, read_secret_file
 from forwarder.telemetry import Telemetry
-from forwarder.threads import in_own_thread
+from forwarder.threads import NoThreadError, in_own_thread
 
 POLL_SECONDS: Final = 1.0
 
@@ -80,7 +80,10 @@ class WatchedSecret:
         if (path := self._path) is None:
             return
         unless = None if self._fault else self._signature
-        look = await in_own_thread(partial(_look, path, unless), name=self._setting)
+        try:
+            look = await in_own_thread(partial(_look, path, unless), name=self._setting)
+        except NoThreadError:
+            return  # there may be one for the next poll
         if look is not None and path == self._path:
             self._take_in(look)
 

@@ -13,8 +13,15 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
+class NoThreadError(Exception):
+    """The system has no more threads for this process, for now."""
+
+
 async def in_own_thread(work: Callable[[], Result], *, name: str) -> Result:
-    """Return what `work` returns, or raise what it raises. Where this is cancelled, the work goes on, for nobody."""
+    """Return what `work` returns, or raise what it raises, or NoThreadError.
+
+    Where this is cancelled, the work goes on, for nobody.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
 
@@ -31,5 +38,8 @@ async def in_own_thread(work: Callable[[], Result], *, name: str) -> Result:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, outcome)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise NoThreadError from error
     return await done

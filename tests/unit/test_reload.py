@@ -138,6 +138,19 @@ async def test_requests_while_it_reads_are_one_and_it_serves_until_it_is_cancell
     assert reloaded.counts == (0, 2, 0)
 
 
+async def test_without_a_thread_to_read_in_nothing_changes_and_the_daemon_goes_on(
+    reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot)
+        await reloaded.read(settings("log.level=debug"))
+    assert (reloaded.uses, reloaded.counts) == ([], (0, 0, 1))
+    assert "no thread left" in str(reloaded.reloading.status()["error"])
+
+
 async def test_a_file_that_does_not_answer_is_told_of_and_the_next_request_is_heard(reloaded: Reloaded) -> None:
     answers = threading.Event()
     stuck = Reloading(

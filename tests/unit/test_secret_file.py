@@ -5,6 +5,7 @@ import contextlib
 import logging
 import mmap
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -209,6 +210,22 @@ async def test_a_key_that_was_read_before_the_file_changed_and_is_taken_up_after
     watched.key_file.use(str(watched.path), Secret(NEW))
     await watched.poll()
     assert watched.keys == [NEW, NEW]
+
+
+async def test_a_poll_for_which_there_is_no_thread_is_left_out(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    await watched.poll()
+    replace(watched.path, NEW)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot)
+        await watched.poll()
+    assert (watched.keys, watched.said) == ([], [])
+    await watched.poll()
+    assert watched.keys == [NEW]
 
 
 async def test_where_there_is_no_file_nothing_is_watched(watched: Watched) -> None:

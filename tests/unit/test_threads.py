@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from forwarder.threads import in_own_thread
+from forwarder.threads import NoThreadError, in_own_thread
 
 ENDS_WHILE_IT_IS_STUCK = """
 import asyncio, threading
@@ -30,6 +30,15 @@ async def test_what_it_returns_or_raises_comes_back_and_it_has_a_thread_of_its_o
 
     with pytest.raises(ValueError, match="as it was"):
         await in_own_thread(fail, name="failing")
+
+
+async def test_where_the_system_has_no_thread_left_that_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    with pytest.raises(NoThreadError):
+        await in_own_thread(lambda: None, name="one too many")
 
 
 async def test_nobody_is_told_of_work_that_nobody_waits_for_any_more() -> None:
