@@ -1,6 +1,7 @@
 """The real client over TLS, with certificates of the tests' own authority, straight and through a forward proxy."""
 
 import asyncio
+import random
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import __version__
-from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected
+from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import BODY, KEY, LOST, NEVER_SENT, NO_CONNECTION, OK, SHORT_SECONDS, opened
 from tests.fakes.raw_server import Behaviour, Connection, RawServer, answer, answering, raw_server
@@ -96,6 +97,40 @@ async def test_a_kept_connection_that_ended_is_noticed_over_tls_too(authority: A
             assert len(server.connections) == number
             server.connections[-1].end()
         assert len(server.requests) == 5
+
+
+@pytest.mark.parametrize("is_proxied", [False, True], ids=["straight", "through a proxy"])
+async def test_each_of_many_posts_at_the_same_time_gets_the_answer_to_its_own_event(
+    authority: Authority, is_proxied: bool
+) -> None:
+    """Also where the server takes its time, and ends connections after an answer, as it likes."""
+    chance = random.Random(1)
+
+    async def behave(connection: Connection) -> None:
+        while request := await connection.request():
+            number = int(request.body)
+            await asyncio.sleep(chance.uniform(0, 0.003))
+            await connection.send(answer(("200 OK", "422 No", "503 Busy")[number % 3], b"", f"Retry-After: {number}"))
+            if chance.random() < 0.2:
+                await connection.close()
+                return
+
+    def own_outcome(number: int) -> Outcome:
+        busy = Retryable("status_5xx", maybe_delivered=False, retry_after_seconds=float(number))
+        return (Delivered(), Rejected(422), busy)[number % 3]
+
+    async with (
+        raw_server(behave, tls=authority.tls) as server,
+        tunnelling_proxy() as proxy,
+        opened(server.url, ca_file=authority.file, proxy=url_of(proxy) if is_proxied else None) as client,
+    ):
+
+        async def post(numbers: range) -> None:
+            for number in numbers:
+                assert await client.post(str(number).encode()) in (own_outcome(number), LOST)
+
+        await asyncio.gather(*(post(range(first, 600, 12)) for first in range(12)))
+        assert 12 < len(server.connections) < len(server.requests) / 2, "some were kept, and some ended"
 
 
 # Through a proxy

@@ -40,7 +40,7 @@ def test_the_readme_says_what_the_directory_takes_with_the_defaults_keys_and_typ
         max_put_bytes=max_put_bytes,
         max_concurrency=settings.delivery.max_concurrency,
     )
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split())
+    readme = " ".join((Path(__file__).parents[2] / "config/README.md").read_text(encoding="utf-8").split())
     found = re.search(
         r"for the log and the reserve (\d+) MiB.* (\d+) bytes for each of `intake.duplicate_max_keys` and (\d+) for each of "
         r"`contract.max_attribute_types`: (\d+) MiB with the defaults",

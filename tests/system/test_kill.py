@@ -31,7 +31,7 @@ from tests.system.processes import (
 
 EVENTS_PER_KILL = 400
 CLIENTS = 6
-POST_SIZES = (1, 1, 1, 2, 5, 10, 20)
+POST_SIZES = (1, 1, 1, 1, 1, 1, 1, 1, 2, 5, 20)
 LULL_SECONDS = 0.02
 """At most how long after so many answers a kill comes, so that its moment has nothing to do with an answer's."""
 START_KILLED_EACH = 16
