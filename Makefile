@@ -74,7 +74,7 @@ $(VENV)/bench: tests/bench-requirements.txt $(VENV)/dev
 	@touch $@
 
 bench: $(VENV)/bench
-	@$(BIN)/python -m tests.bench --json tests/bench/results.json
+	@$(BIN)/python -m tests.bench --json tests/bench/results.json --into tests/bench/README.md
 
 ONLY ?= list
 bench-all: $(VENV)/bench

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.bench.catalogue import Entry, catalogue, chosen
 from tests.bench.machine import OTHER_CORE, Others
 from tests.bench.ours import warm_up
-from tests.bench.report import Report
+from tests.bench.report import Report, put_into
 from tests.bench.rows import progress
 
 
@@ -60,6 +60,9 @@ def main(arguments: argparse.Namespace) -> int:
     print(report.markdown())
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if arguments.into:
+        document = arguments.into.read_text(encoding="utf-8")
+        arguments.into.write_text(put_into(document, report.markdown()), encoding="utf-8")
     return 1 if report.failed else 0
 
 
@@ -69,4 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", metavar="NAME", help="what has this name or begins with it; * and ? are wild")
     parser.add_argument("--list", action="store_true", help="name all that can be measured")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what was found there, too")
+    parser.add_argument(
+        "--into", metavar="FILE", type=Path, help="put the tables into this document, between its marks"
+    )
     sys.exit(main(parser.parse_args()))

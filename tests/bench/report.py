@@ -1,6 +1,7 @@
 """What a run of the benchmark found: as tables in markdown, and as JSON beside them."""
 
 import statistics
+import textwrap
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,8 @@ from tests.bench.growth import Curve
 from tests.bench.machine import NOISY_SHARE, describe
 from tests.bench.rows import Rows
 from tests.bench.through import Through
+
+_BEGIN, _END = "<!-- what make bench found -->", "<!-- end of what make bench found -->"
 
 
 def _machine() -> dict[str, str]:
@@ -37,7 +40,7 @@ class Report:
 
     def markdown(self) -> str:
         machine = "; ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts = [f"Measured on {self.began:%Y-%m-%d at %H:%M} UTC. {machine}.", self._noise()]
+        parts = [_wrapped(f"Measured on {self.began:%Y-%m-%d at %H:%M} UTC. {machine}."), _wrapped(self._noise())]
         for kind, head in (
             (Figure, comparisons.HEAD),
             (Through, through.HEAD),
@@ -48,7 +51,7 @@ class Report:
                 parts.append("\n".join([head, *found]))
         for program in sorted(set(self.not_found.values())):
             names = ", ".join(name for name, lacking in self.not_found.items() if lacking == program)
-            parts.append(f"Not measured, as {program} was not found: {names}.")
+            parts.append(_wrapped(f"Not measured, as {program} was not found: {names}."))
         if self.failed:
             parts.append(f"**Failed**: {', '.join(self.failed)}.")
         return "\n\n".join(filter(None, parts))
@@ -78,3 +81,15 @@ class Report:
             "not_found": self.not_found,
             "failed": self.failed,
         }
+
+
+def put_into(document: str, markdown: str) -> str:
+    """Return a document with other tables between the two marks."""
+    before, begin, rest = document.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    assert end, f"the document has no {_BEGIN} and {_END}"
+    return f"{before}{begin}\n{markdown}\n{end}{after}"
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 124, break_long_words=False, break_on_hyphens=False))

@@ -8,7 +8,7 @@ from forwarder.growlytics.contract import Conforming, check
 from tests.bench import catalogue
 from tests.bench.comparisons import Figure, Goal, alternate
 from tests.bench.events import event
-from tests.bench.report import Report
+from tests.bench.report import Report, put_into
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,24 @@ async def test_pairs_alternate_and_every_other_one_runs_backwards() -> None:
 
 def test_a_run_that_shared_the_machine_is_marked_and_says_with_which_figures() -> None:
     report = Report(others={"quiet": 0.02, "loud": 0.4})
-    assert "**A noisy run**" in report.markdown()
-    assert "40% with loud" in report.markdown()
-    assert "quiet" not in report.markdown()
+    text = " ".join(report.markdown().split())
+    assert "**A noisy run**: while 1 of 2" in text
+    assert "40% with loud" in text
     assert report.as_json()["noisy"] is True
     assert Report(others={"quiet": 0.02}).as_json()["noisy"] is False
 
 
 def test_what_is_not_installed_is_said_not_to_be_measured() -> None:
-    report = Report(not_found={"fluent-bit/64/0ms/plain": "fluent-bit"})
-    assert "as fluent-bit was not found: fluent-bit/64/0ms/plain" in report.markdown()
+    text = " ".join(Report(not_found={"fluent-bit/64/0ms/plain": "fluent-bit"}).markdown().split())
+    assert "as fluent-bit was not found: fluent-bit/64/0ms/plain" in text
+
+
+def test_the_tables_in_the_document_are_replaced_and_the_rest_of_it_is_kept() -> None:
+    document = "before\n<!-- what make bench found -->\nold\n<!-- end of what make bench found -->\nafter\n"
+    changed = put_into(document, "new")
+    assert changed == document.replace("old", "new")
+    with pytest.raises(AssertionError, match="has no"):
+        put_into("no marks", "new")
 
 
 def test_every_main_row_exists() -> None:
