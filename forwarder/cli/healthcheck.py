@@ -76,7 +76,7 @@ def _in_file(config: Path) -> list[str]:
         section = tomllib.loads(config.read_bytes().decode()).get("admin", {})
     except OSError as error:
         raise _UnknownAddressError(f"the configuration cannot be read: {error.strerror}; --url needs none") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _UnknownAddressError("the configuration is not TOML; `check-config` says where") from None
     return [str(section["http"])] if isinstance(section, dict) and "http" in section else []
 

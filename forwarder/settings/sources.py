@@ -125,6 +125,8 @@ def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures
         return {}, {(str(config),): f"cannot be read: {error.strerror}"}
     except UnicodeDecodeError as error:
         return {}, {(str(config),): f"is not UTF-8, as TOML must be; look at byte {error.start}"}
+    except RecursionError:
+        return {}, {(str(config),): "is nested too deeply to be a file of settings"}
     except ValueError as error:  # TOMLDecodeError, which tells line and column; or a number of thousands of digits
         return {}, {(str(config),): f"is not TOML: {error}"}
     layer: Layer = {}

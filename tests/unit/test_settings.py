@@ -363,6 +363,10 @@ def test_a_file_that_is_not_utf_8_is_a_problem(configuration: Configuration) -> 
     assert "UTF-8" in configuration.problems(b"# caf\xe9\n")[str(configuration.path)]
 
 
+def test_a_file_that_is_nested_too_deeply_is_a_problem(configuration: Configuration) -> None:
+    assert "nested too deeply" in configuration.problems("x = " + "[" * 100_000)[str(configuration.path)]
+
+
 def test_an_unreadable_file_hides_no_other_error_and_causes_none(configuration: Configuration) -> None:
     problems = configuration.problems("[", {"FORWARDER_LOOP": "x"}, require_api_key=True)
     assert list(problems) == [str(configuration.path), "loop"], "the key may be in the file"
