@@ -66,6 +66,7 @@ class DirectConnection(Connection):
             or self._messages
             or self._upgraded
             or self._reading_paused
+            or self._unread_since is not None  # aiohttp waits until the client reads
             or self._close
             or self._force_close
         )

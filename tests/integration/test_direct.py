@@ -195,6 +195,26 @@ async def test_a_flood_that_comes_before_the_answer_is_not_read() -> None:
         connection._writer.transport.abort()
 
 
+async def test_nothing_more_is_taken_directly_of_a_client_that_does_not_read_its_answers() -> None:
+    class Verbose(SlowPosts):
+        async def answer(self, headers: Headers, body: bytes) -> tuple[bytes, bool]:
+            answer, closes = await super().answer(headers, body)
+            head, _, _ = answer.partition(b"\r\n")
+            return head + b"\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 10_000_000, closes
+
+    posts = Verbose()
+    posts.go_on.set()
+    async with slow(posts) as connection:
+        await connection.send(POST)
+        await until(lambda: len(posts.ended) == 1, what="the first is taken")
+        for number in range(10):
+            await connection.send(request_bytes(ONE, b"%d" % number))
+            await asyncio.sleep(0.01)
+        assert len(posts.ended) == 1
+        assert len((await connection.answer()).body) == 10_000_000
+        assert [(await connection.answer()).body for _ in range(10)] == [b"usual %d" % number for number in range(10)]
+
+
 async def test_a_client_that_waits_for_its_answer_for_long_is_not_idle_and_is_when_it_has_it() -> None:
     posts = SlowPosts()
     async with slow(posts, keepalive_seconds=0.1) as connection:
