@@ -155,8 +155,8 @@ class Engine:
     ) -> Decision:
         """Decide what follows from what an attempt came to; `own_seconds` of the time it took are not the far side's."""
         match outcome:
-            case Delivered():
-                self.limiter.succeeded(attempt.started_at, now, own_seconds=own_seconds)
+            case Delivered(connecting_seconds):
+                self.limiter.succeeded(attempt.started_at, now, own_seconds=own_seconds + connecting_seconds)
                 return self._delivered(attempt, now)
             case Rejected():
                 self.limiter.failed(attempt.started_at, now, overload=False)

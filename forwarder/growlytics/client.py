@@ -18,7 +18,7 @@ from yarl import URL
 from forwarder import __version__
 from forwarder.growlytics import outcome
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
-from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Outcome, Retryable
+from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
@@ -71,12 +71,14 @@ class GrowlyticsClient:
         """
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        clock = asyncio.get_running_loop().time
+        began, connecting_seconds = clock(), 0.0
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
-            connection = self._connections.take() or await self._connections.connect(
-                within_seconds=self._timeout_seconds * _CONNECT_SHARE
-            )
+            connection = self._connections.take()
+            if connection is None:
+                connection = await self._connections.connect(within_seconds=self._timeout_seconds * _CONNECT_SHARE)
+                connecting_seconds = clock() - began
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
         except TimeoutError:
@@ -85,7 +87,8 @@ class GrowlyticsClient:
             return outcome.of_proxy_refusal(refusal.status)
         except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
             return Retryable("network", maybe_delivered=False)
-        return await self._send(request, connection, deadline)
+        result = await self._send(request, connection, began + self._timeout_seconds)
+        return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
 
     async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
         assert self._connections is not None, "open() comes first"

@@ -26,6 +26,9 @@ MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 class Delivered:
     """Growlytics has the event."""
 
+    connecting_seconds: float = field(default=0.0, compare=False)
+    """How long it took before that to make a connection, which says nothing of how busy Growlytics is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retryable:

@@ -317,3 +317,12 @@ async def test_a_fresh_connection_that_the_server_ends_is_not_tried_again_by_the
     async with raw_server(behave) as server, opened(server.url) as client:
         assert isinstance(await client.post(BODY), Retryable)
         assert len(server.connections) == 1
+
+
+async def test_a_post_that_made_its_connection_says_how_long_that_took_and_one_on_a_kept_connection_nothing() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url) as client:
+        first, second = await client.post(BODY), await client.post(BODY)
+    assert isinstance(first, Delivered)
+    assert isinstance(second, Delivered)
+    assert 0 < first.connecting_seconds < PATIENCE_SECONDS
+    assert second.connecting_seconds == 0

@@ -7,7 +7,7 @@ import pytest
 
 from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, GoesBack, Waits, ambiguous
-from forwarder.growlytics.outcome import DELIVERED, Outcome, Rejected, Retryable
+from forwarder.growlytics.outcome import DELIVERED, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from tests.fakes.engine_harness import FAILED, LOST, OLD, REJECTED, Delays, Driver, why
 
@@ -390,3 +390,16 @@ def test_other_settings_are_gone_by_from_now_on_and_what_began_before_ends_as_it
         "it is too old by the new settings, and was to be repeated by the old"
     )
     assert why(some.run(LOST)) == "ambiguous"
+
+
+@pytest.mark.parametrize(("connecting_seconds", "grows"), [(0.02, True), (0.0, False)])
+def test_how_long_new_connections_take_is_no_line_at_the_far_side(connecting_seconds: float, grows: bool) -> None:
+    some = driver()
+    on_wire = some.saturate(16)
+    limit = some.limiter.limit
+    for number in range(4 * limit):
+        some.put([f"{number} more", f"{number} more again"])
+        on_wire += some.start_all()
+        some.now = max(some.now, on_wire[0].started_at + 0.07)
+        some.end(on_wire.pop(0), Delivered(connecting_seconds))
+    assert (some.limiter.limit > limit) == grows
