@@ -14,12 +14,32 @@ from typing import Final, Literal
 from forwarder.growlytics import json_text
 
 RetryReason = Literal["network", "timeout", "status_408", "status_425", "status_429", "status_5xx"]
+FailureKind = Literal[
+    "dns", "connect", "tls", "proxy", "timeout_connect", "timeout_answer", "reset", "protocol", "status"
+]
+BlockedWhy = Literal["key", "proxy", "refusal", "not_growlytics"]
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 """How much of an answer is read; what Growlytics documents is far shorter."""
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """What a longer Retry-After is taken for; who waits may cap it further."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, for people: it decides nothing."""
+
+    kind: FailureKind
+    text: str
+    """Short, as in "certificate has expired" or "connection refused"; never from an answer's body."""
+    host: str = ""
+    """Whom it concerns: host and port of Growlytics or of the proxy; empty if it is not known."""
+    status: int | None = None
+    """The status of the answer, if there was one."""
+
+
+UNEXPLAINED: Final = Failure("protocol", "no cause is known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +59,7 @@ class Retryable:
     """Whether request bytes may have left without a complete answer: the event may be there, and a retry duplicates it."""
     retry_after_seconds: float | None = None
     """How long Growlytics asks to wait, 0 to `MAX_RETRY_AFTER_SECONDS`; None if it does not say."""
+    failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +69,21 @@ class Rejected:
     status: int
     answer: bytes = field(default=b"", repr=False, compare=False)
     """The body that came with it, at most `MAX_ANSWER_BYTES`."""
+    failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Growlytics refuses us: a key, an address, a proxy or an account is wrong, and no event is at fault."""
+    """Something refuses us, or this event: one answer alone does not tell. See `why`.
+
+    `key`: a 401, so our key is wrong. `proxy`: a forward proxy refuses us. `refusal`: any other refusal, of us or of this
+    event, as by a web application firewall. `not_growlytics`: a 2xx that is no answer of Growlytics, such as a page of a
+    captive portal; the event may be there.
+    """
 
     status: int
+    why: BlockedWhy
+    failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
 class CancelledUnsentError(asyncio.CancelledError):
@@ -67,6 +96,7 @@ DELIVERED: Final = Delivered()
 
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
+_BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "proxy"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SAYS_WHEN_TO_RETRY: Final = frozenset({429, 503})
 
@@ -89,7 +119,7 @@ def of_answer(status: int, body: bytes, *, retry_after: str | None = None, now: 
             maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
             retry_after_seconds=_wait_seconds(status, retry_after, now),
         )
-    return Blocked(status)
+    return Blocked(status, _BLOCKED_BY.get(status, "refusal"))
 
 
 def of_proxy_refusal(status: int) -> Outcome:
@@ -100,7 +130,7 @@ def of_proxy_refusal(status: int) -> Outcome:
     """
     if 500 <= status < 600 or status in _RETRYABLE:
         return Retryable("network", maybe_delivered=False)
-    return Blocked(status)
+    return Blocked(status, "proxy")
 
 
 def _wait_seconds(status: int, retry_after: str | None, now: float) -> float | None:

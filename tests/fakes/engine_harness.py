@@ -18,7 +18,7 @@ from tests.fakes.events import EventMaker
 FAILED: Final = Retryable("status_5xx", maybe_delivered=False)
 LOST: Final = Retryable("timeout", maybe_delivered=True)
 REJECTED: Final = Rejected(400, b"no")
-BLOCKED: Final = Blocked(401)
+BLOCKED: Final = Blocked(401, "key")
 
 OLD: Final = 0.0
 """When an event was accepted that is older than any `max_age_seconds`."""

@@ -149,10 +149,10 @@ async def test_a_cookie_that_the_server_sets_is_not_sent_back() -> None:
         ("409 Conflict", b"", Rejected(409)),
         ("413 Content Too Large", b"", Rejected(413)),
         ("422 Unprocessable", b"", Rejected(422)),
-        ("401 Unauthorized", b"", Blocked(401)),
-        ("403 Forbidden", b"", Blocked(403)),
-        ("404 Not Found", b"", Blocked(404)),
-        ("407 Proxy Authentication Required", b"", Blocked(407)),
+        ("401 Unauthorized", b"", Blocked(401, "key")),
+        ("403 Forbidden", b"", Blocked(403, "refusal")),
+        ("404 Not Found", b"", Blocked(404, "refusal")),
+        ("407 Proxy Authentication Required", b"", Blocked(407, "proxy")),
         ("408 Request Timeout", b"", Retryable("status_408", maybe_delivered=False)),
         ("425 Too Early", b"", Retryable("status_425", maybe_delivered=False)),
         ("429 Too Many Requests", b"", Retryable("status_429", maybe_delivered=False)),
@@ -192,7 +192,7 @@ async def test_a_redirect_is_not_followed_so_the_key_goes_nowhere_else(status: s
     async with raw_server(answering(OK)) as elsewhere:
         redirect = answer(f"{status} Elsewhere", b"", f"Location: {elsewhere.url}")
         async with raw_server(answering(redirect)) as server, opened(server.url) as client:
-            assert await client.post(BODY) == Blocked(int(status))
+            assert await client.post(BODY) == Blocked(int(status), "refusal")
         assert len(server.requests) == 1
         assert elsewhere.connections == []
 
@@ -472,7 +472,7 @@ async def test_a_timed_out_connection_is_not_used_again_so_its_late_answer_goes_
     [
         ("200 OK", Delivered()),
         ("500 Internal Server Error", Retryable("status_5xx", maybe_delivered=False)),
-        ("403 Forbidden", Blocked(403)),
+        ("403 Forbidden", Blocked(403, "refusal")),
     ],
 )
 async def test_an_endless_answer_is_cut_and_its_connection_not_used_again(

@@ -310,11 +310,11 @@ async def outcome_through(behave: Behaviour) -> Outcome:
 @pytest.mark.parametrize(
     ("status", "expected"),
     [
-        ("407 Proxy Authentication Required", Blocked(407)),
-        ("401 Unauthorized", Blocked(401)),
-        ("403 Forbidden", Blocked(403)),
-        ("405 Method Not Allowed", Blocked(405)),
-        ("302 Found", Blocked(302)),
+        ("407 Proxy Authentication Required", Blocked(407, "proxy")),
+        ("401 Unauthorized", Blocked(401, "proxy")),
+        ("403 Forbidden", Blocked(403, "proxy")),
+        ("405 Method Not Allowed", Blocked(405, "proxy")),
+        ("302 Found", Blocked(302, "proxy")),
         ("429 Too Many Requests", NEVER_SENT),
         ("500 Internal Server Error", NEVER_SENT),
         ("502 Bad Gateway", NEVER_SENT),

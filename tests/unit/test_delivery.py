@@ -176,7 +176,7 @@ async def test_a_retryable_event_is_tried_until_it_is_delivered(reason: RetryRea
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 499])
 @in_virtual_time
 async def test_a_blocked_event_is_kept_and_tried_again(status: int) -> None:
-    async with delivering(ScriptedPost(first_attempts_fail(2, Blocked(status)))) as running:
+    async with delivering(ScriptedPost(first_attempts_fail(2, Blocked(status, "key")))) as running:
         (event,) = await running.put(running.make.of("a"))
         await running.until_empty()
         assert running.buffer.acked == [(event.id, Delivered())]
@@ -198,7 +198,7 @@ async def test_a_possible_duplicate_is_counted_only_if_the_event_may_have_arrive
 
 @in_virtual_time
 async def test_every_attempt_of_a_mixed_crowd_is_counted_once_by_what_it_came_to() -> None:
-    outcomes: list[Outcome] = [DELIVERED, Rejected(400), network_error(), Blocked(401)]
+    outcomes: list[Outcome] = [DELIVERED, Rejected(400), network_error(), Blocked(401, "key")]
     came_to: Counter[type[Outcome]] = Counter()
 
     def script(attempt: Attempt) -> Outcome:
@@ -590,7 +590,7 @@ async def test_an_attempt_that_is_cancelled_leaves_its_event_pending_unless_it_i
 @in_virtual_time
 async def test_a_refused_key_holds_everything_and_a_new_one_is_tried_at_once() -> None:
     good = False
-    post = ScriptedPost(lambda _: DELIVERED if good else Blocked(401))
+    post = ScriptedPost(lambda _: DELIVERED if good else Blocked(401, "key"))
     async with delivering(post, max_concurrency=8, probe_initial_seconds=1.0, probe_max_seconds=60.0) as running:
         await running.put(running.make.of("a" * 100))
         await asyncio.sleep(600.0)

@@ -74,7 +74,18 @@ def expected(status: int, *, says_failure: bool) -> Outcome:
         return Retryable(reasons[status], maybe_delivered=False)
     if status // 100 == 5:
         return Retryable("status_5xx", maybe_delivered=status in (502, 504))
-    return Blocked(status)
+    return blocked(status)
+
+
+def blocked(status: int) -> Blocked:
+    """Say whom a refusal is about, as far as its status tells."""
+    match status:
+        case 401:
+            return Blocked(status, "key")
+        case 407:
+            return Blocked(status, "proxy")
+        case _:
+            return Blocked(status, "refusal")
 
 
 @pytest.mark.parametrize("body", SILENT)
@@ -93,7 +104,7 @@ def test_success_false_turns_a_2xx_and_nothing_else_into_a_refusal(body: bytes) 
     "status", [HTTPStatus.UNAUTHORIZED, 402, 403, 404, 405, 407, 301, 302, 304, 307, 308, 410, 451]
 )
 def test_what_is_no_events_fault_blocks_and_keeps_the_event(status: int) -> None:
-    assert of_answer(status, b'{"success":false}') == Blocked(status)
+    assert of_answer(status, b'{"success":false}') == blocked(status)
 
 
 @given(st.integers(100, 599), st.binary(max_size=60))
@@ -248,7 +259,7 @@ def test_a_proxys_refusal_is_never_the_events_fault_and_no_byte_of_it_left() -> 
     for status in EVERY_STATUS:
         may_pass = status // 100 == 5 or status in (408, 425, 429)
         never_sent = Retryable("network", maybe_delivered=False)
-        assert of_proxy_refusal(status) == (never_sent if may_pass else Blocked(status)), status
+        assert of_proxy_refusal(status) == (never_sent if may_pass else Blocked(status, "proxy")), status
 
 
 # Telemetry's labels
