@@ -74,11 +74,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Something refuses us, or this event: one answer alone does not tell. See `why`.
+    """Something refuses us, or this event: one answer alone does not tell which.
 
-    `key`: a 401, so our key is wrong. `proxy`: a forward proxy refuses us. `refusal`: any other refusal, of us or of this
-    event, as by a web application firewall. `not_growlytics`: a 2xx that is no answer of Growlytics, such as a page of a
-    captive portal; the event may be there.
+    - `key`: a 401 or 407, so our key is wrong, or a proxy on the way wants one.
+    - `proxy`: our forward proxy refuses to make a tunnel.
+    - `refusal`: any other refusal, of us or of this event, as by a web application firewall.
+    - `not_growlytics`: a 2xx that is no answer of Growlytics, such as the page of a captive portal. The event may be there.
     """
 
     status: int
@@ -96,7 +97,7 @@ DELIVERED: Final = Delivered()
 
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
-_BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "proxy"}
+_BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "key"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SAYS_WHEN_TO_RETRY: Final = frozenset({429, 503})
 

@@ -80,10 +80,8 @@ def expected(status: int, *, says_failure: bool) -> Outcome:
 def blocked(status: int) -> Blocked:
     """Say whom a refusal is about, as far as its status tells."""
     match status:
-        case 401:
+        case 401 | 407:
             return Blocked(status, "key")
-        case 407:
-            return Blocked(status, "proxy")
         case _:
             return Blocked(status, "refusal")
 
