@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from forwarder import __version__
-from forwarder.growlytics import outcome
+from forwarder.growlytics import failures, outcome
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
 from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
@@ -33,6 +33,7 @@ class GrowlyticsClient:
 
     def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
+        self._host = failures.host_and_port(self._url)
         self._timeout_seconds = settings.timeout_seconds
         self._key = settings.api_key
         self._ca_file = settings.ca_file
@@ -72,21 +73,22 @@ class GrowlyticsClient:
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
         clock = asyncio.get_running_loop().time
-        began, connecting_seconds = clock(), 0.0
+        began, connecting_seconds, within_seconds = clock(), 0.0, self._timeout_seconds * _CONNECT_SHARE
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
             connection = self._connections.take()
             if connection is None:
-                connection = await self._connections.connect(within_seconds=self._timeout_seconds * _CONNECT_SHARE)
+                connection = await self._connections.connect(within_seconds=within_seconds)
                 connecting_seconds = clock() - began
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
-        except TimeoutError:
-            return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
-            return outcome.of_proxy_refusal(refusal.status)
-        except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
-            return Retryable("network", maybe_delivered=False)
+            assert self._proxy is not None, "it refused"
+            return outcome.of_proxy_refusal(refusal.status, host=failures.host_and_port(self._proxy))
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+            failure = failures.of_connecting(error, url=self._url, proxy=self._proxy, within_seconds=within_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=False, failure=failure)
         result = await self._send(request, connection, began + self._timeout_seconds)
         return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
 
@@ -94,12 +96,11 @@ class GrowlyticsClient:
         assert self._connections is not None, "open() comes first"
         try:
             answer = await connection.exchange(request, deadline=deadline, max_body_bytes=MAX_ANSWER_BYTES)
-        except TimeoutError:
+        except (NoAnswerError, OSError) as error:
             connection.close()
-            return Retryable("timeout", maybe_delivered=True)
-        except (NoAnswerError, OSError):
-            connection.close()
-            return Retryable("network", maybe_delivered=True)
+            failure = failures.of_answering(error, url=self._url, within_seconds=self._timeout_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=True, failure=failure)
         except BaseException:
             connection.close()
             raise
@@ -108,7 +109,11 @@ class GrowlyticsClient:
         else:
             self._connections.keep(connection)
         return outcome.of_answer(
-            answer.status, answer.body[:MAX_ANSWER_BYTES], retry_after=answer.retry_after, now=self._clock()
+            answer.status,
+            answer.body[:MAX_ANSWER_BYTES],
+            retry_after=answer.retry_after,
+            now=self._clock(),
+            host=self._host,
         )
 
     def _request(self, body: bytes) -> bytes:

@@ -7,12 +7,14 @@ by `client` alone, on the event loop.
 
 import asyncio
 import select
+import socket
 import ssl
 from collections import deque
 from typing import Final, Literal, NamedTuple
 
 import aiohttp
 from aiohttp import StreamReader
+from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection as MadeConnection
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
@@ -40,12 +42,33 @@ class NoAnswerError(Exception):
     """The connection was lost instead, or what came is no answer."""
 
 
+class NoNameServerError(TimeoutError):
+    """Nobody told the addresses of a host in time."""
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Knows whether somebody waits for addresses."""
+
+    pending = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.pending += 1
+        try:
+            return await super().resolve(host, port, family)
+        finally:
+            self.pending -= 1
+
+
 class Connection:
     """One connection; nothing else may use it between `exchange` and what follows from that."""
 
-    def __init__(self, made: MadeConnection) -> None:
+    def __init__(self, made: MadeConnection, made_for: aiohttp.ClientRequest) -> None:
         assert made.protocol is not None, "it was just made"
         assert made.transport is not None, "it was just made"
+        self.made_for: Final = made_for
+        """What says whom to trust, as of when it was asked for."""
         self._made = made
         self._protocol = made.protocol
         self._transport = made.transport
@@ -123,17 +146,33 @@ class Connections:
     ) -> None:
         """`proxy_headers` are told to the proxy alone."""
         self._keepalive_seconds = keepalive_seconds
-        self._request = aiohttp.ClientRequest(
-            "POST",
-            url,
-            loop=asyncio.get_running_loop(),
-            proxy=proxy,
-            proxy_headers=CIMultiDict(proxy_headers) if proxy else None,
+        self._url = url
+        self._proxy = proxy
+        self._proxy_headers = CIMultiDict(proxy_headers) if proxy else None
+        self._request = self._trusting(tls)
+        self._resolver = _Resolver()
+        self._connector = aiohttp.TCPConnector(
+            limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, resolver=self._resolver
         )
-        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, ssl=tls)
         self._idle: deque[tuple[Connection, float]] = deque()
         """With the times from when on they are, the longest first."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Trust whom this trusts from now on; a connection that was made before carries no further request."""
+        self._request = self._trusting(tls)
+        self._close_idle()
+
+    def _trusting(self, tls: ssl.SSLContext | Literal[True]) -> aiohttp.ClientRequest:
+        """Return what connections are made for; this says it of a proxy that is reached over TLS, too."""
+        return aiohttp.ClientRequest(
+            "POST",
+            self._url,
+            loop=asyncio.get_running_loop(),
+            ssl=tls,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
+        )
 
     def take(self) -> Connection | None:
         """Return a kept connection that is fit for a request to be written to it at once; None if there is none."""
@@ -145,13 +184,24 @@ class Connections:
         return None
 
     async def connect(self, *, within_seconds: float) -> Connection:
-        """Make one. Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host."""
+        """Make one.
+
+        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host; of the first,
+        NoNameServerError if it is known.
+        """
         timeout = aiohttp.ClientTimeout(total=within_seconds, connect=within_seconds, ceil_threshold=float("inf"))
-        return Connection(await self._connector.connect(self._request, [], timeout))
+        request = self._request
+        try:
+            made = await self._connector.connect(request, [], timeout)
+        except TimeoutError as error:
+            if self._resolver.pending:
+                raise NoNameServerError from error
+            raise
+        return Connection(made, request)
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose answer was read; it is closed if it cannot be used again."""
-        if not connection.is_reusable:
+        if not connection.is_reusable or connection.made_for is not self._request:
             connection.close()
             return
         now = asyncio.get_running_loop().time()
@@ -163,9 +213,12 @@ class Connections:
         """Close every connection. May be called again."""
         if self._timer is not None:
             self._timer.cancel()
+        self._close_idle()
+        await self._connector.close()
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop()[0].close()
-        await self._connector.close()
 
     def _sweep(self) -> None:
         """Close those that were idle for long, and come again when the next one may be."""

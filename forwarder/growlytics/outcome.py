@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final, Literal
 
 from forwarder.growlytics import json_text
@@ -37,6 +38,10 @@ class Failure:
     """Whom it concerns: host and port of Growlytics or of the proxy; empty if it is not known."""
     status: int | None = None
     """The status of the answer, if there was one."""
+
+    def described(self) -> dict[str, str | int | None]:
+        """Return it as the log and /v1/status show it."""
+        return {"kind": self.kind, "status": self.status, "error": self.text, "host": self.host or None}
 
 
 UNEXPLAINED: Final = Failure("protocol", "no cause is known")
@@ -101,36 +106,55 @@ _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SAYS_WHEN_TO_RETRY: Final = frozenset({429, 503})
 
 
-def of_answer(status: int, body: bytes, *, retry_after: str | None = None, now: float = 0.0) -> Outcome:
+def of_answer(status: int, body: bytes, *, retry_after: str | None = None, now: float = 0.0, host: str = "") -> Outcome:
     """Decide from a complete answer: its status, 100 to 599, and at most the first `MAX_ANSWER_BYTES` of its body.
 
     `retry_after` is its Retry-After header, if there is one, and `now` is the time, in seconds since 1970, that a date in
-    it is compared with.
+    it is compared with. `host` is whose answer it is, for `Failure`.
     """
     if 200 <= status < 300:
-        return Rejected(status, body) if _says_failure(body) else DELIVERED
+        if not _says_failure(body):
+            return DELIVERED
+        return Rejected(status, body, _of_status(status, host, ', with "success": false'))
+    failure = _of_status(status, host)
     if status in _REJECTED:
-        return Rejected(status, body)
+        return Rejected(status, body, failure)
     if reason := _RETRYABLE.get(status):
-        return Retryable(reason, maybe_delivered=False, retry_after_seconds=_wait_seconds(status, retry_after, now))
+        wait = _wait_seconds(status, retry_after, now)
+        return Retryable(reason, maybe_delivered=False, retry_after_seconds=wait, failure=failure)
     if 500 <= status < 600:
         return Retryable(
             "status_5xx",
             maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
             retry_after_seconds=_wait_seconds(status, retry_after, now),
+            failure=failure,
         )
-    return Blocked(status, _BLOCKED_BY.get(status, "refusal"))
+    return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure)
 
 
-def of_proxy_refusal(status: int) -> Outcome:
+def of_proxy_refusal(status: int, *, host: str = "") -> Outcome:
     """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
 
     5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
     else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody mends a setting.
+    `host` is the proxy's, for `Failure`.
     """
+    failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
     if 500 <= status < 600 or status in _RETRYABLE:
-        return Retryable("network", maybe_delivered=False)
-    return Blocked(status, "proxy")
+        return Retryable("network", maybe_delivered=False, failure=failure)
+    return Blocked(status, "proxy", failure)
+
+
+def _of_status(status: int, host: str, more: str = "") -> Failure:
+    return Failure("status", f"{_phrase(status)}{more}", host, status)
+
+
+def _phrase(status: int) -> str:
+    """Return a status and what it means, as in "503 Service Unavailable"; the words are HTTP's, not those of the answer."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def _wait_seconds(status: int, retry_after: str | None, now: float) -> float | None:
