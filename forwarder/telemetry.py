@@ -24,7 +24,7 @@ from prometheus_client import (
 from forwarder import __version__
 from forwarder.event import Clock, printable
 from forwarder.gauges import METRICS_PREFIX, Gauges, ReadGauges
-from forwarder.recent import Recent
+from forwarder.recent import FailureFields, Recent
 
 log = logging.getLogger("forwarder")
 
@@ -70,6 +70,17 @@ RETRY_REASONS: Final = (
     "status_5xx",
     "blocked",
     "suspect",
+)
+FAILURE_KINDS: Final = (
+    "dns",
+    "connect",
+    "tls",
+    "proxy",
+    "timeout_connect",
+    "timeout_answer",
+    "reset",
+    "protocol",
+    "status",
 )
 RELOAD_RESULTS: Final = ("changed", "unchanged", "failed")
 
@@ -159,6 +170,9 @@ class Telemetry:
         )
         self._attempts = self._labelled(
             "delivery_attempts", "Attempts to deliver an event, by what they came to", "outcome", OUTCOMES
+        )
+        self._failures = self._labelled(
+            "attempt_failures", "Attempts that did not deliver, by what went wrong", "kind", FAILURE_KINDS
         )
         self._retries = self._labelled(
             "delivery_retries", "Attempts that will be repeated, by cause", "reason", RETRY_REASONS
@@ -335,6 +349,11 @@ class Telemetry:
         self._attempt_duration.observe(seconds)
         self.recent.attempted(outcome, seconds)
 
+    def attempt_failed(self, failure: FailureFields) -> None:
+        """It did not deliver, because of this."""
+        self._failures[str(failure["kind"])].inc()
+        self.recent.failed(failure)
+
     def retry_scheduled(self, *, reason: str, maybe_delivered: bool) -> None:
         """An attempt failed in a way that may pass, so there will be another."""
         self._retries[reason].inc()
@@ -352,9 +371,10 @@ class Telemetry:
         """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
         self._possible_duplicates.inc()
 
-    def hold_started(self, cause: str, *, probe_in_seconds: float) -> None:
-        """Nothing is sent any more but one probe at a time."""
-        fields = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
+    def hold_started(self, cause: str, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
+        """Nothing is sent any more but one probe at a time; `failure` is of the attempt that made it so."""
+        fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
+        fields |= {name: value for name, value in (failure or {}).items() if value is not None}
         log.warning(_HOLDS[cause], extra={"fields": fields})
 
     def hold_ended(self, cause: str, *, seconds: float) -> None:

@@ -356,6 +356,9 @@ class Delivery:
 
     def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
         self._telemetry.attempt_finished(_LABELS[type(outcome)], seconds)
+        failure = None if isinstance(outcome, Delivered) else outcome.failure.described()
+        if failure:
+            self._telemetry.attempt_failed(failure)
         if isinstance(outcome, Blocked) and not attempt.taken.story.at_fault:
             self._telemetry.delivery_blocked(status=outcome.status)
         match decision:
@@ -369,7 +372,7 @@ class Delivery:
             if isinstance(news, HoldEnded):
                 self._telemetry.hold_ended(news.cause, seconds=news.seconds)
             else:
-                self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds)
+                self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds, failure=failure)
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

@@ -273,6 +273,9 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_attempt_duration_seconds_count"): 1,
     }
     before = ours()
+    telemetry.attempt_failed({"kind": "tls", "status": None, "error": "certificate has expired", "host": "a:443"})
+    assert moved(before) == {key("attempt_failures_total", kind="tls"): 1}
+    before = ours()
     telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
     assert moved(before) == {key("delivery_retries_total", reason="timeout"): 1}
     before = ours()
@@ -462,6 +465,20 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     _, ended = lines  # and not a line more
     assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
     assert ended.getMessage() == "delivery no longer holds because of this"
+
+
+def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    failure = {"kind": "connect", "status": None, "error": "connection refused", "host": "dc.growlytics.in:443"}
+    telemetry.attempt_failed(failure)
+    assert lines == [], "an attempt by itself is not worth a line"
+    telemetry.hold_started("breaker", probe_in_seconds=1.0, failure=failure)
+    assert fields(lines[0]) == {"cause": "breaker", "probe_in_seconds": 1.0} | {
+        "kind": "connect",
+        "error": "connection refused",
+        "host": "dc.growlytics.in:443",
+    }
 
 
 def test_no_start_and_no_end_of_a_hold_is_left_out_however_soon_it_follows_another(
