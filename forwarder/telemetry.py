@@ -109,9 +109,19 @@ _CLOSED: Final = {
     "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
 }
 _RELOADED: Final = {
-    "changed": "a secret's file was read again: it has changed, and what it holds is used from now on",
-    "unchanged": "a secret's file was read again: it holds the same",
+    "changed": "%s was read again: it has changed, and what it holds is used from now on",
+    "unchanged": "%s was read again: it holds the same",
 }
+_CERTIFICATES: Final = "growlytics.ca_file"
+"""The setting whose file is no secret's."""
+_UNUSABLE_FILE: Final = (
+    "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and nothing else; it is tried "
+    "again every second"
+)
+_UNUSABLE_CERTIFICATES: Final = (
+    "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
+    "form; it is tried again every second"
+)
 _GIVEN_UP: Final = {
     "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
     "ambiguous": "event not repeated, although it may not have arrived: see growlytics-forwarder dead-letters list",
@@ -182,7 +192,7 @@ class Telemetry:
         )
         self._reloads = self._labelled(
             "config_reloads",
-            "Times that settings were read again at SIGHUP, or a secret's file as it changed",
+            "Times that settings were read again at SIGHUP, or a secret's or certificates' file as it changed",
             "result",
             RELOAD_RESULTS,
         )
@@ -437,23 +447,21 @@ class Telemetry:
             extra={"fields": {"missing": missing}},
         )
 
-    # Secrets' files
+    # Files that settings name
 
-    def secret_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
+    def file_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
         """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
         self._reloads[result].inc()
         if notable:
-            log.info(_RELOADED[result], extra={"fields": {"setting": setting}})
+            kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
+            log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
 
-    def secret_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
+    def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
         """The file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
         self._reloads["failed"].inc()
         if notable:
-            log.warning(
-                "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and "
-                "nothing else; it is tried again every second",
-                extra={"fields": {"setting": setting, "fault": fault}},
-            )
+            message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE
+            log.warning(message, extra={"fields": {"setting": setting, "fault": fault}})
 
     # Settings
 

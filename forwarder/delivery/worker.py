@@ -115,6 +115,12 @@ class Delivery:
         self._engine.key_changed(asyncio.get_running_loop().time())
         self._start_what_may()
 
+    def try_soon(self) -> None:
+        """What makes attempts fail may have been mended: if anything holds, probe now, but not before a Retry-After ends."""
+        if self._engine.holds.causes:
+            self._engine.holds.probe_soon(asyncio.get_running_loop().time())
+            self._start_what_may()
+
     async def end_waits(self) -> None:
         """Try what waits for a retry without waiting for its time: there is not much left."""
         self._lanes.end_waits()

@@ -7,7 +7,6 @@ delivery's workers, each of which waits for its own permit, so the pool of conne
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -16,7 +15,8 @@ import aiohttp
 from yarl import URL
 
 from forwarder import __version__
-from forwarder.growlytics import failures, outcome
+from forwarder.growlytics import certificates, failures, outcome
+from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
 from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
@@ -40,13 +40,17 @@ class GrowlyticsClient:
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
         self._clock = clock
         self._connections: Connections | None = None
+        self.certificates: Certificates | None = None
+        """Whom to trust; None before `open`, or for those whom the system trusted at the start."""
 
     async def open(self) -> None:
-        """Make ready; nothing is connected yet. Raises OSError if the file of certificates has become unusable."""
+        """Make ready; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
+        if self._ca_file is not None:
+            self.certificates = certificates.read(self._ca_file)
         authorization = self._proxy_authorization
         self._connections = Connections(
             self._url,
-            tls=_tls(self._ca_file),
+            tls=True if self.certificates is None else self.certificates.tls,
             proxy=self._proxy,
             proxy_headers={"User-Agent": _USER_AGENT}
             | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
@@ -64,6 +68,12 @@ class GrowlyticsClient:
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
         self._key = key
+
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Trust these authorities from the next post on; one that has begun goes on as it began."""
+        self.certificates = certificates
+        if self._connections is not None:
+            self._connections.use_tls(certificates.tls)
 
     async def post(self, body: bytes) -> Outcome:
         """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
@@ -128,15 +138,6 @@ class GrowlyticsClient:
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext | Literal[True]:
-    """Return how to verify the far side, and a proxy that is reached over TLS."""
-    if ca_file is None:
-        return True
-    context = ssl.create_default_context(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:

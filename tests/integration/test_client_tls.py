@@ -12,6 +12,7 @@ import pytest
 
 from forwarder import __version__
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
+from forwarder.settings import RefusedError
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import BODY, KEY, LOST, NEVER_SENT, NO_CONNECTION, OK, SHORT_SECONDS, opened
 from tests.fakes.raw_server import Behaviour, Connection, RawServer, answer, answering, raw_server
@@ -71,7 +72,7 @@ async def test_a_server_whose_certificate_is_for_another_host_is_refused(authori
 
 
 async def test_a_file_of_certificates_that_has_gone_is_told_when_the_client_opens(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(RefusedError, match="No such file"):
         async with opened("https://127.0.0.1:1/", ca_file=tmp_path / "gone.pem"):
             pass
 

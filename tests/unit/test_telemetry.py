@@ -291,9 +291,9 @@ def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -
     def counts() -> list[float]:
         return [counted(telemetry, "config_reloads_total", result=each) for each in ("changed", "unchanged", "failed")]
 
-    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
+    telemetry.file_reloaded("growlytics.api_key_file", "changed")
     assert counts() == [1, 0, 0]
-    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
+    telemetry.file_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
     assert counts() == [1, 0, 1]
     telemetry.reloaded((), restart_needed=("intake.http",))
     assert counts() == [1, 1, 1]
