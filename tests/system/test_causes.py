@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import OK
 from tests.fakes.raw_server import Behaviour, Connection, RawServer, answer, answering, raw_server
-from tests.system.processes import KEY, Daemon, example_event, running_daemon, until
+from tests.system.processes import KEY, Daemon, clean_environment, example_event, run_command, running_daemon, until
 
 FAILURES = "growlytics_forwarder_attempt_failures_total"
 RELOADS = 'growlytics_forwarder_config_reloads_total{result="changed"}'
@@ -199,3 +199,18 @@ async def test_a_file_of_certificates_of_no_use_leaves_those_before_in_use(
         await until(daemon.drained, "it is delivered")
         assert (await daemon.status())["delivery"]["last_failure"] is None
         assert len([line for line in daemon.lines if "fault" in line]) == 1
+
+
+# A proxy that only the environment names
+
+
+@pytest.mark.parametrize(("exceptions", "warnings"), [("", 1), ("growlytics.in", 0)])
+async def test_a_proxy_of_the_environment_is_warned_of_at_the_start(exceptions: str, warnings: int) -> None:
+    environment = clean_environment(
+        HTTPS_PROXY="http://CANARY:CANARY@proxy.example:3128",
+        NO_PROXY=exceptions,
+        no_proxy="",
+        FORWARDER_GROWLYTICS__API_KEY=KEY,
+    )
+    code, out, err = await run_command("check-config", environment=environment)
+    assert (code, err.count("growlytics.proxy"), "CANARY" in out + err) == (0, warnings, False)
