@@ -56,6 +56,7 @@ _NO_SUCH_NAME: Final = frozenset(
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 )
 _CUT: Final = "connection closed in the middle of an answer"
+_NO_HTTP: Final = "the answer is not valid HTTP"
 _UNKNOWN_AUTHORITY: Final = "certificate of an unknown authority (see growlytics.ca_file)"
 _CERTIFICATE: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
     2: _UNKNOWN_AUTHORITY,
@@ -162,7 +163,7 @@ def _told(error: BaseException, root: BaseException, host: str, *, is_connecting
         case OSError():
             told = _of_system(error, root, host, is_connecting=is_connecting)
         case _:
-            told = ("connect" if is_connecting else "reset"), "the connection failed"
+            told = ("connect", "the connection failed") if is_connecting else ("protocol", _NO_HTTP)
     return told
 
 
@@ -199,7 +200,7 @@ def _unreadable(error: HttpProcessingError) -> _Told:
         case BadHttpMessage() if error.message.startswith("Too many headers"):
             return "protocol", "the answer has too many headers"
         case _:
-            return "protocol", "the answer is not valid HTTP"
+            return "protocol", _NO_HTTP
 
 
 def _closed(*, is_connecting: bool) -> _Told:

@@ -184,6 +184,23 @@ async def test_a_file_of_certificates_that_is_replaced_is_used_without_a_restart
         assert (await daemon.metrics())[RELOADS] >= 1
 
 
+async def test_what_the_system_trusts_is_read_again_on_sighup(
+    tmp_path: Path, authority: Authority, stranger: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store.pem"
+    store.write_bytes(stranger.file.read_bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(store))
+    async with (
+        raw_server(answering(OK), tls=authority.tls) as server,
+        daemon_of(tmp_path, server.url) as daemon,
+    ):
+        await post(daemon)
+        await until(lambda: of_holds(daemon), "it says why delivery holds")
+        store.write_bytes(authority.file.read_bytes())
+        daemon.process.send_signal(signal.SIGHUP)
+        await until(daemon.drained, "it is delivered")
+
+
 async def test_a_file_of_certificates_of_no_use_leaves_those_before_in_use(
     tmp_path: Path, authority: Authority
 ) -> None:

@@ -180,7 +180,7 @@ def test_what_goes_wrong_in_a_tunnel_is_about_growlytics(error: OSError, kind: F
         (http_exceptions.TransferEncodingError("CANARY"), "protocol", "the answer is not valid HTTP"),
         (http_exceptions.ContentLengthError("CANARY"), "reset", "connection closed in the middle of an answer"),
         (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "tls", "the other side demands a client certificate"),
-        (ValueError("CANARY"), "reset", "the connection failed"),
+        (ValueError("CANARY"), "protocol", "the answer is not valid HTTP"),
     ],
 )
 def test_what_keeps_an_answer_from_coming_is_told_in_a_few_words(
