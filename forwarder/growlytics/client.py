@@ -18,7 +18,7 @@ from yarl import URL
 from forwarder import __version__
 from forwarder.growlytics import outcome
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
-from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
+from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
@@ -34,6 +34,7 @@ class GrowlyticsClient:
     def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
         self._key = settings.api_key
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
@@ -49,6 +50,7 @@ class GrowlyticsClient:
             proxy=self._proxy,
             proxy_headers={"User-Agent": _USER_AGENT}
             | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
+            max_age_seconds=self._max_age_seconds,
         )
 
     async def close(self) -> None:
@@ -57,8 +59,11 @@ class GrowlyticsClient:
             await self._connections.close()
 
     def use(self, settings: GrowlyticsSettings) -> None:
-        """Take the timeout from these settings, from the next post on."""
+        """Take the timeout and the age of connections from these settings, from the next post on."""
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
+        if self._connections is not None:
+            self._connections.max_age_seconds = self._max_age_seconds
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
@@ -67,24 +72,33 @@ class GrowlyticsClient:
     async def post(self, body: bytes) -> Outcome:
         """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
 
+        It takes longer only if this process stood still meanwhile, such as a paused container.
+
         Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
         """
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
         clock = asyncio.get_running_loop().time
-        began, connecting_seconds = clock(), 0.0
+        connecting_seconds = 0.0
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
+            began = clock()
             connection = self._connections.take()
             if connection is None:
-                connection = await self._connections.connect(within_seconds=self._timeout_seconds * _CONNECT_SHARE)
+                within_seconds = self._timeout_seconds * _CONNECT_SHARE
+                connection = await self._connections.connect(within_seconds=within_seconds)
                 connecting_seconds = clock() - began
+                if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
+                    began = clock()
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
         except TimeoutError:
             return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
-            return outcome.of_proxy_refusal(refusal.status)
+            headers = refusal.headers or {}
+            return outcome.of_proxy_refusal(
+                refusal.status, retry_after=headers.get("Retry-After"), date=headers.get("Date"), now=self._clock()
+            )
         except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
             return Retryable("network", maybe_delivered=False)
         result = await self._send(request, connection, began + self._timeout_seconds)
@@ -93,7 +107,7 @@ class GrowlyticsClient:
     async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
         assert self._connections is not None, "open() comes first"
         try:
-            answer = await connection.exchange(request, deadline=deadline, max_body_bytes=MAX_ANSWER_BYTES)
+            answer = await connection.exchange(request, deadline=deadline)
         except TimeoutError:
             connection.close()
             return Retryable("timeout", maybe_delivered=True)
@@ -108,7 +122,13 @@ class GrowlyticsClient:
         else:
             self._connections.keep(connection)
         return outcome.of_answer(
-            answer.status, answer.body[:MAX_ANSWER_BYTES], retry_after=answer.retry_after, now=self._clock()
+            answer.status,
+            answer.body,
+            content_type=answer.content_type,
+            content_encoding=answer.content_encoding,
+            retry_after=answer.retry_after,
+            date=answer.date,
+            now=self._clock(),
         )
 
     def _request(self, body: bytes) -> bytes:
