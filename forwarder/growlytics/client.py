@@ -8,7 +8,7 @@ delivery's workers, each of which waits for its own permit, so the pool of conne
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import aiohttp
@@ -18,7 +18,7 @@ from forwarder import __version__
 from forwarder.growlytics import certificates, failures, outcome
 from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
-from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
+from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
@@ -35,6 +35,7 @@ class GrowlyticsClient:
         self._url = URL(settings.url)
         self._host = failures.host_and_port(self._url)
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
         self._key = settings.api_key
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
@@ -54,6 +55,7 @@ class GrowlyticsClient:
             proxy=self._proxy,
             proxy_headers={"User-Agent": _USER_AGENT}
             | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
+            max_age_seconds=self._max_age_seconds,
         )
 
     async def close(self) -> None:
@@ -62,8 +64,11 @@ class GrowlyticsClient:
             await self._connections.close()
 
     def use(self, settings: GrowlyticsSettings) -> None:
-        """Take the timeout from these settings, from the next post on."""
+        """Take the timeout and the age of connections from these settings, from the next post on."""
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
+        if self._connections is not None:
+            self._connections.max_age_seconds = self._max_age_seconds
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
@@ -78,23 +83,35 @@ class GrowlyticsClient:
     async def post(self, body: bytes) -> Outcome:
         """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
 
+        It takes longer only if this process stood still meanwhile, such as a paused container.
+
         Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
         """
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
         clock = asyncio.get_running_loop().time
-        began, connecting_seconds, within_seconds = clock(), 0.0, self._timeout_seconds * _CONNECT_SHARE
+        connecting_seconds, within_seconds = 0.0, self._timeout_seconds * _CONNECT_SHARE
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
+            began = clock()
             connection = self._connections.take()
             if connection is None:
                 connection = await self._connections.connect(within_seconds=within_seconds)
                 connecting_seconds = clock() - began
+                if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
+                    began = clock()
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
         except aiohttp.ClientHttpProxyError as refusal:
             assert self._proxy is not None, "it refused"
-            return outcome.of_proxy_refusal(refusal.status, host=failures.host_and_port(self._proxy))
+            headers: Mapping[str, str] = refusal.headers or {}
+            return outcome.of_proxy_refusal(
+                refusal.status,
+                retry_after=headers.get("Retry-After"),
+                date=headers.get("Date"),
+                now=self._clock(),
+                host=failures.host_and_port(self._proxy),
+            )
         except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: no name of a host
             failure = failures.of_connecting(error, url=self._url, proxy=self._proxy, within_seconds=within_seconds)
             reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
@@ -105,7 +122,7 @@ class GrowlyticsClient:
     async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
         assert self._connections is not None, "open() comes first"
         try:
-            answer = await connection.exchange(request, deadline=deadline, max_body_bytes=MAX_ANSWER_BYTES)
+            answer = await connection.exchange(request, deadline=deadline)
         except (NoAnswerError, OSError) as error:
             connection.close()
             failure = failures.of_answering(error, url=self._url, within_seconds=self._timeout_seconds)
@@ -120,8 +137,11 @@ class GrowlyticsClient:
             self._connections.keep(connection)
         return outcome.of_answer(
             answer.status,
-            answer.body[:MAX_ANSWER_BYTES],
+            answer.body,
+            content_type=answer.content_type,
+            content_encoding=answer.content_encoding,
             retry_after=answer.retry_after,
+            date=answer.date,
             now=self._clock(),
             host=self._host,
         )
