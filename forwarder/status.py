@@ -91,6 +91,7 @@ class Status:
                 "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
+                "last_failure": self._recent.last_failure(),
                 "suspects": self._described_suspects(),
             },
             "holds": self._described_holds(),

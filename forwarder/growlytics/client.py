@@ -7,18 +7,18 @@ delivery's workers, each of which waits for its own permit, so the pool of conne
 """
 
 import asyncio
-import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import aiohttp
 from yarl import URL
 
 from forwarder import __version__
-from forwarder.growlytics import outcome
+from forwarder.growlytics import certificates, failures, outcome
+from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
-from forwarder.growlytics.outcome import MAX_ANSWER_BYTES, CancelledUnsentError, Delivered, Outcome, Retryable
+from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
@@ -33,22 +33,29 @@ class GrowlyticsClient:
 
     def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
+        self._host = failures.host_and_port(self._url)
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
         self._key = settings.api_key
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
         self._clock = clock
         self._connections: Connections | None = None
+        self.certificates: Certificates | None = None
+        """Whom to trust; None before `open`, or for those whom the system trusted at the start."""
 
     async def open(self) -> None:
-        """Make ready; nothing is connected yet. Raises OSError if the file of certificates has become unusable."""
+        """Make ready; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
+        if self._ca_file is not None:
+            self.certificates = certificates.read(self._ca_file)
         authorization = self._proxy_authorization
         self._connections = Connections(
             self._url,
-            tls=_tls(self._ca_file),
+            tls=True if self.certificates is None else self.certificates.tls,
             proxy=self._proxy,
             proxy_headers={"User-Agent": _USER_AGENT}
             | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
+            max_age_seconds=self._max_age_seconds,
         )
 
     async def close(self) -> None:
@@ -57,49 +64,70 @@ class GrowlyticsClient:
             await self._connections.close()
 
     def use(self, settings: GrowlyticsSettings) -> None:
-        """Take the timeout from these settings, from the next post on."""
+        """Take the timeout and the age of connections from these settings, from the next post on."""
         self._timeout_seconds = settings.timeout_seconds
+        self._max_age_seconds = settings.connection_max_age_seconds
+        if self._connections is not None:
+            self._connections.max_age_seconds = self._max_age_seconds
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
         self._key = key
 
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Trust these authorities from the next post on; one that has begun goes on as it began."""
+        self.certificates = certificates
+        if self._connections is not None:
+            self._connections.use_tls(certificates.tls)
+
     async def post(self, body: bytes) -> Outcome:
         """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
+
+        It takes longer only if this process stood still meanwhile, such as a paused container.
 
         Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
         """
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
         clock = asyncio.get_running_loop().time
-        began, connecting_seconds = clock(), 0.0
+        connecting_seconds, within_seconds = 0.0, self._timeout_seconds * _CONNECT_SHARE
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
+            began = clock()
             connection = self._connections.take()
             if connection is None:
-                connection = await self._connections.connect(within_seconds=self._timeout_seconds * _CONNECT_SHARE)
+                connection = await self._connections.connect(within_seconds=within_seconds)
                 connecting_seconds = clock() - began
+                if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
+                    began = clock()
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
-        except TimeoutError:
-            return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
-            return outcome.of_proxy_refusal(refusal.status)
-        except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
-            return Retryable("network", maybe_delivered=False)
+            assert self._proxy is not None, "it refused"
+            headers: Mapping[str, str] = refusal.headers or {}
+            return outcome.of_proxy_refusal(
+                refusal.status,
+                retry_after=headers.get("Retry-After"),
+                date=headers.get("Date"),
+                now=self._clock(),
+                host=failures.host_and_port(self._proxy),
+            )
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+            failure = failures.of_connecting(error, url=self._url, proxy=self._proxy, within_seconds=within_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=False, failure=failure)
         result = await self._send(request, connection, began + self._timeout_seconds)
         return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
 
     async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
         assert self._connections is not None, "open() comes first"
         try:
-            answer = await connection.exchange(request, deadline=deadline, max_body_bytes=MAX_ANSWER_BYTES)
-        except TimeoutError:
+            answer = await connection.exchange(request, deadline=deadline)
+        except (NoAnswerError, OSError) as error:
             connection.close()
-            return Retryable("timeout", maybe_delivered=True)
-        except (NoAnswerError, OSError):
-            connection.close()
-            return Retryable("network", maybe_delivered=True)
+            failure = failures.of_answering(error, url=self._url, within_seconds=self._timeout_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=True, failure=failure)
         except BaseException:
             connection.close()
             raise
@@ -108,7 +136,14 @@ class GrowlyticsClient:
         else:
             self._connections.keep(connection)
         return outcome.of_answer(
-            answer.status, answer.body[:MAX_ANSWER_BYTES], retry_after=answer.retry_after, now=self._clock()
+            answer.status,
+            answer.body,
+            content_type=answer.content_type,
+            content_encoding=answer.content_encoding,
+            retry_after=answer.retry_after,
+            date=answer.date,
+            now=self._clock(),
+            host=self._host,
         )
 
     def _request(self, body: bytes) -> bytes:
@@ -123,15 +158,6 @@ class GrowlyticsClient:
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext | Literal[True]:
-    """Return how to verify the far side, and a proxy that is reached over TLS."""
-    if ca_file is None:
-        return True
-    context = ssl.create_default_context(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:

@@ -1,62 +1,101 @@
 """The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next.
 
-aiohttp's connector makes them, through proxies and TLS, and its protocol parses what comes. Its sessions, requests and
-responses are left out: what they do for the general case costs a post more than all the rest of delivering an event. Used
-by `client` alone, on the event loop.
+aiohttp's connector makes them, through proxies and TLS. Its sessions, requests, responses and parser are left out: what
+they do for the general case costs a post more than all the rest of delivering an event, and they throw away an answer of
+which only the end is not as it should be. Used by `client` alone, on the event loop.
 """
 
 import asyncio
+import random
 import select
+import socket
 import ssl
 from collections import deque
-from typing import Final, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Final, Literal
 
 import aiohttp
-from aiohttp import StreamReader
+from aiohttp.abc import ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection as MadeConnection
-from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
+from forwarder.growlytics.answer import Answer, AnswerReader, MalformedAnswerError
+from forwarder.growlytics.deadline import Deadline
+
 KEEPALIVE_SECONDS: Final = 15
 """How long an idle connection is kept, below what servers and load balancers commonly allow (60 and more)."""
+QUIET_SECONDS: Final = 2.0
+"""How long a body may pause of which nobody knows where it ends."""
 _RESOLVE_AGAIN_SECONDS: Final = 10
 """How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
-_SWITCHING_PROTOCOLS: Final = 101
-"""The one status below 200 that is final."""
-
-
-class Answer(NamedTuple):
-    """A complete answer."""
-
-    status: int
-    retry_after: str | None
-    """Its Retry-After header, if there is one."""
-    body: bytes
-    """Its beginning."""
+_AGE_JITTER: Final = 0.25
+"""By up to this share each connection is replaced before the most that its age may be, so that not all are at once."""
+_UNLIMITED: Final = aiohttp.ClientTimeout(total=None)
 
 
 class NoAnswerError(Exception):
-    """The connection was lost instead, or what came is no answer."""
+    """The connection was lost instead, or what came is no answer: its cause says which."""
 
 
-class Connection:
+class NoNameServerError(TimeoutError):
+    """Nobody told the addresses of a host in time."""
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Knows whether somebody waits for addresses."""
+
+    pending = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.pending += 1
+        try:
+            return await super().resolve(host, port, family)
+        finally:
+            self.pending -= 1
+
+
+class Connection(asyncio.Protocol):
     """One connection; nothing else may use it between `exchange` and what follows from that."""
 
-    def __init__(self, made: MadeConnection) -> None:
-        assert made.protocol is not None, "it was just made"
-        assert made.transport is not None, "it was just made"
+    def __init__(
+        self,
+        made: MadeConnection,
+        handler: ResponseHandler,
+        transport: asyncio.Transport,
+        *,
+        made_for: aiohttp.ClientRequest,
+        share_of_age: float,
+    ) -> None:
+        """Take over a connection from the one who made it, `handler`, who is only told when it is lost.
+
+        `made_for` says whom to trust, as of when it was asked for; `share_of_age` is how much of the age that connections
+        may reach this one may.
+        """
+        self.made_for: Final = made_for
         self._made = made
-        self._protocol = made.protocol
-        self._transport = made.transport
+        self._handler = handler
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
         self._came = select.poll()
         # An end can be read, and errors are always told.
-        self._came.register(made.transport.get_extra_info("socket"), select.POLLIN)
+        self._came.register(transport.get_extra_info("socket"), select.POLLIN)
+        self._reader: AnswerReader | None = None
+        """Set while an answer is awaited."""
+        self._waiter: asyncio.Future[Answer]
+        self._deadline: Deadline
+        self._is_fit = True
+        self._made_at = self._loop.time()
+        self._share_of_age = share_of_age
+        transport.set_protocol(self)
 
     @property
     def is_reusable(self) -> bool:
         """Whether its answer has ended and nothing more is said to come or to end."""
-        return not (self._protocol.should_close or self._transport.is_closing())
+        return self._is_fit and not self._transport.is_closing()
 
     @property
     def is_untouched(self) -> bool:
@@ -66,47 +105,85 @@ class Connection:
         """
         return self.is_reusable and not self._came.poll(0)
 
-    async def exchange(self, request: bytes, *, deadline: float, max_body_bytes: int) -> Answer:
-        """Write a request at once, and wait for its answer; read `max_body_bytes` of the body, or a little more.
+    def is_older_than(self, seconds: float) -> bool:
+        """Return whether it has reached its own share of an age."""
+        return self._loop.time() - self._made_at >= seconds * self._share_of_age
 
-        `deadline` is a time of the event loop. Raises TimeoutError, or NoAnswerError; after these, or when it is cancelled,
-        the connection must be closed. It must be too if it is not reusable.
+    async def exchange(self, request: bytes, *, deadline: float) -> Answer:
+        """Write a request at once, and wait for its answer.
+
+        An answer counts from the moment that its head is complete. It is returned when it has ended; or at `deadline`, a
+        time of the event loop, or where the connection ends, with what has come of its body. Raises TimeoutError, or
+        NoAnswerError; after these, or when it is cancelled, the connection must be closed. It must be too if it is not
+        reusable.
         """
-        protocol = self._protocol
-        # A new parser each time, so that nothing that came before the request can be the beginning of the answer.
-        protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+        # A new reader each time, so that nothing that came before the request can be the beginning of the answer.
+        self._reader = AnswerReader()
+        self._is_fit = False
+        self._waiter = self._loop.create_future()
         self._transport.write(request)
-        timer = asyncio.get_running_loop().call_at(deadline, self._give_up)
+        self._deadline = Deadline(deadline, self._give_up, something_came=self._has_come)
         try:
-            message, body = await protocol.read()
-            while message.code < 200 and message.code != _SWITCHING_PROTOCOLS:
-                message, body = await protocol.read()
-            if body.is_eof():
-                content = body.read_nowait()
-            else:
-                async with asyncio.timeout_at(deadline):  # giving up may have come between the head and here
-                    content = await _read(body, max_body_bytes)
-        except (aiohttp.ClientError, HttpProcessingError) as error:
-            raise NoAnswerError from error
+            return await self._waiter
         finally:
-            timer.cancel()
-        return Answer(message.code, message.headers.get("Retry-After"), content)
+            self._reader = None
+            self._deadline.cancel()
 
     def close(self) -> None:
-        """Close it."""
+        """End it at once. Nothing of a request that was given up is sent any more, and TLS waits for no farewell."""
+        self._transport.abort()
         self._made.close()
 
+    # What the event loop tells
+
+    def data_received(self, data: bytes) -> None:
+        """Read on in the answer."""
+        reader = self._reader
+        if reader is None:  # nobody asked for it
+            self._is_fit = False
+            return
+        try:
+            if reader.feed(data):
+                self._is_fit = reader.is_reusable
+                self._finish(None)
+            elif reader.end_is_doubtful:
+                self._deadline.bring_forward(self._loop.time() + QUIET_SECONDS)
+        except MalformedAnswerError as error:
+            self._finish(_no_answer(error))
+
+    def eof_received(self) -> None:
+        """Go by what has come; the event loop closes the connection."""
+        self._is_fit = False
+        self._finish(_no_answer(aiohttp.ServerDisconnectedError()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Go by what has come."""
+        self._is_fit = False
+        self._finish(_no_answer(exc or aiohttp.ServerDisconnectedError()))
+        self._handler.connection_lost(exc)
+
     def _give_up(self) -> None:
-        """Have TimeoutError raised where `exchange` waits for the head of an answer."""
-        self._protocol.set_exception(TimeoutError())
+        self._finish(TimeoutError())
+
+    def _has_come(self) -> bool:
+        return bool(self._came.poll(0))
+
+    def _finish(self, error: Exception | None) -> None:
+        """Wake `exchange`, if it waits, with the answer; with the error if there is none."""
+        reader, self._reader = self._reader, None
+        if reader is None or self._waiter.done():
+            return
+        if (answer := reader.answer) is not None:
+            self._waiter.set_result(answer)
+        else:
+            assert error is not None, "an answer that has ended has a head"
+            self._waiter.set_exception(error)
 
 
-async def _read(body: StreamReader, max_bytes: int) -> bytes:
-    """Read a body to its end, so that its connection can be used again, or as much of it as is wanted."""
-    content = b""
-    while len(content) < max_bytes and not body.at_eof():
-        content += await body.read(max_bytes - len(content))
-    return content
+def _no_answer(cause: Exception) -> NoAnswerError:
+    error = NoAnswerError()
+    error.__cause__ = cause
+    return error
 
 
 class Connections:
@@ -119,39 +196,91 @@ class Connections:
         tls: ssl.SSLContext | Literal[True],
         proxy: URL | None,
         proxy_headers: dict[str, str],
+        max_age_seconds: float = 0,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        random_share: Callable[[], float] = random.random,
     ) -> None:
-        """`proxy_headers` are told to the proxy alone."""
+        """`proxy_headers` are told to the proxy alone; `random_share` gives numbers from 0 to 1.
+
+        `max_age_seconds` may be changed at any time; 0 is no limit.
+        """
+        self.max_age_seconds = max_age_seconds
+        self._random_share = random_share
         self._keepalive_seconds = keepalive_seconds
-        self._request = aiohttp.ClientRequest(
-            "POST",
-            url,
-            loop=asyncio.get_running_loop(),
-            proxy=proxy,
-            proxy_headers=CIMultiDict(proxy_headers) if proxy else None,
+        self._url = url
+        self._proxy = proxy
+        self._proxy_headers = CIMultiDict(proxy_headers) if proxy else None
+        self._request = self._trusting(tls)
+        self._resolver = _Resolver()
+        self._connector = aiohttp.TCPConnector(
+            limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, resolver=self._resolver
         )
-        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, ssl=tls)
         self._idle: deque[tuple[Connection, float]] = deque()
         """With the times from when on they are, the longest first."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Trust whom this trusts from now on; a connection that was made before carries no further request."""
+        self._request = self._trusting(tls)
+        self._close_idle()
+
+    def _trusting(self, tls: ssl.SSLContext | Literal[True]) -> aiohttp.ClientRequest:
+        """Return what connections are made for; this says it of a proxy that is reached over TLS, too."""
+        return aiohttp.ClientRequest(
+            "POST",
+            self._url,
+            loop=asyncio.get_running_loop(),
+            ssl=tls,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
+        )
 
     def take(self) -> Connection | None:
         """Return a kept connection that is fit for a request to be written to it at once; None if there is none."""
         while self._idle:
             connection, _ = self._idle.pop()
-            if connection.is_untouched:
+            if connection.is_untouched and not self._is_old(connection):
                 return connection
             connection.close()
         return None
 
     async def connect(self, *, within_seconds: float) -> Connection:
-        """Make one. Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host."""
-        timeout = aiohttp.ClientTimeout(total=within_seconds, connect=within_seconds, ceil_threshold=float("inf"))
-        return Connection(await self._connector.connect(self._request, [], timeout))
+        """Make one.
+
+        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host; of the first,
+        NoNameServerError if it is known. It takes longer only if this process stood still meanwhile.
+        """
+        request = self._request
+        try:
+            made = await self._make(request, within_seconds)
+        except TimeoutError as error:
+            if self._resolver.pending:
+                raise NoNameServerError from error
+            raise
+        handler, transport = made.protocol, made.transport
+        if handler is None or transport is None or handler.should_close or transport.is_closing():
+            made.close()
+            raise aiohttp.ServerDisconnectedError  # or it spoke before it was asked
+        share_of_age = 1 - _AGE_JITTER * self._random_share()
+        return Connection(made, handler, transport, made_for=request, share_of_age=share_of_age)
+
+    async def _make(self, request: aiohttp.ClientRequest, within_seconds: float) -> MadeConnection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            deadline = Deadline(
+                loop.time() + within_seconds,
+                lambda: limit.reschedule(loop.time()),
+                something_came=lambda: False,
+            )
+            try:
+                return await self._connector.connect(request, [], _UNLIMITED)
+            finally:
+                deadline.cancel()
 
     def keep(self, connection: Connection) -> None:
-        """Take back a connection whose answer was read; it is closed if it cannot be used again."""
-        if not connection.is_reusable:
+        """Take back a connection whose answer was read; it is closed if it cannot be used again, or is old."""
+        is_of_before = connection.made_for is not self._request
+        if not connection.is_reusable or is_of_before or self._is_old(connection):
             connection.close()
             return
         now = asyncio.get_running_loop().time()
@@ -163,9 +292,17 @@ class Connections:
         """Close every connection. May be called again."""
         if self._timer is not None:
             self._timer.cancel()
+        self._close_idle()
+        await self._connector.close()
+        await asyncio.sleep(0)  # the loop lets go of the sockets
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop()[0].close()
-        await self._connector.close()
+
+    def _is_old(self, connection: Connection) -> bool:
+        """Return whether it is time for another connection, perhaps to another address of that name."""
+        return self.max_age_seconds > 0 and connection.is_older_than(self.max_age_seconds)
 
     def _sweep(self) -> None:
         """Close those that were idle for long, and come again when the next one may be."""

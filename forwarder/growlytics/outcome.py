@@ -1,4 +1,4 @@
-"""What one delivery attempt came to, decided here and nowhere else, from the answer's status, body and Retry-After.
+"""What one delivery attempt came to, decided here and nowhere else, from the answer's status, some headers and its body.
 
 An outcome says whose fault it is: the event's (`Rejected`), ours or our account's (`Blocked`), or nobody's that is known
 (`Retryable`). Pure; the exceptions of the HTTP library are turned into outcomes in `client`, which alone knows it.
@@ -9,18 +9,16 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final, Literal
 
-from forwarder.growlytics import json_text
+from forwarder.growlytics import answer_body
 
 RetryReason = Literal["network", "timeout", "status_408", "status_425", "status_429", "status_5xx"]
 FailureKind = Literal[
     "dns", "connect", "tls", "proxy", "timeout_connect", "timeout_answer", "reset", "protocol", "status"
 ]
 BlockedWhy = Literal["key", "proxy", "refusal", "not_growlytics"]
-
-MAX_ANSWER_BYTES: Final = 64 * 1024
-"""How much of an answer is read; what Growlytics documents is far shorter."""
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """What a longer Retry-After is taken for; who waits may cap it further."""
@@ -37,6 +35,10 @@ class Failure:
     """Whom it concerns: host and port of Growlytics or of the proxy; empty if it is not known."""
     status: int | None = None
     """The status of the answer, if there was one."""
+
+    def described(self) -> dict[str, str | int | None]:
+        """Return it as the log and /v1/status show it."""
+        return {"kind": self.kind, "status": self.status, "error": self.text, "host": self.host or None}
 
 
 UNEXPLAINED: Final = Failure("protocol", "no cause is known")
@@ -68,7 +70,7 @@ class Rejected:
 
     status: int
     answer: bytes = field(default=b"", repr=False, compare=False)
-    """The body that came with it, at most `MAX_ANSWER_BYTES`."""
+    """The body that came with it, at most `answer_body.MAX_ANSWER_BYTES`."""
     failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
@@ -99,63 +101,96 @@ _REJECTED: Final = frozenset({400, 409, 413, 422})
 _RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
 _BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "key"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
-_SAYS_WHEN_TO_RETRY: Final = frozenset({429, 503})
+_SECONDS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+"""HTTP knows whole ones only, and some say fractions."""
 
 
-def of_answer(status: int, body: bytes, *, retry_after: str | None = None, now: float = 0.0) -> Outcome:
-    """Decide from a complete answer: its status, 100 to 599, and at most the first `MAX_ANSWER_BYTES` of its body.
+def of_answer(
+    status: int,
+    body: bytes,
+    *,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    retry_after: str | None = None,
+    date: str | None = None,
+    now: float = 0.0,
+    host: str = "",
+) -> Outcome:
+    """Decide from an answer: its status, 100 to 999, some headers, and its body, at most `MAX_ANSWER_BYTES`.
 
-    `retry_after` is its Retry-After header, if there is one, and `now` is the time, in seconds since 1970, that a date in
-    it is compared with.
+    The head is complete; the body need not be. A date in Retry-After is compared with the answer's own `date`, otherwise
+    with `now`, in seconds since 1970. `host` is whose answer it is, for `Failure`.
     """
     if 200 <= status < 300:
-        return Rejected(status, body) if _says_failure(body) else DELIVERED
+        match answer_body.said(body, content_type=content_type, content_encoding=content_encoding):
+            case "success":
+                return DELIVERED
+            case "failure":
+                return Rejected(status, body, _of_status(status, host, ', with "success": false'))
+            case "page":
+                failure = _of_status(status, host, ", with a page instead of Growlytics' answer")
+                return Blocked(status, "not_growlytics", failure)
+    failure = _of_status(status, host)
     if status in _REJECTED:
-        return Rejected(status, body)
-    if reason := _RETRYABLE.get(status):
-        return Retryable(reason, maybe_delivered=False, retry_after_seconds=_wait_seconds(status, retry_after, now))
-    if 500 <= status < 600:
+        return Rejected(status, body, failure)
+    if reason := _RETRYABLE.get(status) or ("status_5xx" if 500 <= status < 600 else None):
         return Retryable(
-            "status_5xx",
+            reason,
             maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
-            retry_after_seconds=_wait_seconds(status, retry_after, now),
+            retry_after_seconds=_wait_seconds(retry_after, date, now),
+            failure=failure,
         )
-    return Blocked(status, _BLOCKED_BY.get(status, "refusal"))
+    return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure)
 
 
-def of_proxy_refusal(status: int) -> Outcome:
+def of_proxy_refusal(
+    status: int, *, retry_after: str | None = None, date: str | None = None, now: float = 0.0, host: str = ""
+) -> Outcome:
     """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
 
     5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
     else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody mends a setting.
+    Retry-After and Date are read as in `of_answer`. `host` is the proxy's, for `Failure`.
     """
+    failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
     if 500 <= status < 600 or status in _RETRYABLE:
-        return Retryable("network", maybe_delivered=False)
-    return Blocked(status, "proxy")
+        wait = _wait_seconds(retry_after, date, now)
+        return Retryable("network", maybe_delivered=False, retry_after_seconds=wait, failure=failure)
+    return Blocked(status, "proxy", failure)
 
 
-def _wait_seconds(status: int, retry_after: str | None, now: float) -> float | None:
-    """Read a Retry-After, a number of whole seconds or an HTTP date, where it has a meaning; None for anything else."""
-    if retry_after is None or status not in _SAYS_WHEN_TO_RETRY:
+def _of_status(status: int, host: str, more: str = "") -> Failure:
+    return Failure("status", f"{_phrase(status)}{more}", host, status)
+
+
+def _phrase(status: int) -> str:
+    """Return a status and what it means, as in "503 Service Unavailable"; the words are HTTP's, not those of the answer."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _wait_seconds(retry_after: str | None, date: str | None, now: float) -> float | None:
+    """Read a Retry-After, a number of seconds or an HTTP date; None for anything else."""
+    if retry_after is None:
         return None
     text = retry_after.strip(" \t")
-    if re.fullmatch("-?[0-9]+", text):
+    if _SECONDS.fullmatch(text):
         seconds = float(text)
+    elif (at := _timestamp(text)) is not None:
+        sent_at = None if date is None else _timestamp(date)
+        seconds = at - (now if sent_at is None else sent_at)
     else:
-        try:
-            date = parsedate_to_datetime(text)
-            # Without a zone it is the third of the formats that HTTP knows, which is in UTC as all of them are.
-            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-        except (ValueError, TypeError, IndexError, OverflowError):  # as email.utils has it, which promises the first
-            return None
+        return None
     return min(max(0.0, seconds), MAX_RETRY_AFTER_SECONDS)
 
 
-def _says_failure(body: bytes) -> bool:
-    if b'"success"' not in body:
-        return False
+def _timestamp(text: str) -> float | None:
+    """Return an HTTP date, in any of the three formats, in seconds since 1970; None if it is none."""
     try:
-        answer = json_text.parse(body)
-    except json_text.MalformedJsonError:
-        return False
-    return isinstance(answer, dict) and answer.get("success") is False
+        date = parsedate_to_datetime(text)
+        # Without a zone it is the third of the formats that HTTP knows, which is in UTC as all of them are.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):  # as email.utils has it, which promises the first
+        return None

@@ -59,10 +59,18 @@ class GrowlyticsSettings:
     timeout_seconds: Annotated[
         float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer", LIVE
     ] = 10.0
+    connection_max_age_seconds: Annotated[
+        float,
+        Seconds(86_400, zero=True),
+        "How long a connection is used, less up to a quarter by chance, before a new one looks up the host's address anew; "
+        "0: no limit",
+        LIVE,
+    ] = 300.0
     ca_file: Annotated[
         str | None,
         CertificatesFile(),
-        "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS",
+        "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS; read again when it "
+        "changes",
     ] = None
     proxy: Annotated[
         Secret | None,

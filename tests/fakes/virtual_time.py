@@ -46,6 +46,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now
 
+    def stand_still(self, seconds: float) -> None:
+        """Let time go by in which the loop does nothing, as when the process is stopped."""
+        self._now += seconds
+
     def _jump(self, seconds: float) -> None:
         self._now += seconds
 

@@ -211,7 +211,7 @@ async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_ar
         used = await connections.connect(within_seconds=PATIENCE_SECONDS)
         for number in range(1, 3):  # the timer is set anew when it is needed again
             idle = await connections.connect(within_seconds=PATIENCE_SECONDS)
-            assert (await idle.exchange(request, deadline=deadline, max_body_bytes=100)).status == 200
+            assert (await idle.exchange(request, deadline=deadline)).status == 200
             connections.keep(idle)
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(closed) < number:

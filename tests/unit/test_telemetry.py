@@ -275,6 +275,9 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_attempt_duration_seconds_count"): 1,
     }
     before = ours()
+    telemetry.attempt_failed({"kind": "tls", "status": None, "error": "certificate has expired", "host": "a:443"})
+    assert moved(before) == {key("attempt_failures_total", kind="tls"): 1}
+    before = ours()
     telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
     assert moved(before) == {key("delivery_retries_total", reason="timeout"): 1}
     before = ours()
@@ -290,9 +293,9 @@ def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -
     def counts() -> list[float]:
         return [counted(telemetry, "config_reloads_total", result=each) for each in ("changed", "unchanged", "failed")]
 
-    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
+    telemetry.file_reloaded("growlytics.api_key_file", "changed")
     assert counts() == [1, 0, 0]
-    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
+    telemetry.file_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
     assert counts() == [1, 0, 1]
     telemetry.reloaded((), restart_needed=("intake.http",))
     assert counts() == [1, 1, 1]
@@ -492,6 +495,20 @@ def test_a_hold_that_lasts_has_its_line_a_little_later_although_another_came_jus
     assert fields(lines[2])["cause"] == "auth"
     telemetry.hold_ended("auth", seconds=20.0)
     assert [record.levelname for record in lines][3:] == ["INFO"]
+
+
+def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    failure = {"kind": "connect", "status": None, "error": "connection refused", "host": "dc.growlytics.in:443"}
+    telemetry.attempt_failed(failure)
+    assert lines == [], "an attempt by itself is not worth a line"
+    telemetry.hold_started("breaker", probe_in_seconds=1.0, failure=failure)
+    assert fields(lines[0]) == {"cause": "breaker", "probe_in_seconds": 1.0} | {
+        "kind": "connect",
+        "error": "connection refused",
+        "host": "dc.growlytics.in:443",
+    }
 
 
 def test_an_event_that_is_refused_is_named_without_what_is_in_it(

@@ -1,0 +1,240 @@
+"""Reads an answer in HTTP/1 from bytes that come in any pieces. No I/O. Used by `connections` alone.
+
+Invariants: the status counts from the moment the head is complete, whatever follows it; a connection is fit for another
+request only where the end of the answer is beyond doubt; what is held is bounded by `MAX_HEAD_BYTES` and `MAX_ANSWER_BYTES`.
+"""
+
+import re
+from collections.abc import Generator
+from typing import Final, Literal, NamedTuple, TypeVar
+
+from forwarder.growlytics import json_text
+from forwarder.growlytics.answer_body import MAX_ANSWER_BYTES
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 1000
+
+_T = TypeVar("_T")
+_Reading = Generator[Literal[False], None, _T]
+"""Yields where more has to come, and returns what it has read."""
+
+_SWITCHING_PROTOCOLS: Final = 101
+"""The one status below 200 that is final."""
+_NO_CONTENT: Final = 204
+_BODILESS: Final = frozenset({_SWITCHING_PROTOCOLS, _NO_CONTENT, 304})
+_STATUS_LINE: Final = re.compile(r"HTTP/([1-9](?:\.[0-9])?) +([1-9][0-9][0-9])(?: .*)?")
+_LENGTH: Final = re.compile("[0-9]{1,18}")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
+_MAX_LINE_BYTES: Final = 16 * 1024
+"""Of a line before or after a chunk."""
+_SMALL_BODY_BYTES: Final = 4096
+"""A body that ends nobody knows where is looked at up to here for whether it is a whole object."""
+_SOUND: Final = re.compile(r"(?:[^\s:]++:[^\n]*+\n)*+\n")
+_FOLD: Final = re.compile(r"\n[ \t]+")
+"""Where a header goes on in the next line, as nobody should write it any more."""
+_FIELD: Final = re.compile(
+    r"^(connection|content-encoding|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:[ \t]*(.*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+class Answer(NamedTuple):
+    """An answer: its status, and what matters of the rest; None for a header that did not come."""
+
+    status: int
+    body: bytes = b""
+    """As much of it as was read."""
+    content_type: str | None = None
+    content_encoding: str | None = None
+    retry_after: str | None = None
+    date: str | None = None
+
+
+class MalformedAnswerError(Exception):
+    """What came is not the head of an answer in HTTP/1, or is beyond the limits."""
+
+
+class AnswerReader:
+    """Reads one answer."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+        self._came_bytes = 0
+        self._head: _Head | None = None
+        self._body = bytearray()
+        self._ends_with_connection = False
+        self._reading = self._read()
+        self.is_reusable = False
+        """Whether the answer has ended, and its connection is fit for another request."""
+        self.end_is_doubtful = False
+        """Whether the body may have ended although nothing says so: its connection need not end."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """The answer as far as it has come; None while its head is not complete."""
+        head = self._head
+        if head is None:
+            return None
+        return Answer(
+            head.status,
+            bytes(self._body[:MAX_ANSWER_BYTES]),
+            head.all("content-type"),
+            head.all("content-encoding"),
+            head.first("retry-after"),
+            head.first("date"),
+        )
+
+    def feed(self, data: bytes) -> bool:
+        """Take what came; return whether nothing more is to be read. Raises MalformedAnswerError."""
+        self._unread += data
+        self._came_bytes += len(data)
+        if next(self._reading, True):
+            self.is_reusable &= not self._unread  # nobody asked for what is left
+            return True
+        if self._came_bytes > MAX_HEAD_BYTES + MAX_ANSWER_BYTES:
+            if self._head is None:
+                raise MalformedAnswerError("only heads come that announce another one")
+            return True
+        return self._ends_with_connection and _is_whole_object(self._body)
+
+    def _read(self) -> _Reading[None]:
+        head = yield from self._next_head()
+        while head.status < 200 and head.status != _SWITCHING_PROTOCOLS:
+            head = yield from self._next_head()
+        self._head = head
+        chunked, length, is_sound = head.framing()
+        has_no_body = head.status in _BODILESS
+        if has_no_body and not (head.status == _NO_CONTENT and (chunked or length)):
+            self.is_reusable = head.keeps_alive and is_sound
+            return
+        self.end_is_doubtful = has_no_body  # a 204 that announces a body
+        if chunked:
+            is_sound &= yield from self._chunks()
+        elif length is not None:
+            yield from self._part_of_body(length)
+        else:
+            self.end_is_doubtful |= head.keeps_alive
+            self._ends_with_connection = True
+            while True:
+                self._body += self._unread
+                self._unread.clear()
+                yield False
+        self.is_reusable = head.keeps_alive and is_sound and not has_no_body
+
+    def _next_head(self) -> "_Reading[_Head]":
+        unread, searched = self._unread, 0
+        while True:
+            if unread.startswith((b"\r", b"\n")):  # lines that some put before it
+                unread[:] = unread.lstrip(b"\r\n")
+            if not b"HTTP/".startswith(unread[:5]):
+                raise MalformedAnswerError("it does not begin as HTTP/1 does")
+            if end := _end_of_head(unread, searched):
+                break
+            if len(unread) > MAX_HEAD_BYTES:
+                raise MalformedAnswerError("its head is longer than 64 KiB")
+            searched = max(0, len(unread) - 2)
+            yield False
+        head = _Head(bytes(unread[:end]))
+        del unread[:end]
+        return head
+
+    def _chunks(self) -> _Reading[bool]:
+        """Return whether all of them were as they should be; nothing can be made of what follows one that is not."""
+        while (line := (yield from self._line())) is not None and (size := _CHUNK_SIZE.fullmatch(line)):
+            if not (length := int(size[1], 16)):
+                while line:
+                    line = yield from self._line()
+                return line is not None
+            yield from self._part_of_body(length)
+            if (yield from self._line()) != b"":
+                break
+        return False
+
+    def _line(self) -> _Reading[bytes | None]:
+        """Return a line without its end; None if it is too long."""
+        unread = self._unread
+        while (end := unread.find(b"\n", 0, _MAX_LINE_BYTES)) < 0:
+            if len(unread) >= _MAX_LINE_BYTES:
+                return None
+            yield False
+        line = bytes(unread[:end]).removesuffix(b"\r")
+        del unread[: end + 1]
+        return line
+
+    def _part_of_body(self, length: int) -> _Reading[None]:
+        while True:
+            part = self._unread[:length]
+            self._body += part
+            del self._unread[:length]
+            length -= len(part)
+            if not length:
+                return
+            yield False
+
+
+class _Head:
+    """The head of an answer, of which some headers matter."""
+
+    def __init__(self, text: bytes) -> None:
+        """Raise MalformedAnswerError."""
+        if len(text) > MAX_HEAD_BYTES:
+            raise MalformedAnswerError("its head is longer than 64 KiB")
+        first, _, lines = text.decode("latin-1").replace("\r\n", "\n").partition("\n")
+        status_line = _STATUS_LINE.fullmatch(first)
+        if status_line is None or lines.count("\n") > 1 + MAX_HEADERS:  # the last line is empty
+            raise MalformedAnswerError("it has no status, or more than 1,000 headers")
+        self.status: Final = int(status_line[2])
+        self._fields: dict[str, list[str]] = {}
+        self._is_sound = _SOUND.fullmatch(lines) is not None
+        for name, value in _FIELD.findall(lines if self._is_sound else _FOLD.sub(" ", lines)):
+            self._fields.setdefault(name.lower(), []).append(value.rstrip(" \t"))
+        said = self._tokens("connection")
+        self.keeps_alive: Final = (
+            "close" not in said if status_line[1] == "1.1" else status_line[1] == "1.0" and "keep-alive" in said
+        ) and self.status != _SWITCHING_PROTOCOLS
+        """Whether the connection stays, if nothing goes wrong."""
+
+    def first(self, name: str) -> str | None:
+        """Return a header's first value."""
+        values = self._fields.get(name)
+        return values[0] if values else None
+
+    def all(self, name: str) -> str | None:
+        """Return a header's values as one."""
+        values = self._fields.get(name)
+        return ", ".join(values) if values else None
+
+    def framing(self) -> tuple[bool, int | None, bool]:
+        """Return whether the body is in chunks, otherwise its length if that is known, and whether nothing is odd."""
+        if codings := [coding for coding in self._tokens("transfer-encoding") if coding != "identity"]:
+            *others, last = codings
+            self._fields.setdefault("content-encoding", []).extend(others)
+            return last == "chunked", None, self._is_sound and not others and "content-length" not in self._fields
+        lengths = self._tokens("content-length")
+        if len(set(lengths)) == 1 and _LENGTH.fullmatch(lengths[0]):
+            return False, int(lengths[0]), self._is_sound and len(lengths) == 1
+        return False, None, self._is_sound
+
+    def _tokens(self, name: str) -> list[str]:
+        values = self._fields.get(name)
+        return [token.strip().lower() for token in ",".join(values).split(",")] if values else []
+
+
+def _end_of_head(text: bytearray, start: int) -> int:
+    """Return where the empty line ends, 0 if there is none; some end lines without a carriage return."""
+    end = text.find(b"\n\r\n", start)
+    bare_end = text.find(b"\n\n", start, len(text) if end < 0 else end)
+    if bare_end >= 0:
+        return bare_end + 2
+    return end + 3 if end >= 0 else 0
+
+
+def _is_whole_object(body: bytearray) -> bool:
+    text = bytes(body[: _SMALL_BODY_BYTES + 1]).strip()
+    if len(text) > _SMALL_BODY_BYTES or not (text.startswith(b"{") and text.endswith(b"}")):
+        return False
+    try:
+        json_text.parse(text)
+    except json_text.MalformedJsonError:
+        return False
+    return True

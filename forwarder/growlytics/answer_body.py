@@ -1,0 +1,130 @@
+"""What the body of a 2xx says, in whichever encoding it came: that all is well, a refusal, or that a stranger answers. Pure.
+
+Growlytics documents `200: OK`, and `{"success": true}` elsewhere. So any body is a success but for two kinds: an object
+whose `success` is no, and a page. Used by `outcome` alone.
+"""
+
+import json
+import re
+import zlib
+from typing import Final, Literal
+
+from forwarder.growlytics import json_text
+
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+"""How much of a body is read, and how much of what that inflates to; what Growlytics documents is far shorter."""
+
+Said = Literal["success", "failure", "page"]
+
+_PAGE_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
+_NO: Final = frozenset({"false", "0", "no"})
+_BLANK: Final = "\ufeff\0 \t\r\n\f\v"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+# Integers as floats, as some have thousands of digits; control characters in strings, as they make no difference here.
+_LENIENT: Final = json.JSONDecoder(parse_int=float, strict=False)
+_MAX_CODINGS: Final = 4
+_MAX_GZIP_MEMBERS: Final = 16
+
+
+def said(body: bytes, *, content_type: str | None = None, content_encoding: str | None = None) -> Said:
+    """Return what a body says, or as much of one as came, at most its first `MAX_ANSWER_BYTES`."""
+    if content_type is not None and _is_page_type(content_type):
+        return "page"
+    if not body:
+        return "success"
+    if content_encoding is None and body.startswith(b"{"):  # as nearly always
+        try:
+            answer = json_text.parse(body)
+            return "failure" if isinstance(answer, dict) and _is_no(answer.get("success")) else "success"
+        except json_text.MalformedJsonError:
+            pass
+    text = _text(_decoded(body, content_encoding)).lstrip(_BLANK)
+    if text.startswith("<"):
+        return "page"
+    return "failure" if _is_no(_success_of(text)) else "success"
+
+
+def _is_page_type(content_type: str) -> bool:
+    return any(each.partition(";")[0].strip().lower() in _PAGE_TYPES for each in content_type.split(","))
+
+
+def _is_no(value: object) -> bool:
+    """Return whether a value of `success` says no. One that says neither yes nor no, such as null, does not."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NO
+    return value is False or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
+
+
+def _success_of(text: str) -> object:
+    """Return the value of an object's own `success`, the last if there are several; None if the text has none.
+
+    The text may be cut, or go on behind the object.
+    """
+    if not text.startswith("{") or ('"success"' not in text and "\\u" not in text):
+        return None
+    found = None
+    position = 0
+    try:
+        while text[position : position + 1] in {"{", ","}:
+            name, position = _LENIENT.raw_decode(text, _after_space(text, position + 1))
+            position = _after_space(text, position)
+            if text[position : position + 1] != ":":
+                break
+            value, position = _LENIENT.raw_decode(text, _after_space(text, position + 1))
+            if name == "success" and (position < len(text) or not isinstance(value, float)):  # or it may be cut
+                found = value
+            position = _after_space(text, position)
+    except (ValueError, RecursionError):
+        pass
+    return found
+
+
+def _after_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    assert space is not None, "it matches nothing, too"
+    return space.end()
+
+
+def _text(data: bytes) -> str:
+    """Return the characters, in the encoding that a byte order mark or the place of the NULs tells, otherwise UTF-8."""
+    return data.decode(json.detect_encoding(data), errors="replace")
+
+
+def _decoded(data: bytes, content_encoding: str | None) -> bytes:
+    """Undo the encodings that are named, and those that are not but can be told by how the data begin.
+
+    Where one is not what it is said to be, the data count as they are. Return nothing where one cannot be undone.
+    """
+    codings = [coding for each in (content_encoding or "").split(",") if (coding := each.strip().lower())]
+    if len(codings) > _MAX_CODINGS:
+        return b""
+    for coding in reversed(codings):
+        match coding:
+            case "gzip" | "x-gzip":
+                data = _inflated(data, zlib.MAX_WBITS + 16) or data
+            case "deflate":  # with a frame by its definition, without one by the custom of some
+                data = _inflated(data, zlib.MAX_WBITS) or _inflated(data, -zlib.MAX_WBITS) or data
+            case "identity":
+                pass
+            case _:
+                return b""
+    if data.startswith(b"\x1f\x8b"):
+        return _inflated(data, zlib.MAX_WBITS + 16) or data
+    if data.startswith(b"x") and int.from_bytes(data[:2]) % 31 == 0:
+        return _inflated(data, zlib.MAX_WBITS) or data
+    return data
+
+
+def _inflated(data: bytes, window_bits: int) -> bytes:
+    """Return what data that may be cut inflate to, at most its first `MAX_ANSWER_BYTES`; nothing if they are not sound."""
+    inflated = b""
+    for _ in range(_MAX_GZIP_MEMBERS):
+        inflater = zlib.decompressobj(window_bits)
+        try:
+            inflated += inflater.decompress(data, MAX_ANSWER_BYTES - len(inflated))
+        except zlib.error:
+            break
+        data = inflater.unused_data
+        if not data or len(inflated) >= MAX_ANSWER_BYTES:
+            break
+    return inflated

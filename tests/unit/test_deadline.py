@@ -1,0 +1,112 @@
+"""Deadlines of a process that may stand still, in virtual time."""
+
+import asyncio
+
+import pytest
+
+from forwarder.growlytics.deadline import CHANCES, READING_SECONDS, STALLED_SECONDS, Deadline
+from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, now
+
+
+def stand_still(seconds: float) -> None:
+    """Let time go by without the loop, as when the process is stopped."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.stand_still(seconds)
+
+
+class Watched:
+    """A deadline, and when it passed."""
+
+    def __init__(self, seconds: float, *, came: int = 0) -> None:
+        self.passed_at: list[float] = []
+        self.came = came
+        self.deadline = Deadline(
+            now() + seconds, lambda: self.passed_at.append(now()), something_came=self._something_came
+        )
+
+    def _something_came(self) -> bool:
+        self.came -= 1
+        return self.came >= 0
+
+
+@in_virtual_time
+async def test_it_passes_in_time_where_nothing_came_and_nothing_stood_still() -> None:
+    began, watched = now(), Watched(3)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [began + 3]
+
+
+@in_virtual_time
+async def test_it_is_not_called_after_it_was_cancelled() -> None:
+    watched = Watched(3)
+    watched.deadline.cancel()
+    await asyncio.sleep(10)
+    assert watched.passed_at == []
+
+
+@in_virtual_time
+async def test_what_lies_in_the_socket_is_read_before_it_is_believed() -> None:
+    began, watched = now(), Watched(3, came=1)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [pytest.approx(began + 3 + READING_SECONDS)]
+
+
+@in_virtual_time
+async def test_a_far_side_of_which_something_always_comes_cannot_put_it_off_for_long() -> None:
+    began, watched = now(), Watched(3, came=1_000_000)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [pytest.approx(began + 3 + CHANCES * READING_SECONDS)]
+
+
+@in_virtual_time
+async def test_after_the_process_stood_still_the_far_side_gets_the_time_that_the_deadline_was_late() -> None:
+    began, watched = now(), Watched(3)
+    await asyncio.sleep(1)
+    stand_still(4)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [pytest.approx(began + 1 + 4 + 2)]
+
+
+@in_virtual_time
+async def test_after_a_very_long_time_it_gets_no_more_than_it_had_at_first() -> None:
+    began, watched = now(), Watched(3)
+    stand_still(86_400)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [pytest.approx(began + 86_400 + 3)]
+
+
+@in_virtual_time
+async def test_the_process_may_stand_still_again() -> None:
+    watched = Watched(3)
+    for _ in range(CHANCES):
+        stand_still(10)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert watched.passed_at == []
+    stand_still(10)
+    await asyncio.sleep(10)
+    assert len(watched.passed_at) == 1
+
+
+@in_virtual_time
+async def test_the_usual_lateness_of_a_busy_loop_is_none() -> None:
+    began, watched = now(), Watched(3)
+    stand_still(3 + STALLED_SECONDS / 2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert watched.passed_at == [began + 3 + STALLED_SECONDS / 2]
+
+
+@in_virtual_time
+async def test_it_can_be_brought_forward_again_and_again_but_never_beyond_what_it_was() -> None:
+    began, watched = now(), Watched(3)
+    for _ in range(5):
+        await asyncio.sleep(0.5)
+        watched.deadline.bring_forward(now() + 1)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [began + 3]
+    began, watched = now(), Watched(3)
+    watched.deadline.bring_forward(now() + 1)
+    await asyncio.sleep(10)
+    assert watched.passed_at == [began + 1]
