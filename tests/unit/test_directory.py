@@ -118,17 +118,24 @@ def test_setting_aside_that_was_interrupted_before_the_log_is_finished_at_the_ne
 
 
 @pytest.mark.parametrize(
-    ("files", "lost"),
+    ("sizes", "lost"),
     [
-        ([], False),
-        ([FILE_NAME], True),
-        ([f"{FILE_NAME}-wal"], True),
-        ([FILE_NAME, f"{FILE_NAME}-wal"], True),
+        ({}, False),
+        ({FILE_NAME: 0}, False),
+        ({FILE_NAME: 0, f"{FILE_NAME}-wal": 0, f"{FILE_NAME}-shm": 32768}, False),
+        ({f"{FILE_NAME}-wal": 0}, False),
+        ({FILE_NAME: 4096}, False),
+        ({FILE_NAME: 1}, True),
+        ({FILE_NAME: 4095}, True),
+        ({FILE_NAME: 0, f"{FILE_NAME}-wal": 32}, True),
+        ({f"{FILE_NAME}-wal": 4152}, True),
     ],
 )
-def test_an_empty_file_or_a_log_alone_is_what_damage_leaves(directory: Directory, files: list[str], lost: bool) -> None:
+def test_a_part_of_a_page_or_a_log_alone_is_what_damage_leaves_and_an_empty_file_is_new(
+    directory: Directory, sizes: dict[str, int], lost: bool
+) -> None:
     directory.open()
-    for name in files:
-        (directory.path / name).touch()
+    for name, size in sizes.items():
+        (directory.path / name).write_bytes(b"x" * size)
     assert directory.has_lost_its_file == lost
     directory.close()
