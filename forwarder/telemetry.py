@@ -390,8 +390,8 @@ class Telemetry:
         self._buffer_errors["directory"].inc()
         if is_news:
             log.error(
-                "the buffer's file is gone from its place: new events are refused, and what is buffered is lost unless it is "
-                "delivered before this process ends; put the file back, or restart once the buffer is empty",
+                "the buffer's file is gone from its place: new events are refused, and what is buffered is lost unless it "
+                "is delivered before this process ends; put the file back, or restart once the buffer is empty",
                 extra={"fields": {"error": str(error)}},
             )
 
@@ -417,7 +417,9 @@ class Telemetry:
     def events_left_behind(self, directory: str, *, events: int, in_use: bool) -> None:
         """Events of an earlier process wait in a directory that this one does not use."""
         message = "events wait in a directory that this process does not use, so it does not deliver them: "
-        message += "another process uses it" if in_use else 'run once with buffer.kind = "disk" and this buffer.directory'
+        message += (
+            "another process uses it" if in_use else 'run once with buffer.kind = "disk" and this buffer.directory'
+        )
         log.warning(message, extra={"fields": {"directory": directory, "events": events}})
 
     def database_set_aside(self, file: str) -> None:

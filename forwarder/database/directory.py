@@ -210,8 +210,8 @@ class Directory:
 
     def _without_locks(self, why: str) -> DirectoryError:
         return DirectoryError(
-            f"buffer.directory: cannot use {self.path}: files on its file system cannot be locked ({why}), as on NFS without "
-            f"a lock service; name a directory on a local disk, {_OR_MEMORY}"
+            f"buffer.directory: cannot use {self.path}: files on its file system cannot be locked ({why}), as on NFS "
+            f"without a lock service; name a directory on a local disk, {_OR_MEMORY}"
         )
 
     def _check_files(self) -> None:
@@ -322,7 +322,7 @@ class Directory:
         return self._opened
 
     def _allocate(self, name: str, size: int) -> None:
-        """Make a file that takes up so much of the disk. Raises OSError, and there is no file, if there is no room for it."""
+        """Make a file that takes up so much of the disk. Raises OSError, and there is no file, if there is no room."""
         flags = os.O_WRONLY | os.O_CREAT | files.OPEN_FLAGS
         file = os.open(name, flags, 0o600, dir_fd=self._descriptor)
         try:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import stat
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,7 +62,8 @@ def look_at(directory: Path) -> LeftBehind | None:
 
 
 def _events_in(path: Path) -> int:
-    with _Pages(path) as pages:
+    with ExitStack() as opened:
+        pages = _Pages(path, opened)
         first = pages.read(1)
         application, version = struct.unpack_from(">I", first, 68)[0], struct.unpack_from(">I", first, 60)[0]
         if application != schema.APPLICATION_ID or not 0 < version <= schema.VERSION:
@@ -82,23 +83,13 @@ def _events_in(path: Path) -> int:
 class _Pages:
     """The pages of a file as they are committed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = self._log = -1
+    def __init__(self, path: Path, opened: ExitStack) -> None:
+        self._file = _open(path, opened)
         self._in_log: dict[int, int] = {}
         """Where in the log a page's newest content is."""
-
-    def __enter__(self) -> "_Pages":
-        self._file = _open(self._path)
         with suppress(FileNotFoundError):
-            self._log = _open(Path(f"{self._path}-wal"))
+            self._log = _open(Path(f"{path}-wal"), opened)
             self._read_log()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in (self._file, self._log):
-            if descriptor >= 0:
-                os.close(descriptor)
 
     def read(self, number: int) -> bytes:
         """Return a page, given by its number from 1. Raises ValueError if it is not there."""
@@ -125,10 +116,12 @@ class _Pages:
             at += _FRAME_BYTES
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, opened: ExitStack) -> int:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("not a plain file")
-    return os.open(path, os.O_RDONLY | files.OPEN_FLAGS)
+    descriptor = os.open(path, os.O_RDONLY | files.OPEN_FLAGS)
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -43,8 +43,8 @@ def judge(path: Path, found: os.stat_result) -> None:
             raise UnfitFileError(f"{path} {what}")
     if found.st_nlink > 1:
         raise UnfitFileError(
-            f"{path} has {found.st_nlink} names (hard links), and may be changed by another; remove the others, or put a copy "
-            "in its place"
+            f"{path} has {found.st_nlink} names (hard links), and may be changed by another; remove the others, or put a "
+            "copy in its place"
         )
     user = os.geteuid()
     if found.st_uid != user and found.st_uid != _owner_of_new_files(path.parent, user):

@@ -2,11 +2,24 @@
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
-from tests.system.processes import Daemon, Sandbox, example_event, run_command, running_daemon, running_sandbox, until
-from tests.system.small_disks import fill, small_disk
+import pytest
+
+from tests.system.processes import (
+    COMMAND,
+    Daemon,
+    Sandbox,
+    example_event,
+    run_command,
+    running_daemon,
+    running_sandbox,
+    starting_daemon,
+    until,
+)
+from tests.system.small_disks import fill, make_larger, small_disk
 
 
 async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
@@ -56,6 +69,62 @@ async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_wh
             ballast.unlink()
             await until(daemon.drained, "all is delivered", seconds=60)
             assert len(set(await sandbox.raw())) == 1000
+
+
+async def one_at_a_time(daemon: Daemon, status: int) -> None:
+    async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+        assert response.status == status, await response.text()
+        if status == 503:
+            assert (await response.json())["errors"][0]["code"] == "buffer_unavailable"
+
+
+@pytest.mark.parametrize("max_files", [0, 2], ids=["no bytes", "no files"])
+async def test_the_very_first_start_on_a_full_disk_answers_503_until_there_is_room(
+    tmp_path: Path, max_files: int
+) -> None:
+    async with small_disk(tmp_path / "disk", mib=24, max_files=max_files) as disk, running_sandbox() as sandbox:
+        ballast = fill(disk)
+        async with running_daemon(
+            tmp_path, sandbox.url, buffer__directory=disk / "a" / "b", shutdown__drain_seconds=0
+        ) as daemon:
+            await one_at_a_time(daemon, 503)
+            status = await daemon.status()
+            assert (status["buffer"]["available"], status["ledger"]["for_ever"]["buffered"]) == (False, 0)
+            assert (await daemon.metrics())['growlytics_forwarder_buffer_errors_total{operation="commit"}'] > 0
+            ballast.unlink()
+            if max_files:
+                await make_larger(disk, max_files=100)
+
+            async def available() -> bool:
+                return bool((await daemon.status())["buffer"]["available"])
+
+            await until(available, "it has noticed that there is room", seconds=10)
+            await sandbox.faults(down=True)
+            await one_at_a_time(daemon, 200)
+            assert await daemon.stop(signal.SIGKILL) == -signal.SIGKILL
+        await sandbox.faults(down=False)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=disk / "a" / "b") as daemon:
+            await until(daemon.drained, "it is delivered")
+            assert await sandbox.raw() == [json.dumps(example_event(1))]
+            assert not [line for line in daemon.lines if line["level"] == "error"]
+
+
+async def test_a_limit_on_the_size_of_files_at_the_very_first_start_is_taken_for_a_full_disk(tmp_path: Path) -> None:
+    """As a quota is, which SQLite does not tell from a disk that fails. It needs no root."""
+    command = ["sh", "-c", 'ulimit -S -f 0; exec "$@"', "sh", *COMMAND]
+    async with running_sandbox() as sandbox, starting_daemon(tmp_path, sandbox.url, command) as daemon:
+        assert await daemon.until_ready()
+        await one_at_a_time(daemon, 503)
+        hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+        async def available() -> bool:
+            return bool((await daemon.status())["buffer"]["available"])
+
+        await until(available, "it has noticed that there is room", seconds=10)
+        await one_at_a_time(daemon, 200)
+        await until(daemon.drained, "it is delivered")
+        assert await daemon.stop() == 0
 
 
 async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(tmp_path: Path) -> None:

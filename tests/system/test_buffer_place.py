@@ -1,4 +1,4 @@
-"""The buffer's file is removed, renamed, replaced or unmounted while the daemon runs: nothing more is promised, and all told."""
+"""The buffer's file is removed, renamed, replaced or unmounted while the daemon runs: no promise is made that it breaks."""
 
 import asyncio
 import json
