@@ -33,6 +33,7 @@ _MAX_PATH_BYTES: Final = 500
 _DAMAGED: Final = f"{FILE_NAME}.damaged-"
 _SALVAGED: Final = f"{FILE_NAME}.salvaged-"
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
+_NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _LOCKING: Final = frozenset({15, 22, 2058, 2314, 3594, 3850})
@@ -123,7 +124,7 @@ class Directory:
         if isinstance(error, OSError):
             if error.errno in _NO_ROOM:
                 return NoRoomError(f"buffer.directory: {self.path}: {why}")
-            if error.filename is not None and os.fspath(error.filename) != str(self.path):
+            if error.errno in _NOT_ALLOWED and str(error.filename or self.path) != str(self.path):
                 why = f"{why}: {error.filename}"
             if error.errno == errno.ENAMETOOLONG:
                 fix = "name a directory with a shorter path"

@@ -1,9 +1,12 @@
 """The buffer's files, as an operator meets them: whose they are, a start without any room, and events out and in again."""
 
+import asyncio
+import fcntl
 import json
 import os
 import resource
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.system.processes import (
     COMMAND,
     Daemon,
     Sandbox,
+    clean_environment,
     example_event,
     run_command,
     running_daemon,
@@ -35,7 +39,8 @@ async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
 
 async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Path) -> None:
     directory = tmp_path / "buffer"
-    directory.mkdir(mode=0o777)
+    directory.mkdir()
+    directory.chmod(0o777)
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
         await sandbox.faults(down=True)
         async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
@@ -44,6 +49,84 @@ async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Pa
         assert {"buffer.db", "buffer.db-wal"} <= modes.keys()
         assert not any(modes.values()), modes
         assert daemon.unix_socket.stat().st_mode & 0o777 == 0o660, "that is what a setting says"
+        warnings = [line for line in daemon.lines if "every user of this machine may write to" in line["message"]]
+        assert [(line["level"], line["directory"]) for line in warnings] == [("warning", str(directory))]
+
+
+async def refused(directory: Path) -> tuple[int, str]:
+    """Run a daemon that is expected to refuse, and return exit code and standard error."""
+    code, out, error = await run_command(
+        "run",
+        f"--set=buffer.directory={directory}",
+        "--set=growlytics.url=http://127.0.0.1:9/track/event",
+        "--set=intake.http=127.0.0.1:0",
+        "--set=admin.http=127.0.0.1:0",
+        environment=clean_environment(FORWARDER_GROWLYTICS__API_KEY="key"),
+    )
+    assert "Traceback" not in out + error
+    return code, error
+
+
+async def test_what_is_wrong_in_the_directory_is_named_and_in_use_is_told_from_unfit(tmp_path: Path) -> None:
+    linked, piped, read, held = (tmp_path / name for name in ("linked", "piped", "read", "held"))
+    for directory in (linked, piped, read, held):
+        directory.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (linked / "reserve").symlink_to(victim)
+    os.mkfifo(piped / "lock")
+    (held / "lock").write_text("1 web-7f9c")
+    reader = sqlite3.connect(read / "buffer.db", isolation_level=None)
+    reader.execute("CREATE TABLE t (x)")
+    reader.execute("BEGIN EXCLUSIVE")
+    with (held / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = await asyncio.gather(*map(refused, (linked, piped, read, held)))
+    reader.close()
+    assert [code for code, _ in found] == [78, 78, 69, 69]
+    for (_, error), told in zip(
+        found,
+        (
+            f"{linked / 'reserve'} is a symbolic link, which is not followed",
+            f"{piped / 'lock'} is a named pipe; remove it",
+            f"{read / 'buffer.db'} is locked by another program, such as a backup",
+            f"{held} is in use by process 1 on host 'web-7f9c', which is another machine or container",
+        ),
+        strict=True,
+    ):
+        assert told in error
+    assert victim.read_text() == "precious"
+
+
+async def test_events_that_wait_where_the_daemon_does_not_look_are_told_at_the_start_and_left_alone(
+    tmp_path: Path,
+) -> None:
+    old = tmp_path / "old"
+    systemd = ["env", f"STATE_DIRECTORY={old}", *COMMAND]
+
+    def warnings(daemon: Daemon) -> list[tuple[str, str, int]]:
+        told = [line for line in daemon.lines if "events wait in a directory that this process" in line["message"]]
+        return [(line["level"], line["directory"], line["events"]) for line in told]
+
+    async with running_sandbox() as sandbox:
+        await sandbox.faults(down=True)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=old) as daemon:
+            events = [example_event(number) for number in range(3)]
+            async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+                assert response.status == 202
+            await daemon.stop(signal.SIGKILL)
+        before = {path.name: path.read_bytes() for path in old.iterdir()}
+        for settings in ({"buffer__kind": "memory", "buffer__directory": old}, {"buffer__directory": tmp_path / "new"}):
+            async with starting_daemon(tmp_path, sandbox.url, systemd, **settings) as daemon:
+                assert await daemon.until_ready()
+                assert warnings(daemon) == [("warning", str(old), 3)]
+                assert await daemon.stop() == 0
+        assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+        await sandbox.faults(down=False)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=old) as daemon:
+            await until(daemon.drained, "they are delivered")
+            assert warnings(daemon) == []
+            assert len(await sandbox.raw()) == 3
 
 
 async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_when_there_is_room(
