@@ -387,10 +387,9 @@ class Database:
         if why is None:
             self._moved = None
             return self._make_anew(self.directory, self._connection)
-        if self._moved is None:  # all that is in the log belongs in the file, whoever brings that back
-            with suppress(sqlite3.Error, OSError):
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                self.directory.disown_log()
+        with suppress(sqlite3.Error, OSError):  # all that is in the log belongs in the file, whoever brings that back
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.directory.disown_log()
         self._moved = MovedError(why)
         return Look(self._moved)
 
@@ -407,7 +406,7 @@ class Database:
                 self._disconnect()
                 self._connect_to_file()
                 made.append("log")
-        except (sqlite3.Error, OSError, DirectoryError, UnfitFileError) as error:
+        except (sqlite3.Error, OSError, DirectoryError) as error:
             self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be made anew: {error}")
         return Look(self._moved, made)
 

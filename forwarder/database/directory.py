@@ -5,9 +5,7 @@ whether the database's file, as SQLite opened it, is still in its place. Blockin
 """
 
 import errno
-import fcntl
 import os
-import socket
 import sqlite3
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from typing import Final
 
 from forwarder.database import files
 from forwarder.database.files import Identity, UnfitFileError
+from forwarder.database.lock import Lock, LockTakenError, NoLocksError
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Given up when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""
@@ -23,7 +22,6 @@ ROOM_BYTES: Final = 2 * 1024 * 1024
 """What must be free besides, before a disk that was full counts as having room again."""
 
 FILE_NAME: Final = "buffer.db"
-LOCK_NAME: Final = "lock"
 _RESERVE: Final = "reserve"
 _ROOM: Final = "room"
 _LEAST_BYTES: Final = 4096
@@ -35,7 +33,6 @@ _SALVAGED: Final = f"{FILE_NAME}.salvaged-"
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _LOCKING: Final = frozenset({15, 22, 2058, 2314, 3594, 3850})
 """SQLITE_PROTOCOL, NOLFS, IOERR_UNLOCK, IOERR_RDLOCK, IOERR_CHECKRESERVEDLOCK, IOERR_LOCK."""
 _OR_MEMORY: Final = 'or set buffer.kind = "memory"'
@@ -60,7 +57,7 @@ class Directory:
         self.path = path
         self._reserve_bytes = reserve_bytes
         self._opened: int | None = None
-        self._lock: int | None = None
+        self._lock = Lock(path)
         self._found: dict[Path, Identity] = {}
         """Which files the database has open."""
 
@@ -74,18 +71,18 @@ class Directory:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._opened = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._lock = self._take_lock()
-            with suppress(OSError):  # a full disk: only the name of the holder would be missing
-                os.ftruncate(self._lock, 0)
-                os.pwrite(self._lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+            self._lock.take()
             self._check_files()
             self._finish_setting_aside()
-        except BlockingIOError:
+        except LockTakenError:
             self.close()
             raise DirectoryInUseError(
-                f"buffer.directory: {self.path} is in use by {holder_of(self.path)}; stop it, or give each process a "
+                f"buffer.directory: {self.path} is in use by {self._lock.holder()}; stop it, or give each process a "
                 "directory of its own"
             ) from None
+        except NoLocksError as error:
+            self.close()
+            raise self._without_locks(str(error)) from None
         except FileExistsError:
             self.close()
             raise self._no_directory() from None
@@ -108,14 +105,14 @@ class Directory:
     @property
     def is_open(self) -> bool:
         """Whether it is locked for this process."""
-        return self._lock is not None
+        return self._lock.is_taken
 
     def close(self) -> None:
         """Let others have it. May be called again."""
-        for descriptor in (self._lock, self._opened):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._lock = self._opened = None
+        self._lock.release()
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def unusable(self, error: Exception | str) -> DirectoryError:
         """Return the error that says that the directory cannot be used, why, and the fix."""
@@ -179,35 +176,13 @@ class Directory:
             self._log.unlink(missing_ok=True)
 
     def lock_again(self) -> bool:
-        """Take the lock anew if its file was removed or replaced; return whether that was so. Raises OSError."""
-        assert self._lock is not None
-        held = os.fstat(self._lock)
-        with suppress(FileNotFoundError):
-            if files.identity_of(self.path / LOCK_NAME) == (held.st_dev, held.st_ino):
-                return False
-        lock = self._take_lock()
-        os.close(self._lock)
-        self._lock = lock
-        os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
-        return True
-
-    def _take_lock(self) -> int:
-        """Return the lock's descriptor. Raises BlockingIOError if another process has it, UnfitFileError or OSError."""
-        path = self.path / LOCK_NAME
-        files.check(path)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o600)
+        """Take the lock anew if its file is gone; return whether that was so. Raises DirectoryError or OSError."""
         try:
-            files.judge(path, os.fstat(lock))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            if error.errno in _NO_LOCKS:
-                raise self._without_locks(str(error.strerror)) from None
-            raise
-        except BaseException:
-            os.close(lock)
-            raise
-        return lock
+            return self._lock.take_again()
+        except NoLocksError as error:
+            raise self._without_locks(str(error)) from None
+        except UnfitFileError as error:
+            raise DirectoryError(str(error)) from None
 
     def _without_locks(self, why: str) -> DirectoryError:
         return DirectoryError(
@@ -341,19 +316,3 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-def holder_of(path: Path) -> str:
-    """Return who says that it has the directory, in words."""
-    words: list[str] = []
-    with suppress(OSError):
-        lock = os.open(path / LOCK_NAME, os.O_RDONLY | files.OPEN_FLAGS)
-        try:
-            words = os.pread(lock, 300, 0).decode("utf-8", "replace").split()
-        finally:
-            os.close(lock)
-    if not words or not words[0].isdecimal():
-        return "another process"
-    if len(words) == 1 or words[1] == socket.gethostname():
-        return f"process {words[0]}"
-    return f"process {words[0]} on host {words[1]!r}, which is another machine or container"

@@ -17,7 +17,8 @@ from typing import Final
 import attrs
 
 from forwarder.database import files, ledger, schema
-from forwarder.database.directory import FILE_NAME, LOCK_NAME
+from forwarder.database.directory import FILE_NAME
+from forwarder.database.lock import LOCK_NAME
 from forwarder.database.schema import PAGE_BYTES
 from forwarder.settings import BufferSettings
 

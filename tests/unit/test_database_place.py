@@ -112,6 +112,7 @@ WAYS = (
     put_an_empty_directory_there,
     put_a_file_there,
     put_a_copy_there,
+    put_a_link_there,
     put_an_empty_file_there,
 )
 
