@@ -130,6 +130,8 @@ class Directory:
                 return self._without_locks(why)
             if len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
                 why, fix = f"its path is too long for SQLite ({why})", "name a directory with a shorter path"
+            elif self.file.exists() and not _may_use(self.file):
+                why = f"{why}: {self.file} may not be written to"
         return DirectoryError(f"buffer.directory: cannot use {self.path}: {why}; {fix}, {_OR_MEMORY}")
 
     @property
@@ -234,7 +236,7 @@ class Directory:
     @property
     def is_writable(self) -> bool:
         """Whether the database's file may be written to, as far as its permissions and its file system say."""
-        return os.access(self.path, os.W_OK) and (not self.file.exists() or os.access(self.file, os.W_OK))
+        return _may_use(self.path) and (not self.file.exists() or _may_use(self.file))
 
     @property
     def has_lost_its_file(self) -> bool:
@@ -308,6 +310,10 @@ class Directory:
             raise
         finally:
             os.close(file)
+
+
+def _may_use(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=True)
 
 
 def _size_of(path: Path) -> int:

@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -372,6 +373,51 @@ async def test_a_file_that_another_program_has_locked_is_in_use_and_not_damaged(
         await opened(tmp_path)
     reader.close()
     assert await ids_in(tmp_path) == [1]
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def directory_of_nobody() -> Iterator[Path]:
+    """Run as a user who may use this directory, and not all that is in it."""
+    if os.geteuid():
+        pytest.skip("only root may be another user")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chown(directory, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            yield Path(directory)
+        finally:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "mode", "told"),
+    [
+        (
+            LOCK,
+            0,
+            0o600,
+            r"lock belongs to another user \(uid 0, and this process runs as uid 65534\); run as that user, or",
+        ),
+        (FILE, 0, 0o666, r"buffer.db belongs to another user \(uid 0"),
+        (LOCK, NOBODY, 0o400, r"Permission denied: .*/lock; name a directory that this user may write to, or set"),
+        (FILE, NOBODY, 0o400, r"readonly database: .*/buffer.db may not be written to; name a directory that this"),
+        (FILE, NOBODY, 0o000, r"unable to open database file: .*/buffer.db may not be written to; name a directory"),
+    ],
+)
+async def test_a_file_that_this_user_may_not_use_is_named(
+    directory_of_nobody: Path, name: str, owner: int, mode: int, told: str
+) -> None:
+    path = directory_of_nobody / name
+    path.touch()
+    os.seteuid(0)
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    os.seteuid(NOBODY)
+    with pytest.raises(DirectoryError, match=told):
+        await opened(directory_of_nobody)
 
 
 async def test_a_path_that_is_too_long_for_sqlite_is_named_as_that(tmp_path: Path) -> None:
