@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import socket
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,6 +194,13 @@ def test_a_file_system_without_locks_is_named_as_that(
         DirectoryError, match=r"cannot be locked \(.*\), as on NFS without .*; name a directory on a local"
     ):
         directory.open()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS])
+def test_a_file_that_sqlite_cannot_lock_is_named_as_that(directory: Directory, code: int) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert "files on its file system cannot be locked (disk I/O error), as on NFS" in str(directory.unusable(error))
 
 
 def test_an_error_names_the_path_that_it_is_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
