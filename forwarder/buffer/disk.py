@@ -280,11 +280,11 @@ class DiskBuffer:
             self._closed = True
             self._note_declined()
             await self._commits.flush()
-            self._commits.close()
             if not await self._upkeep.look():
                 self._is_lost = True
                 self._telemetry.events_dropped(self._database.ledger["buffered"], reason="shutdown")
                 self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
+            self._commits.close()
 
     def _write_declined(self) -> None:
         self._note_declined()

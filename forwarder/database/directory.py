@@ -126,9 +126,12 @@ class Directory:
             if error.errno == errno.ENAMETOOLONG:
                 fix = "name a directory with a shorter path"
         elif isinstance(error, sqlite3.Error):
-            if getattr(error, "sqlite_errorcode", None) in _LOCKING:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in _LOCKING:
                 return self._without_locks(why)
-            if len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
+            if code == sqlite3.SQLITE_FULL:
+                fix = "make room on its disk, 10 MiB at least, name another directory"
+            elif len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
                 why, fix = f"its path is too long for SQLite ({why})", "name a directory with a shorter path"
             elif self.file.exists() and not _may_use(self.file):
                 why = f"{why}: {self.file} may not be written to"
