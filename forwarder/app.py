@@ -112,27 +112,46 @@ class App:
             read=self._status.gauges,
         )
 
-    async def open(self) -> None:
-        """Bind every socket and begin to accept.
+    async def open(self) -> bool:
+        """Bind every socket and begin to accept. Return whether it did: not if `stop` was set before.
 
-        Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError; then `close` is still due.
+        `close` is due in any case. Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError.
         """
+        preparing = asyncio.create_task(self._prepare(), name="prepare")
+        stopped = asyncio.create_task(self.stop.wait(), name="stop while starting")
+        try:
+            await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            preparing.cancel()
+        await asyncio.wait({preparing})
+        if preparing.cancelled():
+            return False
+        preparing.result()
+        if self.stop.is_set():
+            return False
+        await self._open_tcp_intake()
+        await self._open_unix_intakes()
+        self.state = "ready"
+        self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
+        return True
+
+    async def _prepare(self) -> None:
+        """Do all that may take long, or fail, before anything can be accepted."""
         self.telemetry.settings_shown(shown(self._settings), version=__version__)
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
         self._opened.push_async_callback(self._database.close)
         await self._database.open()
         self._opened.push_async_callback(self.buffer.close)
-        await self.buffer.open()
+        try:
+            await self.buffer.open()
+        finally:
+            self._status.begin()
         self._ids.rise_above(self._database.ledger["last_id"])
-        self._status.begin()
         await self._recall()
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
-        await self._open_tcp_intake()
-        await self._open_unix_intakes()
-        self.state = "ready"
-        self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
 
     async def serve(self) -> None:
         """Deliver until `stop` is set, then close the intakes and drain."""

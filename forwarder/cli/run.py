@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from forwarder.cli.options import add_config_arguments, load_settings
 
 if TYPE_CHECKING:
     from forwarder.settings import Settings
+    from forwarder.signals import Signals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the settings again
+    signals: Signals = args.signals
     settings = load_settings(args, require_api_key=True)
 
     def load_anew() -> "Settings":
@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
     os.umask(0o077)  # events wait in the buffer's files
+    signals.begin()
     with logging_to_stdout(settings.log):
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
-                return runner.run(process.run(settings, load=load_anew))
+                return runner.run(process.run(settings, load=load_anew, signals=signals))
         except (CannotBindError, DirectoryInUseError) as error:
             print(error, file=sys.stderr)
             return EXIT_CANNOT_BIND
