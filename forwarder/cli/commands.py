@@ -5,6 +5,7 @@ module itself imports little, because every command's arguments are known before
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Final, NoReturn
 
 from forwarder import __version__
 from forwarder.cli import EXIT_NO, EXIT_USAGE
+from forwarder.cli.tls import ignore_useless_key_log
 from forwarder.signals import Signals
 
 COMMANDS: Final = {
@@ -71,6 +73,8 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(arguments, argparse.Namespace(signals=signals))
+    for warning in ignore_useless_key_log(os.environ):
+        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     try:
         signals.give_interrupt_back()
         code: int = args.run(args)

@@ -61,6 +61,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "ShutdownSettings",
+    "certificates_fault",
     "load",
     "merge",
     "read_secret_file",
