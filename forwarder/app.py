@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -24,14 +25,16 @@ import attrs
 
 from forwarder import __version__, logs
 from forwarder.admin import Admin
+from forwarder.ages import Ages, machine_seconds
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import EventIds, by_customer, each_alone
+from forwarder.event import Clock, EventIds, by_customer, each_alone
 from forwarder.forecast import Forecast, Sample
 from forwarder.growlytics import types_file
 from forwarder.growlytics.attribute_types import AttributeTypes
@@ -64,26 +67,42 @@ _SAMPLE_SECONDS: Final = 2.0
 class App:
     """One daemon: `open`, `serve`, `close`. Setting `stop` makes it drain, and setting `force` ends that at once."""
 
-    def __init__(self, settings: Settings, *, load: Callable[[], Settings] | None = None) -> None:
-        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings] | None = None,
+        wall: Clock = time.time,
+        steady: Clock = machine_seconds,
+    ) -> None:
+        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError.
+
+        `wall` gives seconds since 1970 and may jump, `steady` seconds since any beginning, and may not.
+        """
         loop = asyncio.get_running_loop()
+        self._wall, self._ages = wall, Ages(wall=wall, steady=steady)
         self._settings = settings
         self._clock = loop.time
         self.state: State = "starting"
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
-        self.telemetry = Telemetry()
-        self._receipts = Receipts(settings.receipts, clock=time.time)
+        self.telemetry = Telemetry(clock=wall, age_seconds=self._ages.age_seconds)
+        self._receipts = Receipts(settings.receipts, clock=wall)
         self._ids = EventIds()
-        self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=time.time)
-        self._elements = Elements(settings.contract, clock=time.time)
-        self._keys = DuplicateKeys(settings.intake, clock=time.time)
+        self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=wall)
+        self._elements = Elements(settings.contract, clock=wall)
+        self._keys = DuplicateKeys(settings.intake, clock=self._ages.even)
         self._database = _database_of(settings)
         self.buffer = self._make_buffer()
         self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
         self._client = GrowlyticsClient(settings.growlytics)
         self.delivery = Delivery(
-            settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
+            settings.delivery,
+            buffer=self.buffer,
+            post=self._client.post,
+            telemetry=self.telemetry,
+            clock=wall,
+            age_seconds=self._ages.age_seconds,
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
         self._reloading = Reloading(
@@ -98,7 +117,7 @@ class App:
             types=self._types,
             forecast=self._forecast,
             history=self._history,
-            recent=self.telemetry.recent,
+            telemetry=self.telemetry,
         )
         self._intakes = self._make_intakes()
         self._key_file, self._token_file = self._watched_key(), self._watched_token()
@@ -192,7 +211,7 @@ class App:
         if (ended := self._receipts.find(event_id)) is not None:
             return dict(ended)
         if (until := self.delivery.parked_until(event_id)) is not None:
-            return {"state": "parked", "until": time.time() + until - self._clock()}
+            return {"state": "parked", "until": self._wall() + until - self._clock()}
         if await self.buffer.holds(event_id):
             return {"state": "buffered"}
         found = await self.dead_letters.find([event_id])
@@ -297,7 +316,7 @@ class App:
             keys=self._keys,
             telemetry=self.telemetry,
             ids=self._ids,
-            clock=time.time,
+            clock=self._ages.wall,
         )
         replayer = Replayer(
             dead_letters=self.dead_letters,
@@ -305,7 +324,7 @@ class App:
             buffer=self.buffer,
             receipts=self._receipts,
             next_id=self._ids.__next__,
-            clock=time.time,
+            clock=self._ages.wall,
             max_bytes=settings.max_body_bytes,
         )
 
@@ -339,8 +358,13 @@ class App:
             self._types.fix(await asyncio.to_thread(types_file.read, self._settings.contract.types_file))
         notes = await self.buffer.recall()
         self._types.load(notes.types)
-        self._keys.load(notes.keys)
+        self._keys.load([self._as_old(key) for key in notes.keys])
         self._types.warn_if_unfixed()
+
+    def _as_old(self, key: DuplicateKey) -> DuplicateKey:
+        """Return the key of an earlier process with the even time at which it would have the age that it has."""
+        remembered_at = self._ages.even() - self._ages.age_seconds(key.accepted_at)
+        return key if abs(remembered_at - key.accepted_at) < 1 else replace(key, accepted_at=remembered_at)
 
     async def _open_admin(self) -> None:
         if address := self._settings.admin.http:

@@ -47,7 +47,7 @@ class Progress:
 class Delivery:
     """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
 
-    `clock` gives seconds since 1970.
+    `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Delivery:
         post: Callable[[bytes], Awaitable[Outcome]],
         telemetry: Telemetry,
         clock: Clock = time.time,
+        age_seconds: Callable[[float], float] | None = None,
     ) -> None:
         self._engine = Engine(
             settings,
@@ -70,6 +71,7 @@ class Delivery:
         self._post = post
         self._telemetry = telemetry
         self._clock = clock
+        self._age_seconds = age_seconds or (lambda accepted_at: clock() - accepted_at)
         self._max_concurrency = settings.max_concurrency
         self._workers = 0
         self._tasks: asyncio.TaskGroup | None = None
@@ -269,7 +271,9 @@ class Delivery:
             self._engine.cancelled(attempt)
             raise
         now = loop.time()
-        decision = self._engine.ended(attempt, outcome, now, self._clock(), own_seconds=self._lag.seconds)
+        # The engine asks of the wall clock only how old the event is.
+        wall = event.accepted_at + self._age_seconds(event.accepted_at)
+        decision = self._engine.ended(attempt, outcome, now, wall, own_seconds=self._lag.seconds)
         self._tell(attempt, outcome, decision, now - attempt.started_at)
         return decision
 
