@@ -18,8 +18,8 @@ from forwarder.event import Clock
 
 JUMP_SECONDS: Final = 1.0
 """By how much the two clocks may drift apart; what is more is a jump."""
-FIRST_PLAUSIBLE: Final = 1_767_225_600.0
-"""The start of 2026. This software did not exist before, so a clock that says less has not been set yet."""
+FIRST_PLAUSIBLE: Final = 1_735_689_600.0
+"""The start of 2025. This software did not exist before, so a clock that says less has not been set yet."""
 MAX_ERAS: Final = 256
 
 machine_seconds: Final[Clock] = (
@@ -51,10 +51,7 @@ class Ages:
 
     def wall(self) -> float:
         """Return the wall clock's time. The times of events must come from here, so that each belongs to an era."""
-        wall, steady = self._wall(), self._steady()
-        if not -JUMP_SECONDS <= wall - steady - self._offset <= JUMP_SECONDS:
-            self._jumped(wall, steady)
-        return wall
+        return self._look()[0]
 
     def even(self) -> float:
         """Return the time in seconds since 1970 as if the wall clock had not jumped since the start: it never goes back."""
@@ -62,8 +59,7 @@ class Ages:
 
     def age_seconds(self, accepted_at: float) -> float:
         """Return how long ago an event was accepted, at least 0; `accepted_at` came from here or from an earlier process."""
-        self.wall()
-        now = self._steady()
+        _, now = self._look()
         age = now + self._offset - accepted_at
         if age >= -JUMP_SECONDS and accepted_at >= self._first - JUMP_SECONDS:
             return max(0.0, age)
@@ -72,6 +68,13 @@ class Ages:
                 return max(0.0, now + era.offset - accepted_at)
         is_plausible = FIRST_PLAUSIBLE <= accepted_at <= self._started_wall
         return now - self._started_at + (self._started_wall - accepted_at if is_plausible else 0.0)
+
+    def _look(self) -> tuple[float, float]:
+        """Return what both clocks say, and begin an era if one has jumped."""
+        wall, steady = self._wall(), self._steady()
+        if not -JUMP_SECONDS <= wall - steady - self._offset <= JUMP_SECONDS:
+            self._jumped(wall, steady)
+        return wall, steady
 
     def _jumped(self, wall: float, steady: float) -> None:
         self._ended.append(_Era(self._first, steady + self._offset, self._offset))

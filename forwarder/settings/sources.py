@@ -124,15 +124,16 @@ def _about_variables(
         for each in fields
         if not isinstance(each.reader, ChoiceTable)
     }
-    convenient = {f"GROWLYTICS_{key.upper()}": ("growlytics", key) for key in ("api_key", "api_key_file")}
-    named = {variable: name for name, variable in paths.items()}
+    given_variables = {f"FORWARDER_{'__'.join(name).upper()}" for name in given}
+    if not given.keys().isdisjoint({("growlytics", "api_key"), ("growlytics", "api_key_file")}):
+        given_variables |= {"GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE"}
     others = sorted(name for name in environ if not name.startswith("FORWARDER_"))
     meant = dict(mistakes.misspelt(ignored, others, paths))
     warnings = [
         f"{printable_path((variable,))} is not a setting and was ignored. Did you mean {setting}?"
         for variable, setting in meant.items()
         # The app may have variables of its own: no noise where the setting is given.
-        if variable in ignored or {convenient.get(setting), named.get(setting)}.isdisjoint(given)
+        if variable in ignored or setting not in given_variables
     ]
     if rest := [variable for variable in ignored if variable not in meant]:
         names = printable_path(tuple(rest), ", ")

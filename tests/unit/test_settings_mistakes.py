@@ -285,3 +285,10 @@ def test_what_was_meant_explains_what_is_missing_and_shows_nothing() -> None:
     assert "Did you mean GROWLYTICS_API_KEY?" in first
     assert second.endswith(": FORWARDER_X")
     assert KEY not in f"{caught.value.warnings}"
+
+
+def test_a_key_in_a_file_is_the_key_too(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("k")
+    assert warnings({"GROWLYTICS_KEY": "k", "GROWLYTICS_API_KEY_FILE": str(file)}) == ()
+    assert warnings({"GROWLYTICS_KEY_FILE": "k", "FORWARDER_GROWLYTICS__API_KEY": "k"}) == ()
