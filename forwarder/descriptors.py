@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 
 TYPE_CHECKING = False  # as mypy knows it; this module is part of every command's start
@@ -31,12 +32,15 @@ class Output(io.FileIO):
         """Write some of it, as FileIO does."""
         try:
             written: int | None = super().write(data)
+            while written is None and not self.silent:  # whoever shares the file with us made it not block
+                select.select([], [self], [])
+                written = super().write(data)
         except OSError as error:
             self.fault = self.fault or error
             if not self.silent:
                 raise
             written = None
-        return memoryview(data).nbytes if written is None and self.silent else written  # type: ignore[return-value]
+        return memoryview(data).nbytes if written is None else written
 
 
 def prepare() -> Output:

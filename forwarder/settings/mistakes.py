@@ -115,12 +115,14 @@ def misspelt(
         if not _KUBERNETES.fullmatch(variable) and (meant := _meant(variable[len("FORWARDER_") :], paths)):
             yield variable, meant
     for variable in others:
-        if _KUBERNETES.fullmatch(variable.upper()) or variable in _CONVENIENT:
+        # In lower case, with dots or hyphens, after a byte-order mark of the file that it is from.
+        name = re.sub("[-.]", "_", variable.lstrip("\ufeff").strip()).upper().removeprefix("GROWLYTICS_FORWARDER_")
+        if _KUBERNETES.fullmatch(name) or variable in _CONVENIENT:
             continue
-        if variable.upper().startswith("FORWARDER_"):  # in lower case
-            meant = _meant(variable[len("FORWARDER_") :], paths)
-        elif variable.upper().startswith("GROWLYTICS_"):
-            meant = _meant_of_growlytics(variable[len("GROWLYTICS_") :], paths)
+        if name.startswith("GROWLYTICS_"):
+            meant = _meant_of_growlytics(name.removeprefix("GROWLYTICS_"), paths)
+        elif name.startswith("FORWARDER_") or variable.upper().startswith("GROWLYTICS_FORWARDER_"):
+            meant = _meant(name.removeprefix("FORWARDER_"), paths)
         else:
             continue
         if meant:
@@ -150,7 +152,7 @@ def _meant(name: str, paths: Mapping[tuple[str, str], str]) -> str:
 
 
 def _meant_of_growlytics(name: str, paths: Mapping[tuple[str, str], str]) -> str:
-    flat = re.sub("__+", "_", name.lower().strip("_")).removeprefix("forwarder_")
+    flat = re.sub("__+", "_", name.lower().strip("_"))
     key = _OTHER_WORDS.get(flat, flat)
     if key in {"api_key", "api_key_file"}:
         return f"GROWLYTICS_{key.upper()}"

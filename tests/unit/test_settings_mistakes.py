@@ -242,6 +242,10 @@ def test_a_file_in_utf_16_is_an_error_that_says_so(tmp_path: Path, encoding: str
         ("GROWLYTICS_PROXY", "FORWARDER_GROWLYTICS__PROXY"),
         ("GROWLYTICS_CA_FILE", "FORWARDER_GROWLYTICS__CA_FILE"),
         ("GROWLYTICS_LOG__LEVEL", "FORWARDER_LOG__LEVEL"),
+        ("GROWLYTICS_FORWARDER_LOG_LEVEL", "FORWARDER_LOG__LEVEL"),
+        ("GROWLYTICS_FORWARDER_API_KEY", "FORWARDER_GROWLYTICS__API_KEY"),
+        ("forwarder.log.level", "FORWARDER_LOG__LEVEL"),
+        ("growlytics-api-key", "GROWLYTICS_API_KEY"),
     ],
 )
 def test_a_variable_that_is_almost_a_setting_is_warned_of_with_the_one_that_was_meant(
@@ -285,6 +289,12 @@ def test_what_was_meant_explains_what_is_missing_and_shows_nothing() -> None:
     assert "Did you mean GROWLYTICS_API_KEY?" in first
     assert second.endswith(": FORWARDER_X")
     assert KEY not in f"{caught.value.warnings}"
+
+
+def test_a_byte_order_mark_before_the_first_variable_of_a_file_explains_why_that_is_missing() -> None:
+    (warning,) = warnings({"\ufeffGROWLYTICS_API_KEY": "k"})
+    assert "Did you mean GROWLYTICS_API_KEY?" in warning
+    assert warning.isascii(), "or nobody would see the difference"
 
 
 def test_a_key_in_a_file_is_the_key_too(tmp_path: Path) -> None:
