@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -42,14 +43,18 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
         waits = app.shutdown.accept_seconds + app.shutdown.drain_seconds
         systemd.stopping(within_seconds=waits + _CLOSING_SECONDS)
 
-    loop, on_signal = asyncio.get_running_loop(), partial(_on_signal, app, on_stop=stopping)
-    # A handler may run between any two steps of the loop, and while that waits.
-    signals.tell_to(lambda name: loop.call_soon_threadsafe(on_signal, name))
+    loop = asyncio.get_running_loop()
+
+    def tell(name: str) -> None:
+        # A handler may run between any two steps of the loop, while that waits, and when it has ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(partial(_on_signal, app, name, on_stop=stopping))
+
+    signals.tell_to(tell)
     try:
         may_serve = await app.open()
     except BaseException:
         await app.close()
-        signals.tell_to(_do_nothing)
         raise
     try:
         if may_serve:
@@ -65,11 +70,12 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
     finally:
         lost_events, lost_letters = await app.close()
         app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
-        signals.tell_to(_do_nothing)
     return 75 if lost_events or lost_letters else 0
 
 
 def _on_signal(app: App, name: str, *, on_stop: Callable[[], None]) -> None:
+    if app.state == "stopped":
+        return
     if name == "SIGHUP":
         app.reload()
     elif not app.stop.is_set():
@@ -80,10 +86,6 @@ def _on_signal(app: App, name: str, *, on_stop: Callable[[], None]) -> None:
         os._exit(0)
     else:
         app.force.set()
-
-
-def _do_nothing(_: str) -> None:
-    """It is ending already."""
 
 
 def _capped(settings: Settings) -> Settings:
