@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -24,15 +25,17 @@ import attrs
 
 from forwarder import __version__, logs
 from forwarder.admin import Admin
+from forwarder.ages import Ages, machine_seconds
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.elsewhere import left_behind
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import EventIds, by_customer, each_alone
+from forwarder.event import Clock, EventIds, by_customer, each_alone
 from forwarder.forecast import Forecast, Sample
 from forwarder.growlytics import certificates, types_file
 from forwarder.growlytics.attribute_types import AttributeTypes
@@ -75,26 +78,42 @@ _SAMPLE_SECONDS: Final = 2.0
 class App:
     """One daemon: `open`, `serve`, `close`. Setting `stop` makes it drain, and setting `force` ends that at once."""
 
-    def __init__(self, settings: Settings, *, load: Callable[[], Settings] | None = None) -> None:
-        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError."""
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings] | None = None,
+        wall: Clock = time.time,
+        steady: Clock = machine_seconds,
+    ) -> None:
+        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError.
+
+        `wall` gives seconds since 1970 and may jump, `steady` seconds since any beginning, and may not.
+        """
         loop = asyncio.get_running_loop()
+        self._wall, self._ages = wall, Ages(wall=wall, steady=steady)
         self._settings = settings
         self._clock = loop.time
         self.state: State = "starting"
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
-        self.telemetry = Telemetry()
-        self._receipts = Receipts(settings.receipts, clock=time.time)
+        self.telemetry = Telemetry(clock=wall, age_seconds=self._ages.age_seconds)
+        self._receipts = Receipts(settings.receipts, clock=wall)
         self._ids = EventIds()
-        self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=time.time)
-        self._elements = Elements(settings.contract, clock=time.time)
-        self._keys = DuplicateKeys(settings.intake, clock=time.time)
+        self._types = AttributeTypes(settings.contract, telemetry=self.telemetry, clock=wall)
+        self._elements = Elements(settings.contract, clock=wall)
+        self._keys = DuplicateKeys(settings.intake, clock=self._ages.even)
         self._database = _database_of(settings)
         self.buffer = self._make_buffer()
         self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
         self._client = GrowlyticsClient(settings.growlytics)
         self.delivery = Delivery(
-            settings.delivery, buffer=self.buffer, post=self._client.post, telemetry=self.telemetry
+            settings.delivery,
+            buffer=self.buffer,
+            post=self._client.post,
+            telemetry=self.telemetry,
+            clock=wall,
+            age_seconds=self._ages.age_seconds,
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
         self._reloading = Reloading(
@@ -113,7 +132,7 @@ class App:
             types=self._types,
             forecast=self._forecast,
             history=self._history,
-            recent=self.telemetry.recent,
+            telemetry=self.telemetry,
         )
         self._intakes = self._make_intakes()
         self._key_file, self._token_file = self._watched_key(), self._watched_token()
@@ -128,11 +147,32 @@ class App:
             read=self._status.gauges,
         )
 
-    async def open(self) -> None:
-        """Bind every socket and begin to accept.
+    async def open(self) -> bool:
+        """Bind every socket and begin to accept. Return whether it did: not if `stop` was set before.
 
-        Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError; then `close` is still due.
+        `close` is due in any case. Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError.
         """
+        preparing = asyncio.create_task(self._prepare(), name="prepare")
+        stopped = asyncio.create_task(self.stop.wait(), name="stop while starting")
+        try:
+            await asyncio.wait({preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            preparing.cancel()
+        await asyncio.wait({preparing})
+        if preparing.cancelled():
+            return False
+        preparing.result()
+        if self.stop.is_set():
+            return False
+        await self._open_tcp_intake()
+        await self._open_unix_intakes()
+        self.state = "ready"
+        self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
+        return True
+
+    async def _prepare(self) -> None:
+        """Do all that may take long, or fail, before anything can be accepted."""
         self.telemetry.settings_shown(shown(self._settings), version=__version__)
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
@@ -140,17 +180,15 @@ class App:
         self._opened.push_async_callback(self._database.close)
         await self._database.open()
         self._opened.push_async_callback(self.buffer.close)
-        await self.buffer.open()
+        try:
+            await self.buffer.open()
+        finally:
+            self._status.begin()
         self._ids.rise_above(self._database.ledger["last_id"])
-        self._status.begin()
         await self._recall()
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
         self._ca_file.use(self._settings.growlytics.ca_file, self._client.certificates)
-        await self._open_tcp_intake()
-        await self._open_unix_intakes()
-        self.state = "ready"
-        self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
 
     async def serve(self) -> None:
         """Deliver until `stop` is set, then close the intakes and drain."""
@@ -192,7 +230,7 @@ class App:
         if (ended := self._receipts.find(event_id)) is not None:
             return dict(ended)
         if (until := self.delivery.parked_until(event_id)) is not None:
-            return {"state": "parked", "until": time.time() + until - self._clock()}
+            return {"state": "parked", "until": self._wall() + until - self._clock()}
         if await self.buffer.holds(event_id):
             return {"state": "buffered"}
         found = await self.dead_letters.find([event_id])
@@ -324,7 +362,7 @@ class App:
             keys=self._keys,
             telemetry=self.telemetry,
             ids=self._ids,
-            clock=time.time,
+            clock=self._ages.wall,
         )
         replayer = Replayer(
             dead_letters=self.dead_letters,
@@ -332,7 +370,7 @@ class App:
             buffer=self.buffer,
             receipts=self._receipts,
             next_id=self._ids.__next__,
-            clock=time.time,
+            clock=self._ages.wall,
             max_bytes=settings.max_body_bytes,
         )
 
@@ -372,8 +410,13 @@ class App:
             self._types.fix(await asyncio.to_thread(types_file.read, self._settings.contract.types_file))
         notes = await self.buffer.recall()
         self._types.load(notes.types)
-        self._keys.load(notes.keys)
+        self._keys.load([self._as_old(key) for key in notes.keys])
         self._types.warn_if_unfixed()
+
+    def _as_old(self, key: DuplicateKey) -> DuplicateKey:
+        """Return the key of an earlier process with the even time at which it would have the age that it has."""
+        remembered_at = self._ages.even() - self._ages.age_seconds(key.accepted_at)
+        return key if abs(remembered_at - key.accepted_at) < 1 else replace(key, accepted_at=remembered_at)
 
     async def _open_admin(self) -> None:
         if address := self._settings.admin.http:

@@ -8,8 +8,6 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from forwarder.event import Clock
-
 METRICS_PREFIX: Final = "growlytics_forwarder"
 HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic", "not_growlytics")
 BUFFER_STATES: Final = ("ready", "parked", "in_flight")
@@ -43,9 +41,9 @@ class Gauges:
 class ReadGauges(Collector):
     """Reads the state once for each scrape, so that its figures fit each other and cost little."""
 
-    def __init__(self, read: Callable[[], Gauges], clock: Clock) -> None:
+    def __init__(self, read: Callable[[], Gauges], *, age_seconds: Callable[[float], float]) -> None:
         self._read = read
-        self._clock = clock
+        self._age_seconds = age_seconds
 
     def collect(self) -> Iterator[Metric]:
         gauges = self._read()
@@ -67,7 +65,7 @@ class ReadGauges(Collector):
             (
                 "buffer_oldest_event_age_seconds",
                 "Age of the oldest event in the buffer; 0 if empty",
-                0.0 if oldest is None else max(0.0, self._clock() - oldest),
+                0.0 if oldest is None else self._age_seconds(oldest),
             ),
             ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
             (

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final, TextIO
 
 import orjson
@@ -125,16 +124,25 @@ def _writer_to(stream: TextIO) -> Callable[[str], object]:
         descriptor = stream.fileno()
     except io.UnsupportedOperation:
         return stream.write
-    return partial(_write_all, descriptor)
+    return _Descriptor(descriptor).write
 
 
-def _write_all(descriptor: int, text: str) -> None:
-    rest = text.encode()
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # whoever shares the file with us made it so
-            select.select([], [descriptor], [])
+class _Descriptor:
+    """Writes whole lines; one that was cut off, as by a full disk, does not run into the next."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._in_a_line = False
+
+    def write(self, text: str) -> None:
+        rest = (f"\n{text}" if self._in_a_line else text).encode()
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # whoever shares the file with us made it so
+                select.select([], [self._descriptor], [])
+            else:
+                self._in_a_line = bool(rest)
 
 
 def use_level(settings: LogSettings) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import os
-import signal
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import attrs
@@ -12,14 +13,15 @@ import attrs
 from forwarder.app import App
 from forwarder.intake.connections import affordable
 from forwarder.settings import Settings
+from forwarder.signals import Signals
 from forwarder.systemd import Systemd
 
 _CLOSING_SECONDS: Final = 15.0
 """What stopping may take beside the waits that are settings."""
 
 
-async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
-    """Run a daemon until a signal stops it, and return its exit code. Raises as App.open does.
+async def run(settings: Settings, *, load: Callable[[], Settings], signals: Signals) -> int:
+    """Run a daemon until one of `signals` stops it, and return its exit code. Raises as App.open does.
 
     `load` reads the settings anew for SIGHUP; it may block, and raises SettingsError.
     """
@@ -41,25 +43,50 @@ async def run(settings: Settings, *, load: Callable[[], Settings]) -> int:
         waits = app.shutdown.accept_seconds + app.shutdown.drain_seconds
         systemd.stopping(within_seconds=waits + _CLOSING_SECONDS)
 
-    _on_signals(app, on_stop=stopping)
+    loop = asyncio.get_running_loop()
+
+    def tell(name: str) -> None:
+        # A handler may run between any two steps of the loop, while that waits, and when it has ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(partial(_on_signal, app, name, on_stop=stopping))
+
+    signals.tell_to(tell)
     try:
-        await app.open()
+        may_serve = await app.open()
     except BaseException:
         await app.close()
         raise
-    if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
-        app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
-    _spare_the_garbage_collector()
-    systemd.ready()
     try:
-        async with asyncio.TaskGroup() as tasks:
-            telling = tasks.create_task(systemd.serve(lambda: _in_a_line(app)), name="systemd")
-            await app.serve()
-            telling.cancel()
+        if may_serve:
+            if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
+                app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
+            _spare_the_garbage_collector()
+            if not app.stop.is_set():
+                systemd.ready()
+            async with asyncio.TaskGroup() as tasks:
+                telling = tasks.create_task(systemd.serve(lambda: _in_a_line(app)), name="systemd")
+                await app.serve()
+                telling.cancel()
     finally:
         lost_events, lost_letters = await app.close()
         app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
     return 75 if lost_events or lost_letters else 0
+
+
+def _on_signal(app: App, name: str, *, on_stop: Callable[[], None]) -> None:
+    if app.state == "stopped":
+        return
+    if name == "SIGHUP":
+        if not app.stop.is_set():
+            app.reload()
+    elif not app.stop.is_set():
+        app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
+        app.stop.set()
+        on_stop()
+    elif app.state == "starting":  # what is being opened may hang, and nothing was accepted yet
+        os._exit(0)
+    else:
+        app.force.set()
 
 
 def _capped(settings: Settings) -> Settings:
@@ -80,18 +107,3 @@ def _spare_the_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-
-
-def _on_signals(app: App, *, on_stop: Callable[[], None]) -> None:
-    def stop(name: str) -> None:
-        if app.stop.is_set():
-            app.force.set()
-            return
-        app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
-        app.stop.set()
-        on_stop()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number.name)
-    loop.add_signal_handler(signal.SIGHUP, app.reload)

@@ -12,9 +12,8 @@ from forwarder.forecast import Forecast
 from forwarder.gauges import Gauges
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.history import History
-from forwarder.recent import Recent
 from forwarder.reload import Reloading
-from forwarder.telemetry import OUTCOMES
+from forwarder.telemetry import OUTCOMES, Telemetry
 
 
 class Status:
@@ -30,7 +29,7 @@ class Status:
         types: AttributeTypes,
         forecast: Forecast,
         history: History,
-        recent: Recent,
+        telemetry: Telemetry,
     ) -> None:
         self._reloading = reloading
         self._buffer = buffer
@@ -39,8 +38,9 @@ class Status:
         self._types = types
         self._forecast = forecast
         self._history = history
-        self._recent = recent
-        self._started_at = time.time()
+        self._recent = telemetry.recent
+        self._age_seconds = telemetry.age_seconds
+        self._started_at = time.monotonic()
         self._ledger_at_start = buffer.ledger()
 
     def begin(self) -> None:
@@ -72,7 +72,7 @@ class Status:
         return {
             "version": __version__,
             "state": state,
-            "uptime_seconds": round(time.time() - self._started_at, 1),
+            "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
             "settings": self._reloading.status(),
             "buffer": {
@@ -82,7 +82,7 @@ class Status:
                 "bytes": gauges.buffer_bytes,
                 "max_events": settings.buffer.max_events,
                 "max_bytes": settings.buffer.max_bytes,
-                "oldest_event_age_seconds": 0 if oldest is None else round(max(0.0, time.time() - oldest), 1),
+                "oldest_event_age_seconds": 0 if oldest is None else round(self._age_seconds(oldest), 1),
             },
             "delivery": {
                 "in_flight": gauges.delivery_in_flight,

@@ -137,9 +137,12 @@ _HOLDS: Final = {
 
 
 class Telemetry:
-    """The metrics of one daemon, in a registry of its own, and its log. `clock` gives seconds since 1970."""
+    """The metrics of one daemon, in a registry of its own, and its log.
 
-    def __init__(self, *, clock: Clock = time.time) -> None:
+    `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells.
+    """
+
+    def __init__(self, *, clock: Clock = time.time, age_seconds: Callable[[float], float] | None = None) -> None:
         self.registry = CollectorRegistry()
         self.received = 0
         """Events that reached an intake, as `events_received_total` says; so for the next."""
@@ -147,6 +150,8 @@ class Telemetry:
         self.duplicates = 0
         self.recent = Recent(clock=clock)
         self._clock = clock
+        self.age_seconds = age_seconds or (lambda accepted_at: max(0.0, clock() - accepted_at))
+        """How long ago an event was accepted that was accepted at this time."""
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
         self._untold_holds: dict[str, dict[str, object]] = {}  # those that last, and whose lines were left out
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
@@ -228,7 +233,7 @@ class Telemetry:
         ).labels(__version__, platform.python_version(), loop).set(1)
         self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
         self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
-        self.registry.register(ReadGauges(read, self._clock))
+        self.registry.register(ReadGauges(read, age_seconds=self.age_seconds))
 
     # Intake
 
@@ -327,10 +332,9 @@ class Telemetry:
 
     def event_delivered(self, *, accepted_at: float) -> None:
         """An event left the buffer because Growlytics has it."""
-        now = self._clock()
         self._delivered.inc()
-        self._last_delivery.set(now)
-        seconds = max(0.0, now - accepted_at)
+        self._last_delivery.set(self._clock())
+        seconds = self.age_seconds(accepted_at)
         self._latency.observe(seconds)
         self.recent.delivered(seconds)
 

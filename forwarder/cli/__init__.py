@@ -1,16 +1,19 @@
-"""The command line: `growlytics-forwarder COMMAND`. One module for each command, imported only when it runs.
+"""The command line: `growlytics-forwarder COMMAND`.
 
-A command's module offers `add_arguments(parser)` and `run(args) -> exit code`; both may import what they need, but the
-module itself imports little, because every command's arguments are known before one is chosen.
+Here a process gets what it must have from its first line on: handlers for its signals, and standard descriptors. So this
+module imports next to nothing; the commands are in `commands`.
 """
 
-import argparse
-import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import Final, NoReturn
+from __future__ import annotations
 
-from forwarder import __version__
+import sys
+
+from forwarder.signals import Signals
+
+TYPE_CHECKING = False  # as mypy knows it; `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_NO: Final = 1
@@ -20,67 +23,42 @@ EXIT_BUG: Final = 70
 EXIT_LOST: Final = 75
 EXIT_CONFIGURATION: Final = 78
 
-_COMMANDS: Final = {
-    "run": "run the daemon in the foreground",
-    "check-config": "report every configuration error at once",
-    "demo": "the whole system on this machine, without an account",
-    "sandbox": "a local stand-in for Growlytics",
-    "send": "send one event to a running daemon",
-    "load": "send a file of events, one a line, to a running daemon",
-    "lint": "check a file of events against the contract, without a daemon",
-    "dead-letters": "list, show, replay, export or purge what Growlytics refused",
-    "attribute-types": "list, forget, export or import the types of attributes, of a running daemon",
-    "top": "a live view of a running daemon in the terminal",
-    "healthcheck": "exit 0 if the daemon is alive",
-}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(_versions())
-        parser.exit()
-
-
-def _versions() -> str:
-    import sqlite3
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        loop = f"uvloop {version('uvloop')}"
-    except PackageNotFoundError:
-        loop = "asyncio"
-    python = ".".join(map(str, sys.version_info[:3]))
-    return (
-        f"growlytics-forwarder {__version__} (Python {python}, aiohttp {version('aiohttp')}, "
-        f"SQLite {sqlite3.sqlite_version}, event loop {loop})"
-    )
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command with the given arguments, by default the process's, and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = _Parser(
-        prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of what it runs on")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
-    for name, summary in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        # Only the arguments of the command that is meant are needed, and imports take time.
-        if name in arguments:
-            module = import_module(f"forwarder.cli.{name.replace('-', '_')}")
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
+    signals = Signals()
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["run"]:
+        signals.take_over()
+    elif arguments is None:
+        signals.take_over_interrupt(EXIT_NO)
+    if arguments is not None:  # by a test, whose process it is
+        return _run(arguments, signals)
+    from forwarder import descriptors
+
+    output = descriptors.prepare()
+    code = EXIT_NO
     try:
-        code: int = args.run(args)
+        try:
+            code = _run(given, signals)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else EXIT_OK
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_NO
+        pass
+    except Exception:
+        if output.fault is None:
+            raise
+        code = EXIT_NO
+    output.silent = True  # Python writes what is left at its end
+    if output.fault is not None and not isinstance(output.fault, BrokenPipeError):
+        code = code or EXIT_NO
+        print(f"standard output cannot be written: {output.fault.strerror}", file=sys.stderr)
+    signals.end(code)
     return code
+
+
+def _run(arguments: Sequence[str], signals: Signals) -> int:
+    from forwarder.cli import commands
+
+    return commands.run(arguments, signals=signals)

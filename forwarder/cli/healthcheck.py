@@ -73,7 +73,7 @@ def _in_file(config: Path) -> list[str]:
     import tomllib
 
     try:
-        section = tomllib.loads(config.read_bytes().decode()).get("admin", {})
+        section = tomllib.loads(config.read_bytes().decode("utf-8-sig")).get("admin", {})
     except OSError as error:
         raise _UnknownAddressError(f"the configuration cannot be read: {error.strerror}; --url needs none") from None
     except (ValueError, RecursionError):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from forwarder.cli import EXIT_CONFIGURATION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from forwarder.settings import Settings
 
 
@@ -37,10 +39,21 @@ def load_settings(args: argparse.Namespace, *, require_api_key: bool) -> "Settin
     except SettingsError as error:
         _print_warnings(error.warnings)
         raise _refused([str(problem) for problem in error.problems]) from None
-    _print_warnings(loaded.warnings)
+    _print_warnings((*loaded.warnings, *_environment_warnings(loaded.settings)))
     if require_api_key and loaded.settings.contract.types_file is not None:
         _check_types(loaded.settings.contract.types_file)
     return loaded.settings
+
+
+def _environment_warnings(settings: "Settings") -> "Iterator[str]":
+    """Yield what is odd about TLS; exit if it cannot be used at all, as the libraries do not even start then."""
+    from forwarder.cli import tls
+
+    yield from tls.key_log_warnings(os.environ)
+    if fault := tls.fault():
+        raise _refused([fault])
+    if settings.growlytics.url.startswith("https:") and settings.growlytics.ca_file is None:
+        yield from tls.certificate_warnings(os.environ)
 
 
 def _check_types(path: str) -> None:

@@ -4,9 +4,8 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
 from forwarder.cli.loops import LoopMissingError, loop_factory
@@ -14,6 +13,10 @@ from forwarder.cli.options import add_config_arguments, load_settings
 
 if TYPE_CHECKING:
     from forwarder.settings import Settings
+    from forwarder.signals import Signals
+
+_LAST_SECONDS: Final = 1.0
+"""How long the end waits for work in threads; what hangs in a file system may hang for ever."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to read the settings again
+    signals: Signals = args.signals
     settings = load_settings(args, require_api_key=True)
 
     def load_anew() -> "Settings":
@@ -35,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from forwarder.intake.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
     from forwarder.settings import load
+    from forwarder.threads import end_threads
 
     try:
         factory = loop_factory(settings.loop)
@@ -42,10 +46,11 @@ def run(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
     os.umask(0o077)  # events wait in the buffer's files
+    signals.begin()
     with logging_to_stdout(settings.log):
         try:
             with asyncio.Runner(loop_factory=factory) as runner:
-                return runner.run(process.run(settings, load=load_anew))
+                return runner.run(process.run(settings, load=load_anew, signals=signals))
         except (CannotBindError, DirectoryInUseError) as error:
             print(error, file=sys.stderr)
             return EXIT_CANNOT_BIND
@@ -55,3 +60,5 @@ def run(args: argparse.Namespace) -> int:
         except Exception:  # the process's own boundary: say why it ends
             logging.getLogger("forwarder").critical("the daemon failed: a bug, please report it", exc_info=True)
             return EXIT_BUG
+        finally:
+            end_threads(within_seconds=_LAST_SECONDS)

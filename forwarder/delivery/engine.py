@@ -75,8 +75,18 @@ Decision = Ack | Waits | GoesBack
 class Engine:
     """The state of the delivery."""
 
-    def __init__(self, settings: DeliverySettings, *, limiter: Limiter, schedule: RetrySchedule, holds: Holds) -> None:
+    def __init__(
+        self,
+        settings: DeliverySettings,
+        *,
+        limiter: Limiter,
+        schedule: RetrySchedule,
+        holds: Holds,
+        age_seconds: Callable[[float], float],
+    ) -> None:
+        """`age_seconds` tells from when an event was accepted how old it is now."""
         self._settings = settings
+        self._age_seconds = age_seconds
         self._schedule = schedule
         self._rate_limit = RateLimit(settings.rate_limit_per_second)
         self.limiter = limiter
@@ -124,7 +134,7 @@ class Engine:
         is_probe = bool(self.holds.causes)
         if is_probe:
             probe_at = self._probe_at
-            lane = None if probe_at is None or now < probe_at else self.lanes.start_probe(spare=self._spared(wall))
+            lane = None if probe_at is None or now < probe_at else self.lanes.start_probe(spare=self._spared())
         else:
             lane = self.lanes.start() if self.limiter.has_room else None
         if lane is None:
@@ -172,14 +182,14 @@ class Engine:
         """Whether there are events that are never repeated."""
         return self._settings.on_ambiguous == "dead_letter" or bool(self._settings.on_ambiguous_events)
 
-    def _spared(self, wall: float) -> Callable[[Event], bool] | None:
+    def _spared(self) -> Callable[[Event], bool] | None:
         """Return which events are no probes if there are others: those that a lost answer makes a dead letter.
 
         Events that are very old are no better, or one that always fails would be every probe, and the hold never end.
         """
         if not self._may_spare or _MAYBE_THERE.isdisjoint(self.holds.causes):
             return None
-        return lambda event: self._is_never_repeated(event) or self._is_old(event, wall)
+        return lambda event: self._is_never_repeated(event) or self._is_old(event)
 
     def _is_never_repeated(self, event: Event) -> bool:
         settings = self._settings
@@ -187,9 +197,7 @@ class Engine:
 
     # After it
 
-    def ended(
-        self, attempt: Attempt, outcome: Outcome, now: float, wall: float, *, own_seconds: float = 0.0
-    ) -> Decision:
+    def ended(self, attempt: Attempt, outcome: Outcome, now: float, *, own_seconds: float = 0.0) -> Decision:
         """Decide what follows from what an attempt came to; `own_seconds` of the time it took are not the far side's."""
         match outcome:
             case Delivered(connecting_seconds):
@@ -198,16 +206,16 @@ class Engine:
             case Rejected():
                 self.limiter.failed(attempt.started_at, now, overload=False)
                 self._failures_in_a_row = 0
-                return self._rejected(attempt, outcome, now, wall)
+                return self._rejected(attempt, outcome, now)
             case Retryable(reason):
                 throttled = reason == "status_429" or outcome.retry_after_seconds is not None
                 overload = reason not in _NO_SIGN_OF_LOAD
                 self.limiter.failed(attempt.started_at, now, overload=overload, throttled=throttled)
                 self._note_failure(attempt, outcome, now)
-                return self._failed(attempt, Waits(reason, outcome.maybe_delivered), now, wall)
+                return self._failed(attempt, Waits(reason, outcome.maybe_delivered), now)
             case Blocked():
                 self.limiter.failed(attempt.started_at, now, overload=False)
-                return self._blocked(attempt, outcome, now, wall)
+                return self._blocked(attempt, outcome, now)
             case _:
                 assert_never(outcome)
 
@@ -277,7 +285,7 @@ class Engine:
             self.lanes.hold_begins()
         self.holds.hold(cause, now, seconds=seconds)
 
-    def _rejected(self, attempt: Attempt, outcome: Rejected, now: float, wall: float) -> Decision:
+    def _rejected(self, attempt: Attempt, outcome: Rejected, now: float) -> Decision:
         """A rejection is final only if something was delivered lately, or the event is too old to wait for that.
 
         Nor are very many in a row, however lately: then it is not the events.
@@ -287,7 +295,7 @@ class Engine:
             in_a_row.add(attempt.taken.event.id)
         was_delivered = now - self._last_delivery_at <= self._settings.systemic_seconds
         is_final = was_delivered and len(in_a_row) <= self._settings.systemic_rejections
-        if is_final or (story.suspect and self._is_old(attempt.taken.event, wall)):
+        if is_final or (story.suspect and self._is_old(attempt.taken.event)):
             self._end_probe(attempt, now)
             return _dead_letter(attempt, "rejected", status=outcome.status, answer=outcome.answer)
         story.suspect = True
@@ -295,7 +303,7 @@ class Engine:
             self._hold("systemic", now)
         return self._wait(attempt, Waits("suspect", maybe_delivered=False), now)
 
-    def _blocked(self, attempt: Attempt, outcome: Blocked, now: float, wall: float) -> Decision:
+    def _blocked(self, attempt: Attempt, outcome: Blocked, now: float) -> Decision:
         """Something refuses us, or this event: see `suspects`."""
         story, event = attempt.taken.story, attempt.taken.event
         is_ambiguous = outcome.why == "not_growlytics" and attempt.never_repeated
@@ -323,17 +331,17 @@ class Engine:
         if not refused.refusals.suspect:
             self._put_back(attempt, now)
             return why
-        if refused.has_evidence and not attempt.is_probe and not self.holds.causes and self._is_old(event, wall):
+        if refused.has_evidence and not attempt.is_probe and not self.holds.causes and self._is_old(event):
             return _dead_letter(attempt, "expired")
         story.suspect = False
         return self._wait(attempt, why, now)
 
-    def _failed(self, attempt: Attempt, why: Waits, now: float, wall: float) -> Decision:
+    def _failed(self, attempt: Attempt, why: Waits, now: float) -> Decision:
         if why.maybe_delivered and attempt.never_repeated:
             self._end_probe(attempt, now)
             return ambiguous(attempt)
         # Not in a hold: how old an event is says nothing then of whether it can be delivered.
-        if not attempt.is_probe and not self.holds.causes and self._is_old(attempt.taken.event, wall):
+        if not attempt.is_probe and not self.holds.causes and self._is_old(attempt.taken.event):
             return _dead_letter(attempt, "expired")
         if not attempt.is_probe:
             attempt.taken.story.suspect = False  # or each delivery would end its wait
@@ -367,8 +375,8 @@ class Engine:
         else:
             self.holds.probe_cancelled()  # it says nothing of the new key
 
-    def _is_old(self, event: Event, wall: float) -> bool:
-        return wall - event.accepted_at >= self._settings.max_age_seconds
+    def _is_old(self, event: Event) -> bool:
+        return self._age_seconds(event.accepted_at) >= self._settings.max_age_seconds
 
 
 def ambiguous(attempt: Attempt, *, status: int | None = None) -> Ack:

@@ -57,7 +57,7 @@ class Progress:
 class Delivery:
     """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
 
-    `clock` gives seconds since 1970.
+    `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells.
     """
 
     def __init__(
@@ -68,12 +68,14 @@ class Delivery:
         post: Callable[[bytes], Awaitable[Outcome]],
         telemetry: Telemetry,
         clock: Clock = time.time,
+        age_seconds: Callable[[float], float] | None = None,
     ) -> None:
         self._engine = Engine(
             settings,
             limiter=Limiter(settings.max_concurrency),
             schedule=RetrySchedule(settings),
             holds=Holds(settings),
+            age_seconds=age_seconds or (lambda accepted_at: clock() - accepted_at),
         )
         self._lanes = self._engine.lanes
         self._buffer = buffer
@@ -294,7 +296,7 @@ class Delivery:
             self._engine.cancelled(attempt)
             raise
         now = loop.time()
-        decision = self._engine.ended(attempt, outcome, now, self._clock(), own_seconds=self._lag.seconds)
+        decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
         self._tell(attempt, outcome, decision, now - attempt.started_at)
         return decision
 

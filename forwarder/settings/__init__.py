@@ -2,7 +2,7 @@
 
 A section is a frozen class, and a component takes exactly its own (`sections`). `load` reports every error at once; a
 section that is constructed directly, as tests do, is taken as it is. No error and no dump ever shows a secret. Everybody may
-import this module; `sections`, `sources` and `values` are its inner parts.
+import this module; `sections`, `sources`, `values` and `mistakes` are its inner parts.
 """
 
 import tomllib
@@ -125,8 +125,9 @@ def load(
     """
     given, failures, warnings = gather(config, environ, overrides, Settings)
     failures |= read_secrets(given, Settings)
-    settings, refused = structure(given, Settings)
+    settings, refused, doubts = structure(given, Settings)
     failures |= refused
+    warnings += doubts
     if given.keys().isdisjoint({("growlytics", "proxy"), ("growlytics", "proxy_file")}):
         warnings += filter(None, [ignored_proxy(environ, settings.growlytics.url)])
     if settings.growlytics.ca_file and (fault := certificates_fault(settings.growlytics.ca_file)):

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from forwarder.settings import mistakes
 from forwarder.settings.values import (
     KIB,
     ChoiceTable,
@@ -103,7 +104,7 @@ def gather(
     """Read and merge all sources; return what they give, what is wrong with them, and warnings."""
     fields = fields_of(root)
     sections = {each.section for each in fields} - {""}
-    from_file, failures = _from_file(config, sections) if config is not None else ({}, {})
+    from_file, failures, warnings = _from_file(config, sections) if config is not None else ({}, {}, [])
     from_environ, ignored = _from_environ(environ, sections, {each.key for each in fields if not each.section})
     from_overrides, malformed = _from_overrides(overrides, sections)
     explicit = from_environ | from_overrides
@@ -111,31 +112,59 @@ def gather(
     failures |= malformed
     for name in [name for name in given if len(name) == 1 and name[0] in sections]:
         failures[name] = f"is a section, [{name[0]}] in the file; set what is in it ({given.pop(name).origin})"
+    return given, failures, warnings + _about_variables(environ, ignored, given, fields)
+
+
+def _about_variables(
+    environ: Mapping[str, str], ignored: Sequence[str], given: Layer, fields: Sequence[Field]
+) -> list[str]:
+    """Return what to say of variables that name no setting: what was probably meant, and for the rest, which they are."""
+    paths = {
+        (each.section, each.key): f"FORWARDER_{'__'.join(each.name).upper()}"
+        for each in fields
+        if not isinstance(each.reader, ChoiceTable)
+    }
+    given_variables = {f"FORWARDER_{'__'.join(name).upper()}" for name in given}
+    if not given.keys().isdisjoint({("growlytics", "api_key"), ("growlytics", "api_key_file")}):
+        given_variables |= {"GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE"}
+    others = sorted(name for name in environ if not name.startswith("FORWARDER_"))
+    meant = dict(mistakes.misspelt(ignored, others, paths))
+    warnings = [
+        f"{printable_path((variable,))} is not a setting and was ignored. Did you mean {setting}?"
+        for variable, setting in meant.items()
+        # The app may have variables of its own: no noise where the setting is given.
+        if variable in ignored or setting not in given_variables
+    ]
+    if rest := [variable for variable in ignored if variable not in meant]:
+        names = printable_path(tuple(rest), ", ")
+        warnings.append(f"ignored, as a setting is FORWARDER_<SECTION>__<KEY> and these are none: {names}")
+    return warnings
+
+
+def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures, list[str]]:
     warnings = []
-    if ignored:
-        names = printable_path(tuple(ignored), ", ")
-        warnings.append(f"ignored, as they name no setting, which is FORWARDER_<SECTION>__<KEY>: {names}")
-    return given, failures, warnings
-
-
-def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures]:
     try:
-        document = tomllib.loads(config.read_bytes().decode())
+        content = config.read_bytes()
+        if mistakes.is_utf_16(content):
+            return {}, {(str(config),): "is UTF-16, and TOML must be UTF-8; save it as that"}, []
+        if content.startswith(mistakes.BOM):
+            warnings.append(f"{config} begins with a byte-order mark, which was ignored; save it as UTF-8 without BOM")
+        document = tomllib.loads(content.removeprefix(mistakes.BOM).decode())
     except OSError as error:
-        return {}, {(str(config),): f"cannot be read: {error.strerror}"}
+        return {}, {(str(config),): f"cannot be read: {error.strerror}"}, []
     except UnicodeDecodeError as error:
-        return {}, {(str(config),): f"is not UTF-8, as TOML must be; look at byte {error.start}"}
+        return {}, {(str(config),): f"is not UTF-8, as TOML must be; look at byte {error.start}"}, []
     except RecursionError:
-        return {}, {(str(config),): "is nested too deeply to be a file of settings"}
+        return {}, {(str(config),): "is nested too deeply to be a file of settings"}, []
     except ValueError as error:  # TOMLDecodeError, which tells line and column; or a number of thousands of digits
-        return {}, {(str(config),): f"is not TOML: {error}"}
+        return {}, {(str(config),): f"is not TOML: {error}"}, warnings
     layer: Layer = {}
     for name, value in document.items():
         if name in sections and isinstance(value, dict):
             layer |= {(name, key): Given(each, f"in {config}") for key, each in value.items()}
         else:
             layer[name,] = Given(value, f"in {config}")
-    return layer, {}
+    return layer, {}, warnings
 
 
 def _from_environ(
@@ -225,8 +254,10 @@ def read_secret_file(path: object) -> Secret:
         raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
     if len(content) > _MAX_SECRET_FILE_BYTES:
         raise RefusedError("names a file that is larger than 64 KiB, too large for a secret")
-    # As Latin-1 every byte is a character, and what is not ASCII is refused as such.
-    text = content.decode("latin-1").rstrip("\r\n")
+    if mistakes.is_utf_16(content):
+        raise RefusedError("names a file in UTF-16; save it as plain text, in UTF-8 without BOM")
+    # What is not UTF-8 is refused as what is not ASCII.
+    text = content.decode("utf-8", "surrogateescape").rstrip("\r\n")
     if not text:
         raise RefusedError("names a file that is empty; write the secret into it")
     try:
@@ -252,23 +283,30 @@ def certificates_fault(path: str) -> str | None:
     return None if context.cert_store_stats()["x509"] else "names a file that holds no certificate"
 
 
-def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures]:
-    """Make settings of what is given. What is refused stays at its default, and is returned as failures."""
+def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures, list[str]]:
+    """Make settings of what is given; return warnings, too. What is refused stays at its default, and is a failure."""
     fields = fields_of(root)
     known = {each.name: each for each in fields}
     failures: Failures = {}
+    warnings = []
     sections: dict[str, dict[str, Any]] = {"": {}, **{each.section: {} for each in fields}}
     for name, value in given.items():
         if name not in known:
             failures[name] = _unknown("".join(name[:-1]), name[-1], fields)
             continue
+        reader = known[name].reader
         try:
-            sections[known[name].section][name[-1]] = known[name].reader.read(value.value)
+            sections[known[name].section][name[-1]] = read = reader.read(value.value)
         except RefusedError as refused:
             failures[name] = str(refused)
+            if isinstance(value.value, Text) and mistakes.is_quoted(value.value) and "quotes" not in failures[name]:
+                failures[name] += "; the quotes around it belong to the value, so leave them out"
+            continue
+        if doubt := reader.doubt(read):
+            warnings.append(f"{known[name].path} {doubt} ({value.origin})")
     top_level = sections.pop("")
     kinds = {each.name: each.type for each in attrs.fields(root) if each.type}
-    return root(**top_level, **{name: kinds[name](**values) for name, values in sections.items()}), failures
+    return root(**top_level, **{name: kinds[name](**values) for name, values in sections.items()}), failures, warnings
 
 
 def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:

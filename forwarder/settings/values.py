@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
+from forwarder.settings import mistakes
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -90,6 +92,10 @@ class Reader(ABC):
     @abstractmethod
     def read(self, value: object) -> object:
         """Return the setting's value, or raise `RefusedError`."""
+
+    def doubt(self, value: object) -> str:  # noqa: ARG002 - most have none
+        """Return what may be wrong with a value that was read, to follow the setting's name; empty if nothing is."""
+        return ""
 
     def toml(self, value: object) -> str | None:
         """Return a setting's value as TOML text; None if only leaving the setting out says "not set"."""
@@ -303,59 +309,61 @@ class HttpsUrl(Reader):
 
 
 @attrs.frozen
-class SocketPath(Reader):
+class PathReader(Reader, ABC):
+    """The path of something, absolute or relative. Whether it is there is for those to find out who use it."""
+
+    def path(self, value: object) -> str:
+        """Return the path, which may be empty, or raise `RefusedError`."""
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        if fault := mistakes.path_fault(value):
+            raise self.refuse(value, f"it {fault}")
+        return str(value)
+
+    def doubt(self, value: object) -> str:
+        return mistakes.path_doubt(value) if isinstance(value, str) else ""
+
+
+@attrs.frozen
+class SocketPath(PathReader):
     """The path of a Unix socket; None is no socket, and so is the empty string."""
 
     type_text = f"the path of a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
 
     def read(self, value: object) -> str | None:
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        if len(os.fsencode(value)) > _MAX_SOCKET_PATH_BYTES:
+        path = self.path(value)
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
             raise self.refuse(value, "choose a shorter directory")
-        return str(value) or None
+        return path or None
 
 
 @attrs.frozen
-class DirectoryPath(Reader):
-    """The path of a directory, absolute or relative. Whether it is there is for those to find out who use it."""
-
+class DirectoryPath(PathReader):
     type_text = "the path of a directory"
 
     def read(self, value: object) -> str:
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        if not value:
+        path = self.path(value)
+        if not path:
             raise self.refuse(value, 'the working directory is "."')
-        return str(value)
+        return path
 
 
 @attrs.frozen
-class CertificatesFile(Reader):
-    """The path of a file of certificates. Whether it holds any, `load` finds out."""
-
-    type_text = "the path of a file of certificates in PEM form"
-
-    def read(self, value: object) -> str:
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        if not value:
-            raise RefusedError("is empty; leave the setting out if there is none")
-        return str(value)
-
-
-@attrs.frozen
-class FilePath(Reader):
-    """The path of a file. Whether it is there and what it holds is for those to find out who read it."""
-
+class FilePath(PathReader):
     type_text = "the path of a file"
 
     def read(self, value: object) -> str:
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        if not value:
+        path = self.path(value)
+        if not path:
             raise RefusedError("is empty; leave the setting out if there is none")
-        return str(value)
+        return path
+
+
+@attrs.frozen
+class CertificatesFile(FilePath):
+    """The path of a file of certificates. Whether it holds any, `load` finds out."""
+
+    type_text = "the path of a file of certificates in PEM form"
 
 
 @attrs.frozen
@@ -446,13 +454,16 @@ class SecretText(Reader):
             raise RefusedError("must be a string, in quotes")
         if not value:
             raise RefusedError("is empty; leave the setting out if there is none")
-        if not (value.isascii() and value.isprintable()) or value != value.strip():
-            raise RefusedError("cannot be sent in an HTTP header; only printable ASCII can, without spaces around it")
+        if fault := mistakes.secret_fault(value):
+            raise RefusedError(fault)
         if value == _MASK:
             raise RefusedError(
                 f"is {_MASK}, which stands for a secret where settings are shown; give the secret itself"
             )
         return Secret(str(value))
+
+    def doubt(self, value: object) -> str:
+        return mistakes.secret_doubt(value.reveal()) if isinstance(value, Secret) else ""
 
 
 @attrs.frozen
@@ -483,17 +494,13 @@ class ProxyUrl(SecretText):
 
 
 @attrs.frozen
-class SecretFile(Reader):
+class SecretFile(FilePath):
     """The path of a file that holds a secret. No error shows it: it may be the secret, in the wrong place."""
 
     type_text = "the path of a file that holds the secret"
 
-    def read(self, value: object) -> str:
-        if not isinstance(value, str) or not value.isprintable():
-            raise RefusedError(f"must be {self.type_text}")
-        if not value:
-            raise RefusedError("is empty; leave the setting out if there is none")
-        return str(value)
+    def refuse(self, value: object, mend: str = "") -> RefusedError:  # noqa: ARG002 - it is not shown
+        return RefusedError(f"must be {self.type_text}" + (mend and f"; {mend}"))
 
 
 def reader_of(kind: Any) -> Reader | None:

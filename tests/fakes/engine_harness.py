@@ -96,6 +96,7 @@ class Driver:
             limiter=Limiter(self.settings.max_concurrency),
             schedule=Delays(self.settings),
             holds=Holds(self.settings, random_share=random_share),
+            age_seconds=lambda accepted_at: self.wall - accepted_at,
         )
         self.lanes, self.holds, self.limiter = self.engine.lanes, self.engine.holds, self.engine.limiter
         self.backlog = Backlog()
@@ -160,7 +161,7 @@ class Driver:
 
     def end(self, attempt: Attempt, outcome: Outcome) -> Decision:
         """End an attempt; an ack is committed at once."""
-        decision = self.engine.ended(attempt, outcome, self.now, self.wall)
+        decision = self.engine.ended(attempt, outcome, self.now)
         if isinstance(decision, Ack):
             self.ack(attempt, decision)
         elif isinstance(decision, GoesBack):

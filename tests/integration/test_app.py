@@ -184,3 +184,42 @@ async def test_the_states_of_buffered_events_add_up_to_how_many_there_are_at_eve
             states = app.status()["buffer"]["events"]  # type: ignore[index]  # JSON
             assert sum(states.values()) == buffered, states
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 20])
+async def test_a_stop_while_it_opens_ends_that_and_leaves_the_directory_free(tmp_path: Path, turns: int) -> None:
+    settings = Settings(
+        growlytics=GrowlyticsSettings(api_key=Secret(KEY)),
+        intake=IntakeSettings(http=Address("127.0.0.1", 0)),
+        buffer=BufferSettings(directory=str(tmp_path)),
+        admin=AdminSettings(http=Address("127.0.0.1", 0)),
+    )
+    app = App(settings)
+    opening = asyncio.create_task(app.open())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    app.stop.set()
+    may_serve = await opening
+    assert "http" not in app.addresses or may_serve
+    assert await app.close() == (0, 0)
+    again = App(settings)
+    try:
+        assert await again.open()
+    finally:
+        await again.close()
+
+
+async def test_a_stop_before_it_opens_accepts_nothing(tmp_path: Path) -> None:
+    app = App(
+        Settings(
+            growlytics=GrowlyticsSettings(api_key=Secret(KEY)),
+            intake=IntakeSettings(http=Address("127.0.0.1", 0)),
+            buffer=BufferSettings(directory=str(tmp_path)),
+            admin=AdminSettings(http=Address("127.0.0.1", 0)),
+        )
+    )
+    app.stop.set()
+    assert not await app.open()
+    assert app.addresses.keys() <= {"admin"}
+    assert await app.close() == (0, 0)
+    assert app.ledger()["accepted"] == 0

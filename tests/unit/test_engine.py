@@ -58,7 +58,7 @@ def test_the_next_event_of_a_customer_starts_only_when_the_one_before_has_left()
     some = driver()
     some.put("aa")
     attempt = some.start()
-    decision = some.engine.ended(attempt, DELIVERED, some.now, some.wall)
+    decision = some.engine.ended(attempt, DELIVERED, some.now)
     assert decision == Ack(fates.Delivered())
     assert some.try_start() is None
     some.engine.acked(attempt)
@@ -164,7 +164,7 @@ def test_a_permit_is_held_only_while_a_request_is_on_the_wire() -> None:
     a = some.start()
     assert some.limiter.in_flight == 1
     assert some.try_start() is None
-    some.engine.ended(a, DELIVERED, some.now, some.wall)  # and its ack is not committed
+    some.engine.ended(a, DELIVERED, some.now)  # and its ack is not committed
     b = some.start()
     some.end(b, FAILED)  # and it is parked
     assert some.limiter.in_flight == 0

@@ -123,7 +123,7 @@ class EngineInvariants(RuleBasedStateMachine):
             ),
         )
         lane_before = [taken.event for taken in attempt.lane.events]
-        decision = some.engine.ended(attempt, outcome, some.now, some.wall)
+        decision = some.engine.ended(attempt, outcome, some.now)
         self.note(outcome, attempt)
         if isinstance(outcome, Blocked):
             self.refused_at[attempt.taken.event.id] = self.last_number

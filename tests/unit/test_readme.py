@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import telemetry
-from forwarder.cli import _COMMANDS
+from forwarder.cli.commands import COMMANDS
 from forwarder.growlytics.contract import Conforming, check
 from tests.docs import ROOT, TABLES, with_table
 
@@ -45,7 +45,7 @@ def test_the_example_event_is_the_documented_one_and_is_accepted() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_described_and_has_its_help(name: str) -> None:
     assert f"`{name}" in README.read_text(encoding="utf-8")
     module = import_module(f"forwarder.cli.{name.replace('-', '_')}")

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from forwarder.threads import NoThreadError, in_own_thread
+from forwarder.threads import NoThreadError, end_threads, in_own_thread
 
 ENDS_WHILE_IT_IS_STUCK = """
 import asyncio, threading
@@ -57,3 +57,22 @@ async def test_nobody_is_told_of_work_that_nobody_waits_for_any_more() -> None:
 
 def test_the_process_ends_although_the_work_does_not() -> None:
     subprocess.run([sys.executable, "-c", ENDS_WHILE_IT_IS_STUCK], check=True, timeout=20)
+
+
+async def test_the_end_waits_for_work_that_is_about_to_end_and_not_for_what_hangs() -> None:
+    may_end, ended, hangs = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        may_end.wait(10)
+        ended.set()
+
+    for name, each in (("late", work), ("stuck", lambda: hangs.wait(10))):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await in_own_thread(each, name=name)
+    end_threads(within_seconds=0.01)
+    assert not ended.is_set()
+    may_end.set()
+    hangs.set()
+    end_threads(within_seconds=30)
+    assert ended.is_set()

@@ -1,0 +1,84 @@
+"""Which commands there are: one module for each, imported only when it runs.
+
+A command's module offers `add_arguments(parser)` and `run(args) -> exit code`; both may import what they need, but the
+module itself imports little, because every command's arguments are known before one is chosen.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, NoReturn
+
+from forwarder import __version__
+from forwarder.cli import EXIT_NO, EXIT_USAGE
+from forwarder.cli.tls import ignore_useless_key_log
+from forwarder.signals import Signals
+
+COMMANDS: Final = {
+    "run": "run the daemon in the foreground",
+    "check-config": "report every configuration error at once",
+    "demo": "the whole system on this machine, without an account",
+    "sandbox": "a local stand-in for Growlytics",
+    "send": "send one event to a running daemon",
+    "load": "send a file of events, one a line, to a running daemon",
+    "lint": "check a file of events against the contract, without a daemon",
+    "dead-letters": "list, show, replay, export or purge what Growlytics refused",
+    "attribute-types": "list, forget, export or import the types of attributes, of a running daemon",
+    "top": "a live view of a running daemon in the terminal",
+    "healthcheck": "exit 0 if the daemon is alive",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(_versions())
+        parser.exit()
+
+
+def _versions() -> str:
+    import sqlite3
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        loop = f"uvloop {version('uvloop')}"
+    except PackageNotFoundError:
+        loop = "asyncio"
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"growlytics-forwarder {__version__} (Python {python}, aiohttp {version('aiohttp')}, "
+        f"SQLite {sqlite3.sqlite_version}, event loop {loop})"
+    )
+
+
+def run(arguments: Sequence[str], *, signals: Signals) -> int:
+    """Run one command with the given arguments and return its exit code. Raises SystemExit as argparse does."""
+    parser = _Parser(
+        prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of what it runs on")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        # Only the arguments of the command that is meant are needed, and imports take time.
+        if name in arguments:
+            module = import_module(f"forwarder.cli.{name.replace('-', '_')}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(arguments, argparse.Namespace(signals=signals))
+    for warning in ignore_useless_key_log(os.environ):
+        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
+    try:
+        signals.give_interrupt_back()
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_NO
+    return code

@@ -1,0 +1,78 @@
+"""The standard descriptors: there from the start, and never the reason for a traceback.
+
+The number of a missing one would go to the next file or socket that is opened: others would print into that, or close it. A
+log that cannot be written, as the disk is full or the reader has left, must not end the daemon. Used by the command line,
+before anything else is opened.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+
+TYPE_CHECKING = False  # as mypy knows it; this module is part of every command's start
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from _typeshed import ReadableBuffer
+
+
+class Output(io.FileIO):
+    """A standard descriptor for writing that remembers why it failed, and raises that once or never."""
+
+    def __init__(self, descriptor: int, *, silent: bool) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.silent = silent
+        """Whether what cannot be written is thrown away."""
+        self.fault: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write some of it, as FileIO does."""
+        try:
+            written: int | None = super().write(data)
+            while written is None and not self.silent:  # whoever shares the file with us made it not block
+                select.select([], [self], [])
+                written = super().write(data)
+        except OSError as error:
+            self.fault = self.fault or error
+            if not self.silent:
+                raise
+            written = None
+        return memoryview(data).nbytes if written is None else written
+
+
+def prepare() -> Output:
+    """Open what is missing on /dev/null, make standard error silent, and return what is under standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            _open_null(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the whole process
+    errors = Output(2, silent=True)
+    sys.stderr = _text(errors, sys.stderr, errors="backslashreplace", line_buffering=True)
+    output = Output(1, silent=False)
+    sys.stdout = _text(output, sys.stdout, errors="strict", line_buffering=output.isatty())
+    return output
+
+
+def _open_null(number: int) -> None:
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+    os.set_inheritable(number, True)
+
+
+def _text(raw: Output, like: TextIO | None, *, errors: str, line_buffering: bool) -> io.TextIOWrapper:
+    """Return a text stream on `raw`, with the properties of the one that Python made, if it made one."""
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding="utf-8" if like is None else like.encoding,
+        errors=errors if like is None else like.errors,
+        line_buffering=getattr(like, "line_buffering", line_buffering),
+        write_through=getattr(like, "write_through", False),
+    )

@@ -1,0 +1,166 @@
+"""Common mistakes in values, files and names of variables, and what to say of them.
+
+A fault is never right, so it is refused; a doubt may be meant so, and is a warning. Both say what to do, and never show a
+value, as it may be a secret. All is pure. Only the package's own modules import this one.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final
+
+_QUOTED: Final = re.compile(r"""(["'`]).*\1""", re.DOTALL)
+_VARIABLE: Final = r"\$(?:\{[^}]*\}|\([^)]*\)|[A-Za-z_]\w*)"
+_PLACEHOLDER: Final = re.compile(
+    r"\$(?:\{[^}]*\}|\([^)]*\)|[A-Z_][A-Z0-9_]*)|%[A-Z_][A-Z0-9_]*%|\{\{.*\}\}|<.*>", re.DOTALL
+)
+_SPECIFIER: Final = r"%(?:\w+%|[A-Za-z](?![A-Za-z]))"
+_ASSIGNMENT: Final = re.compile(
+    r"(?:export\s+|set\s+)?\W{0,2}(?:[A-Z_][A-Z0-9_]{2,}|\w*(?:key|token|secret|proxy)\w*)\W?\s*(?:=[^=]|:\s*[\"'\s]).*",
+    re.DOTALL,
+)
+_SAMPLE: Final = re.compile(
+    r"(?:your|my|the)?[-_ ]?(?:growlytics[-_ ])?(?:api|app)[-_ ]?key|(?:change|replace)[-_ ]?me\w*|\.+|x+|"
+    r"\$\w+|%\w+%|\[.*\]|__\w+__"
+)
+_KUBERNETES: Final = re.compile(
+    r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+BOM: Final = b"\xef\xbb\xbf"
+
+
+def is_quoted(text: str) -> bool:
+    """Whether text has quotes around it, as `docker --env-file` leaves them and a shell does not."""
+    return len(text) > 1 and _QUOTED.fullmatch(text) is not None
+
+
+def is_utf_16(content: bytes) -> bool:
+    """Whether a file is UTF-16 or UTF-32, as Windows writes it at times: it says so, or has zeros between its letters."""
+    return content.startswith(_UTF_16) or b"\0" in content[:4]
+
+
+def path_fault(text: str) -> str:
+    """Return what is wrong with a path; empty if nothing is."""
+    if is_quoted(text):
+        return "has quotes around it, which belong to the path so; leave them out"
+    if text.startswith("~"):
+        return "begins with ~, which only a shell replaces by a home directory; write the whole path (or ./~ if you mean it)"
+    if re.match(rf"{_VARIABLE}|{_SPECIFIER}", text):
+        return "begins with a variable, and settings have none; write the whole path (or ./ before it if you mean it)"
+    return ""
+
+
+def path_doubt(text: str) -> str:
+    """Return what may be wrong with a path that can be used; empty if nothing is."""
+    if re.search(rf"{_VARIABLE}|(?<=/){_SPECIFIER}", text):
+        return "looks as if it held a variable, and nothing is replaced in settings: is this path meant so?"
+    if text != text.strip():
+        return "begins or ends with a space: is this path meant so?"
+    return ""
+
+
+def secret_fault(text: str) -> str:
+    """Return what is wrong with a secret; empty if nothing is."""
+    if is_quoted(text):
+        return "has quotes around it, which would be sent too; leave them out (docker --env-file keeps them)"
+    if _PLACEHOLDER.fullmatch(text):
+        return "is a placeholder, and nothing is replaced in settings and files; give the secret itself"
+    if _ASSIGNMENT.fullmatch(text):
+        return "begins with a name, as in NAME=secret; give the secret itself and nothing else"
+    if text.isascii() and text.isprintable() and text == text.strip():
+        return ""
+    return (
+        f"cannot be sent in an HTTP header: {_unsendable(text)}; only printable ASCII can be, without spaces around it"
+    )
+
+
+def _unsendable(text: str) -> str:
+    """Return what in a text no header can hold."""
+    inner = text.rstrip("\r\n")
+    faults = {
+        "it begins with a byte-order mark (save it as UTF-8 without BOM)": text.startswith("\ufeff"),
+        "it has several lines": "\n" in inner or "\r" in inner,
+        "it ends with a line break (are the line ends of the file those of Windows?)": inner != text,
+        "it holds a character that is not ASCII (copy it again, as plain text)": not text.isascii()
+        and text.isprintable(),
+        "it holds a character that cannot be seen (copy it again, as plain text)": not text.isprintable(),
+        "it begins or ends with a space": True,
+    }
+    return next(fault for fault, found in faults.items() if found)
+
+
+def secret_doubt(text: str) -> str:
+    """Return what may be wrong with a secret that can be sent; empty if nothing is."""
+    if _SAMPLE.fullmatch(text.lower()):
+        return "looks like a placeholder; give the secret itself"
+    if text.startswith(("/", "./", "~")):
+        return "looks like the path of a file; that belongs into the setting of the same name with _file"
+    if " " in text:
+        return "holds a space: is it the secret and nothing else?"
+    return ""
+
+
+# Names of variables
+
+
+def misspelt(
+    ignored: Sequence[str], others: Collection[str], paths: Mapping[tuple[str, str], str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each variable that was probably meant for a setting, with the names of those that exist, joined by "or".
+
+    `ignored` begin with FORWARDER_ and name no setting; `others` are all the rest of the environment. `paths` has the
+    variable of each setting by section and key. What Kubernetes makes for a Service is never meant so.
+    """
+    for variable in ignored:
+        if not _KUBERNETES.fullmatch(variable) and (meant := _meant(variable[len("FORWARDER_") :], paths)):
+            yield variable, meant
+    for variable in others:
+        # In lower case, with dots or hyphens, after a byte-order mark of the file that it is from.
+        name = re.sub("[-.]", "_", variable.lstrip("\ufeff").strip()).upper().removeprefix("GROWLYTICS_FORWARDER_")
+        if _KUBERNETES.fullmatch(name) or variable in _CONVENIENT:
+            continue
+        if name.startswith("GROWLYTICS_"):
+            meant = _meant_of_growlytics(name.removeprefix("GROWLYTICS_"), paths)
+        elif name.startswith("FORWARDER_") or variable.upper().startswith("GROWLYTICS_FORWARDER_"):
+            meant = _meant(name.removeprefix("FORWARDER_"), paths)
+        else:
+            continue
+        if meant:
+            yield variable, meant
+
+
+_CONVENIENT: Final = ("GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE")
+_OTHER_WORDS: Final = {
+    "apikey": "api_key", "key": "api_key", "token": "api_key", "secret": "api_key", "api_token": "api_key",
+    "apikey_file": "api_key_file", "key_file": "api_key_file", "api_key_path": "api_key_file", "key_path": "api_key_file",
+    "endpoint": "url", "uri": "url", "api_url": "url", "base_url": "url", "timeout": "timeout_seconds",
+}  # fmt: skip
+
+
+def _meant(name: str, paths: Mapping[tuple[str, str], str]) -> str:
+    """Return the variables that were probably meant by what follows FORWARDER_; empty if none is near."""
+    flat = re.sub("__+", "_", name.lower().strip("_"))
+    whole = {f"{section}_{key}".strip("_"): variable for (section, key), variable in paths.items()}
+    if flat in whole:
+        return whole[flat]
+    last = name.lower().rpartition("__")[2]
+    if alike := [variable for (_, key), variable in paths.items() if key in {flat, last}]:
+        return " or ".join(alike)
+    import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
+
+    return next((whole[each] for each in difflib.get_close_matches(flat, whole, n=1, cutoff=0.8)), "")
+
+
+def _meant_of_growlytics(name: str, paths: Mapping[tuple[str, str], str]) -> str:
+    flat = re.sub("__+", "_", name.lower().strip("_"))
+    key = _OTHER_WORDS.get(flat, flat)
+    if key in {"api_key", "api_key_file"}:
+        return f"GROWLYTICS_{key.upper()}"
+    if ("growlytics", key) in paths:
+        return paths["growlytics", key]
+    if "__" in name:
+        return _meant(name, paths)
+    import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
+
+    near = difflib.get_close_matches(f"GROWLYTICS_{flat.upper()}", _CONVENIENT, n=1, cutoff=0.85)
+    return near[0] if near else ""
