@@ -41,6 +41,7 @@ REJECTION_REASONS: Final = (
     "time_not_milliseconds",
     "number_out_of_range",
     "attribute_type_conflict",
+    "idempotency_key_reused",
     "body_too_large",
     "buffer_full",
     "buffer_unavailable",
