@@ -200,7 +200,7 @@ class App:
         if growlytics.api_key is not None and growlytics.api_key != before.growlytics.api_key:
             self._use_key(growlytics.api_key)
         self._key_file.use(growlytics.api_key_file, growlytics.api_key)
-        self._http.use(intake)
+        self._use_access()
         self._token_file.use(intake.token_file, intake.token)
         self._elements.use(settings.contract)
         self._types.use(settings.contract)
@@ -217,7 +217,12 @@ class App:
     def _use_token(self, token: Secret) -> None:
         intake = attrs.evolve(self._settings.intake, token=token)
         self._settings = attrs.evolve(self._settings, intake=intake)
-        self._http.use(intake)
+        self._use_access()
+
+    def _use_access(self) -> None:
+        for intake in self._http:
+            intake.use(self._settings.intake)
+            intake.use_control(self._settings.control)
 
     def _watched_key(self) -> WatchedSecret:
         growlytics = self._settings.growlytics
@@ -298,6 +303,7 @@ class App:
         def http(name: str) -> HttpIntake:
             return HttpIntake(
                 settings,
+                control=self._settings.control,
                 intake=name,
                 acceptor=acceptor,
                 telemetry=self.telemetry,
@@ -306,10 +312,10 @@ class App:
                 operators=operators,
             )
 
-        self._http = http("http")
+        self._http = http("http"), http("unix")
         return {
-            "http": self._http,
-            "unix": http("unix"),
+            "http": self._http[0],
+            "unix": self._http[1],
             "lines": LinesIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
             "datagram": DatagramIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
         }

@@ -239,6 +239,11 @@ class Telemetry:
         """A request over TCP lacked what it must have, or came from where none may; see _LOCKED_OUT."""
         self._log_seldom(_LOCKED_OUT[code], kind=code, code=code)
 
+    def operator_refused(self, code: str, *, user: int | None) -> None:
+        """A request over a Unix socket was for what operators do, and `user` is none of them."""
+        message = "a user who is no operator asked for payloads or changes over the Unix socket: see control.group"
+        self._log_seldom(message, kind=code, code=code, user=user)
+
     def connection_closed(self, reason: str) -> None:
         """An intake closed a connection for the sake of others."""
         self._closed[reason].inc()

@@ -16,7 +16,7 @@ from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
 from forwarder.growlytics.attribute_types import AttributeTypes, Judged
 from forwarder.growlytics.contract import Conforming, Refused, Violation
-from forwarder.intake.duplicates import DuplicateKeys, Key, OtherEvent
+from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.telemetry import Telemetry
 

@@ -19,7 +19,6 @@ from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock
 from forwarder.settings import IntakeSettings
 
-
 _EVENT_BITS: Final = 64
 _EVENT_MASK: Final = (1 << _EVENT_BITS) - 1
 

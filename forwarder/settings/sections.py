@@ -21,6 +21,8 @@ from forwarder.settings.values import (
     FileMode,
     FilePath,
     Flag,
+    Group,
+    GroupName,
     HostNames,
     HttpsUrl,
     Integer,
@@ -311,6 +313,18 @@ class AdminSettings:
 
 
 @attrs.frozen(kw_only=True)
+class ControlSettings:
+    """Who may operate the daemon over a Unix socket: see the contents of dead letters, and change something."""
+
+    group: Annotated[
+        Group | None,
+        GroupName(),
+        "A group whose members may operate the daemon over intake.unix_socket, besides its own user and root",
+        LIVE,
+    ] = None
+
+
+@attrs.frozen(kw_only=True)
 class ShutdownSettings:
     """How the daemon stops."""
 
@@ -350,6 +364,7 @@ class Settings:
     dead_letters: DeadLettersSettings = attrs.field(factory=DeadLettersSettings)
     receipts: ReceiptsSettings = attrs.field(factory=ReceiptsSettings)
     admin: AdminSettings = attrs.field(factory=AdminSettings)
+    control: ControlSettings = attrs.field(factory=ControlSettings)
     shutdown: ShutdownSettings = attrs.field(factory=ShutdownSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     loop: Annotated[

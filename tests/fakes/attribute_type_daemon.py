@@ -63,8 +63,8 @@ class AttributeTypeDaemon:
         assert request.path.startswith(_PATH)
         rest = request.path.removeprefix(_PATH).removeprefix("/")
         if request.method == "GET":
-            return await routes.get(rest, request.query, allowed=self.allowed)
-        return await routes.post(rest, body, allowed=self.allowed)
+            return await routes.get(rest, request.query, lacking=lambda: None)
+        return await routes.post(rest, body, lacking=None if self.allowed else "unauthorized")
 
 
 @asynccontextmanager

@@ -55,10 +55,11 @@ async def test_a_refusal_leaves_the_connection_open(caplog: pytest.LogCaptureFix
         for number, status in ((1, 200), (2, 422), (3, 422), (1, 200)):
             answer = await connection.request(ONE, event(number), Idempotency_Key="SECRET-KEY")
             assert (answer.status, answer.announces_close) == (status, False)
+            assert b"SECRET" not in answer.body
     (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     fields = line.__dict__["fields"]
     assert fields == {"code": "idempotency_key_reused", "count": 1, "name": "Order", "field": "idempotency_key"}
-    assert "SECRET" not in f"{answer.body!r}{caplog.text}"
+    assert "SECRET" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,15 @@ async def test_in_a_batch_only_the_element_is_refused() -> None:
     async with serving() as served:
         event_id = await first(served)
         body = b"[%b]" % b",".join(
-            (event(7), wrapped("k", event(2)), b"{}", wrapped("new", event(3)), wrapped("new", event(4)),
-             wrapped("new", event(3)), wrapped("k", event(1)))  # fmt: skip
+            (
+                event(7),
+                wrapped("k", event(2)),
+                b"{}",
+                wrapped("new", event(3)),
+                wrapped("new", event(4)),
+                wrapped("new", event(3)),
+                wrapped("k", event(1)),
+            )
         )
         answer = await served.post(f"{BATCH}?ids=true", body)
         assert answer.status == 202

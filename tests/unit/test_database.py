@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, salvage, schema
+from forwarder.database.attribute_types import LearnedType
 from forwarder.database.connection import (
     Committed,
     DamagedError,
@@ -20,7 +21,6 @@ from forwarder.database.connection import (
     give_back_space,
     is_sound,
 )
-from forwarder.database.attribute_types import LearnedType
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.database.duplicate_keys import DuplicateKey

@@ -153,10 +153,14 @@ def test_what_says_the_same_is_the_same_event_however_it_is_written(raw: bytes, 
 
 
 @pytest.mark.parametrize(
-    "text", [b'{"a":"\\ud800"}', b'{"a":' + b"[" * 600 + b"]" * 600 + b"}", b'{"a":1e400}'], ids=["surrogate", "deep", "far"]
+    "text",
+    [b'{"a":"\\ud800"}', b'{"a":' + b"[" * 600 + b"]" * 600 + b"}", b'{"a":1e400}'],
+    ids=["surrogate", "deep", "far"],
 )
 def test_an_event_that_cannot_be_written_anew_is_known_by_its_bytes(text: bytes) -> None:
-    first, again, other = (key_of("k", raw, json_text.parse(raw)) for raw in (text, text + b"\n", text[:-1] + b',"b":1}'))
+    first, again, other = (
+        key_of("k", raw, json_text.parse(raw)) for raw in (text, text + b"\n", text[:-1] + b',"b":1}')
+    )
     assert first == again != other
 
 
