@@ -1,7 +1,7 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
 Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`,
-250 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
+260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
 each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
 `intake.max_body_bytes`, while it is split and checked; for each connection of the HTTP intakes 100 KiB, and of lines_socket
 1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; and for the

@@ -14,7 +14,7 @@ from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Sto
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
@@ -154,7 +154,7 @@ class Acceptor:
             isinstance(checked, Conforming)
             and key is None
             and self._keys.forgotten_to <= self._forgotten_to
-            and self._types.judge(raw, checked, {}) is None
+            and self._types.judge(raw, checked, None) is None
         ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
             event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
             stored = await self._buffer.put((event,), intake=intake)
@@ -170,7 +170,7 @@ class Acceptor:
 
     async def _judge(self, elements: Iterable[Element]) -> _Request:
         request = _Request()
-        seen: dict[Place, LearnedType] = {}
+        seen = Seen()
         size = 0
         for index, (raw, checked, key) in enumerate(elements):
             request.elements += 1
@@ -245,7 +245,8 @@ class Acceptor:
         for each in judged:
             types.update(each.learned)
         keys = [DuplicateKey(event_id, key.digest, now, key.event) for key, event_id in claimed.items()]
-        notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0)
+        changes = self._types.changes()
+        notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0, changes)
         self._keys.claim(claimed)
         stored = False
         try:
@@ -257,6 +258,7 @@ class Acceptor:
                 self._forgotten_to = max(self._forgotten_to, forgotten_to)
             else:
                 self._keys.abandon(claimed)
+                self._types.give_back(changes)
         return answer
 
 

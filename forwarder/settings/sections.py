@@ -175,7 +175,9 @@ class ContractSettings:
         "The types that your team agreed on, which come before what is learned, as attribute-types export writes them",
     ] = None
     max_attribute_types: Annotated[
-        int, Integer(1, 1_000_000), "The most types of attributes to learn; what comes after is not guarded"
+        int,
+        Integer(1, 1_000_000),
+        "The most types of attributes to remember, of which one event name may have a tenth; then those seen once make room",
     ] = 10_000
     fill_missing_time: Annotated[
         bool, Flag(), "Give an event that has no time that of its arrival, instead of refusing it", LIVE

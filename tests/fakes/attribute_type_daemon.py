@@ -40,7 +40,7 @@ class AttributeTypeDaemon:
     def accept(self, attributes: object, name: str = "Buy") -> None:
         """Accept an event, whatever is wrong with its attributes."""
         body = event(attributes, name)
-        judged = self.types.judge(body, conforming(body), {})
+        judged = self.types.judge(body, conforming(body), None)
         self.types.settled([] if judged is None else [judged])
 
     def learned(self) -> dict[Place, str]:
