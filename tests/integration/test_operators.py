@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import shutil
 import socket
+import sys
 
 import pytest
 
@@ -106,6 +108,46 @@ def test_the_daemons_own_user_is_an_operator_and_who_is_not_known_is_none() -> N
     assert operators.include(Peer(0, ()))
     assert not operators.include(Peer(54321, (0, 54322)))
     assert not operators.include(None)
+
+
+_IN_A_NAMESPACE = """
+import socket, sys
+from forwarder.intake.peers import Operators, peer_of
+from forwarder.settings import ControlSettings, Group
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(sys.argv[1])
+    __import__("os").chmod(sys.argv[1], 0o666)
+    listener.listen()
+    print("ready", flush=True)
+    for _ in range(2):
+        client, _ = listener.accept()
+        with client:
+            peer = peer_of(client)
+            client.recv(65536)
+            allowed = Operators(ControlSettings(group=Group("nogroup", 65534))).include(peer)
+            client.sendall(b"HTTP/1.1 %d x\\r\\n\\r\\n{}" % (200 if allowed else 403))
+"""
+
+
+@NEEDS_ROOT
+async def test_who_is_not_part_of_the_daemons_user_namespace_is_nobody_it_knows() -> None:
+    """There the kernel tells 65534 for all of them, which may be the number of a group, or of the daemon itself."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("unshare is not installed")
+    with open_directory() as directory:
+        path = directory / "s"
+        process = await asyncio.create_subprocess_exec(
+            unshare, "--user", "--map-root-user", sys.executable, "-c", _IN_A_NAMESPACE, str(path),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        if await process.stdout.readline() != b"ready\n":
+            await process.wait()
+            pytest.skip("there are no user namespaces here")
+        assert await User(groups=(54400,)).ask(path, ("GET", "/", "")) == [(403, "")]
+        assert await User(user=0, group=0).ask(path, ("GET", "/", "")) == [(200, "")]
+        assert await process.wait() == 0
 
 
 async def test_of_a_socket_the_user_and_all_groups_are_told() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.buffer.memory import MemoryBuffer
+from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
@@ -366,6 +367,20 @@ async def test_an_event_that_the_guard_refuses_fails_alone() -> None:
     assert (index, refused.violations[0].code) == (1, "attribute_type_conflict")
     assert counted(intake.telemetry, "events_rejected_total", reason="attribute_type_conflict") == 1
     assert intake.counts == (3, 2, 0, 1)
+
+
+async def test_that_an_attribute_came_again_is_noted_once_with_the_event_or_where_that_fails_with_a_later_one() -> None:
+    intake = Intake()
+    await intake.taken(event(1, a=1))
+    intake.buffer.answer = Unavailable()
+    await intake.post(event(2, a=1))
+    intake.buffer.answer = Stored()
+    await intake.taken(event(3, a=1, b=1))
+    await intake.taken(event(4, a=1, b=1))
+    await intake.taken(event(5, a=1, b=1))
+    again = {attribute: LearnedType("number", 1e9, seen_again=True) for attribute in "ab"}
+    changed = [{place[1]: each for place, each in notes.changed_types.items()} for _, notes in intake.buffer.puts]
+    assert changed == [{}, {"a": again["a"]}, {"a": again["a"]}, {"b": again["b"]}, {}]
 
 
 async def test_what_the_guard_changes_is_what_is_put() -> None:
