@@ -1,7 +1,7 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
 Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`,
-250 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
+260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
 each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
 `intake.max_body_bytes`, while it is split and checked; for each connection of the HTTP intakes 100 KiB, and of lines_socket
 1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; and for the
@@ -257,7 +257,7 @@ class App:
         if growlytics.api_key is not None and growlytics.api_key != before.growlytics.api_key:
             self._use_key(growlytics.api_key)
         self._key_file.use(growlytics.api_key_file, growlytics.api_key)
-        self._http.use(intake)
+        self._use_access()
         self._token_file.use(intake.token_file, intake.token)
         self._elements.use(settings.contract)
         self._types.use(settings.contract)
@@ -274,7 +274,12 @@ class App:
     def _use_token(self, token: Secret) -> None:
         intake = attrs.evolve(self._settings.intake, token=token)
         self._settings = attrs.evolve(self._settings, intake=intake)
-        self._http.use(intake)
+        self._use_access()
+
+    def _use_access(self) -> None:
+        for intake in self._http:
+            intake.use(self._settings.intake)
+            intake.use_control(self._settings.control)
 
     def _use_certificates(self, new: Certificates) -> None:
         self._client.use_certificates(new)
@@ -382,6 +387,7 @@ class App:
         def http(name: str) -> HttpIntake:
             return HttpIntake(
                 settings,
+                control=self._settings.control,
                 intake=name,
                 acceptor=acceptor,
                 telemetry=self.telemetry,
@@ -390,10 +396,10 @@ class App:
                 operators=operators,
             )
 
-        self._http = http("http")
+        self._http = http("http"), http("unix")
         return {
-            "http": self._http,
-            "unix": http("unix"),
+            "http": self._http[0],
+            "unix": self._http[1],
             "lines": LinesIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
             "datagram": DatagramIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
         }

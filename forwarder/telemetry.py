@@ -42,6 +42,7 @@ REJECTION_REASONS: Final = (
     "time_not_milliseconds",
     "number_out_of_range",
     "attribute_type_conflict",
+    "idempotency_key_reused",
     "body_too_large",
     "buffer_full",
     "buffer_unavailable",
@@ -89,6 +90,8 @@ _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 _ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600, 21600, 86400)
 _LOG_INTERVAL_SECONDS: Final = 10.0
+_MAX_CONFLICT_LINES: Final = 10
+"""In that time."""
 _DROPPED: Final = {
     "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
     "corrupt": "events are lost: the buffer's disk altered them",
@@ -154,6 +157,8 @@ class Telemetry:
         """How long ago an event was accepted that was accepted at this time."""
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
         self._untold_holds: dict[str, dict[str, object]] = {}  # those that last, and whose lines were left out
+        self._conflict_lines = float("-inf"), 0, 0
+        """Since when how many lines about conflicts were written, and how many were left out."""
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
         self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
         self._duplicates = self._counter("events_duplicate", "Events that repeated the key of one accepted before")
@@ -270,6 +275,11 @@ class Telemetry:
         """A request over TCP lacked what it must have, or came from where none may; see _LOCKED_OUT."""
         self._log_seldom(_LOCKED_OUT[code], kind=code, code=code)
 
+    def operator_refused(self, code: str, *, user: int | None) -> None:
+        """A request over a Unix socket was for what operators do, and `user` is none of them."""
+        message = "a user who is no operator asked for payloads or changes over the Unix socket: see control.group"
+        self._log_seldom(message, kind=code, code=code, user=user)
+
     def connection_closed(self, reason: str) -> None:
         """An intake closed a connection for the sake of others."""
         self._closed[reason].inc()
@@ -291,13 +301,25 @@ class Telemetry:
         self._conflicts[action, kind].inc()
 
     def attribute_conflicts_first(self, *, name: str, attribute: str, expected: str, found: str, action: str) -> None:
-        """For the first time since the start this attribute of events of this name had another type than before."""
+        """For the first time since the start this attribute of events of this name had another type than before.
+
+        Of very many at once only some are logged.
+        """
+        now = self._clock()
+        since, lines, omitted = self._conflict_lines
+        if abs(now - since) >= _LOG_INTERVAL_SECONDS:
+            since, lines = now, 0
+        if lines == _MAX_CONFLICT_LINES:
+            self._conflict_lines = since, lines, omitted + 1
+            return
+        self._conflict_lines = since, lines + 1, 0
         fields = {
             "name": printable(name),
             "attribute": printable(attribute),
             "expected": expected,
             "found": found,
             "action": action,
+            **({"repeats_not_logged": omitted} if omitted else {}),
         }
         # Nobody knows how Growlytics tells dates; and what was converted, removed or refused does not reach it.
         is_ignored = action == "observe" and {expected, found} != {"string", "date"}
@@ -317,8 +339,19 @@ class Telemetry:
         )
 
     def attribute_types_full(self) -> None:
-        """No more types are learned."""
-        self._log_seldom("no more attribute types are learned: raise contract.max_attribute_types", kind=0)
+        """There are as many types as there may be."""
+        message = (
+            "the table of attribute types is full, and those seen once make room for new ones: look for ids in names, "
+            "or raise contract.max_attribute_types"
+        )
+        self._log_seldom(message, kind=0)
+
+    def attribute_names_too_many(self, *, name: str, most: int) -> None:
+        """Events of this name have more attributes than their share of what is remembered."""
+        message = (
+            "events of one name have too many attributes to remember the type of each: look for ids in their names"
+        )
+        self._log_seldom(message, kind=0, name=printable(name), most=most)
 
     def request_answered(self, seconds: float) -> None:
         """An intake answered a request, `seconds` after its headers arrived."""

@@ -54,6 +54,8 @@ class Notes:
     """The apps' own keys of events, in the order of their ids."""
     keys_forgotten_to: int = 0
     """Keys of events up to this id are to be forgotten."""
+    changed_types: TypeChanges = field(default_factory=dict)
+    """What changes of types that were noted before; it comes before `types`."""
 
 
 NO_NOTES: Final = Notes()

@@ -16,10 +16,10 @@ _ROW_BYTES: Final = 2048
 """For all of a row but its body, three times: customer and name take 660 bytes at most."""
 _ROW_FACTOR: Final = 4
 """What a row may be larger than its body, where that is small."""
-_KEY_BYTES: Final = 160
-"""For a row of duplicate_keys, which takes 47 bytes at most, three times, and what there is to a page besides."""
+_KEY_BYTES: Final = 190
+"""For a row of duplicate_keys, which takes 56 bytes at most, three times, and what there is to a page besides."""
 _TYPE_BYTES: Final = 1400
-"""For a row of attribute_types, as above: 440 bytes at most, of which a name takes 147 and an attribute 256."""
+"""For a row of attribute_types, as above: 442 bytes at most, of which a name takes 147 and an attribute 256."""
 _ACKED_BYTES: Final = 4 * PAGE_BYTES
 """The pages that change when one event is removed."""
 _GIVEN_UP_BYTES: Final = 8 * 1024 * 1024

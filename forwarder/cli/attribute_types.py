@@ -201,7 +201,7 @@ def _first_seen(known: KnownType) -> str:
 
 def _summary(known: Known) -> str:
     fixed = sum(each.first_seen is None for each in known.types)
-    full = ", and no more are learned: raise contract.max_attribute_types" if known.is_full else ""
+    full = ", so new ones replace those seen once: raise contract.max_attribute_types" if known.is_full else ""
     return f"{fixed} fixed, {len(known.types) - fixed} learned of at most {known.max_learned}{full}"
 
 

@@ -23,6 +23,8 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_LISTED_ERRORS: Final = 5
 """Of one event."""
 UNAUTHORIZED_MEND: Final = "use --unix-socket, or --token-file where the daemon has a token"
+FORBIDDEN_MEND: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
+"""Over a Unix socket."""
 
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 """Who asks for a longer wait is asked again after this one."""

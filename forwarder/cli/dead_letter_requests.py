@@ -7,6 +7,7 @@ from typing import Final, Literal
 from urllib.parse import urlencode
 
 from forwarder.cli.daemon import (
+    FORBIDDEN_MEND,
     MAX_ANSWER_BYTES,
     UNAUTHORIZED_MEND,
     Answer,
@@ -166,4 +167,6 @@ def stopped_by(answer: Answer, daemon: Daemon) -> StoppedError:
     if answer.status < 400 or not errors:
         return StoppedError(not_a_forwarder(daemon.place, answer.status))
     mend = f"; {UNAUTHORIZED_MEND}" if answer.status == 401 else ""
+    if answer.status == 403 and daemon.place.unix_socket is not None:
+        mend = f"; {FORBIDDEN_MEND}"
     return StoppedError(f"{daemon.place} answered {answer.status}: {errors[0]}{mend}")

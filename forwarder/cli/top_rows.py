@@ -231,7 +231,9 @@ def _conflicts(status: Status) -> Iterator[Row]:
         more = f"and of {len(status.conflicts) - 1} more attributes: see attribute-types list"
         yield Row("", more, "warning")
     if status.types_full:
-        yield Row("", "no more types are learned: raise contract.max_attribute_types", "warning")
+        yield Row(
+            "", "no room for more types but in place of those seen once: raise contract.max_attribute_types", "warning"
+        )
 
 
 def _settings(status: Status) -> Iterator[Row]:

@@ -15,7 +15,7 @@ from forwarder.database.connection import Transaction
 
 AttributeType = Literal["string", "number", "boolean", "date"]
 
-COLUMNS: Final = "name, attribute, type, first_seen, checksum"
+COLUMNS: Final = "name, attribute, type, first_seen, checksum, seen_again"
 _TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in get_args(AttributeType)}
 
 
@@ -26,6 +26,8 @@ class LearnedType:
     type: AttributeType
     first_seen: float
     """Seconds since 1970."""
+    seen_again: bool = False
+    """Whether the attribute came more than once, so that it is likely to come again."""
 
 
 Place = tuple[str, str]
@@ -48,7 +50,7 @@ def write(transaction: Transaction, changes: TypeChanges) -> None:
 def _insert(transaction: Transaction, verb: str, changes: TypeChanges) -> None:
     rows = [_row(place, learned) for place, learned in changes.items() if learned is not None]
     for portion in events.portions(rows):
-        values = events.repeated("(?, ?, ?, ?, ?)", len(portion))
+        values = events.repeated("(?, ?, ?, ?, ?, ?)", len(portion))
         statement = f"{verb} INTO attribute_types VALUES {values}"
         transaction.connection.execute(statement, [value for row in portion for value in row])
 
@@ -72,20 +74,24 @@ def remove(transaction: Transaction, places: Sequence[Sequence[Any]]) -> None:
 
 
 def type_of(row: Sequence[Any]) -> tuple[Place, LearnedType] | None:
-    """Return what a row with the columns of the table says, or None if it was altered."""
-    name, attribute, kind, first_seen, checksum = row
+    """Return what a row says, or None if it was altered. Tables before version 5 have no column `seen_again`."""
+    name, attribute, kind, first_seen, checksum, *later = row
+    seen_again = later[0] if later else None
     if not (isinstance(name, bytes) and isinstance(attribute, bytes) and isinstance(first_seen, float)):
         return None
-    if kind not in _TYPES or _checksum(name, attribute, kind, first_seen) != checksum:
+    if kind not in _TYPES or seen_again not in (None, 0, 1):
+        return None
+    if _checksum(name, attribute, kind, first_seen, seen_again) != checksum:
         return None
     place = name.decode(errors="surrogatepass"), attribute.decode(errors="surrogatepass")
-    return place, LearnedType(_TYPES[kind], first_seen)
+    return place, LearnedType(_TYPES[kind], first_seen, bool(seen_again))
 
 
-def _row(place: Place, learned: LearnedType) -> tuple[bytes, bytes, bytes, float, int]:
+def _row(place: Place, learned: LearnedType) -> tuple[bytes, bytes, bytes, float, int, int]:
     name, attribute = _utf8(place)
-    kind = learned.type.encode()
-    return name, attribute, kind, learned.first_seen, _checksum(name, attribute, kind, learned.first_seen)
+    kind, seen_again = learned.type.encode(), int(learned.seen_again)
+    checksum = _checksum(name, attribute, kind, learned.first_seen, seen_again)
+    return name, attribute, kind, learned.first_seen, checksum, seen_again
 
 
 def _utf8(place: Place) -> tuple[bytes, bytes]:
@@ -93,6 +99,7 @@ def _utf8(place: Place) -> tuple[bytes, bytes]:
     return name.encode(errors="surrogatepass"), attribute.encode(errors="surrogatepass")
 
 
-def _checksum(name: bytes, attribute: bytes, kind: bytes, first_seen: float) -> int:
+def _checksum(name: bytes, attribute: bytes, kind: bytes, first_seen: float, seen_again: int | None) -> int:
     head = struct.pack("<dII", first_seen, len(name), len(attribute))
-    return zlib.crc32(kind, zlib.crc32(attribute, zlib.crc32(name, zlib.crc32(head))))
+    tail = kind if seen_again is None else b"%b%d" % (kind, seen_again)
+    return zlib.crc32(tail, zlib.crc32(attribute, zlib.crc32(name, zlib.crc32(head))))

@@ -13,8 +13,9 @@ from typing import Any, Final
 from forwarder.database import events
 from forwarder.database.connection import Transaction
 
-COLUMNS: Final = "id, key, accepted_at, checksum"
+COLUMNS: Final = "id, key, accepted_at, checksum, event"
 _DIGEST_BYTES: Final = 16
+_EVENT_BYTES: Final = 8
 _CHECKED: Final = struct.Struct(f"<qd{_DIGEST_BYTES}s")
 
 
@@ -27,13 +28,15 @@ class DuplicateKey:
     """16 bytes, made of the app's key."""
     accepted_at: float
     """Seconds since 1970."""
+    event: int | None = None
+    """64 bits, made of the event that came with the key; None if version 0.1.0 remembered it, which did not look."""
 
 
 def insert(transaction: Transaction, keys: Sequence[DuplicateKey]) -> None:
     """Add keys; one that is there for the same event is replaced."""
     for portion in events.portions(keys):
         values = [value for key in portion for value in _row(key)]
-        statement = f"REPLACE INTO duplicate_keys VALUES {events.repeated('(?, ?, ?, ?)', len(portion))}"  # noqa: S608
+        statement = f"REPLACE INTO duplicate_keys VALUES {events.repeated('(?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
         transaction.connection.execute(statement, values)
 
 
@@ -61,15 +64,23 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> None:
 
 
 def key_of(row: Sequence[Any]) -> DuplicateKey | None:
-    """Return the key of a row with the columns of the table, or None if the row was altered."""
-    event_id, digest, accepted_at, checksum = row
+    """Return the key of a row, or None if the row was altered. Tables before version 5 have no column `event`."""
+    event_id, digest, accepted_at, checksum, *later = row
+    event = later[0] if later else None
     if not (isinstance(digest, bytes) and len(digest) == _DIGEST_BYTES and isinstance(accepted_at, float)):
         return None
-    if zlib.crc32(_CHECKED.pack(event_id, accepted_at, digest)) != checksum:
+    if not (event is None or (isinstance(event, bytes) and len(event) == _EVENT_BYTES)):
         return None
-    return DuplicateKey(event_id, digest, accepted_at)
+    if _checksum(event_id, digest, accepted_at, event) != checksum:
+        return None
+    return DuplicateKey(event_id, digest, accepted_at, None if event is None else int.from_bytes(event, "big"))
 
 
-def _row(key: DuplicateKey) -> tuple[int, bytes, float, int]:
-    checksum = zlib.crc32(_CHECKED.pack(key.event_id, key.accepted_at, key.digest))
-    return key.event_id, key.digest, key.accepted_at, checksum
+def _row(key: DuplicateKey) -> tuple[int, bytes, float, int, bytes | None]:
+    event = None if key.event is None else key.event.to_bytes(_EVENT_BYTES, "big")
+    checksum = _checksum(key.event_id, key.digest, key.accepted_at, event)
+    return key.event_id, key.digest, key.accepted_at, checksum, event
+
+
+def _checksum(event_id: int, digest: bytes, accepted_at: float, event: bytes | None) -> int:
+    return zlib.crc32(event or b"", zlib.crc32(_CHECKED.pack(event_id, accepted_at, digest)))

@@ -235,7 +235,7 @@ class DamagedFile:
         """Return what it says of attributes' types; what is good of it, from both ends up to what cannot be read."""
         found: dict[Place, LearnedType] = {}
         for order in ("name, attribute", "name DESC, attribute DESC"):
-            statement = f"SELECT {attribute_types.COLUMNS} FROM attribute_types ORDER BY {order}"  # noqa: S608
+            statement = f"SELECT * FROM attribute_types ORDER BY {order}"  # noqa: S608 - a file of before has fewer columns
             with self._lock, suppress(*_FAILURES):
                 for row in self._connection.execute(statement) if self._connection is not None else ():
                     if good := attribute_types.type_of(row):
@@ -253,11 +253,10 @@ class DamagedFile:
             found[key.event_id] = key
             return key.event_id
 
-        select = f"SELECT {duplicate_keys.COLUMNS} FROM duplicate_keys"  # noqa: S608
         after: int | None = -1
         while after is not None:
-            with self._lock:
-                after = self._each(select, "id", after, _KEYS_AT_ONCE, add)
+            with self._lock:  # all columns, as a file of before has fewer
+                after = self._each("SELECT * FROM duplicate_keys", "id", after, _KEYS_AT_ONCE, add)
         return found
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:

@@ -79,6 +79,11 @@ SCRIPTS: Final = (
         checksum INTEGER NOT NULL
     );
     """,
+    # 5: which event came with a key; and whether an attribute was seen more than once. NULL: of before, so not known.
+    """
+    ALTER TABLE duplicate_keys ADD COLUMN event BLOB;
+    ALTER TABLE attribute_types ADD COLUMN seen_again INTEGER;
+    """,
 )
 
 VERSION: Final = len(SCRIPTS)

@@ -1,14 +1,16 @@
 """The guard of rule 5: Growlytics fixes an attribute's type when it first sees it, and ignores others silently.
 
-Types that the team fixed come first; others are learned, from the first event that has the attribute. The policy says what
-is done about a value of another type. But a string that looks like a date where there were others before, or the reverse, is
-counted and never touched.
+Types that the team fixed come first; others are learned, from the first event that has the attribute, as far as there is
+room: see `known_types`. The policy says what is done about a value of another type. But a string that looks like a date
+where there were others before, or the reverse, is counted and never touched.
 """
 
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, dropwhile
+from typing import Final
 
 from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
 from forwarder.event import Clock, printable
@@ -19,6 +21,9 @@ from forwarder.growlytics.known_types import KnownTypes
 from forwarder.growlytics.type_conflicts import Action, Conflict, TypeConflicts
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
+
+MAX_CROWDED_NAMES: Final = 100
+"""So many event names are known to have too many attributes; beyond that the first ones may be told of again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,21 @@ class Judged:
     conflicts: Sequence[Conflict] = ()
 
 
+@dataclass(slots=True)
+class Seen:
+    """What was not known, but was seen in one request."""
+
+    types: dict[Place, LearnedType] = field(default_factory=dict)
+    of: Counter[str] = field(default_factory=Counter)
+    """How many of them, by event name."""
+
+    def add(self, learned: Mapping[Place, LearnedType]) -> None:
+        """Add these, some of which may be there."""
+        for place in learned.keys() - self.types.keys():
+            self.of[place[0]] += 1
+        self.types.update(learned)
+
+
 class AttributeTypes:
     """What is known of the types of attributes. `clock` gives seconds since 1970."""
 
@@ -44,6 +64,8 @@ class AttributeTypes:
         self._clock = clock
         self._known = KnownTypes(max_learned=settings.max_attribute_types, clock=clock)
         self._conflicts = TypeConflicts()
+        self._crowded: OrderedDict[str, None] = OrderedDict()
+        """Event names of which it was said that they have too many attributes, of which not each is told about."""
 
     def use(self, settings: ContractSettings) -> None:
         """Go by another policy from the next event on; what is known stays."""
@@ -62,10 +84,10 @@ class AttributeTypes:
 
     # Events
 
-    def judge(self, body: bytes, event: Conforming, seen: dict[Place, LearnedType]) -> Judged | None:
-        """Compare the types of an event's attributes with those that are known; None if there is nothing to say.
+    def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
+        """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
 
-        `seen` has what is not known, but was seen in the same request; it is added to.
+        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
         """
         known = self._known.of(event.name)
         for attribute, value in event.attributes.items():
@@ -74,62 +96,81 @@ class AttributeTypes:
             else:
                 found = TYPE_OF[type(value)]
             if known.get(attribute) != found:
-                return self._judge_closely(body, event, known, seen)
+                return self._judge_closely(body, event, known, seen or Seen())
         return None
 
     def settled(self, judged: Sequence[Judged]) -> None:
         """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""
         for each in judged:
             for place, learned in each.learned.items():
+                not_remembered = self._known.not_remembered
                 known = self._known.learn(place, learned)
-                if known is None:
-                    self._telemetry.attribute_types_full()
-                elif known != learned.type:  # another request was first
+                if self._known.not_remembered != not_remembered:
+                    self._tell_of_too_many(each.name)
+                if known is not None and known != learned.type:  # another request was first
                     self._count(each.name, Conflict(place[1], known, learned.type, "observe"))
             for conflict in each.conflicts:
                 self._count(each.name, conflict)
 
     def _judge_closely(
-        self, body: bytes, event: Conforming, known: Mapping[str, AttributeType], seen: dict[Place, LearnedType]
+        self, body: bytes, event: Conforming, known: Mapping[str, AttributeType], seen: Seen
     ) -> Judged | None:
         new: dict[Place, LearnedType] = {}
         conflicts: list[Conflict] = []
+        came_again = False
         now = self._clock()
         for attribute, value in event.attributes.items():
             place, found = (event.name, attribute), type_of(value)
-            expected = known.get(attribute) or (seen[place].type if place in seen else None)
+            expected = known.get(attribute)
+            is_usual = expected is not None
+            if expected is None and (expected := self._known.type_of(place)) is not None:
+                came_again |= self._known.saw(place)
+            is_known = expected is not None
+            before = seen.types.get(place)
+            if not is_known and before is not None:
+                expected = before.type
             if expected is not None and expected != found:
-                conflicts.append(Conflict(attribute, expected, found, "observe"))
-            elif attribute not in known and is_nameable(attribute):
-                new[place] = seen.get(place) or LearnedType(found, now)
+                conflicts.append(Conflict(attribute, expected, found, "observe", is_usual))
+            elif not is_known and is_nameable(attribute):
+                new[place] = LearnedType(found, now) if before is None else replace(before, seen_again=True)
         hard = [each for each in conflicts if each.kind == "hard"]
         if hard and self._settings.attribute_types == "reject":
             refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard), event.name)
             return Judged(body, refused, {}, event.name, _acted(conflicts, hard, "reject"))
-        learned = self._as_room_allows(new, seen)
-        seen.update(learned)
+        learned = self._as_room_allows(event.name, new, seen)
+        seen.add(learned)
         if hard and self._settings.attribute_types in {"coerce", "strip"}:
             body, mended = self._mended(body, event, hard)
             conflicts = _acted(conflicts, mended, self._settings.attribute_types)
-        return Judged(body, None, learned, event.name, conflicts) if learned or conflicts else None
+        return Judged(body, None, learned, event.name, conflicts) if learned or conflicts or came_again else None
 
-    def _as_room_allows(
-        self, new: dict[Place, LearnedType], seen: Mapping[Place, LearnedType]
-    ) -> dict[Place, LearnedType]:
-        """Return what of this can be learned."""
-        room = self._known.room - len(seen)
+    def _as_room_allows(self, name: str, new: dict[Place, LearnedType], seen: Seen) -> dict[Place, LearnedType]:
+        """Return what of this can be learned: no more of one request than can be known beside one another."""
+        room = self._known.room_for(name, of_name=seen.of[name], of_all=len(seen.types)) if new else 0
         if room >= len(new):
             return new
         allowed: dict[Place, LearnedType] = {}
         for place, learned in new.items():
-            if place in seen:
+            if place in seen.types:
                 allowed[place] = learned
             elif room > 0:
                 allowed[place] = learned
                 room -= 1
         if len(allowed) < len(new):
-            self._telemetry.attribute_types_full()
+            self._known.not_remembered += len(new) - len(allowed)
+            self._tell_of_too_many(name, more=seen.of[name] + len(new))
         return allowed
+
+    def _tell_of_too_many(self, name: str, *, more: int = 0) -> None:
+        """Say that attributes of events of this name found no room, or made room for others; so many `more` were seen."""
+        one_name_may_not_have_all = self._known.max_of_one_name < self._settings.max_attribute_types
+        if one_name_may_not_have_all and self._known.has_its_share(name, more=more):
+            self._crowded[name] = None
+            if len(self._crowded) > MAX_CROWDED_NAMES:
+                self._crowded.popitem(last=False)
+            self._telemetry.attribute_names_too_many(name=name, most=self._known.max_of_one_name)
+        else:
+            self._telemetry.attribute_types_full()
 
     def _mended(self, body: bytes, event: Conforming, hard: Sequence[Conflict]) -> tuple[bytes, list[Conflict]]:
         """Return the event without these conflicts, as far as the policy can do that, and those that it did away with."""
@@ -157,9 +198,9 @@ class AttributeTypes:
         except json_text.TooDeepError:
             return body, []
 
-    def _violation(self, name: str, conflict: Conflict, seen: Mapping[Place, LearnedType]) -> Violation:
+    def _violation(self, name: str, conflict: Conflict, seen: Seen) -> Violation:
         place = (name, conflict.attribute)
-        learned = self._known.learned.get(place) or seen.get(place)
+        learned = self._known.learned.get(place) or seen.types.get(place)
         if learned is None or place in self._known.fixed:
             before = f"it is fixed as a {conflict.expected} in contract.types_file"
         else:
@@ -169,7 +210,8 @@ class AttributeTypes:
 
     def _count(self, name: str, conflict: Conflict) -> None:
         self._telemetry.attribute_type_conflict(action=conflict.action, kind=conflict.kind)
-        if self._conflicts.add(name, conflict, self._clock()):
+        is_first = self._conflicts.add(name, conflict, self._clock())
+        if is_first and (conflict.is_usual or name not in self._crowded):
             self._telemetry.attribute_conflicts_first(
                 name=name,
                 attribute=conflict.attribute,
@@ -182,8 +224,16 @@ class AttributeTypes:
 
     def load(self, types: TypeChanges) -> None:
         """Take over what was learned before this process, as far as it is not fixed and there is room."""
-        if not self._known.load(types):
-            self._telemetry.attribute_types_full()
+        for name in {name for name, _ in self._known.load(types)}:
+            self._tell_of_too_many(name)
+
+    def changes(self) -> TypeChanges:
+        """Return what changed of what was noted, and is to be noted with the next event that learns; it is told once."""
+        return self._known.changes()
+
+    def give_back(self, changes: TypeChanges) -> None:
+        """Return such changes the next time, as they could not be noted."""
+        self._known.give_back(changes)
 
     def remembered(self) -> dict[Place, LearnedType]:
         """Return all that was learned, for a file that is written anew."""
@@ -211,7 +261,10 @@ class AttributeTypes:
 
     def status(self) -> dict[str, object]:
         """Return what /v1/status shows: no values, and names fit to be shown."""
-        return self.counts() | {"conflicts": self._conflicts.described()}
+        return self.counts() | {
+            "not_remembered": self._known.not_remembered,
+            "conflicts": self._conflicts.described(),
+        }
 
     def counts(self) -> dict[str, object]:
         """Return how many types there are, and how many there may be."""

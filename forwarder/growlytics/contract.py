@@ -30,6 +30,7 @@ Code = Literal[
     "time_not_milliseconds",
     "number_out_of_range",
     "attribute_type_conflict",
+    "idempotency_key_reused",
 ]
 
 MAX_NAME_UNITS: Final = 49

@@ -4,14 +4,28 @@ Invariants:
 
 - Fixed types come first, and never change; they are as many as the team's file has.
 - A type is learned when an event with it is accepted; whose acceptance is told first is the first.
-- The number of learned types is bounded.
+- The number of learned types is bounded, and so is the share of it that one event name may take: an app that puts ids into
+  the names of attributes, or of events, cannot fill it for good.
+- Where there is no room, a new attribute takes the place of the oldest one that was seen only once: of its own event name,
+  where that has its share. What was seen again stays; a sighting after that costs nothing.
+- What stays leaves a tenth free, of all and of a share, so that whatever comes is known for a while. Where more would stay,
+  all that does must be seen once more within AGE_SECONDS, or it makes room like what was seen once.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
 from forwarder.event import Clock
+from forwarder.growlytics.contract import MAX_ATTRIBUTES
+
+SHARE: Final = 10
+"""One event name may take one part in so many, but at least as many types as one event may have attributes."""
+_FREE: Final = 10
+"""One part in so many is left by what stays."""
+AGE_SECONDS: Final = 3600.0
 
 
 class TooManyTypesError(ValueError):
@@ -27,10 +41,22 @@ class KnownTypes:
     def __init__(self, *, max_learned: int, clock: Clock) -> None:
         self.fixed: Final[dict[Place, AttributeType]] = {}
         self.learned: Final[dict[Place, LearnedType]] = {}
+        self.not_remembered = 0
+        """How often an attribute found no room, or made room for another."""
+        self.max_of_one_name: Final = min(max_learned, max(MAX_ATTRIBUTES, max_learned // SHARE))
         self._max_learned = max_learned
         self._clock = clock
-        # Fixed and learned alike: all that most events need.
+        # Fixed and seen again alike: all that most events need. What was seen once is not in it, so that the next sighting
+        # is noticed, and those after it are not looked at.
         self._of: dict[str, dict[str, AttributeType]] = {}
+        self._learned_of: dict[str, int] = {}
+        self._once: OrderedDict[Place, None] = OrderedDict()
+        """Of the learned ones those that were seen once, the oldest first."""
+        self._once_of: dict[str, dict[str, None]] = {}
+        self._aging: dict[Place, None] = {}
+        """Of those that were seen again those that were not since `_aging_since`."""
+        self._aging_since = float("-inf")
+        self._changes: dict[Place, LearnedType | None] = {}
 
     def fix(self, types: Mapping[Place, AttributeType]) -> None:
         """Take over what the team fixed. Nothing may be learned yet."""
@@ -40,35 +66,100 @@ class KnownTypes:
             self._know(place, kind)
 
     def of(self, name: str) -> Mapping[str, AttributeType]:
-        """Return the types of the attributes of events of this name."""
+        """Return the types of those attributes of events of this name that are fixed or were seen more than once."""
         return self._of.get(name, _NONE)
+
+    def type_of(self, place: Place) -> AttributeType | None:
+        """Return the type of an attribute, if it is known."""
+        learned = self.learned.get(place)
+        return self.fixed.get(place) if learned is None else learned.type
 
     @property
     def room(self) -> int:
-        """How many more can be learned."""
+        """How many more can be learned, without one that makes room."""
         return max(0, self._max_learned - len(self.learned))
 
-    def learn(self, place: Place, learned: LearnedType) -> AttributeType | None:
-        """Learn a type of an event that was accepted, unless one is known or there is no room; return what is known."""
-        name, attribute = place
-        known = self.of(name).get(attribute)
-        if known is None and self.room:
-            self._learn(place, learned)
-            return learned.type
-        return known
+    def room_for(self, name: str, *, of_name: int, of_all: int) -> int:
+        """Return how many more of this name a request may have learned that has so many new ones of it, and of all names.
 
-    def load(self, types: TypeChanges) -> bool:
-        """Take over what was learned before this process and is not fixed; return whether there was room for all of it."""
-        for place, learned in types.items():
-            if learned is not None and place not in self.fixed:
-                if not self.room:
-                    return False
-                self._learn(place, learned)
+        It is what can be known beside one another and beside all that was seen again.
+        """
+        left_of_name = self.max_of_one_name - self._seen_again_of(name) - of_name
+        return max(0, min(left_of_name, self._max_learned - self._seen_again - of_all))
+
+    def has_its_share(self, name: str, *, more: int = 0) -> bool:
+        """Return whether events of this name have as many learned types as they may have, with so many `more`."""
+        return self._learned_of.get(name, 0) + more >= self.max_of_one_name
+
+    def saw(self, place: Place) -> bool:
+        """Note that a learned attribute came again; return whether that is news."""
+        if place in self._aging:
+            del self._aging[place]
+            self._know(place, self.learned[place].type)
+            return False
+        if place not in self._once:
+            return False
+        if not self._may_stay(place[0]):
+            self._take_from_once(place)
+            self._seen_once(place)
+            return False
+        self._confirm(place, replace(self.learned[place], seen_again=True))
+        self._changes[place] = self.learned[place]
         return True
+
+    def learn(self, place: Place, learned: LearnedType) -> AttributeType | None:
+        """Learn a type of an event that was accepted and noted with it, unless one is known; return what is known.
+
+        Return None if there is no room, and none can be made.
+        """
+        known = self.type_of(place)
+        if known is None:
+            if not self._make_room(place[0]):
+                self.not_remembered += 1
+                self._changes[place] = None
+                return None
+            self._learn(place, replace(learned, seen_again=False))
+        if learned.seen_again and place in self._once and not self.saw(place):
+            self._changes[place] = self.learned[place]  # as it was noted otherwise
+        return known or learned.type
+
+    def load(self, types: TypeChanges) -> list[Place]:
+        """Take over what was learned before this process and is not fixed; return what there was no room for.
+
+        Those that were seen again come first, then the oldest; a name's share counts for those that were seen once.
+        """
+        found = [(place, each) for place, each in types.items() if each is not None and place not in self.fixed]
+        found.sort(key=lambda one: (not one[1].seen_again, one[1].first_seen))
+        fitting: list[tuple[Place, LearnedType]] = []
+        left_out: list[Place] = []
+        of: dict[str, int] = {}
+        for place, learned in found:
+            number = of.get(place[0], 0)
+            if len(fitting) < self._max_learned and (learned.seen_again or number < self.max_of_one_name):
+                fitting.append((place, learned))
+                of[place[0]] = number + 1
+            else:
+                left_out.append(place)
+                self._changes[place] = None
+        for place, learned in sorted(fitting, key=lambda one: one[1].first_seen):
+            self._learn(place, learned)
+        self.not_remembered += len(left_out)
+        return left_out
+
+    def changes(self) -> dict[Place, LearnedType | None]:
+        """Return what changed besides what was learned, and is to be noted; it is not returned again."""
+        changes, self._changes = self._changes, {}
+        return changes
+
+    def give_back(self, changes: TypeChanges) -> None:
+        """Keep changes that could not be noted for the next time, as far as they are still true."""
+        for place, learned in changes.items():
+            if self.learned.get(place) == learned:
+                self._changes.setdefault(place, learned)
 
     def places(self, name: str) -> list[Place]:
         """Return all that is known of events of this name."""
-        return [(name, each) for each in self.of(name)]
+        return [place for place in (*self.fixed, *self.learned) if place[0] == name]
 
     def forget(self, places: Iterable[Place]) -> dict[Place, None]:
         """Forget what was learned of these; return which."""
@@ -77,15 +168,25 @@ class KnownTypes:
             if self.learned.pop(place, None) is not None:
                 forgotten[place] = None
                 name, attribute = place
-                del self._of[name][attribute]
-                if not self._of[name]:
-                    del self._of[name]
+                self._changes.pop(place, None)
+                self._learned_of[name] -= 1
+                if not self._learned_of[name]:
+                    del self._learned_of[name]
+                if place in self._once:
+                    self._take_from_once(place)
+                elif place in self._aging:
+                    del self._aging[place]
+                else:
+                    del self._of[name][attribute]
+                    if not self._of[name]:
+                        del self._of[name]
         return forgotten
 
     def replace(self, types: Mapping[Place, AttributeType]) -> dict[Place, LearnedType | None]:
         """Put these in the place of all that was learned, but for what is fixed; return what changes by that.
 
-        Raises TooManyTypesError, and then nothing is changed.
+        They count as seen again, and a name may have more than its share of them. Raises TooManyTypesError, and then nothing
+        is changed.
         """
         wanted = {place: kind for place, kind in types.items() if place not in self.fixed}
         if len(wanted) > self._max_learned:
@@ -94,14 +195,86 @@ class KnownTypes:
         now = self._clock()
         changes: dict[Place, LearnedType | None] = {**self.forget(stale)}
         for place, kind in wanted.items():
-            if place not in self.learned:
-                changes[place] = learned = LearnedType(kind, now)
+            if self.saw(place):
+                changes[place] = self._changes.pop(place)
+            elif place not in self.learned:
+                changes[place] = learned = LearnedType(kind, now, seen_again=True)
                 self._learn(place, learned)
         return changes
 
+    @property
+    def _seen_again(self) -> int:
+        return len(self.learned) - len(self._once)
+
+    def _seen_again_of(self, name: str) -> int:
+        return self._learned_of.get(name, 0) - len(self._once_of.get(name, ()))
+
+    def _make_room(self, name: str) -> bool:
+        """Return whether there is room for an attribute of this name; perhaps another one goes for it."""
+        if not self.has_its_share(name) and self.room:
+            return True
+        oldest = self._oldest(name)
+        if oldest is None:
+            return False
+        self.forget([oldest])
+        self._changes[oldest] = None
+        self.not_remembered += 1
+        return True
+
+    def _oldest(self, name: str) -> Place | None:
+        """Return what makes room for an attribute of this name."""
+        if self.has_its_share(name):
+            attribute = next(iter(self._once_of.get(name, ())), None)
+            return None if attribute is None else (name, attribute)
+        return next(iter(self._once), None)
+
+    def _may_stay(self, name: str) -> bool:
+        """Return whether one more of this name may stay; if not, see who of those that do is still seen."""
+        share = self.max_of_one_name
+        free = share - self._seen_again_of(name) > max(1, share // _FREE)
+        if free and self._max_learned - self._seen_again > max(1, self._max_learned // _FREE):
+            return True
+        self._age()
+        return False
+
+    def _age(self) -> None:
+        """Have everything that stays wait to be seen once more, unless it does; what waited in vain was seen once."""
+        now = self._clock()
+        if abs(now - self._aging_since) < AGE_SECONDS:
+            return
+        self._aging_since = now
+        for place in self._aging:
+            self._seen_once(place)
+        self._aging = dict.fromkeys(place for place in self.learned if place not in self._once)
+        self._of.clear()
+        for place, kind in self.fixed.items():
+            self._know(place, kind)
+
+    def _seen_once(self, place: Place) -> None:
+        name, attribute = place
+        self._once[place] = None
+        self._once_of.setdefault(name, {})[attribute] = None
+
     def _learn(self, place: Place, learned: LearnedType) -> None:
+        self._changes.pop(place, None)
+        self.learned[place] = learned
+        self._learned_of[place[0]] = self._learned_of.get(place[0], 0) + 1
+        if learned.seen_again:
+            self._know(place, learned.type)
+        else:
+            self._seen_once(place)
+
+    def _confirm(self, place: Place, learned: LearnedType) -> None:
+        self._take_from_once(place)
         self.learned[place] = learned
         self._know(place, learned.type)
+
+    def _take_from_once(self, place: Place) -> None:
+        name, attribute = place
+        del self._once[place]
+        del self._once_of[name][attribute]
+        if not self._once_of[name]:
+            del self._once_of[name]
 
     def _know(self, place: Place, kind: AttributeType) -> None:
         name, attribute = place

@@ -1,8 +1,9 @@
 """Which attributes came with another type than the first time, how often, and the last time. Used by `attribute_types`.
 
-Bounded: when there are many, no others are recorded, only counted in the metrics; and no more are logged.
+Bounded: where there are many, those are forgotten whose last conflict is longest ago; the metrics count them all.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -27,6 +28,8 @@ class Conflict:
     expected: AttributeType
     found: AttributeType
     action: Action
+    is_usual: bool = True
+    """Whether the attribute is fixed, or came more than once before."""
 
     @property
     def kind(self) -> Kind:
@@ -46,7 +49,7 @@ class TypeConflicts:
     """What is remembered of conflicts since the start."""
 
     def __init__(self) -> None:
-        self._records: dict[Place, _Record] = {}
+        self._records: OrderedDict[Place, _Record] = OrderedDict()
         """The latest conflict last."""
 
     def add(self, name: str, conflict: Conflict, now: float) -> bool:
@@ -55,7 +58,7 @@ class TypeConflicts:
         record = self._records.pop(place, None)
         if record is None:
             if len(self._records) >= MAX_RECORDED_ATTRIBUTES:
-                return False
+                self._records.popitem(last=False)
             record = _Record(conflict, now, 0, set())
         record.last, record.last_at = conflict, now
         record.conflicts += 1

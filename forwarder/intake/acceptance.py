@@ -5,17 +5,18 @@ nothing. Every element is counted exactly once: as accepted, as a duplicate or a
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final, assert_never
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged
-from forwarder.growlytics.contract import Conforming, Refused
-from forwarder.intake.duplicates import DuplicateKeys, digest_of
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
+from forwarder.growlytics.contract import Conforming, Refused, Violation
+from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.telemetry import Telemetry
 
@@ -38,6 +39,8 @@ class Accepted:
     duplicates: int
     refusals: Sequence[tuple[int, Refused]]
     """The index and the violations of refused elements, as far as they are listed."""
+    reused: Collection[int] = ()
+    """The indexes of all those that were refused because their keys came with other events."""
 
     @property
     def not_listed(self) -> int:
@@ -55,8 +58,8 @@ class _Draft:
     index: int
     body: bytes
     checked: Conforming
-    digest: bytes | None
-    """Of the app's own key."""
+    key: Key | None
+    """The app's own."""
     judged: Judged | None
 
 
@@ -116,13 +119,13 @@ class Acceptor:
     async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted."""
         request = await self._judge(elements)
-        if any(draft.digest for draft in request.drafts):
+        if any(draft.key for draft in request.drafts):
             await self._wait_for_claims(request)
         # From here to the put there is no await, so that ids rise in the order of the puts, and no key is claimed twice.
-        fresh, repeats = self._sift(request)
+        fresh, repeats, reused = self._sift(request)
         now = self._clock()
         events = [Event(next(self._ids), one.checked.customer, one.checked.name, one.body, now) for one in fresh]
-        claimed = {one.digest: event.id for one, event in zip(fresh, events, strict=True) if one.digest}
+        claimed = {one.key: event.id for one, event in zip(fresh, events, strict=True) if one.key}
         judged = [one.judged for one in fresh if one.judged is not None]
         answer = await self._put(events, judged, claimed, intake=intake, now=now)
         if not isinstance(answer, Stored):
@@ -141,8 +144,8 @@ class Acceptor:
         for one, event in zip(fresh, events, strict=True):
             ids[one.index] = event.id
         for index, first in repeats.items():
-            ids[index] = claimed[first] if isinstance(first, bytes) else first
-        return Accepted(ids, len(events), len(repeats), request.refused.listed)
+            ids[index] = first if isinstance(first, int) else claimed[first]
+        return Accepted(ids, len(events), len(repeats), request.refused.listed, reused)
 
     async def accept_one(self, element: Element, *, intake: str) -> int | Refused | Full | NeverFits | Unavailable:
         """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
@@ -151,7 +154,7 @@ class Acceptor:
             isinstance(checked, Conforming)
             and key is None
             and self._keys.forgotten_to <= self._forgotten_to
-            and self._types.judge(raw, checked, {}) is None
+            and self._types.judge(raw, checked, None) is None
         ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
             event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
             stored = await self._buffer.put((event,), intake=intake)
@@ -167,7 +170,7 @@ class Acceptor:
 
     async def _judge(self, elements: Iterable[Element]) -> _Request:
         request = _Request()
-        seen: dict[Place, LearnedType] = {}
+        seen = Seen()
         size = 0
         for index, (raw, checked, key) in enumerate(elements):
             request.elements += 1
@@ -180,8 +183,8 @@ class Acceptor:
                         request.refused_for_types.append(judged)
                     else:
                         body = raw if judged is None else judged.body
-                        digest = None if key is None or not self._keys.are_kept else digest_of(key)
-                        request.drafts.append(_Draft(index, body, checked, digest, judged))
+                        own = key if self._keys.are_kept else None
+                        request.drafts.append(_Draft(index, body, checked, own, judged))
                 case Refused():
                     request.refused.add(index, checked)
                 case _:
@@ -194,32 +197,40 @@ class Acceptor:
     async def _wait_for_claims(self, request: _Request) -> None:
         """Wait until none of the keys is of an event that is just being put."""
         self._keys.forget_old()
-        digests = [draft.digest for draft in request.drafts if draft.digest]
-        while claims := {found for digest in digests if isinstance(found := self._keys.find(digest), asyncio.Future)}:
+        keys = [draft.key for draft in request.drafts if draft.key]
+        while claims := {found for key in keys if isinstance(found := self._keys.find(key), asyncio.Future)}:
             await asyncio.wait(claims)
 
-    def _sift(self, request: _Request) -> tuple[list[_Draft], dict[int, int | bytes]]:
-        """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones."""
+    def _sift(self, request: _Request) -> tuple[list[_Draft], dict[int, int | Key], Collection[int]]:
+        """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones.
+
+        Also the indexes of those that use the key of another event, which are refused.
+        """
         fresh: list[_Draft] = []
-        repeats: dict[int, int | bytes] = {}
-        claimed: set[bytes] = set()
+        repeats: dict[int, int | Key] = {}
+        reused: set[int] = set()
+        claimed: dict[bytes, Key] = {}
         for draft in request.drafts:
-            if draft.digest is None:
+            if draft.key is None:
                 fresh.append(draft)
-            elif isinstance(event_id := self._keys.find(draft.digest), int):
-                repeats[draft.index] = event_id
-            elif draft.digest in claimed:
-                repeats[draft.index] = draft.digest
+                continue
+            found = self._keys.find(draft.key) or claimed.setdefault(draft.key.digest, draft.key)
+            if found is draft.key:
+                fresh.append(draft)
+            elif isinstance(found, int) or found == draft.key:
+                repeats[draft.index] = draft.key if isinstance(found, Key) else found
             else:
-                claimed.add(draft.digest)
-                fresh.append(draft)
-        return fresh, repeats
+                reused.add(draft.index)
+                request.refused.add(draft.index, Refused(_KEY_REUSED, draft.checked.name))
+        if reused:
+            request.refused.listed.sort(key=itemgetter(0))
+        return fresh, repeats, reused
 
     async def _put(
         self,
         events: Sequence[Event],
         judged: Sequence[Judged],
-        claimed: Mapping[bytes, int],
+        claimed: Mapping[Key, int],
         *,
         intake: str,
         now: float,
@@ -233,8 +244,9 @@ class Acceptor:
         types: dict[Place, LearnedType] = {}
         for each in judged:
             types.update(each.learned)
-        keys = [DuplicateKey(event_id, digest, now) for digest, event_id in claimed.items()]
-        notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0)
+        keys = [DuplicateKey(event_id, key.digest, now, key.event) for key, event_id in claimed.items()]
+        changes = self._types.changes()
+        notes = Notes(types, keys, forgotten_to if forgotten_to > self._forgotten_to else 0, changes)
         self._keys.claim(claimed)
         stored = False
         try:
@@ -246,7 +258,15 @@ class Acceptor:
                 self._forgotten_to = max(self._forgotten_to, forgotten_to)
             else:
                 self._keys.abandon(claimed)
+                self._types.give_back(changes)
         return answer
 
 
+_KEY_REUSED: Final = (
+    Violation(
+        "idempotency_key_reused",
+        "idempotency_key",
+        "this key (Idempotency-Key) came with another event before: give each event a key of its own, or post it as it was",
+    ),
+)
 _REASONS: Final = {Full: "buffer_full", NeverFits: "body_too_large", Unavailable: "buffer_unavailable"}

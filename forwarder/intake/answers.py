@@ -28,6 +28,10 @@ _MESSAGES: Final = {
         401,
         "over TCP this needs intake.token, as x-growlytics-key or Authorization: Bearer; or use intake.unix_socket",
     ),
+    "forbidden_user": (
+        403,
+        "over a Unix socket this is for the daemon's own user, root, members of control.group, or who sends intake.token",
+    ),
     "forbidden_host": (
         403,
         "the Host is none of intake.allowed_hosts: call the forwarder by one of them, or add the one that you use",

@@ -58,17 +58,23 @@ class AttributeTypeRoutes:
         self._note_seconds = note_seconds
         self._noting: set[asyncio.Future[None]] = set()
 
-    async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:  # noqa: ARG002 - a shape
+    async def get(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        lacking: Callable[[], str | None],  # noqa: ARG002 - a shape
+    ) -> web.Response:
         """Answer a GET of what follows `/v1/attribute-types`, without a slash; there is nothing that needs leave."""
         try:
             return answers.refusal("not_found") if path else self._list(query)
         except _AskedWronglyError as error:
             return answers.wrong_request(str(error))
 
-    async def post(self, path: str, body: bytes, *, allowed: bool) -> web.Response:
-        """Answer a POST to what follows `/v1/attribute-types/`; `allowed`: may it change something?"""
-        if not allowed:
-            return answers.refusal("unauthorized")
+    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
+        """Answer a POST to what follows `/v1/attribute-types/`; `lacking`: the code of what it lacks to change things."""
+        if lacking is not None:
+            return answers.refusal(lacking)
         try:
             match path:
                 case "forget":

@@ -17,6 +17,7 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
+from forwarder.intake.peers import Peer, peer_of
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 
@@ -91,12 +92,14 @@ class Connection(web.RequestHandler):
     """One connection, which tells what it is waiting for, and answers in JSON also what never becomes a request."""
 
     __slots__ = ("_begun", "_connections", "_head_since", "_held", "_is_busy",
-                 "_refuse", "_silent", "_taken", "_unread_since", "_wire")  # fmt: skip
+                 "_peer", "_refuse", "_silent", "_taken", "_unread_since", "_wire")  # fmt: skip
 
     def __init__(self, manager: web.Server, *, connections: Connections, refuse: Refuse, **options: Any) -> None:
         super().__init__(manager, **options)
         self._connections = connections
         self._refuse = refuse
+        self._peer: tuple[Peer | None] | None = None
+        """Who connected, once somebody has asked."""
         self._wire: asyncio.Transport | None = None
         """The transport, which aiohttp forgets when it closes it, while it may have much to write yet."""
         self._head_since: float | None = None
@@ -202,6 +205,12 @@ class Connection(web.RequestHandler):
     def request_completed(self) -> None:
         """Note that a body that came slowly has ended."""
         self._connections.used(self)
+
+    def peer(self) -> Peer | None:
+        """Return who connected, over a Unix socket; None if that is not known."""
+        if self._peer is None:
+            self._peer = (None if self._wire is None else peer_of(self._wire.get_extra_info("socket")),)
+        return self._peer[0]
 
     def head_seconds(self, now: float) -> float:
         """Return for how long headers have been awaited; 0 if none are, or if they wait for answers to be read."""

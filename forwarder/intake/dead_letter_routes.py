@@ -1,6 +1,6 @@
 """The endpoints of dead letters: list, show, replay, purge. What bears payloads or changes something is guarded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import orjson
@@ -30,22 +30,22 @@ class DeadLetterRoutes:
         self._dead_letters = dead_letters
         self._replayer = replayer
 
-    async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:
-        """Answer a GET of what follows `/v1/dead-letters`, without a slash; `allowed`: may it see payloads?"""
+    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> web.Response:
+        """Answer a GET of what follows `/v1/dead-letters`, without a slash; `lacking` tells what it lacks for payloads."""
         try:
             with_payload = bool(path) or _flag(query.get("payload", "false"), "payload")
-            if with_payload and not allowed:
-                return answers.refusal("unauthorized")
+            if with_payload and (code := lacking()) is not None:
+                return answers.refusal(code)
             return await (self._show(path) if path else self._list(query, with_payload=with_payload))
         except _AskedWronglyError as error:
             return answers.wrong_request(str(error))
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    async def post(self, path: str, body: bytes, *, allowed: bool) -> web.Response:
-        """Answer a POST to what follows `/v1/dead-letters/`; `allowed`: may it change something?"""
-        if not allowed:
-            return answers.refusal("unauthorized")
+    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
+        """Answer a POST to what follows `/v1/dead-letters/`; `lacking`: the code of what it lacks to change things."""
+        if lacking is not None:
+            return answers.refusal(lacking)
         try:
             asked = _asked(body)
             ids = _ids(asked)

@@ -1,8 +1,8 @@
-"""The apps' own keys of events: whether an event repeats one that was accepted not long ago.
+"""The apps' own keys of events: whether an event repeats one that was accepted not long ago, or uses its key for another.
 
 A key is claimed while its event is being put, so that a repetition waits to see what becomes of the first; it is remembered
-when that is stored, and forgotten when it is not. Bounded in time and in number, the oldest first. About 250 bytes each.
-Used by the acceptance of events alone, on the event loop.
+when that is stored, and forgotten when it is not. With it a digest of the event is remembered, as the app posted it. Bounded
+in time and in number, the oldest first. About 260 bytes each. Used by the ways in alone, on the event loop.
 """
 
 import asyncio
@@ -11,15 +11,47 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
+from typing import Final, NamedTuple
+
+import orjson
 
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock
 from forwarder.settings import IntakeSettings
 
+_EVENT_BITS: Final = 64
+_EVENT_MASK: Final = (1 << _EVENT_BITS) - 1
 
-def digest_of(key: str) -> bytes:
-    """Return what is remembered of a key."""
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+class Key(NamedTuple):
+    """What is remembered of an app's own key, and of the event that came with it."""
+
+    digest: bytes
+    """16 bytes, of the key."""
+    event: int
+    """64 bits, of the event; never 0."""
+
+
+def key_of(text: str, raw: bytes, event: object) -> Key:
+    """Return what is remembered of a key and its event: the bytes as they came, and what they say.
+
+    What says the same is the same event, whatever its white space and the order of its members, as some libraries write
+    those anew for each try. Numbers are compared as the far side reads them.
+    """
+    try:
+        said = orjson.dumps(event, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # it holds what only the bytes tell apart, such as lone surrogates; or is nested too deeply
+        said = raw.strip()
+    digest = int.from_bytes(blake2b(said, digest_size=_EVENT_BITS // 8).digest(), "big")
+    return Key(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), digest or 1)
+
+
+@dataclass(frozen=True)
+class OtherEvent:
+    """The key was remembered with another event."""
+
+
+OTHER_EVENT: Final = OtherEvent()
 
 
 class DuplicateKeys:
@@ -29,6 +61,7 @@ class DuplicateKeys:
         self._window_seconds = settings.duplicate_window_seconds
         self._max_keys = settings.duplicate_max_keys
         self._clock = clock
+        # Ids with the digests of their events below them, in one number: an object for each would cost more than the key.
         self._ids: OrderedDict[bytes, int] = OrderedDict()
         # Of which times how many keys are, in the order of _ids: a time for each would cost more than the key.
         self._spans: deque[_Span] = deque()
@@ -39,24 +72,33 @@ class DuplicateKeys:
         self.forgotten_to = 0
         """Keys of events up to this id are forgotten."""
 
-    def find(self, digest: bytes) -> int | asyncio.Future[None] | None:
-        """Return the id of the event with this key; a future that is done when that is known; or None if there is none."""
-        return self._claimed.get(digest) or self._ids.get(digest)
+    def find(self, key: Key) -> int | OtherEvent | asyncio.Future[None] | None:
+        """Return the id of the event with this key, or that it is another event; None if there is none.
 
-    def claim(self, digests: Iterable[bytes]) -> None:
+        While it is being put, return a future that is done when that is known.
+        """
+        if claim := self._claimed.get(key.digest):
+            return claim
+        found = self._ids.get(key.digest)
+        if found is None:
+            return None
+        event = found & _EVENT_MASK
+        return OTHER_EVENT if event and event != key.event else found >> _EVENT_BITS
+
+    def claim(self, keys: Iterable[Key]) -> None:
         """Note that events with these keys, which none has, are being put; `settle` or `abandon` them."""
         loop = asyncio.get_running_loop()
-        self._claimed.update((digest, loop.create_future()) for digest in digests)
+        self._claimed.update((key.digest, loop.create_future()) for key in keys)
 
-    def settle(self, ids: Mapping[bytes, int]) -> None:
+    def settle(self, ids: Mapping[Key, int]) -> None:
         """Remember claimed keys, whose events have these rising ids; those that wait go on."""
-        self._add(ids, self._clock())
+        self._add({key.digest: _packed(event_id, key.event) for key, event_id in ids.items()}, self._clock())
         self.abandon(ids)
 
-    def abandon(self, digests: Iterable[bytes]) -> None:
+    def abandon(self, keys: Iterable[Key]) -> None:
         """Let those go on that wait for claimed keys."""
-        for digest in digests:
-            self._claimed.pop(digest).set_result(None)
+        for key in keys:
+            self._claimed.pop(key.digest).set_result(None)
 
     def forget_old(self) -> None:
         """Forget what is too old, or too many."""
@@ -67,7 +109,7 @@ class DuplicateKeys:
             if number <= 0:
                 return
             for _ in range(number):
-                self.forgotten_to = max(self.forgotten_to, self._ids.popitem(last=False)[1])
+                self.forgotten_to = max(self.forgotten_to, self._ids.popitem(last=False)[1] >> _EVENT_BITS)
             span.keys -= number
             if not span.keys:
                 self._spans.popleft()
@@ -75,7 +117,7 @@ class DuplicateKeys:
     def load(self, keys: Sequence[DuplicateKey]) -> None:
         """Remember what was remembered before this process, in the order of the ids."""
         for key in keys:
-            self._add({key.digest: key.event_id}, key.accepted_at)
+            self._add({key.digest: _packed(key.event_id, key.event or 0)}, key.accepted_at)
             if not self.are_kept:
                 self.forgotten_to = key.event_id
 
@@ -83,13 +125,13 @@ class DuplicateKeys:
         """Return all that `load` needs."""
         ids = iter(self._ids.items())
         return [
-            DuplicateKey(event_id, digest, span.last)
+            DuplicateKey(packed >> _EVENT_BITS, digest, span.last, packed & _EVENT_MASK or None)
             for span in self._spans
-            for digest, event_id in islice(ids, span.keys)
+            for digest, packed in islice(ids, span.keys)
         ]
 
     def _add(self, ids: Mapping[bytes, int], at: float) -> None:
-        new = {digest: event_id for digest, event_id in ids.items() if digest not in self._ids}
+        new = {digest: packed for digest, packed in ids.items() if digest not in self._ids}
         if not self.are_kept or not new:
             return
         self._ids.update(new)
@@ -100,6 +142,11 @@ class DuplicateKeys:
         else:
             self._spans.append(_Span(at, at, len(new)))
         self.forget_old()
+
+
+def _packed(event_id: int, event: int) -> int:
+    """Return an id and the digest of its event, 0 if that is not known, as one number."""
+    return event_id << _EVENT_BITS | event
 
 
 @dataclass(slots=True)

@@ -11,9 +11,10 @@ from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation, check
 from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.intake.duplicates import Key, key_of
 from forwarder.settings import ContractSettings
 
-Element = tuple[bytes, Conforming | Refused, str | None]
+Element = tuple[bytes, Conforming | Refused, Key | None]
 """The bytes of one event, what the contract says of it, and the app's own key, if it gave one."""
 
 _WRAPPED: Final = {"idempotency_key", "event"}
@@ -74,12 +75,13 @@ class Elements:
             return raw, _KEY_OF_ANOTHER_TYPE, None
         return self._checked(members["event"], value["event"], own)
 
-    def _checked(self, raw: bytes, value: object, key: str | None) -> Element:
+    def _checked(self, raw: bytes, value: object, text: str | None) -> Element:
+        key = key_of(text, raw, value) if text else None  # before anything is filled in, so that a repetition matches
         if self._fill_missing_time and type(value) is dict and not any(name.lower() == "time" for name in value):
             value["time"] = int(self._clock() * 1000)
             begin = raw.index(b"{") + 1
             raw = b'%b"time":%d%b%b' % (raw[:begin], value["time"], b"," if len(value) > 1 else b"", raw[begin:])
-        return raw, check(value) if key != "" else _EMPTY_KEY, key
+        return raw, check(value) if text != "" else _EMPTY_KEY, key
 
 
 def _malformed(error: MalformedJsonError) -> Refused:

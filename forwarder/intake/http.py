@@ -26,8 +26,9 @@ from forwarder.intake.connections import Connection, Connections, Server
 from forwarder.intake.direct import DirectConnection, Headers, is_special
 from forwarder.intake.elements import Element
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.peers import Operators
 from forwarder.intake.status_page import status_page
-from forwarder.settings import IntakeSettings
+from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
 
 CLOSING_SECONDS: Final = 2
@@ -51,7 +52,10 @@ _Route = tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]
 
 
 class OperatorRoutes(Protocol):
-    """What operators ask for, and change, below one path; `allowed`: they may see payloads, and change something."""
+    """What operators ask for, and change, below one path.
+
+    `lacking` is the code of what a request lacks to see payloads, and to change something; None if it may.
+    """
 
     @property
     def changes(self) -> Collection[str]:
@@ -63,11 +67,11 @@ class OperatorRoutes(Protocol):
         """Whether a GET may name one of them, by its id."""
         ...
 
-    async def get(self, path: str, query: Mapping[str, str], *, allowed: bool) -> web.Response:
+    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> web.Response:
         """Answer a GET; `path` is the id, or empty."""
         ...
 
-    async def post(self, path: str, body: bytes, *, allowed: bool) -> web.Response:
+    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
         """Answer a POST for one of the `changes`."""
         ...
 
@@ -83,6 +87,7 @@ class HttpIntake:
         self,
         settings: IntakeSettings,
         *,
+        control: ControlSettings,
         intake: str,
         acceptor: Acceptor,
         telemetry: Telemetry,
@@ -96,7 +101,10 @@ class HttpIntake:
         self._status = status
         self._receipt = receipt
         self._operators = operators
-        self._locks: Locks | None = Locks(settings)
+        self._rules = Locks(settings)
+        self._locks: Locks | None = self._rules
+        """None on a Unix socket, where all may post who may connect."""
+        self._may_operate = Operators(control)
         self._bodies = BodyReader(settings, telemetry)
         self._connections = Connections(settings, telemetry=telemetry, too_slow=answers.too_slow_headers())
         self._max_body_bytes = settings.max_body_bytes
@@ -115,14 +123,27 @@ class HttpIntake:
             self._routes |= {f"/v1/{name}/{change}": ("POST", self._change) for change in routes.changes}
 
     def use(self, settings: IntakeSettings) -> None:
-        """Go by these settings' token, hosts and origins from now on; at a Unix socket they mean nothing."""
-        if self._locks is not None:
-            self._locks.use(settings)
+        """Go by these settings' token, hosts and origins from now on; at a Unix socket only the token means something."""
+        self._rules.use(settings)
 
-    @property
-    def _guarded(self) -> bool:
-        """Whether whoever is let in may see payloads and change something: a Unix socket's mode let them in, or a token."""
-        return self._locks is None or self._locks.demand_a_token
+    def use_control(self, settings: ControlSettings) -> None:
+        """Go by these settings' group from now on."""
+        self._may_operate.use(settings)
+
+    def _lacking(self, request: web.BaseRequest) -> str | None:
+        """Return the code of what a request lacks to see payloads and change something; None if it may.
+
+        Over TCP who is let in has shown the token, if there is one. A Unix socket may be open to many, so there it counts
+        who connected, unless the token is shown.
+        """
+        if self._locks is not None:
+            return None if self._locks.demand_a_token else "unauthorized"
+        connection = cast("Connection", request.protocol)
+        peer = connection.peer()
+        if self._may_operate.include(peer) or self._rules.shows_token(request.headers):
+            return None
+        self._telemetry.operator_refused("forbidden_user", user=None if peer is None else peer.user)
+        return "forbidden_user"
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
@@ -227,16 +248,16 @@ class HttpIntake:
 
     async def _look(self, request: web.BaseRequest) -> web.StreamResponse:
         _, _, name, *rest = request.path.split("/")
-        return await self._operators[name].get("".join(rest), request.query, allowed=self._guarded)
+        return await self._operators[name].get("".join(rest), request.query, lacking=partial(self._lacking, request))
 
     async def _change(self, request: web.BaseRequest) -> web.StreamResponse:
         _, _, name, change = request.path.split("/")
-        allowed = self._guarded  # now, as a token may be set while the body comes, and this one has shown none
+        lacking = self._lacking(request)  # now, as a token may be set while the body comes, and this one has shown none
         try:
             body = await self._read(request)
         except RefusedBodyError as error:
             return answers.refusal(error.code)
-        return await self._operators[name].post(change, body, allowed=allowed)
+        return await self._operators[name].post(change, body, lacking=lacking)
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         try:

@@ -20,6 +20,7 @@ _ERROR_PORTION_BYTES: Final = 16 * 1024
 _MIN_POLL_SECONDS: Final = 0.01
 _MAX_POLL_SECONDS: Final = 0.1
 _CONFLICT: Final = "attribute_type_conflict"
+_KEY_REUSED: Final = "idempotency_key_reused"
 
 Line = tuple[int, bytes]
 """Its number within its connection, from 1, and its text, which is not blank."""
@@ -32,6 +33,7 @@ _MESSAGES: Final = {
     "too_slow": "the rest of the line did not arrive within intake.body_timeout_seconds",
     "shutting_down": "the forwarder is shutting down: send it again, to its successor",
     _CONFLICT: "an attribute has another type than before: see growlytics-forwarder attribute-types list",
+    _KEY_REUSED: "the idempotency_key came with another event before: give each event a key of its own",
 }
 
 
@@ -219,6 +221,8 @@ class Taking:
         def errors_of(position: int) -> Errors:
             index = refused[position]
             found: object = listed.get(index)
+            if index in accepted.reused:
+                return errors_for(_KEY_REUSED)
             if found is None:  # there were too many to list them, but a line can be checked again
                 found = self._acceptor.read.line(part[index][1])[1]
             return answers.described(found.violations) if isinstance(found, Refused) else errors_for(_CONFLICT)

@@ -2,7 +2,8 @@
 
 Any web page in a browser on this machine can reach a port of loopback. What tells its requests from those of apps: a browser
 says which page sends (`Origin`) and which name it thinks it calls (`Host`, another one after DNS rebinding), and without
-asking first (CORS preflight) it sends only the content types of forms. A Unix socket has no locks: its mode guards it.
+asking first (CORS preflight) it sends only the content types of forms. A Unix socket has no locks: its mode guards it, and
+for what operators do see `peers`.
 """
 
 import hmac
@@ -64,7 +65,7 @@ class Locks:
             return "forbidden_host"
         if "Origin" in headers and self._origin(headers) is None:
             return "forbidden_origin"
-        if self._token and not is_preflight and not self._shows_token(headers):
+        if self._token and not is_preflight and not self.shows_token(headers):
             return "unauthorized"
         return None
 
@@ -91,7 +92,10 @@ class Locks:
         sent = headers.getall("Origin", ())
         return sent[0] if len(sent) == 1 and sent[0] in self._origins else None
 
-    def _shows_token(self, headers: Headers) -> bool:
+    def shows_token(self, headers: Headers) -> bool:
+        """Whether there is a token, and these show it."""
+        if not self._token:
+            return False
         shown = [*headers.getall("x-growlytics-key", ())]
         for credentials in headers.getall("Authorization", ()):
             scheme, _, value = credentials.partition(" ")

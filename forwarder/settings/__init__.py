@@ -19,6 +19,7 @@ from forwarder.settings.sections import (
     AdminSettings,
     BufferSettings,
     ContractSettings,
+    ControlSettings,
     DeadLettersSettings,
     DeliverySettings,
     GrowlyticsSettings,
@@ -40,7 +41,7 @@ from forwarder.settings.sources import (
     read_secrets,
     structure,
 )
-from forwarder.settings.values import Address, RefusedError, Secret
+from forwarder.settings.values import Address, Group, RefusedError, Secret
 
 __all__ = [
     "Address",
@@ -48,8 +49,10 @@ __all__ = [
     "BufferSettings",
     "Changes",
     "ContractSettings",
+    "ControlSettings",
     "DeadLettersSettings",
     "DeliverySettings",
+    "Group",
     "GrowlyticsSettings",
     "IntakeSettings",
     "Loaded",

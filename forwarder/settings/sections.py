@@ -21,6 +21,8 @@ from forwarder.settings.values import (
     FileMode,
     FilePath,
     Flag,
+    Group,
+    GroupName,
     HostNames,
     HttpsUrl,
     Integer,
@@ -181,7 +183,9 @@ class ContractSettings:
         "The types that your team agreed on, which come before what is learned, as attribute-types export writes them",
     ] = None
     max_attribute_types: Annotated[
-        int, Integer(1, 1_000_000), "The most types of attributes to learn; what comes after is not guarded"
+        int,
+        Integer(1, 1_000_000),
+        "The most types of attributes to remember, of which one event name may have a tenth; then those seen once make room",
     ] = 10_000
     fill_missing_time: Annotated[
         bool, Flag(), "Give an event that has no time that of its arrival, instead of refusing it", LIVE
@@ -321,6 +325,18 @@ class AdminSettings:
 
 
 @attrs.frozen(kw_only=True)
+class ControlSettings:
+    """Who may operate the daemon over a Unix socket: see the contents of dead letters, and change something."""
+
+    group: Annotated[
+        Group | None,
+        GroupName(),
+        "A group whose members may operate the daemon over intake.unix_socket, besides its own user and root",
+        LIVE,
+    ] = None
+
+
+@attrs.frozen(kw_only=True)
 class ShutdownSettings:
     """How the daemon stops."""
 
@@ -360,6 +376,7 @@ class Settings:
     dead_letters: DeadLettersSettings = attrs.field(factory=DeadLettersSettings)
     receipts: ReceiptsSettings = attrs.field(factory=ReceiptsSettings)
     admin: AdminSettings = attrs.field(factory=AdminSettings)
+    control: ControlSettings = attrs.field(factory=ControlSettings)
     shutdown: ShutdownSettings = attrs.field(factory=ShutdownSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     loop: Annotated[

@@ -5,6 +5,7 @@ A reader gets what TOML gave (a string, an integer, a table, …) or `Text`, and
 this module; everybody else finds `Secret` and `Address` in `forwarder.settings`.
 """
 
+import grp
 import hmac
 import ipaddress
 import json
@@ -26,6 +27,7 @@ MIB = 1024 * KIB
 _UNIT_BYTES = {"GiB": 1024 * MIB, "MiB": MIB, "KiB": KIB}
 _MASK = "********"
 _MALFORMED_HOST = "its host or port is malformed"
+_MAX_GROUP_NUMBER = (1 << 32) - 2  # the last one means "none" to system calls
 _MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
 
 
@@ -79,6 +81,18 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@attrs.frozen
+class Group:
+    """A group of this machine's users."""
+
+    name: str
+    """As the setting has it: perhaps the number."""
+    number: int
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Reader(ABC):
@@ -338,7 +352,34 @@ class SocketPath(PathReader):
 
 
 @attrs.frozen
+class GroupName(Reader):
+    """A group of this machine's users; None is none, and so is the empty string. It must be there, but for a number."""
+
+    type_text = "the name or the number of a group of this machine"
+
+    def read(self, value: object) -> Group | None:
+        if value == "":
+            return None
+        number = _integer(Text(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value)
+        if number is not None:
+            if not 0 <= number <= _MAX_GROUP_NUMBER:
+                raise self.refuse(value)
+            return Group(str(number), number)
+        if not isinstance(value, str) or not value.isprintable():
+            raise self.refuse(value)
+        try:
+            return Group(str(value), grp.getgrnam(value).gr_gid)
+        except KeyError:
+            raise self.refuse(value, "there is no such group: create it, or name another") from None
+
+    def toml(self, value: object) -> str | None:
+        return None if value is None else _toml(str(value))
+
+
+@attrs.frozen
 class DirectoryPath(PathReader):
+    """The path of a directory, absolute or relative. Whether it is there is for those to find out who use it."""
+
     type_text = "the path of a directory"
 
     def read(self, value: object) -> str:

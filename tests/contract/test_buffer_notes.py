@@ -1,10 +1,12 @@
 """What every Buffer promises of what it keeps for intake: the types of attributes, and the apps' keys of events."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from forwarder.buffer.base import NO_NOTES, Buffer, Full, NeverFits, Notes, Stored
+from forwarder.database.attribute_types import LearnedType, TypeChanges
 from forwarder.settings import DeadLettersSettings
 from forwarder.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer, database_of
@@ -77,6 +79,27 @@ async def test_of_types_that_come_with_puts_the_first_counts_and_what_is_noted_c
     await buffer.put([three], intake="http", notes=notes_of([three], x=learned("string")))
     await buffer.note({("n", "never there"): None})
     assert (await recalled(kind, buffer, open_buffer)).types == expected
+
+
+async def test_what_changes_of_types_with_a_put_comes_before_what_is_learned_with_it(
+    kind: Kind, open_buffer: OpenBuffer, buffer: Buffer, make: EventMaker
+) -> None:
+    one, two = make.of("ab")
+    z, again = ("n", "z"), LearnedType("number", 2e9, seen_again=True)
+    await buffer.put([one], intake="http", notes=notes_of([one], x=learned(), y=learned(), z=learned()))
+    changed: TypeChanges = {X: None, Y: again, z: None, ("n", "never there"): None}
+    await buffer.put([two], intake="http", notes=replace(notes_of([two], x=learned("date")), changed_types=changed))
+    assert (await recalled(kind, buffer, open_buffer)).types == {X: learned("date"), Y: again}
+
+
+async def test_what_changes_of_types_with_a_put_that_is_not_stored_does_not_change(
+    kind: Kind, open_buffer: OpenBuffer, make: EventMaker
+) -> None:
+    buffer = await open_buffer(max_events=1)
+    await buffer.put(one := make.of("a"), intake="http", notes=notes_of(one, x=learned()))
+    more = make.of("b")
+    assert await buffer.put(more, intake="http", notes=Notes(changed_types={X: None})) == Full()
+    assert (await recalled(kind, buffer, open_buffer)).types == {X: learned()}
 
 
 async def test_the_last_that_is_noted_counts_and_what_is_forgotten_can_come_again(

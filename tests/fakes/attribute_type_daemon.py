@@ -40,7 +40,7 @@ class AttributeTypeDaemon:
     def accept(self, attributes: object, name: str = "Buy") -> None:
         """Accept an event, whatever is wrong with its attributes."""
         body = event(attributes, name)
-        judged = self.types.judge(body, conforming(body), {})
+        judged = self.types.judge(body, conforming(body), None)
         self.types.settled([] if judged is None else [judged])
 
     def learned(self) -> dict[Place, str]:
@@ -63,8 +63,8 @@ class AttributeTypeDaemon:
         assert request.path.startswith(_PATH)
         rest = request.path.removeprefix(_PATH).removeprefix("/")
         if request.method == "GET":
-            return await routes.get(rest, request.query, allowed=self.allowed)
-        return await routes.post(rest, body, allowed=self.allowed)
+            return await routes.get(rest, request.query, lacking=lambda: None)
+        return await routes.post(rest, body, lacking=None if self.allowed else "unauthorized")
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ def learned(kind: AttributeType = "string", first_seen: float = 1e9 + 0.5) -> Le
 
 def keys_of(events: Iterable[Event]) -> tuple[DuplicateKey, ...]:
     """Return a key for each event, made of its id."""
-    return tuple(DuplicateKey(event.id, event.id.to_bytes(16, "big"), event.accepted_at) for event in events)
+    return tuple(DuplicateKey(event.id, event.id.to_bytes(16, "big"), event.accepted_at, event.id) for event in events)
 
 
 def notes_of(events: Iterable[Event], *, keys_forgotten_to: int = 0, **types: LearnedType | None) -> Notes:

@@ -24,7 +24,15 @@ from forwarder.intake.http import HttpIntake
 from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix
 from forwarder.receipts import Receipts
-from forwarder.settings import Address, BufferSettings, ContractSettings, IntakeSettings, ReceiptsSettings
+from forwarder.settings import (
+    Address,
+    BufferSettings,
+    ContractSettings,
+    ControlSettings,
+    Group,
+    IntakeSettings,
+    ReceiptsSettings,
+)
 from forwarder.telemetry import DROP_REASONS, INTAKES, REJECTION_REASONS, Telemetry
 from tests.fakes.buffers import memory_buffer
 
@@ -219,6 +227,7 @@ async def serving(
     *,
     unix: Path | None = None,
     mode: int = 0o660,
+    group: Group | None = None,
     max_events: int = 1_000_000,
     max_bytes: int = 1 << 30,
     **intake_settings: Any,
@@ -247,6 +256,7 @@ async def serving(
     name = "unix" if unix else "http"
     intake = HttpIntake(
         settings,
+        control=ControlSettings(group=group),
         intake=name,
         acceptor=Acceptor(
             elements,

@@ -226,7 +226,7 @@ async def test_a_disk_that_has_no_room_for_long_is_told_and_the_change_is_kept_a
     assert daemon.noted == []
     daemon.room.set()
     await asyncio.sleep(0.05)
-    assert [list(each) for each in daemon.noted] == [[("Buy", "a")], [("Buy", "c")]]
+    assert [list(each) for each in daemon.noted] == [[("Buy", "a")], [("Buy", "b"), ("Buy", "c")]]
 
 
 async def test_a_disk_that_fails_when_nobody_waits_any_more_is_no_error_of_the_event_loop(

@@ -67,7 +67,7 @@ async def test_list_says_when_no_more_are_learned(capsys: Capture) -> None:
         daemon.accept({"Price": 1})
         assert await attribute_types(daemon, "list") == 0
         assert capsys.readouterr().out.endswith(
-            "0 fixed, 1 learned of at most 1, and no more are learned: raise contract.max_attribute_types\n"
+            "0 fixed, 1 learned of at most 1, so new ones replace those seen once: raise contract.max_attribute_types\n"
         )
 
 

@@ -88,11 +88,12 @@ async def test_one_that_exceeds_the_longest_is_refused_however_long_it_is(
 
 
 async def test_wrapped_elements_with_keys_are_taken_once(served: WayIn, sender: socket.socket) -> None:
-    for key, number in (("a", 1), ("b", 2), ("a", 3)):
+    for key, number in (("a", 1), ("b", 2), ("a", 1), ("b", 3)):
         await served.send_datagram(b'{"idempotency_key":"%b","event":%b}' % (key.encode(), numbered(number)), sender)
-    await settled(served, 3)
+    await settled(served, 4)
     assert await served.take_all() == [numbered(1), numbered(2)]
     assert served.counts().duplicates == 1
+    assert served.counts().rejected == {"idempotency_key_reused": 1}
 
 
 async def test_what_fits_is_taken_and_the_rest_counted(tmp_path: Path, sender: socket.socket) -> None:

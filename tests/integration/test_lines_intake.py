@@ -197,14 +197,26 @@ async def test_lines_of_every_kind_in_pieces_of_every_size_come_to_the_same(serv
 
 async def test_wrapped_elements_with_keys_are_taken_once(served: WayIn) -> None:
     client = await served.connect()
-    await client.send(keyed("a", numbered(1)), keyed("b", numbered(2)), keyed("a", numbered(3)))
+    await client.send(keyed("a", numbered(1)), keyed("b", numbered(2)), keyed("a", numbered(1)))
     await settled(served, 3)
     other = await served.connect()
-    await other.send(keyed("b", numbered(4)), b'{"idempotency_key":"","event":{}}')
+    await other.send(keyed("b", numbered(2)), b'{"idempotency_key":"","event":{}}')
     assert await other.error() == (2, ["empty"])
     assert await served.take_all() == [numbered(1), numbered(2)]
     counts = served.counts()
     assert (counts.received, counts.accepted, counts.duplicates) == (5, 2, 2)
+
+
+async def test_a_key_that_comes_again_with_another_event_is_told_of_also_where_very_many_are(served: WayIn) -> None:
+    client = await served.connect()
+    await client.send(keyed("a", numbered(0)))
+    await settled(served, 1)
+    await client.send(*(keyed("a", numbered(number)) for number in range(1, 1101)), keyed("a", numbered(0)))
+    await settled(served, 1102)
+    client.end()
+    assert await client.errors() == {number + 1: ["idempotency_key_reused"] for number in range(1, 1101)}
+    counts = served.counts()
+    assert (counts.accepted, counts.duplicates, counts.rejected) == (1, 1, {"idempotency_key_reused": 1100})
 
 
 async def test_a_line_of_the_longest_length_passes_and_a_longer_one_is_refused_once(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.buffer.memory import MemoryBuffer
+from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
-from forwarder.intake.duplicates import DuplicateKeys, digest_of
+from forwarder.intake.duplicates import DuplicateKeys, key_of
 from forwarder.intake.elements import Elements
 from forwarder.settings import ContractSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
@@ -46,14 +47,17 @@ class ScriptedBuffer(MemoryBuffer):
 
 
 class Intake:
-    def __init__(self, *, attribute_types: str = "observe") -> None:
+    def __init__(self, *, attribute_types: str = "observe", fill_missing_time: bool = False) -> None:
         self.telemetry = Telemetry()
         buffer = memory_buffer(self.telemetry, asyncio.get_running_loop().time)
         buffer.__class__ = ScriptedBuffer
         assert isinstance(buffer, ScriptedBuffer)
         self.buffer = buffer
         self.buffer.puts = []
-        contract = ContractSettings(attribute_types=attribute_types)  # type: ignore[arg-type]  # one of its words
+        contract = ContractSettings(
+            attribute_types=attribute_types,  # type: ignore[arg-type]  # one of its words
+            fill_missing_time=fill_missing_time,
+        )
         self.clock = 1e9
         self.keys = DuplicateKeys(IntakeSettings(), clock=lambda: self.clock)
         self.types = AttributeTypes(contract, telemetry=self.telemetry, clock=lambda: self.clock)
@@ -119,7 +123,7 @@ async def test_a_request_of_duplicates_alone_is_a_success_without_a_put(intake: 
 
 
 async def test_a_key_that_comes_twice_in_one_request_counts_once(intake: Intake) -> None:
-    answer = await intake.taken(event(1), event(2), event(3), keys=["k", "x", "k"])
+    answer = await intake.taken(event(1), event(2), event(1), keys=["k", "x", "k"])
     assert (answer.ids, answer.accepted, answer.duplicates) == ([1, 2, 1], 2, 1)
     assert intake.counts == (3, 2, 1, 0)
 
@@ -181,9 +185,9 @@ async def test_keys_go_with_the_events_and_what_is_forgotten_with_the_next(intak
     await intake.taken(event(4), keys=["b"])
     await intake.taken(event(5))
     notes = [notes for _, notes in intake.buffer.puts]
-    assert [(key.event_id, key.digest, key.accepted_at) for each in notes for key in each.keys] == [
-        (2, digest_of("a"), 1e9),
-        (4, digest_of("b"), 1e9 + 5000),
+    assert [(key.event_id, (key.digest, key.event), key.accepted_at) for each in notes for key in each.keys] == [
+        (2, key_of("a", b"", json.loads(event(2))), 1e9),
+        (4, key_of("b", b"", json.loads(event(4))), 1e9 + 5000),
     ]
     assert [each.keys_forgotten_to for each in notes] == [0, 2, 0], "it is told once"
 
@@ -201,8 +205,8 @@ async def test_who_is_patient_tries_again_uncounted(intake: Intake) -> None:
 async def test_ids_rise_in_the_order_of_the_puts_whoever_waits_for_a_key(intake: Intake) -> None:
     intake.buffer.gate = asyncio.Event()
     posts = [
-        asyncio.create_task(intake.post(event(number), keys=[key]))
-        for number, key in enumerate(["a", "a", None, "b", "a", "b", None])
+        asyncio.create_task(intake.post(event(ord(key or "c")), keys=[key]))
+        for key in ["a", "a", None, "b", "a", "b", None]
     ]
     await asyncio.sleep(0)
     intake.buffer.gate.set()
@@ -267,7 +271,85 @@ async def test_a_conflict_is_counted_only_once_the_event_is_taken() -> None:
         assert counted(intake.telemetry, "attribute_type_conflicts_total", action="observe", kind="hard") == conflicts
 
 
-async def test_a_duplicates_conflicts_are_not_counted_and_nothing_is_learned_from_it() -> None:
+def code_of(answer: Accepted, index: int) -> str:
+    return dict(answer.refusals)[index].violations[0].code
+
+
+async def test_a_key_that_comes_again_with_another_event_is_refused_and_its_first_event_stays_known() -> None:
+    intake = Intake()
+    await intake.taken(event(1), keys=["k"])
+    other = await intake.taken(event(2), event(3), BAD, keys=["k", "x"])
+    assert (other.ids, other.accepted, other.duplicates) == ([None, 2, None], 1, 0)
+    assert [index for index, _ in other.refusals] == [0, 2], "in their order"
+    assert code_of(other, 0) == "idempotency_key_reused"
+    assert other.reused == {0}
+    assert (await intake.taken(event(1), keys=["k"])).duplicates == 1
+    assert intake.counts == (5, 2, 1, 2)
+    assert counted(intake.telemetry, "events_rejected_total", reason="idempotency_key_reused") == 1
+
+
+async def test_a_key_that_comes_with_two_events_in_one_request_is_the_first_ones() -> None:
+    intake = Intake()
+    answer = await intake.taken(event(1), event(2), event(1), keys=["k", "k", "k"])
+    assert (answer.ids, answer.accepted, answer.duplicates) == ([1, None, 1], 1, 1)
+    assert code_of(answer, 1) == "idempotency_key_reused"
+    assert intake.counts == (3, 1, 1, 1)
+
+
+async def test_a_key_is_free_whose_first_event_the_contract_refused_in_the_same_request() -> None:
+    answer = await Intake().taken(BAD, event(2), keys=["k", "k"])
+    assert (answer.ids, answer.accepted) == ([None, 1], 1)
+
+
+async def test_another_event_with_a_key_that_is_being_put_waits_and_is_refused() -> None:
+    intake = Intake()
+    intake.buffer.gate = asyncio.Event()
+    first = asyncio.create_task(intake.taken(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(intake.taken(event(2), keys=["k"]))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not second.done()
+    intake.buffer.gate.set()
+    assert (await first).accepted == 1
+    assert code_of(await second, 0) == "idempotency_key_reused"
+    assert intake.counts == (2, 1, 0, 1)
+
+
+async def test_another_event_takes_a_key_whose_first_event_could_not_be_stored() -> None:
+    intake = Intake()
+    intake.buffer.gate = asyncio.Event()
+    intake.buffer.answer = Unavailable()
+    first = asyncio.create_task(intake.post(event(1), keys=["k"]))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(intake.post(event(2), keys=["k"]))
+    await asyncio.sleep(0)
+    intake.buffer.gate.set()
+    assert await first == Unavailable()
+    await asyncio.sleep(0)
+    intake.buffer.answer = Stored()
+    answers = [await second, await intake.taken(event(2), keys=["k"])]
+    assert sum(answer.accepted for answer in answers if isinstance(answer, Accepted)) == 1
+
+
+async def test_a_key_is_free_again_after_its_window() -> None:
+    intake = Intake()
+    await intake.taken(event(1), keys=["k"])
+    intake.clock += 3700
+    assert (await intake.taken(event(2), keys=["k"])).accepted == 1
+
+
+async def test_a_repetition_is_one_whatever_the_forwarder_makes_of_the_event() -> None:
+    intake = Intake(attribute_types="coerce", fill_missing_time=True)
+    without_time = event(1, a="3").replace(b'"time": 1700000000000, ', b"")
+    await intake.taken(event(1, a=1))
+    await intake.taken(without_time, keys=["k"])
+    intake.clock += 60
+    assert (await intake.taken(without_time, keys=["k"])).duplicates == 1
+    assert json.loads(intake.buffer.puts[1][0][0].body)["attributes"] == {"a": 3}
+
+
+async def test_of_an_event_whose_key_was_reused_no_conflicts_are_counted_and_nothing_is_learned() -> None:
     intake = Intake()
     await intake.taken(event(1, a="text"), keys=["k"])
     await intake.taken(event(1, a=3, b=1), event(2, a=4), keys=["k", None])
@@ -285,6 +367,20 @@ async def test_an_event_that_the_guard_refuses_fails_alone() -> None:
     assert (index, refused.violations[0].code) == (1, "attribute_type_conflict")
     assert counted(intake.telemetry, "events_rejected_total", reason="attribute_type_conflict") == 1
     assert intake.counts == (3, 2, 0, 1)
+
+
+async def test_that_an_attribute_came_again_is_noted_once_with_the_event_or_where_that_fails_with_a_later_one() -> None:
+    intake = Intake()
+    await intake.taken(event(1, a=1))
+    intake.buffer.answer = Unavailable()
+    await intake.post(event(2, a=1))
+    intake.buffer.answer = Stored()
+    await intake.taken(event(3, a=1, b=1))
+    await intake.taken(event(4, a=1, b=1))
+    await intake.taken(event(5, a=1, b=1))
+    again = {attribute: LearnedType("number", 1e9, seen_again=True) for attribute in "ab"}
+    changed = [{place[1]: each for place, each in notes.changed_types.items()} for _, notes in intake.buffer.puts]
+    assert changed == [{}, {"a": again["a"]}, {"a": again["a"]}, {"b": again["b"]}, {}]
 
 
 async def test_what_the_guard_changes_is_what_is_put() -> None:

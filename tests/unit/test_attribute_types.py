@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forwarder.database.attribute_types import AttributeType, LearnedType, Place
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
 from forwarder.growlytics.attribute_values import converted
 from forwarder.growlytics.known_types import TooManyTypesError
 from forwarder.growlytics.type_conflicts import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES
@@ -25,6 +25,10 @@ NOW_TEXT = "2023-11-14T22:13:20Z"
 PLACE = ("Buy", "Price")
 
 
+def has_nothing_to_say(judged: Judged | None) -> bool:
+    return judged is None or not (judged.learned or judged.conflicts or judged.refused)
+
+
 class Heard(Telemetry):
     """Telemetry that remembers what it was told of attributes."""
 
@@ -32,6 +36,7 @@ class Heard(Telemetry):
         super().__init__()
         self.first: list[dict[str, str]] = []
         self.full = 0
+        self.crowded: list[tuple[str, int]] = []
         self.unfixed: list[str] = []
 
     def attribute_conflicts_first(self, *, name: str, attribute: str, expected: str, found: str, action: str) -> None:
@@ -41,6 +46,9 @@ class Heard(Telemetry):
 
     def attribute_types_full(self) -> None:
         self.full += 1
+
+    def attribute_names_too_many(self, *, name: str, most: int) -> None:
+        self.crowded.append((name, most))
 
     def attribute_types_unfixed(self, policy: str) -> None:
         self.unfixed.append(policy)
@@ -74,15 +82,13 @@ class Guard:
         self.types = AttributeTypes(settings, telemetry=self.telemetry, clock=lambda: self.now)
         self.types.fix(fixed or {})
 
-    def judge(
-        self, attributes: object, name: str = "Buy", seen: dict[Place, LearnedType] | None = None
-    ) -> tuple[bytes, Judged | None]:
+    def judge(self, attributes: object, name: str = "Buy", seen: Seen | None = None) -> tuple[bytes, Judged | None]:
         """Judge an event with these attributes, as JSON or as what becomes JSON; return it as it came, too.
 
         It is a request of its own, unless `seen` is of one with others.
         """
         body = event(attributes, name)
-        return body, self.types.judge(body, conforming(body), {} if seen is None else seen)
+        return body, self.types.judge(body, conforming(body), seen)
 
     def accept(self, attributes: object, name: str = "Buy") -> bytes:
         """Have an event accepted, and return its body."""
@@ -128,6 +134,9 @@ def test_the_first_event_decides_and_the_next_like_it_leaves_nothing_to_say(poli
     assert judged.learned[("Buy", "d")] == learned("date")
     guard.types.settled([judged])
     assert guard.types_of() == {"s": "string", "n": "number", "f": "number", "b": "boolean", "d": "date"}
+    _, again = guard.judge({"s": "", "n": -1.5, "f": 7, "b": False, "d": "2020-01-20T00:00:00Z"})
+    assert has_nothing_to_say(again)
+    assert again is not None, "but that they came again is to be noted, once"
     assert guard.judge({"s": "", "n": -1.5, "f": 7, "b": False, "d": "2020-01-20T00:00:00Z"})[1] is None
     assert guard.judge({"n": 3})[1] is None
     assert guard.judge({})[1] is None
@@ -146,7 +155,7 @@ def test_names_differ_by_case_and_attributes_by_their_events() -> None:
 
 def test_a_conflict_within_a_request_is_seen_before_anything_of_it_is_accepted() -> None:
     guard = Guard("reject")
-    seen: dict[Place, LearnedType] = {}
+    seen = Seen()
     _, first = guard.judge({"Price": 1}, seen=seen)
     guard.now += 10
     _, second = guard.judge({"Price": "1"}, seen=seen)
@@ -196,7 +205,7 @@ def test_of_two_requests_at_the_same_time_whose_acceptance_is_told_first_is_the_
 def test_what_several_events_of_a_request_had_is_learned_from_any_that_is_accepted() -> None:
     for index in (0, 1):
         guard = Guard()
-        seen: dict[Place, LearnedType] = {}
+        seen = Seen()
         both = [guard.judge({"Price": number}, seen=seen)[1] for number in (1, 2)]
         accepted = both[index]
         assert accepted is not None
@@ -231,7 +240,7 @@ def test_the_types_are_always_those_of_some_accepted_event_whatever_the_order_of
     guard = Guard()
     pending = []
     for attributes, stored in requests:
-        seen: dict[Place, LearnedType] = {}
+        seen = Seen()
         pending.append(
             (attributes, [judged for each in attributes if (judged := guard.judge(each, seen=seen)[1])], stored)
         )
@@ -334,7 +343,7 @@ def test_reject_refuses_with_every_conflict_both_types_and_when_the_first_was_se
 
 def test_a_refusal_names_the_first_time_also_of_what_no_event_was_accepted_with_yet() -> None:
     guard = Guard("reject")
-    seen: dict[Place, LearnedType] = {}
+    seen = Seen()
     guard.judge({"Price": 1}, seen=seen)
     _, judged = guard.judge({"Price": "1"}, seen=seen)
     assert judged is not None
@@ -432,7 +441,7 @@ def test_all_but_the_attributes_in_conflict_stays_exactly_as_it_was(
     whole = unknown | {"name": "Buy", "customerId": "c\ud800é", "time": 1700000000000, "attributes": attributes}
     body = json.dumps(whole).encode()
     guard = Guard(policy, fixed={("Buy", attribute): kind for attribute, kind in fixed.items()})
-    judged = guard.types.judge(body, conforming(body), {})
+    judged = guard.types.judge(body, conforming(body), None)
     sent = json.loads(body if judged is None else judged.body)
     assert exactly(sent | {"attributes": None}) == exactly(whole | {"attributes": None})
     hard = {each.attribute: each for each in judged.conflicts if each.kind == "hard"} if judged else {}
@@ -471,7 +480,7 @@ def test_what_is_too_deep_to_be_encoded_anew_is_forwarded_as_it_came(policy: Pol
     guard = Guard(policy, fixed={PLACE: "number"})
     unknown = b"[" * depth + b"]" * depth
     body = event({"Price": "3"})[:-1] + b',"unknown":' + unknown + b"}"
-    judged = guard.types.judge(body, conforming(body), {})
+    judged = guard.types.judge(body, conforming(body), None)
     assert judged is not None
     assert judged.refused is None
     if judged.body is body:
@@ -485,7 +494,7 @@ def test_too_deep_is_a_case_that_happens() -> None:
     guard = Guard("strip", fixed={PLACE: "number"})
     body = event({"Price": "3"})
     too_deep = body[:-1] + b',"unknown":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    judged = guard.types.judge(too_deep, conforming(body), {})
+    judged = guard.types.judge(too_deep, conforming(body), None)
     assert judged is not None
     assert judged.body is too_deep
     assert [each.action for each in judged.conflicts] == ["observe"]
@@ -497,10 +506,10 @@ def test_too_deep_is_a_case_that_happens() -> None:
 def test_fixed_types_come_before_what_events_say_and_before_what_was_learned() -> None:
     guard = Guard(fixed={PLACE: "number"})
     guard.types.load({PLACE: learned("string"), ("Buy", "Brand"): learned("string")})
-    assert guard.judge({"Price": 1, "Brand": "x"})[1] is None
+    assert has_nothing_to_say(guard.judge({"Price": 1, "Brand": "x"})[1])
     guard.accept({"Price": "1"})
     assert guard.telemetry.conflicts() == {("observe", "hard"): 1}
-    assert guard.types.remembered() == {("Buy", "Brand"): learned("string")}
+    assert guard.types.remembered() == {("Buy", "Brand"): LearnedType("string", NOW, seen_again=True)}
 
 
 def test_fixed_types_do_not_count_towards_the_bound() -> None:
@@ -538,25 +547,28 @@ def test_the_start_warns_if_learned_types_alone_change_events(policy: Policy) ->
 # Bounds
 
 
-def test_when_it_is_full_nothing_more_is_learned_and_it_says_so() -> None:
+def test_when_it_is_full_what_was_seen_once_makes_room_and_it_says_so() -> None:
     guard = Guard("reject", max_types=2)
+    guard.accept({"a": 1})
     guard.accept({"a": 1})
     assert guard.types.status()["full"] is False
     _, judged = guard.judge({"b": 1, "c": 1})
     assert judged is not None
-    assert list(judged.learned) == [("Buy", "b")]
+    assert list(judged.learned) == [("Buy", "b")], "c would have it make room at once"
     assert guard.telemetry.full == 1
     guard.types.settled([judged])
     assert guard.types.status()["full"] is True
-    assert guard.judge({"a": 1, "b": 2})[1] is None
-    assert guard.judge({"c": "x"})[1] is None
-    assert guard.judge({"x": 1}, name="Other")[1] is None
-    assert guard.telemetry.full == 3
-    assert guard.types_of() == {"a": "number", "b": "number"}
-    assert guard.judge({"a": "x"})[1] is not None, "what is known is still guarded"
+    guard.accept({"x": 1}, name="Other")
+    assert guard.types_of("Buy") == {"a": "number"}
+    assert guard.types_of("Other") == {"x": "number"}
+    assert guard.telemetry.full == 2
+    assert guard.types.status()["not_remembered"] == 2
+    _, judged = guard.judge({"a": "x"})
+    assert judged is not None
+    assert judged.refused is not None, "what is known is still guarded"
     guard.types.forget("Buy", "a")
     guard.accept({"c": 1})
-    assert guard.types_of() == {"b": "number", "c": "number"}
+    assert guard.types_of() == {"c": "number"}
 
 
 @pytest.mark.parametrize("name", ["a" * 257, "é" * 129])
@@ -575,7 +587,8 @@ def test_conflicts_are_recorded_for_so_many_attributes_and_counted_for_all() -> 
         guard.now += 1
         guard.accept({name: "x"})
     assert guard.telemetry.conflicts() == {("observe", "hard"): count}
-    assert len(guard.telemetry.first) == MAX_RECORDED_ATTRIBUTES
+    assert len(guard.telemetry.first) == count
+    assert {each["attribute"] for each in guard.shown()} == set(names[-MAX_SHOWN_ATTRIBUTES:]), "the latest ones"
     assert sum(int(str(each["conflicts"])) for _, each in guard.types.listed()) == MAX_RECORDED_ATTRIBUTES
     assert len(guard.shown()) == MAX_SHOWN_ATTRIBUTES
 
@@ -609,6 +622,7 @@ def test_the_status_shows_the_latest_conflicts_first_with_names_made_printable()
         "fixed": 0,
         "max": 100,
         "full": False,
+        "not_remembered": 0,
         "conflicts": [
             {"name": "Buy", "attribute": "a", "expected": "number", "found": "string", "action": "coerce",
              "conflicts": 2, "last_at": NOW + 3},
@@ -682,15 +696,16 @@ def test_import_replaces_what_was_learned_but_nothing_that_is_fixed() -> None:
         }
     )
     assert changes == {
-        ("Buy", "other"): learned("string", NOW + 10),
+        ("Buy", "same"): LearnedType("number", NOW, seen_again=True),
+        ("Buy", "other"): LearnedType("string", NOW + 10, seen_again=True),
         ("Buy", "gone"): None,
-        ("Buy", "new"): learned("date", NOW + 10),
+        ("Buy", "new"): LearnedType("date", NOW + 10, seen_again=True),
     }
     guard.types.settled([judged])
     assert guard.types_of() == {
         "f": "number", "same": "number", "other": "string", "new": "date", "under way": "number",
     }  # fmt: skip
-    assert guard.types.remembered()["Buy", "same"] == learned("number", NOW)
+    assert guard.types.remembered()["Buy", "same"] == LearnedType("number", NOW, seen_again=True)
 
 
 def test_an_import_of_more_than_may_be_learned_changes_nothing() -> None:

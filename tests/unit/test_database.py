@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, salvage, schema
+from forwarder.database.attribute_types import LearnedType
 from forwarder.database.connection import (
     Committed,
     DamagedError,
@@ -20,6 +23,7 @@ from forwarder.database.connection import (
 )
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
+from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.events import Read, RowCount
 from forwarder.database.ledger import AlteredError
 from forwarder.database.marks import Mark
@@ -233,6 +237,81 @@ async def test_a_damaged_file_of_an_earlier_version_is_set_aside_and_salvaged(
     assert file.letters(-1, max_rows=1000) == ([], None)
     assert (file.marks(), file.types(), file.keys()) == ({}, {}, {})
     file.close()
+    await database.close()
+
+
+def write_notes_of_version_4(path: Path) -> None:
+    """Write a key and a type into a file as version 0.1.0 did, which knew nothing of the columns that came later."""
+    connection = plain(path)
+    key = struct.Struct("<qd16s")
+    connection.execute(
+        "INSERT INTO duplicate_keys (id, key, accepted_at, checksum) VALUES (?, ?, ?, ?)",
+        (7, b"k" * 16, 2.5, zlib.crc32(key.pack(7, 2.5, b"k" * 16))),
+    )
+    checked = struct.pack("<dII", 1.5, 1, 1) + b"n" + b"x" + b"number"
+    connection.execute(
+        "INSERT INTO attribute_types (name, attribute, type, first_seen, checksum) VALUES (?, ?, ?, ?, ?)",
+        (b"n", b"x", b"number", 1.5, zlib.crc32(checked)),
+    )
+    connection.commit()
+    connection.close()
+
+
+OF_VERSION_4 = ({("n", "x"): LearnedType("number", 1.5)}, [DuplicateKey(7, b"k" * 16, 2.5, None)])
+
+
+async def test_what_version_0_1_0_kept_for_intake_is_there_after_the_migration_beside_what_is_kept_now(
+    tmp_path: Path, make: EventMaker
+) -> None:
+    make_version(4, tmp_path / "buffer", make.of("a"))
+    write_notes_of_version_4(tmp_path / "buffer" / "buffer.db")
+    types, keys = OF_VERSION_4
+    database = await opened(tmp_path / "buffer")
+    assert await database.run(attribute_types.load) == (types, [])
+    assert await database.run(duplicate_keys.load) == (keys, [])
+    new_key, again = DuplicateKey(9, b"n" * 16, 3.5, (1 << 64) - 1), LearnedType("string", 2.5, seen_again=True)
+    await database.run(partial(duplicate_keys.insert, keys=[new_key]))
+    await database.run(partial(attribute_types.write, changes={("n", "y"): again}))
+    await database.close()
+    database = await opened(tmp_path / "buffer")
+    assert await database.run(attribute_types.load) == (types | {("n", "y"): again}, [])
+    assert await database.run(duplicate_keys.load) == ([*keys, new_key], [])
+    await database.close()
+
+
+@pytest.mark.parametrize("page", [None, 0], ids=["nothing damaged", "the first page"])
+def test_what_version_0_1_0_kept_for_intake_can_be_salvaged(tmp_path: Path, make: EventMaker, page: int | None) -> None:
+    make_version(4, tmp_path / "buffer", make.of("a"))
+    path = tmp_path / "buffer" / "buffer.db"
+    write_notes_of_version_4(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    if page is not None:
+        damage(path, page, b"\xff" * schema.PAGE_BYTES)
+    types, keys = OF_VERSION_4
+    assert salvage.notes_in(path.parent, path.name) == (types, {7: keys[0]})
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE duplicate_keys SET event = x'0000000000000001'",
+        "UPDATE duplicate_keys SET event = x'00'",
+        "UPDATE duplicate_keys SET event = NULL",
+        "UPDATE attribute_types SET seen_again = NULL",
+        "UPDATE attribute_types SET seen_again = 1 - seen_again",
+        "UPDATE attribute_types SET seen_again = 'x'",
+    ],
+)
+async def test_a_row_of_notes_that_was_altered_is_passed_over(tmp_path: Path, statement: str) -> None:
+    database = await opened(tmp_path)
+    await database.run(partial(duplicate_keys.insert, keys=[DuplicateKey(9, b"n" * 16, 3.5, 77)]))
+    await database.run(partial(attribute_types.write, changes={("n", "y"): LearnedType("string", 2.5)}))
+    await database.run(lambda transaction: transaction.connection.execute(statement).fetchall())
+    types, keys = await database.run(attribute_types.load), await database.run(duplicate_keys.load)
+    altered = ([(b"n", b"y")], []) if "attribute_types" in statement else ([], [9])
+    assert (types[1], keys[1]) == altered
     await database.close()
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused
 from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.intake.duplicates import Key, key_of
 from forwarder.intake.elements import Element, Elements
 from forwarder.settings import ContractSettings
 
@@ -20,6 +21,10 @@ WITHOUT_TIME = b' {"name":"N","customerId":"C","attributes":{}}'
 
 def elements(*, fill: bool = False) -> Elements:
     return Elements(ContractSettings(fill_missing_time=fill), clock=lambda: NOW)
+
+
+def key(text: str) -> Key:
+    return key_of(text, GOOD, json_text.parse(GOOD))
 
 
 def code(element: Element) -> str:
@@ -43,12 +48,18 @@ def test_an_event_keeps_its_bytes_however_it_comes() -> None:
 def test_a_wrapped_event_brings_its_key_which_comes_before_that_of_the_request() -> None:
     read = elements()
     wrapped = b'{"event":%b,"idempotency_key":"own"}' % GOOD
-    assert read.line(wrapped)[2] == "own"
-    assert read.line(wrapped, "header")[2] == "own"
-    assert [key for _, _, key in read.json(b"[%b,%b]" % (wrapped, GOOD), "header")] == ["own", "header\n1"]
-    assert [key for _, _, key in read.json(GOOD, "header")] == ["header"]
-    assert [key for _, _, key in read.lines(GOOD + b"\n" + GOOD, "h")] == ["h\n0", "h\n1"]
-    assert [key for _, _, key in read.json(b"[%b]" % GOOD)] == [None]
+    assert read.line(wrapped)[2] == key("own")
+    assert read.line(wrapped, "header")[2] == key("own")
+    assert [one[2] for one in read.json(b"[%b,%b]" % (wrapped, GOOD), "header")] == [key("own"), key("header\n1")]
+    assert [one[2] for one in read.json(GOOD, "header")] == [key("header")]
+    assert [one[2] for one in read.lines(GOOD + b"\n" + GOOD, "h")] == [key("h\n0"), key("h\n1")]
+    assert [one[2] for one in read.json(b"[%b]" % GOOD)] == [None]
+
+
+def test_a_key_goes_with_the_event_as_it_came_not_as_it_is_sent() -> None:
+    (filled, plain) = (elements(fill=fill).one(WITHOUT_TIME, "k") for fill in (True, False))
+    assert filled[0] != plain[0]
+    assert filled[2] == plain[2]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +101,7 @@ def test_a_batch_that_is_no_json_is_refused_as_a_whole_but_lines_fail_alone() ->
 def test_what_is_wrapped_twice_is_refused_and_an_escaped_name_is_as_good() -> None:
     twice = b'{"event":1,"idempotency_key":"a","event":%b}' % GOOD
     assert code(elements().line(twice)) == "missing_field"
-    assert elements().line(b'{"\\u0065vent":%b,"idempotency_key":"b"}' % GOOD)[0::2] == (GOOD, "b")
+    assert elements().line(b'{"\\u0065vent":%b,"idempotency_key":"b"}' % GOOD)[0::2] == (GOOD, key("b"))
 
 
 def test_a_missing_time_is_filled_in_if_that_is_wanted_and_nothing_else_changes() -> None:

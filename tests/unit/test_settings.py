@@ -1,5 +1,6 @@
 """The settings: where they come from, what they may be, and that no secret is ever shown."""
 
+import grp
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from forwarder.settings import (
     ContractSettings,
     DeadLettersSettings,
     DeliverySettings,
+    Group,
     GrowlyticsSettings,
     IntakeSettings,
     LogSettings,
@@ -37,6 +39,7 @@ from tests.fakes.certificates import Authority
 CONFIG = Path(__file__).parents[2] / "config"
 KEY = "sk-THE-KEY-ITSELF"
 KIB, MIB = 1024, 1024 * 1024
+GROUP = grp.getgrgid(0)
 
 
 class Configuration:
@@ -228,6 +231,9 @@ def test_an_override_may_hold_equals_signs(configuration: Configuration) -> None
         ("dead_letters.max_bytes", "2 KiB", 2 * KIB),
         ("receipts.max_events", "0", 0),
         ("admin.http", "", None),
+        ("control.group", "", None),
+        ("control.group", "54321", Group("54321", 54321)),
+        ("control.group", GROUP.gr_name, Group(GROUP.gr_name, GROUP.gr_gid)),
         ("shutdown.accept_seconds", "2.5", 2.5),
         ("shutdown.drain_seconds", "0", 0.0),
         ("log.format", "json", "json"),
@@ -1304,6 +1310,26 @@ def test_a_key_from_a_file_is_shown_as_the_file(configuration: Configuration, ke
 def test_reference_toml_loads_to_the_defaults() -> None:
     loaded = load(CONFIG / "reference.toml", environ={})
     assert (loaded.settings, loaded.warnings) == (Settings(), ())
+
+
+def test_a_group_is_named_by_its_name_or_its_number(configuration: Configuration) -> None:
+    by_name = configuration.load(f"[control]\ngroup = '{GROUP.gr_name}'").control.group
+    assert by_name == Group(GROUP.gr_name, GROUP.gr_gid)
+    for number in ("54321", "'54321'"):  # which need not be known here, as in a container
+        assert configuration.load(f"[control]\ngroup = {number}").control.group == Group("54321", 54321)
+    shown_as = to_toml(configuration.load(f"[control]\ngroup = '{GROUP.gr_name}'"))
+    assert f'[control]\ngroup = "{GROUP.gr_name}"\n' in shown_as
+    assert "[control]" not in to_toml(configuration.load(""))
+
+
+@pytest.mark.parametrize(
+    "group", ["'no-such-group'", "-1", "'-1'", "4294967295", "true", "1.5", "['a']", '"a\\u0000"', "' '"]
+)
+def test_a_group_that_there_is_not_is_refused_by_its_name(configuration: Configuration, group: str) -> None:
+    (problem,) = configuration.problems(f"[control]\ngroup = {group}").values()
+    assert "the name or the number of a group of this machine, not " in problem
+    if group.startswith("'no"):
+        assert '"no-such-group"; there is no such group: create it, or name another' in problem
 
 
 def test_reference_toml_has_every_setting_in_order_and_nothing_stale() -> None:

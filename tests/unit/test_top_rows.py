@@ -171,9 +171,7 @@ def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -
         "and of 4 more attributes: see attribute-types list",
     ]
     assert texts(shown(snapshot())["conflicts"]) == ["none"]
-    assert texts(shown(snapshot(attribute_types={"full": True}))["conflicts"])[1].startswith(
-        "no more types are learned"
-    )
+    assert texts(shown(snapshot(attribute_types={"full": True}))["conflicts"])[1].startswith("no room for more types")
 
 
 def test_settings_are_shown_only_if_there_is_something_to_do() -> None:

@@ -114,7 +114,7 @@ function typeNotes({ attribute_types: types }) {
       + "`contract.types_file` with `contract.attribute_types = \"coerce\"`. All of them: `growlytics-forwarder attribute-types list`.",
   }[types.policy] ?? "What was done about it, `contract.attribute_types` says. All of them: `growlytics-forwarder attribute-types list`.";
   if (types.conflicts.length) notes.push({ mood: "note", what: "Attributes came with another type than before; they are listed below.", how });
-  if (types.full) notes.push({ mood: "note", what: "No more attribute types are learned.", how: "Raise `contract.max_attribute_types`." });
+  if (types.full) notes.push({ mood: "note", what: "The table of attribute types is full: new ones replace those that were seen once.", how: "Look for ids in the names of events and attributes, or raise `contract.max_attribute_types`." });
   return notes;
 }
 
