@@ -19,7 +19,7 @@ from typing import Final, Literal
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Ack, Batch, Put
 from forwarder.buffer.bringing import Bringing
-from forwarder.buffer.commits import GroupCommit
+from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.declined import Declined
 from forwarder.buffer.fates import Dropped, Fate
 from forwarder.buffer.marking import Marking
@@ -139,16 +139,32 @@ class DiskBuffer:
         if not self._commits.available:
             return Unavailable()
         put = Put(events, size, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
-        async with self._room.queue:
-            if self._when_full == "drop_oldest":
-                dropped = await self._room.make(len(events), size)
-                if dropped is None:
+        deadline = asyncio.get_running_loop().time() + PUT_SECONDS
+        async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
+            if not self._room.fits(len(events), size):
+                if self._when_full == "reject":
                     return Full()
-                put.dropped = dropped
-            elif not self._room.fits(len(events), size):
-                return Full()
+                made = await self._make_room(put, deadline)
+                if made is not None:
+                    return made
             self._submit(put)
         return await put.done
+
+    async def _make_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+        """Drop the oldest for a put; return the answer if that cannot be done."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                dropped = await self._room.make(len(put.events), put.size_bytes)
+        except UnavailableError:
+            return Unavailable()
+        except TimeoutError:
+            if self._reading.waiting_seconds() > PUT_SECONDS / 2:  # else there was only much to do
+                self._commits.stall()
+            return Unavailable()
+        if dropped is None:
+            return Full()
+        put.dropped = dropped
+        return None
 
     async def recall(self) -> Notes:
         """See Buffer. To be asked before `serve`, which ends the salvage of damaged files, from which it is read, too."""
@@ -299,6 +315,9 @@ class DiskBuffer:
         self._declined.committed(batch.declined)
         accepted: Counter[str] = Counter()
         for put in batch.puts:
+            if not put.written:
+                self._refuse(put)
+                continue
             self._room.settle(put, stored=True)
             if put.dropped:
                 self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)

@@ -59,7 +59,10 @@ class Room:
             self._put_back(put.dropped)
 
     async def make(self, events: int, size: int) -> Sequence[Event] | None:
-        """Make them fit, and return the events that are dropped for it; None, and none is dropped, if all are taken."""
+        """Make them fit, and return the events that are dropped for it; None, and none is dropped, if all are taken.
+
+        It may wait for the disk as long as that takes. Cancelled, it drops none. Raises UnavailableError if a read fails.
+        """
         made = False
         try:
             while not self.fits(events - len(self.dropping), size):
@@ -67,7 +70,9 @@ class Room:
                 if event := self._ordering.take_oldest():
                     self.dropping.append(event)
                     size -= event.size_bytes
-                elif self._reading.read_oldest() or self._uncommitted_puts:
+                elif await self._reading.read_oldest():
+                    pass
+                elif self._uncommitted_puts:
                     await self._changed.wait()
                 else:
                     return None

@@ -13,7 +13,8 @@ from forwarder.settings import DeadLettersSettings
 
 
 def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
-    """Write a batch, and return how many dead letters were evicted by it."""
+    """Write a batch, but for overdue puts, and return how many dead letters were evicted by it."""
+    batch = batch.without_overdue()
     removed = [(event, fate) for ack in batch.acks for event, fate in ack.fates]
     removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
     evicted = _remove(transaction, removed, count=count, bounds=bounds)

@@ -1,11 +1,16 @@
-"""A real database whose jobs run at once, on the thread that submits them: for virtual time, and for speed."""
+"""A real database whose jobs run at once, on the thread that submits them: for virtual time, and for speed.
+
+And one whose disk does not answer for a while, or cannot be read.
+"""
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from forwarder.database.connection import Database
+from forwarder.database import events as rows
+from forwarder.database.connection import Committed, Database, Job, UnavailableError
 
 
 class InlineExecutor(Executor):
@@ -18,9 +23,48 @@ class InlineExecutor(Executor):
         return done
 
 
-def inline_database(directory: Path | None = None, **options: Any) -> Database:
+class InlineThreads(ThreadPoolExecutor):
+    """What `asyncio.to_thread` needs in virtual time: `loop.set_default_executor` takes nothing else."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return InlineExecutor().submit(fn, *args, **kwargs)
+
+
+class StubbornDatabase(Database):
+    """A database on a disk that does not answer as long as it is told so, or of which reads of events fail."""
+
+    hangs: Literal["before the job", "after the job"] | None = None
+    fails_to_read = False
+    reads = 0
+    """How many reads of events were asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._held: list[Callable[[], None]] = []
+
+    def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        is_read = isinstance(job, partial) and job.func in (rows.read_after, rows.read_ids)
+        self.reads += is_read
+        if is_read and self.fails_to_read:
+            super().submit(lambda _: None, lambda _: then(UnavailableError("disk I/O error")))
+        elif self.hangs == "before the job" or self._held:
+            self._held.append(partial(super().submit, job, then, **how))
+        elif self.hangs == "after the job":
+            super().submit(job, lambda result: self._held.append(partial(then, result)), **how)
+        else:
+            super().submit(job, then, **how)
+
+    def answer(self) -> None:
+        """Do, or tell, what was held back, in its order."""
+        self.hangs = None
+        held, self._held = self._held, []
+        for each in held:
+            each()
+
+
+def inline_database(directory: Path | None = None, *, of: type[Database] = Database, **options: Any) -> Database:
     """Return a database, not yet open; in memory without a directory."""
-    database = Database(directory, **options)
+    database = of(directory, **options)
     database._thread.shutdown()
     database._thread = InlineExecutor()  # type: ignore[assignment]  # it stands in for the thread
     return database
