@@ -28,6 +28,7 @@ from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.buffer.room import Room
 from forwarder.buffer.settling import Settling
+from forwarder.buffer.turns import Turns
 from forwarder.buffer.upkeep import Upkeep
 from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import write
@@ -92,6 +93,7 @@ class DiskBuffer:
             telemetry=telemetry,
         )
         self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, changed=self._changed)
+        self._turns = Turns(settings, clock)
         bringing = Bringing(self._commits, room=self._room, submit=self._submit, receipts=receipts, next_id=next_id)
         self._upkeep = Upkeep(
             database,
@@ -138,17 +140,22 @@ class DiskBuffer:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        put = Put(events, size, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
-        deadline = asyncio.get_running_loop().time() + PUT_SECONDS
+        loop = asyncio.get_running_loop()
+        put = Put(events, size, intake, loop.create_future(), replayed=replayed, notes=notes)
+        deadline = loop.time() + PUT_SECONDS
         async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
-            if not self._room.fits(len(events), size):
-                if self._when_full == "reject":
-                    return Full()
-                made = await self._make_room(put, deadline)
-                if made is not None:
-                    return made
+            if self._turns.waiting or not self._room.fits(len(events), size):
+                refused = await self._find_room(put, deadline)
+                if refused is not None:
+                    return refused
             self._submit(put)
         return await put.done
+
+    async def _find_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+        """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
+        if self._when_full == "drop_oldest":
+            return await self._make_room(put, deadline)
+        return self._turns.ask(put.events, put.size_bytes, intake=put.intake, free=self._room.free())
 
     async def _make_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
         """Drop the oldest for a put; return the answer if that cannot be done."""
