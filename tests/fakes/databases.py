@@ -3,14 +3,18 @@
 And one whose disk does not answer for a while, or cannot be read.
 """
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from forwarder.buffer.writing import write
 from forwarder.database import events as rows
-from forwarder.database.connection import Committed, Database, Job, UnavailableError
+from forwarder.database.connection import Committed, Database, Job, Transaction, UnavailableError
+
+MAX_COMMITS = 1000
 
 
 class InlineExecutor(Executor):
@@ -31,10 +35,14 @@ class InlineThreads(ThreadPoolExecutor):
 
 
 class StubbornDatabase(Database):
-    """A database on a disk that does not answer as long as it is told so, or of which reads of events fail."""
+    """A database on a disk that does not answer as long as it is told so, or that fails to read or to commit."""
 
     hangs: Literal["before the job", "after the job"] | None = None
     fails_to_read = False
+    fails_to_commit = 0
+    """How many more batches of the buffer are not committed."""
+    commits = 0
+    """How many batches it was given."""
     reads = 0
     """How many reads of events were asked for."""
 
@@ -43,12 +51,18 @@ class StubbornDatabase(Database):
         self._held: list[Callable[[], None]] = []
 
     def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        if isinstance(job, partial) and job.func is write and not self.hangs:
+            self.commits += 1
+            assert self.commits < MAX_COMMITS, "it commits again and again"
+            if self.fails_to_commit:
+                self.fails_to_commit -= 1
+                job = _fail
         is_read = isinstance(job, partial) and job.func in (rows.read_after, rows.read_ids)
         self.reads += is_read
         if is_read and self.fails_to_read:
             super().submit(lambda _: None, lambda _: then(UnavailableError("disk I/O error")))
-        elif self.hangs == "before the job" or self._held:
-            self._held.append(partial(super().submit, job, then, **how))
+        elif self.hangs == "before the job" or (self._held and self.hangs):
+            self._held.append(partial(self.submit, job, then, **how))
         elif self.hangs == "after the job":
             super().submit(job, lambda result: self._held.append(partial(then, result)), **how)
         else:
@@ -60,6 +74,12 @@ class StubbornDatabase(Database):
         held, self._held = self._held, []
         for each in held:
             each()
+
+
+def _fail(_: Transaction) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = 13
+    raise error
 
 
 def inline_database(directory: Path | None = None, *, of: type[Database] = Database, **options: Any) -> Database:
