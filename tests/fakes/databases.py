@@ -42,7 +42,9 @@ class StubbornDatabase(Database):
     fails_to_commit = 0
     """How many more batches of the buffer are not committed."""
     commits = 0
-    """How many batches it was given."""
+    """How many batches, and restores of a damaged file, it was given."""
+    fails_to_restore = 0
+    """How many more restores are not committed."""
     reads = 0
     """How many reads of events were asked for."""
 
@@ -51,10 +53,13 @@ class StubbornDatabase(Database):
         self._held: list[Callable[[], None]] = []
 
     def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
-        if isinstance(job, partial) and job.func is write and not self.hangs:
+        if not self.hangs and (how.get("restores") or (isinstance(job, partial) and job.func is write)):
             self.commits += 1
             assert self.commits < MAX_COMMITS, "it commits again and again"
-            if self.fails_to_commit:
+            if how.get("restores") and self.fails_to_restore:
+                self.fails_to_restore -= 1
+                job = _fail
+            elif self.fails_to_commit:
                 self.fails_to_commit -= 1
                 job = _fail
         is_read = isinstance(job, partial) and job.func in (rows.read_after, rows.read_ids)

@@ -52,11 +52,6 @@ async def done(*tasks: "asyncio.Task[Any]", seconds: float = 10.0) -> list[Any]:
         return await asyncio.gather(*tasks)
 
 
-async def has_no_room(disk: OpenDisk) -> None:
-    while disk.buffer.available:
-        await disk.buffer.put(EventMaker().of("z"), intake="http")
-
-
 @in_virtual_time
 async def test_puts_of_which_the_commit_met_damage_keep_their_order(tmp_path: Path) -> None:
     make = EventMaker()
@@ -120,8 +115,8 @@ async def test_of_two_puts_that_learned_a_type_the_first_counts_although_its_com
         database.hangs = "before the job"
         database.submit(find_damage, lambda _: None)
         putting = []
-        for event, kind in zip(make.of("ab"), ("number", "date"), strict=True):
-            notes = notes_of([event], x=learned(kind))
+        for event, learned_type in zip(make.of("ab"), (learned("number"), learned("date")), strict=True):
+            notes = notes_of([event], x=learned_type)
             putting.append(await begin(disk.buffer.put([event], intake="http", notes=notes)))
         database.answer()
         assert await done(*putting) == [Stored()] * 2
@@ -162,6 +157,51 @@ async def test_what_cannot_be_committed_is_tried_again_every_second_and_no_more(
         assert 15 <= database.commits - tries <= 50
         database.fails_to_commit = 0
         await done(acking, seconds=1.1)
+
+
+@in_virtual_time
+async def test_a_new_file_is_restored_from_the_reserve_at_once_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    """Although nothing else waits to be committed."""
+    make = EventMaker()
+    async with stubborn(tmp_path / "live") as (disk, database):
+        await disk.put(make.of("ab"))
+        database.fails_to_restore = 1
+        database.submit(find_damage, lambda _: None)
+        await asyncio.sleep(0.1)
+        assert database.commits == 3, "the put, and two tries to restore"
+        copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(tmp_path / "killed", serve=False) as disk:
+        assert len(await disk.take()) == 2
+
+
+@in_virtual_time
+async def test_a_new_file_that_cannot_be_restored_is_tried_every_second_and_no_more(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        await disk.put(make.of("a"))
+        database.fails_to_restore = MANY
+        database.submit(find_damage, lambda _: None)
+        await asyncio.sleep(20)
+        assert 15 <= database.commits <= 50
+        assert not disk.buffer.available
+        database.fails_to_restore = 0
+        await asyncio.sleep(2.5)
+        await disk.put(make.of("b"))
+        assert len(await disk.take()) == 2
+
+
+@in_virtual_time
+async def test_files_that_are_damaged_now_and_then_end_nothing(tmp_path: Path) -> None:
+    """Only damage again and again, with nothing committed in between, does."""
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        for number in range(1, 7):
+            database.hangs = "before the job"
+            database.submit(find_damage, lambda _: None)
+            putting = await begin(disk.buffer.put(make.of("a"), intake="http"))
+            database.answer()
+            assert await done(putting) == [Stored()]
+            assert disk.buffer.ledger().accepted == number
 
 
 def test_notes_are_not_written_where_there_is_no_room_in_reserve_but_acks_are(
