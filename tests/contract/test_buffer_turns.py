@@ -18,7 +18,6 @@ from forwarder.buffer.fates import Delivered
 from forwarder.settings import BufferSettings
 from forwarder.telemetry import Telemetry
 from tests.fakes.buffers import memory_buffer
-from tests.fakes.databases import InlineThreads
 from tests.fakes.disk_buffers import open_disk
 from tests.fakes.events import EventMaker
 from tests.fakes.virtual_time import in_virtual_time, now
@@ -38,7 +37,6 @@ async def in_memory(settings: BufferSettings, _: Path) -> AsyncIterator[Buffer]:
 
 @asynccontextmanager
 async def on_disk(settings: BufferSettings, directory: Path) -> AsyncIterator[Buffer]:
-    asyncio.get_running_loop().set_default_executor(InlineThreads())
     async with open_disk(directory, settings=settings, serve=False) as disk:
         yield disk.buffer
 

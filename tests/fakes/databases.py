@@ -5,7 +5,7 @@ And one whose disk does not answer for a while, or cannot be read.
 
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,6 @@ class InlineExecutor(Executor):
         except BaseException as error:  # noqa: BLE001 - told to who waits
             done.set_exception(error)
         return done
-
-
-class InlineThreads(ThreadPoolExecutor):
-    """What `asyncio.to_thread` needs in virtual time: `loop.set_default_executor` takes nothing else."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return InlineExecutor().submit(fn, *args, **kwargs)
 
 
 class StubbornDatabase(Database):

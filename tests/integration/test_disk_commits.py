@@ -15,7 +15,7 @@ from forwarder.buffer.base import Stored, Unavailable
 from forwarder.buffer.fates import Delivered
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
-from tests.fakes.databases import InlineThreads, StubbornDatabase
+from tests.fakes.databases import StubbornDatabase
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, ids, learned, notes_of
 from tests.fakes.virtual_time import in_virtual_time, now
@@ -28,7 +28,6 @@ SOON_SECONDS = 0.001
 
 @asynccontextmanager
 async def stubborn(directory: Path) -> AsyncIterator[tuple[OpenDisk, StubbornDatabase]]:
-    asyncio.get_running_loop().set_default_executor(InlineThreads())
     async with open_disk(directory, serve=False, of=StubbornDatabase) as disk:
         database = cast("StubbornDatabase", disk.database)
         yield disk, database

@@ -15,7 +15,7 @@ from forwarder.buffer.base import PutAnswer, Stored, Unavailable
 from forwarder.buffer.commits import PUT_SECONDS
 from forwarder.event import Event
 from forwarder.settings import BufferSettings
-from tests.fakes.databases import InlineThreads, StubbornDatabase
+from tests.fakes.databases import StubbornDatabase
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids, keys_of, notes_of
 from tests.fakes.virtual_time import in_virtual_time, now
@@ -31,7 +31,6 @@ SLACK_SECONDS = 0.1
 async def stubborn(
     directory: Path, settings: BufferSettings, window_bytes: int = THREE_EVENTS
 ) -> AsyncIterator[tuple[OpenDisk, StubbornDatabase]]:
-    asyncio.get_running_loop().set_default_executor(InlineThreads())
     async with open_disk(
         directory, settings=settings, window_bytes=window_bytes, serve=False, of=StubbornDatabase
     ) as disk:
