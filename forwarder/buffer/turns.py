@@ -115,7 +115,13 @@ class Turns:
         return Full(retry_after_seconds=seconds)
 
     def _share_out(self, now: float, free: tuple[int, int]) -> None:
-        """Take account of what became free since the last time, and of kinds that wait no more."""
+        """Take account of what became free since the last time, also as kinds wait no more."""
+        for place, kind in list(self._kinds.items()):
+            if kind.until < now:
+                del self._kinds[place]
+            elif now - kind.since > _FORGET_SECONDS:
+                kind.since += (now - kind.since) / 2
+                kind.gained = [number // 2 for number in kind.gained]
         if not self._kinds:
             self._open = list(free)
             return
@@ -124,13 +130,6 @@ class Turns:
             owed = news if news < 0 else min(news, max(0, -self._open[each]))  # where others took more than was open
             self._open[each] += owed
             self._share(each, news - owed)
-        for place, kind in list(self._kinds.items()):
-            if kind.until < now:
-                del self._kinds[place]
-                self._open = [self._open[each] + kind.kept[each] for each in (_EVENTS, _BYTES)]
-            elif now - kind.since > _FORGET_SECONDS:
-                kind.since += (now - kind.since) / 2
-                kind.gained = [number // 2 for number in kind.gained]
 
     def _share(self, each: int, number: int) -> None:
         """Keep equal parts of what became free for the kinds, and what none of them may have for nobody."""

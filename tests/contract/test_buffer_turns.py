@@ -195,6 +195,16 @@ async def test_what_is_kept_for_who_does_not_come_again_is_soon_for_all(tmp_path
 
 
 @in_virtual_time
+async def test_a_turn_that_nobody_takes_ends_although_others_of_its_kind_go_on_asking(tmp_path: Path) -> None:
+    async with contest(in_memory, tmp_path, BufferSettings(max_events=10)) as each:
+        await each.fill(10)
+        await each.buffer.take(max_events=1, max_bytes=1)  # and never acked, so that the buffer is never empty
+        assert isinstance(await each.put("gone", 9, intake="http", customer="g", size_bytes=20), Full)
+        await each.run(each.posts("stays", 6, obeys=True), seconds=10)
+        assert each.got["stays"] >= 12
+
+
+@in_virtual_time
 async def test_clients_that_post_no_refused_request_again_do_not_keep_others_out(tmp_path: Path) -> None:
     async with contest(in_memory, tmp_path, BufferSettings(max_events=1000)) as each:
         await each.fill(1000)
