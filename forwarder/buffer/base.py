@@ -28,7 +28,10 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """There is no room for all of them now, so none is in."""
+    """There is no room for all of them now, or what there is, is kept for others, so none is in."""
+
+    retry_after_seconds: int = field(default=1, compare=False)
+    """When there may be."""
 
 
 @dataclass(frozen=True, slots=True)

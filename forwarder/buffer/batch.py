@@ -5,7 +5,7 @@ alone.
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
@@ -45,6 +45,10 @@ class Put:
     """Set if they come from a damaged file and were accepted long ago."""
     ended: Sequence[tuple[Event, Fate]] = ()
     """Those of them that leave at once: they were marked in the damaged file."""
+    overdue: bool = False
+    """Set when its caller has been told that the disk takes too long: it is not written unless that has begun."""
+    written: bool = False
+    """Whether it is in the transaction: set on the database's thread, which decides it once for each transaction."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +110,12 @@ class Batch:
             self.corrupt + later.corrupt,
             self.declined + later.declined,
         )
+
+    def without_overdue(self) -> "Batch":
+        """Return what is to be written now, and note that of its puts."""
+        for put in self.puts:
+            put.written = not put.overdue
+        return replace(self, puts=[put for put in self.puts if put.written])
 
     def waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
         """Return what is to be told when it is committed."""

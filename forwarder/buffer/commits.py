@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
+from forwarder.buffer.base import Unavailable
 from forwarder.buffer.batch import Ack, Batch, Noted, Put
+from forwarder.buffer.waiting import tell
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -30,6 +32,8 @@ from forwarder.telemetry import Telemetry
 MAX_COMMIT_BYTES: Final = 1024 * 1024
 """How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
 RETRY_SECONDS: Final = 1.0
+PUT_SECONDS: Final = 5.0
+"""How long a put may wait for the disk. Then it is refused, and so are others until the disk has answered."""
 MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
@@ -68,6 +72,8 @@ class GroupCommit(Generic[T]):
         self._restore: Job[None] | None = None
         self._then: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._begun_at = 0.0  # when the batch that is being committed was submitted
+        self._watchdog: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self._damages_in_a_row = 0
@@ -145,6 +151,8 @@ class GroupCommit(Generic[T]):
             self._database.submit(job, self._restored, restores=True)
             return
         batch = self._current = self._next_batch()
+        if batch.puts:
+            self._watch()
         self._database.submit(self._job_of(batch), lambda result: self._committed(batch, result))
 
     async def flush(self) -> None:
@@ -162,8 +170,21 @@ class GroupCommit(Generic[T]):
 
     def close(self) -> None:
         """Try no more."""
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._watchdog):
+            if timer is not None:
+                timer.cancel()
+
+    def stall(self) -> None:
+        """Refuse the puts that wait for a disk that does not answer, and take none until it does.
+
+        Those that are being written have the answer too, but are stored if the disk does it yet.
+        """
+        for put in self._current.puts:
+            put.overdue = True
+            tell(put.done, Unavailable())
+        self._refuse_puts(self.waiting.puts)
+        if self.available:
+            self.lacks_room(UnavailableError(f"the disk has not answered for {PUT_SECONDS:g} seconds"))
 
     def lacks_room(self, error: Exception) -> None:
         """Take no puts until there is room in reserve."""
@@ -172,6 +193,23 @@ class GroupCommit(Generic[T]):
         self.available = False
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+
+    def _watch(self) -> None:
+        """Look at each batch that has puts when its time is up; one timer does for all, as nearly all end long before."""
+        loop = asyncio.get_running_loop()
+        self._begun_at = loop.time()
+        if self._watchdog is None:
+            self._watchdog = loop.call_at(self._begun_at + PUT_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._watchdog = None
+        if not self._current.puts:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._begun_at + PUT_SECONDS:
+            self.stall()
+        else:
+            self._watchdog = loop.call_at(self._begun_at + PUT_SECONDS, self._look)
 
     def _next_batch(self) -> Batch:
         batch, self.waiting = self.waiting, Batch()

@@ -19,7 +19,7 @@ from typing import Final, Literal
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Ack, Batch, Put
 from forwarder.buffer.bringing import Bringing
-from forwarder.buffer.commits import GroupCommit
+from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.declined import Declined
 from forwarder.buffer.fates import Dropped, Fate
 from forwarder.buffer.marking import Marking
@@ -28,6 +28,7 @@ from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.buffer.room import Room
 from forwarder.buffer.settling import Settling
+from forwarder.buffer.turns import Turns
 from forwarder.buffer.upkeep import Upkeep
 from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import write
@@ -94,6 +95,7 @@ class DiskBuffer:
             telemetry=telemetry,
         )
         self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, changed=self._changed)
+        self._turns = Turns(settings, clock)
         bringing = Bringing(self._commits, room=self._room, submit=self._submit, receipts=receipts, next_id=next_id)
         self._upkeep = Upkeep(
             database,
@@ -146,17 +148,38 @@ class DiskBuffer:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        put = Put(events, size, intake, asyncio.get_running_loop().create_future(), replayed=replayed, notes=notes)
-        async with self._room.queue:
-            if self._when_full == "drop_oldest":
-                dropped = await self._room.make(len(events), size)
-                if dropped is None:
-                    return Full()
-                put.dropped = dropped
-            elif not self._room.fits(len(events), size):
-                return Full()
+        loop = asyncio.get_running_loop()
+        put = Put(events, size, intake, loop.create_future(), replayed=replayed, notes=notes)
+        deadline = loop.time() + PUT_SECONDS
+        async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
+            if self._turns.waiting or not self._room.fits(len(events), size):
+                refused = await self._find_room(put, deadline)
+                if refused is not None:
+                    return refused
             self._submit(put)
         return await put.done
+
+    async def _find_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+        """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
+        if self._when_full == "drop_oldest":
+            return await self._make_room(put, deadline)
+        return self._turns.ask(put.events, put.size_bytes, intake=put.intake, free=self._room.free())
+
+    async def _make_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+        """Drop the oldest for a put; return the answer if that cannot be done."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                dropped = await self._room.make(len(put.events), put.size_bytes)
+        except UnavailableError:
+            return Unavailable()
+        except TimeoutError:
+            if self._reading.waiting_seconds() > PUT_SECONDS / 2:  # else there was only much to do
+                self._commits.stall()
+            return Unavailable()
+        if dropped is None:
+            return Full()
+        put.dropped = dropped
+        return None
 
     async def recall(self) -> Notes:
         """See Buffer. To be asked before `serve`, which ends the salvage of damaged files, from which it is read, too."""
@@ -320,6 +343,9 @@ class DiskBuffer:
         self._declined.committed(batch.declined)
         accepted: Counter[str] = Counter()
         for put in batch.puts:
+            if not put.written:
+                self._refuse(put)
+                continue
             self._room.settle(put, stored=True)
             if put.dropped:
                 self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)

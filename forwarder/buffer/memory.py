@@ -16,6 +16,7 @@ from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occu
 from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
+from forwarder.buffer.turns import Turns
 from forwarder.buffer.waiting import tell, wait_until
 from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
@@ -50,6 +51,7 @@ class MemoryBuffer:
         self._settling = Settling(telemetry, receipts)
         self._clock = clock
         self._ordering = Ordering(lane_of=self._lane_of)
+        self._turns = Turns(settings, clock)
         self._taken: dict[int, Event] = {}
         self._acks: set[asyncio.Future[None]] = set()  # those that wait for dead letters to be stored
         self._changed = asyncio.Event()
@@ -76,8 +78,13 @@ class MemoryBuffer:
         size = sum(event.size_bytes for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
-        if not (self._fits(len(events), size) or self._make_room(len(events), size)):
-            return Full()
+        if self._when_full == "drop_oldest":
+            if not (self._fits(len(events), size) or self._make_room(len(events), size)):
+                return Full()
+        elif self._turns.waiting or not self._fits(len(events), size):
+            free = self._settings.max_events - self._events, self._settings.max_bytes - self._bytes
+            if (full := self._turns.ask(events, size, intake=intake, free=free)) is not None:
+                return full
         self._ordering.add(events)
         self._events += len(events)
         self._bytes += size
@@ -239,9 +246,9 @@ class MemoryBuffer:
         return self._events + events <= self._settings.max_events and self._bytes + size <= self._settings.max_bytes
 
     def _make_room(self, events: int, size: int) -> bool:
-        """Drop the oldest events that are not taken, if that is wanted and makes room enough."""
+        """Drop the oldest events that are not taken, if that makes room enough."""
         dropped: list[Event] = []
-        while self._when_full == "drop_oldest" and (event := self._ordering.take_oldest()):
+        while event := self._ordering.take_oldest():
             dropped.append(event)
             size -= event.size_bytes
             if self._fits(events - len(dropped), size):

@@ -16,6 +16,7 @@ from typing import Final
 from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.buffer.lane import OVERHEAD_BYTES
 from forwarder.buffer.ordering import Ordering
+from forwarder.buffer.waiting import tell
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.event import Event
@@ -53,7 +54,9 @@ class Reading:
         self._read_up_to = -1
         self._unread_since = 0.0
         self._reading = False
+        self._asked_at = 0.0  # when what is being read was asked for
         self._failure: Exception | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def open(self) -> None:
         """Learn whether there is anything to read."""
@@ -82,15 +85,25 @@ class Reading:
         elif self._ordering.more_fresh and 2 * room > self._window_bytes:
             self._read_next(room)
 
-    def read_oldest(self) -> bool:
-        """Have read what is oldest of all, unless a read is under way; return False if nothing is to be read."""
+    async def read_oldest(self) -> bool:
+        """Read what is oldest of all, or wait for the read under way; return False if nothing is to be read.
+
+        Raises UnavailableError if the read failed.
+        """
         if ids := self._ordering.oldest_wanted(READ_ASIDE_EVENTS):
             self._read_ids(ids)
         elif self._ordering.more_fresh:
             self._read_next(self._window_bytes - self._ordering.fresh_bytes)
         else:
             return False
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
         return True
+
+    def waiting_seconds(self) -> float:
+        """Return for how long the disk has not answered a read; 0 if none is under way."""
+        return asyncio.get_running_loop().time() - self._asked_at if self._reading else 0.0
 
     def unread_since(self) -> float | None:
         """Return since when the first of the newer events is buffered, or an earlier time; None if all are in memory."""
@@ -110,6 +123,7 @@ class Reading:
             raise self._failure
         if not self._reading:
             self._reading = True
+            self._asked_at = asyncio.get_running_loop().time()
             self._database.submit(job, partial(self._told, add))
 
     def _told(self, add: Callable[[rows.Read], None], result: Committed[rows.Read] | Exception) -> None:
@@ -118,12 +132,27 @@ class Reading:
             case Committed(read):
                 add(read)
                 self._changed.set()
-            case UnavailableError() | DamagedError():
+            case UnavailableError():
                 self._telemetry.buffer_failed("read", result)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+                self._end_waits(result)
+            case DamagedError():  # there is a new file, into which what is known is being restored
+                self._telemetry.buffer_failed("read", result)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._end_waits)
+                return
             case _:  # a bug, told to the takers
                 self._failure = result
                 self._changed.set()
+        self._end_waits()
+
+    def _end_waits(self, error: UnavailableError | None = None) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if error is None:
+                tell(waiter, None)
+            elif not waiter.done():
+                waiter.set_exception(error)
 
     def _add_next(self, max_events: int, max_bytes: int, read: rows.Read) -> None:
         self._ordering.add([event for event in read.events if event.id not in self._hidden])

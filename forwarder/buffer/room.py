@@ -42,10 +42,15 @@ class Room:
 
     def fits(self, events: int, size: int) -> bool:
         """Return whether there is room for so many more events, of together `size` bytes."""
+        free_events, free_bytes = self.free()
+        return events <= free_events and size <= free_bytes
+
+    def free(self) -> tuple[int, int]:
+        """Return for how many more events, and bytes, there is room."""
         counters = self._database.ledger
         return (
-            counters["buffered"] + self._uncommitted_events + events <= self._settings.max_events
-            and counters["buffered_bytes"] + self._uncommitted_bytes + size <= self._settings.max_bytes
+            self._settings.max_events - counters["buffered"] - self._uncommitted_events,
+            self._settings.max_bytes - counters["buffered_bytes"] - self._uncommitted_bytes,
         )
 
     def occupy(self, put: Put) -> None:
@@ -59,7 +64,10 @@ class Room:
             self._put_back(put.dropped)
 
     async def make(self, events: int, size: int) -> Sequence[Event] | None:
-        """Make them fit, and return the events that are dropped for it; None, and none is dropped, if all are taken."""
+        """Make them fit, and return the events that are dropped for it; None, and none is dropped, if all are taken.
+
+        It may wait for the disk as long as that takes. Cancelled, it drops none. Raises UnavailableError if a read fails.
+        """
         made = False
         try:
             while not self.fits(events - len(self.dropping), size):
@@ -67,7 +75,9 @@ class Room:
                 if event := self._ordering.take_oldest():
                     self.dropping.append(event)
                     size -= event.size_bytes
-                elif self._reading.read_oldest() or self._uncommitted_puts:
+                elif await self._reading.read_oldest():
+                    pass
+                elif self._uncommitted_puts:
                     await self._changed.wait()
                 else:
                     return None

@@ -14,7 +14,6 @@ from forwarder.growlytics.contract import Refused, Violation
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
 
-RETRY_AFTER_FULL_SECONDS: Final = 1
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
 RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
 _MESSAGES: Final = {
@@ -60,17 +59,16 @@ _MESSAGES: Final = {
 
 _SERVER: Final = SERVER_SOFTWARE.encode()
 _RETRY_AFTER_SECONDS: Final = {
-    "buffer_full": RETRY_AFTER_FULL_SECONDS,
     "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
     "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 
 
-def refusal(code: str, *, allow: str | None = None) -> web.Response:
-    """Refuse a request as a whole."""
+def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | None = None) -> web.Response:
+    """Refuse a request as a whole; the caller knows when it may come again, or else the code says it."""
     status, message = _MESSAGES[code]
     headers = {}
-    if (seconds := _RETRY_AFTER_SECONDS.get(code)) is not None:
+    if (seconds := retry_after_seconds or _RETRY_AFTER_SECONDS.get(code)) is not None:
         headers["Retry-After"] = str(seconds)
     if allow is not None:
         headers["Allow"] = allow

@@ -113,7 +113,7 @@ def _replayed(answer: Replayed | Full | NeverFits | Unavailable) -> web.Response
                 }
             )
         case Full():
-            return answers.refusal("buffer_full")
+            return answers.refusal("buffer_full", retry_after_seconds=answer.retry_after_seconds)
         case NeverFits():
             return answers.refusal("body_too_large")
         case Unavailable():

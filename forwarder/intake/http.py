@@ -350,7 +350,7 @@ class HttpIntake:
 def _no_room(answer: Full | NeverFits | Unavailable) -> web.Response:
     match answer:
         case Full():
-            return answers.refusal("buffer_full")
+            return answers.refusal("buffer_full", retry_after_seconds=answer.retry_after_seconds)
         case Unavailable():
             return answers.refusal("buffer_unavailable")
         case NeverFits():

@@ -1,11 +1,20 @@
-"""A real database whose jobs run at once, on the thread that submits them: for virtual time, and for speed."""
+"""A real database whose jobs run at once, on the thread that submits them: for virtual time, and for speed.
 
+And one whose disk does not answer for a while, or cannot be read.
+"""
+
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from forwarder.database.connection import Database
+from forwarder.buffer.writing import write
+from forwarder.database import events as rows
+from forwarder.database.connection import Committed, Database, Job, Transaction, UnavailableError
+
+MAX_COMMITS = 1000
 
 
 class InlineExecutor(Executor):
@@ -18,9 +27,62 @@ class InlineExecutor(Executor):
         return done
 
 
-def inline_database(directory: Path | None = None, **options: Any) -> Database:
+class StubbornDatabase(Database):
+    """A database on a disk that does not answer as long as it is told so, or that fails to read or to commit."""
+
+    hangs: Literal["before the job", "after the job"] | None = None
+    fails_to_read = False
+    fails_to_commit = 0
+    """How many more batches of the buffer are not committed."""
+    commits = 0
+    """How many batches, and restores of a damaged file, it was given."""
+    fails_to_restore = 0
+    """How many more restores are not committed."""
+    reads = 0
+    """How many reads of events were asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._held: list[Callable[[], None]] = []
+
+    def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        if not self.hangs and (how.get("restores") or (isinstance(job, partial) and job.func is write)):
+            self.commits += 1
+            assert self.commits < MAX_COMMITS, "it commits again and again"
+            if how.get("restores") and self.fails_to_restore:
+                self.fails_to_restore -= 1
+                job = _fail
+            elif self.fails_to_commit:
+                self.fails_to_commit -= 1
+                job = _fail
+        is_read = isinstance(job, partial) and job.func in (rows.read_after, rows.read_ids)
+        self.reads += is_read
+        if is_read and self.fails_to_read:
+            super().submit(lambda _: None, lambda _: then(UnavailableError("disk I/O error")))
+        elif self.hangs == "before the job" or (self._held and self.hangs):
+            self._held.append(partial(self.submit, job, then, **how))
+        elif self.hangs == "after the job":
+            super().submit(job, lambda result: self._held.append(partial(then, result)), **how)
+        else:
+            super().submit(job, then, **how)
+
+    def answer(self) -> None:
+        """Do, or tell, what was held back, in its order."""
+        self.hangs = None
+        held, self._held = self._held, []
+        for each in held:
+            each()
+
+
+def _fail(_: Transaction) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = 13
+    raise error
+
+
+def inline_database(directory: Path | None = None, *, of: type[Database] = Database, **options: Any) -> Database:
     """Return a database, not yet open; in memory without a directory."""
-    database = Database(directory, **options)
+    database = of(directory, **options)
     database._thread.shutdown()
     database._thread = InlineExecutor()  # type: ignore[assignment]  # it stands in for the thread
     return database

@@ -25,6 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from forwarder.intake import answers
 from forwarder.intake.bodies import ENCODINGS
 from forwarder.intake.sockets import CannotBindError, bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.settings import Address
@@ -465,6 +466,11 @@ async def test_a_buffer_full_of_events_takes_all_of_a_batch_or_nothing() -> None
         assert (counts.received, counts.rejected) == (9, {"buffer_full": 6})
         assert [event.body for event in await served.take_all()] == [numbered(0), numbered(1), numbered(4)]
         assert (await connection.request(BATCH, array(numbered(6), numbered(7), numbered(8)))).status == 202
+
+
+@pytest.mark.parametrize("seconds", [1, 7])
+def test_a_request_that_finds_no_room_is_told_what_the_buffer_says_of_when_to_come_again(seconds: int) -> None:
+    assert answers.refusal("buffer_full", retry_after_seconds=seconds).headers["Retry-After"] == str(seconds)
 
 
 async def test_a_buffer_full_of_bytes_takes_all_of_a_batch_or_nothing() -> None:

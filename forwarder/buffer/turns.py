@@ -1,0 +1,166 @@
+"""Who gets what becomes free in a full buffer: every kind of request an equal share. Pure; used by the buffers.
+
+Without it the smallest requests get everything: one event fits as soon as one place is free, a batch never does.
+
+- Nothing is kept for anybody before a request is refused for want of room, and what is free then, anybody may take.
+- Requests are of one kind if they come in the same way and are about as large. A kind waits from the refusal of one of its
+  requests until a little after the time at which that is to come again. Of what becomes free, each kind that waits has an
+  equal share kept for it, up to a bound. If none of its requests comes, that ends by itself.
+- Within a kind, the request that was refused first has the first turn: those that were refused later, and smaller ones, get
+  only what is kept beyond it. So a client that obeys Retry-After does not lose against one that asks again at once.
+  A request that comes again is known by its size and its first event.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, log
+from typing import Final
+
+from forwarder.buffer.base import Full
+from forwarder.event import Clock, Event
+from forwarder.settings import BufferSettings
+
+IN_PARTS: Final = frozenset({"lines", "datagram"})
+"""Ways in that put as many events at once as there is room for: to them what is kept is as good for few as for many."""
+SLACK_SECONDS: Final = 1.0
+"""How much later than it was told to a request may come again and find its turn kept."""
+MAX_RETRY_AFTER_SECONDS: Final = 10
+MAX_TURNS: Final = 100
+"""Of each kind; later ones have none, and take what they find."""
+_KEPT_PART: Final = 4
+"""The bound of what is kept for a kind is one such part of the buffer, or twice its largest request."""
+_FORGET_SECONDS: Final = 10.0
+"""How fast the rate at which a kind gets its share is forgotten."""
+_EVENTS, _BYTES = 0, 1
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A request that was refused."""
+
+    size: Sequence[int]
+    """In events and in bytes, as everywhere here."""
+    units: float
+    until: float
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Requests that share."""
+
+    since: float
+    until: float = 0.0
+    kept: list[int] = field(default_factory=lambda: [0, 0])
+    gained: list[int] = field(default_factory=lambda: [0, 0])
+    """What was kept for it since `since`, used or not."""
+    largest: list[int] = field(default_factory=lambda: [0, 0])
+    turns: OrderedDict[int, _Turn] = field(default_factory=OrderedDict)
+
+    def first_turn(self, now: float) -> tuple[int, _Turn] | None:
+        """Return whose turn it is; those that did not come again have none any more."""
+        while self.turns:
+            key, turn = next(iter(self.turns.items()))
+            if turn.until >= now:
+                return key, turn
+            del self.turns[key]
+        return None
+
+
+class Turns:
+    """Decides whether a request may be put into a buffer with these bounds. `clock` gives seconds."""
+
+    def __init__(self, settings: BufferSettings, clock: Clock) -> None:
+        self._bounds = (settings.max_events, settings.max_bytes)
+        self._clock = clock
+        self._kinds: OrderedDict[tuple[str, int], _Kind] = OrderedDict()  # who is first has the next odd place
+        self._open = [0, 0]  # what is free and kept for nobody
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything may be kept for anybody. If not, whatever fits may be put without asking."""
+        return bool(self._kinds)
+
+    def ask(self, events: Sequence[Event], size_bytes: int, *, intake: str, free: tuple[int, int]) -> Full | None:
+        """Return None if these events may be put now, which must happen then; `free` is what is free, events and bytes."""
+        now = self._clock()
+        self._share_out(now, free)
+        size = (len(events), size_bytes)
+        units = max(size[_EVENTS], size_bytes * self._bounds[_EVENTS] / self._bounds[_BYTES])
+        place = (intake, 0 if intake in IN_PARTS or units <= 1 else 1 + int(log(units, 4)))
+        kind = self._kinds.get(place)
+        key = hash((*size, events[0].customer, events[0].name)) if events else 0
+        own = [0, 0] if kind is None else _beyond_first_turn(kind, key, units, now)
+        fits = all(size[each] <= own[each] + self._open[each] for each in (_EVENTS, _BYTES))
+        if fits or free == self._bounds:  # an empty buffer keeps nothing for anybody
+            for each in (_EVENTS, _BYTES):
+                used = min(own[each], size[each])
+                self._open[each] -= size[each] - used
+                if kind is not None:
+                    kind.kept[each] -= used
+            if kind is not None:
+                kind.turns.pop(key, None)
+            return None
+        if kind is None:
+            kind = self._kinds[place] = _Kind(since=now)
+        missing = [size[each] - own[each] - self._open[each] for each in (_EVENTS, _BYTES)]
+        seconds = _seconds_until(kind, missing, now)
+        kind.until = now + seconds + SLACK_SECONDS
+        kind.largest = [max(size[each], kind.largest[each]) for each in (_EVENTS, _BYTES)]
+        if intake not in IN_PARTS:
+            if (turn := kind.turns.get(key)) is not None:
+                turn.until = kind.until
+            elif len(kind.turns) < MAX_TURNS:
+                kind.turns[key] = _Turn(size, units, kind.until)
+        return Full(retry_after_seconds=seconds)
+
+    def _share_out(self, now: float, free: tuple[int, int]) -> None:
+        """Take account of what became free since the last time, also as kinds wait no more."""
+        for place, kind in list(self._kinds.items()):
+            if kind.until < now:
+                del self._kinds[place]
+            elif now - kind.since > _FORGET_SECONDS:
+                kind.since += (now - kind.since) / 2
+                kind.gained = [number // 2 for number in kind.gained]
+        if not self._kinds:
+            self._open = list(free)
+            return
+        for each in (_EVENTS, _BYTES):
+            news = free[each] - self._open[each] - sum(kind.kept[each] for kind in self._kinds.values())
+            owed = news if news < 0 else min(news, max(0, -self._open[each]))  # where others took more than was open
+            self._open[each] += owed
+            self._share(each, news - owed)
+
+    def _share(self, each: int, number: int) -> None:
+        """Keep equal parts of what became free for the kinds, and what none of them may have for nobody."""
+        while number and (hungry := [place for place, kind in self._kinds.items() if self._may_have(kind, each)]):
+            part = max(1, number // len(hungry))
+            for place in hungry[:number]:
+                kind = self._kinds[place]
+                share = min(part, self._may_have(kind, each))
+                kind.kept[each] += share
+                kind.gained[each] += share
+                number -= share
+                if part == 1 and each == _EVENTS:
+                    self._kinds.move_to_end(place)
+        self._open[each] += number
+
+    def _may_have(self, kind: _Kind, each: int) -> int:
+        """Return how much more may be kept for a kind."""
+        bound = self._bounds[each]
+        return max(0, min(bound, max(2 * kind.largest[each], bound // _KEPT_PART)) - kind.kept[each])
+
+
+def _beyond_first_turn(kind: _Kind, key: int, units: float, now: float) -> list[int]:
+    """Return what a request may have of that which is kept for its kind."""
+    first = kind.first_turn(now)
+    if first is None or first[0] == key or (units >= first[1].units and key not in kind.turns):
+        return list(kind.kept)
+    return [max(0, kept - size) for kept, size in zip(kind.kept, first[1].size, strict=True)]
+
+
+def _seconds_until(kind: _Kind, missing: Sequence[int], now: float) -> int:
+    """Return when a kind will have been given as much as is missing, if all goes on as it does; 1 if it gets nothing."""
+    passed = now - kind.since
+    seconds = [number * passed / gained for number, gained in zip(missing, kind.gained, strict=True) if gained]
+    return min(MAX_RETRY_AFTER_SECONDS, max(1, ceil(max(seconds, default=1))))

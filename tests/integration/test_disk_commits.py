@@ -1,0 +1,240 @@
+"""What holds when commits fail, one after the other: the order of what they have, and what waits for room.
+
+In virtual time: the jobs of the database run on the event loop's own thread.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from forwarder.buffer.base import Stored, Unavailable
+from forwarder.buffer.fates import Delivered
+from forwarder.database.connection import Transaction
+from forwarder.database.ledger import AlteredError
+from tests.fakes.databases import StubbornDatabase
+from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
+from tests.fakes.events import EventMaker, ids, learned, notes_of
+from tests.fakes.virtual_time import in_virtual_time, now
+
+X, Y = ("n", "x"), ("n", "y")
+MANY = 1000
+"""Commits that fail: all of them until the test says otherwise."""
+SOON_SECONDS = 0.001
+
+
+@asynccontextmanager
+async def stubborn(directory: Path) -> AsyncIterator[tuple[OpenDisk, StubbornDatabase]]:
+    async with open_disk(directory, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        yield disk, database
+        database.fails_to_commit = 0
+        database.answer()
+
+
+def find_damage(_: Transaction) -> None:
+    raise AlteredError("the test says so")
+
+
+async def begin(coroutine: Any) -> "asyncio.Task[Any]":
+    """Begin something, in a turn of its own, so that it is not in the same batch as what follows."""
+    task = asyncio.create_task(coroutine)
+    await asyncio.sleep(SOON_SECONDS)
+    return task
+
+
+async def done(*tasks: "asyncio.Task[Any]", seconds: float = 10.0) -> list[Any]:
+    async with asyncio.timeout(seconds):
+        return await asyncio.gather(*tasks)
+
+
+@in_virtual_time
+async def test_puts_of_which_the_commit_met_damage_keep_their_order(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        database.hangs = "before the job"
+        database.submit(find_damage, lambda _: None)
+        events = make.of("aaa")
+        putting = [await begin(disk.buffer.put([event], intake="http")) for event in events]
+        database.answer()
+        assert await done(*putting) == [Stored()] * 3
+        assert ids(await disk.take()) == ids(events)
+
+
+@pytest.mark.parametrize("fails", ["full", "damaged"])
+@pytest.mark.parametrize("last", ["unmarked", "marked"])
+def test_of_two_marks_the_later_one_counts_although_the_earlier_had_to_be_tried_again(
+    tmp_path: Path, fails: str, last: str
+) -> None:
+    @in_virtual_time
+    async def test() -> None:
+        make = EventMaker()
+        async with stubborn(tmp_path / "live") as (disk, database):
+            await disk.put(make.of("a"))
+            (event,) = await disk.take()
+            if last == "marked":
+                await disk.buffer.mark([(event, 1)])
+            database.hangs = "before the job"
+            if fails == "damaged":
+                database.submit(find_damage, lambda _: None)
+            changes = [disk.buffer.mark([(event, 1)]), disk.buffer.unmark([event])]
+            if last == "marked":
+                changes.reverse()
+            changing = [await begin(change) for change in changes]
+            database.fails_to_commit = fails == "full"
+            database.answer()
+            await done(*changing)
+            copy_of(tmp_path / "live", tmp_path / "killed")
+        async with open_disk(tmp_path / "killed", serve=False) as disk:
+            assert disk.buffer.ledger().dead_lettered["ambiguous"] == (last == "marked")
+
+    test()
+
+
+@in_virtual_time
+async def test_of_two_notes_the_later_one_counts_although_the_earlier_had_to_be_tried_again(tmp_path: Path) -> None:
+    async with stubborn(tmp_path / "live") as (disk, database):
+        database.hangs = "before the job"
+        noting = [await begin(disk.buffer.note({X: learned(kind)})) for kind in ("number", "date", "string")]
+        database.fails_to_commit = 1
+        database.answer()
+        await done(*noting)
+        copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(tmp_path / "killed", serve=False) as disk:
+        assert (await disk.buffer.recall()).types == {X: learned("string")}
+
+
+@in_virtual_time
+async def test_of_two_puts_that_learned_a_type_the_first_counts_although_its_commit_met_damage(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path / "live") as (disk, database):
+        database.hangs = "before the job"
+        database.submit(find_damage, lambda _: None)
+        putting = []
+        for event, learned_type in zip(make.of("ab"), (learned("number"), learned("date")), strict=True):
+            notes = notes_of([event], x=learned_type)
+            putting.append(await begin(disk.buffer.put([event], intake="http", notes=notes)))
+        database.answer()
+        assert await done(*putting) == [Stored()] * 2
+        copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(tmp_path / "killed", serve=False) as disk:
+        assert (await disk.buffer.recall()).types == {X: learned("number")}
+
+
+@in_virtual_time
+async def test_a_new_file_is_restored_at_once_although_the_damaged_one_took_not_even_acks(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        await disk.put(make.of("ab"))
+        taken = await disk.take()
+        database.fails_to_commit = MANY
+        acking = await begin(disk.buffer.ack([(event, Delivered()) for event in taken]))
+        tries = database.commits
+        await asyncio.sleep(0.3)
+        assert not acking.done()
+        assert database.commits == tries, "it is not tried again before its time"
+        database.fails_to_commit = 0
+        before = now()
+        database.submit(find_damage, lambda _: None)
+        await done(acking)
+        assert now() - before < 0.1
+        assert disk.buffer.ledger().delivered == 2
+
+
+@in_virtual_time
+async def test_what_cannot_be_committed_is_tried_again_every_second_and_no_more(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        await disk.put(make.of("a"))
+        database.fails_to_commit = MANY
+        acking = await begin(disk.deliver(await disk.take()))
+        tries = database.commits
+        await asyncio.sleep(20)
+        assert 15 <= database.commits - tries <= 50
+        database.fails_to_commit = 0
+        await done(acking, seconds=1.1)
+
+
+@in_virtual_time
+async def test_a_new_file_is_restored_from_the_reserve_at_once_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    """Although nothing else waits to be committed."""
+    make = EventMaker()
+    async with stubborn(tmp_path / "live") as (disk, database):
+        await disk.put(make.of("ab"))
+        database.fails_to_restore = 1
+        database.submit(find_damage, lambda _: None)
+        await asyncio.sleep(0.1)
+        assert database.commits == 3, "the put, and two tries to restore"
+        copy_of(tmp_path / "live", tmp_path / "killed")
+    async with open_disk(tmp_path / "killed", serve=False) as disk:
+        assert len(await disk.take()) == 2
+
+
+@in_virtual_time
+async def test_a_new_file_that_cannot_be_restored_is_tried_every_second_and_no_more(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        await disk.put(make.of("a"))
+        database.fails_to_restore = MANY
+        database.submit(find_damage, lambda _: None)
+        await asyncio.sleep(20)
+        assert 15 <= database.commits <= 50
+        assert not disk.buffer.available
+        database.fails_to_restore = 0
+        await asyncio.sleep(2.5)
+        await disk.put(make.of("b"))
+        assert len(await disk.take()) == 2
+
+
+@in_virtual_time
+async def test_files_that_are_damaged_now_and_then_end_nothing(tmp_path: Path) -> None:
+    """Only damage again and again, with nothing committed in between, does."""
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        for number in range(1, 7):
+            database.hangs = "before the job"
+            database.submit(find_damage, lambda _: None)
+            putting = await begin(disk.buffer.put(make.of("a"), intake="http"))
+            database.answer()
+            assert await done(putting) == [Stored()]
+            assert disk.buffer.ledger().accepted == number
+
+
+def test_notes_are_not_written_where_there_is_no_room_in_reserve_but_acks_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the disk would take them now: what there is left is for acks."""
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    @in_virtual_time
+    async def test() -> None:
+        make = EventMaker()
+        async with stubborn(tmp_path / "live") as (disk, database):
+            await disk.put(make.of("abc"))
+            taken = await disk.take()
+            database.fails_to_commit = 1
+            monkeypatch.setattr("os.posix_fallocate", no_room)
+            assert database.directory is not None
+            database.directory.give_up_reserve()
+            assert await disk.buffer.put(make.of("d"), intake="http") == Unavailable()
+            commits = database.commits
+            noting = await begin(disk.buffer.note({X: learned()}))
+            for event in taken:
+                await asyncio.sleep(2)
+                await disk.deliver([event])
+            assert not noting.done()
+            assert database.commits - commits <= 10, "only the acks are committed"
+            copy_of(tmp_path / "live", tmp_path / "killed")
+            monkeypatch.undo()
+            await done(noting, seconds=1.1)
+            assert disk.buffer.available
+        async with open_disk(tmp_path / "killed", serve=False) as disk:
+            assert disk.buffer.ledger().delivered == 3
+            assert (await disk.buffer.recall()).types == {}
+
+    test()
