@@ -124,7 +124,7 @@ class AnswerReader:
     def _next_head(self) -> "_Reading[_Head]":
         unread, searched = self._unread, 0
         while True:
-            if unread[:1] in (b"\r", b"\n"):  # lines that some put before it
+            if unread.startswith((b"\r", b"\n")):  # lines that some put before it
                 unread[:] = unread.lstrip(b"\r\n")
             if not b"HTTP/".startswith(unread[:5]):
                 raise MalformedAnswerError("it does not begin as HTTP/1 does")

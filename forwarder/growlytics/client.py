@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from forwarder import __version__
@@ -95,7 +96,7 @@ class GrowlyticsClient:
         except TimeoutError:
             return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
-            headers = refusal.headers or {}
+            headers = refusal.headers if refusal.headers is not None else CIMultiDict[str]()
             return outcome.of_proxy_refusal(
                 refusal.status, retry_after=headers.get("Retry-After"), date=headers.get("Date"), now=self._clock()
             )

@@ -41,7 +41,13 @@ class Connection(asyncio.Protocol):
     """One connection; nothing else may use it between `exchange` and what follows from that."""
 
     def __init__(
-        self, made: MadeConnection, handler: ResponseHandler, transport: asyncio.Transport, *, share_of_age: float
+        self,
+        made: MadeConnection,
+        handler: ResponseHandler,
+        transport: asyncio.Transport,
+        *,
+        share_of_age: float,
+        quiet_seconds: float,
     ) -> None:
         """Take over a connection from the one who made it, `handler`, who is only told when it is lost.
 
@@ -61,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._is_fit = True
         self._made_at = self._loop.time()
         self._share_of_age = share_of_age
+        self._quiet_seconds = quiet_seconds
         transport.set_protocol(self)
 
     @property
@@ -118,7 +125,7 @@ class Connection(asyncio.Protocol):
                 self._is_fit = reader.is_reusable
                 self._finish(None)
             elif reader.end_is_doubtful:
-                self._deadline.bring_forward(self._loop.time() + QUIET_SECONDS)
+                self._deadline.bring_forward(self._loop.time() + self._quiet_seconds)
         except MalformedAnswerError as error:
             self._finish(_no_answer(error))
 
@@ -169,6 +176,7 @@ class Connections:
         proxy_headers: dict[str, str],
         max_age_seconds: float = 0,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        quiet_seconds: float = QUIET_SECONDS,
         random_share: Callable[[], float] = random.random,
     ) -> None:
         """`proxy_headers` are told to the proxy alone; `random_share` gives numbers from 0 to 1.
@@ -178,6 +186,7 @@ class Connections:
         self.max_age_seconds = max_age_seconds
         self._random_share = random_share
         self._keepalive_seconds = keepalive_seconds
+        self._quiet_seconds = quiet_seconds
         self._request = aiohttp.ClientRequest(
             "POST",
             url,
@@ -219,7 +228,8 @@ class Connections:
         if handler is None or transport is None or handler.should_close or transport.is_closing():
             made.close()
             raise aiohttp.ServerDisconnectedError  # or it spoke before it was asked
-        return Connection(made, handler, transport, share_of_age=1 - _AGE_JITTER * self._random_share())
+        share_of_age = 1 - _AGE_JITTER * self._random_share()
+        return Connection(made, handler, transport, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds)
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose answer was read; it is closed if it cannot be used again, or is old."""
