@@ -33,8 +33,9 @@ from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import EventIds, by_customer, each_alone
 from forwarder.forecast import Forecast, Sample
-from forwarder.growlytics import types_file
+from forwarder.growlytics import certificates, types_file
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.history import History
 from forwarder.intake.acceptance import Acceptor
@@ -49,10 +50,19 @@ from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.receipts import Receipts
 from forwarder.reload import Reloading
-from forwarder.secret_file import WatchedSecret
-from forwarder.settings import Secret, Settings, ShutdownSettings, shown
+from forwarder.secret_file import WatchedFile
+from forwarder.settings import (
+    Problem,
+    Secret,
+    Settings,
+    SettingsError,
+    ShutdownSettings,
+    read_secret_file,
+    shown,
+)
 from forwarder.status import Status
 from forwarder.telemetry import Telemetry
+from forwarder.threads import in_own_thread
 
 State = Literal["starting", "ready", "stopping", "draining", "stopped"]
 
@@ -87,7 +97,11 @@ class App:
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
         self._reloading = Reloading(
-            lambda: self._settings, load=load or (lambda: settings), use=self._use, telemetry=self.telemetry
+            lambda: self._settings,
+            load=load or (lambda: settings),
+            use=self._use,
+            reread=self._reread_certificates,
+            telemetry=self.telemetry,
         )
         self._history = History(clock=self._clock)
         self._status = Status(
@@ -102,6 +116,7 @@ class App:
         )
         self._intakes = self._make_intakes()
         self._key_file, self._token_file = self._watched_key(), self._watched_token()
+        self._ca_file = self._watched_certificates()
         self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
         self.addresses: dict[str, str] = {}
         self._opened = AsyncExitStack()
@@ -129,6 +144,7 @@ class App:
         await self._recall()
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
+        self._ca_file.use(self._settings.growlytics.ca_file, self._client.certificates)
         await self._open_tcp_intake()
         await self._open_unix_intakes()
         self.state = "ready"
@@ -144,6 +160,7 @@ class App:
                 tasks.create_task(self._reloading.serve(), name="settings"),
                 tasks.create_task(self._key_file.serve(), name="key's file"),
                 tasks.create_task(self._token_file.serve(), name="token's file"),
+                tasks.create_task(self._ca_file.serve(), name="certificates' file"),
             )
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
@@ -219,21 +236,48 @@ class App:
         self._settings = attrs.evolve(self._settings, intake=intake)
         self._http.use(intake)
 
-    def _watched_key(self) -> WatchedSecret:
+    def _use_certificates(self, new: Certificates) -> None:
+        self._client.use_certificates(new)
+        self.delivery.try_soon()
+
+    async def _reread_certificates(self) -> tuple[str, ...]:
+        """Read whom to trust again: the file, if it changed, or what the system trusts, whether that changed or not."""
+        if self._settings.growlytics.ca_file is not None:
+            return ("growlytics.ca_file",) if await self._ca_file.poll() else ()
+        try:
+            self._use_certificates(await in_own_thread(certificates.of_system, name="certificates"))
+        except OSError as error:
+            message = f"is not set, and the system's certificates cannot be read: {error.strerror}"
+            raise SettingsError([Problem("growlytics.ca_file", message)]) from None
+        return ()
+
+    def _watched_certificates(self) -> WatchedFile[Certificates]:
+        return WatchedFile(
+            None,
+            setting="growlytics.ca_file",
+            read=certificates.read,
+            current=None,
+            on_new=self._use_certificates,
+            telemetry=self.telemetry,
+        )
+
+    def _watched_key(self) -> WatchedFile[Secret]:
         growlytics = self._settings.growlytics
-        return WatchedSecret(
+        return WatchedFile(
             growlytics.api_key_file,
             setting="growlytics.api_key_file",
+            read=read_secret_file,
             current=growlytics.api_key,
             on_new=self._use_key,
             telemetry=self.telemetry,
         )
 
-    def _watched_token(self) -> WatchedSecret:
+    def _watched_token(self) -> WatchedFile[Secret]:
         intake = self._settings.intake
-        return WatchedSecret(
+        return WatchedFile(
             intake.token_file,
             setting="intake.token_file",
+            read=read_secret_file,
             current=intake.token,
             on_new=self._use_token,
             telemetry=self.telemetry,

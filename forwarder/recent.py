@@ -1,7 +1,8 @@
-"""What happened last: refusals, dead letters, and how long attempts and deliveries took. Bounded rings in memory.
+"""What happened last: refusals, dead letters, the last failed attempt, and how long attempts and deliveries took.
 
-Nothing here is a payload, a customer id or Growlytics' text, and what is shown of names is fit to be shown. Only the
-telemetry adds to it. Adding what is no trouble costs one append; whoever looks pays for the rest.
+All of it is in memory, in bounded rings. Nothing here is a payload, a customer id or Growlytics' text, and what is shown of
+names is fit to be shown. Only the telemetry adds to it. Adding what is no trouble costs one append; whoever looks pays for
+the rest.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -16,6 +17,10 @@ MAX_SHOWN: Final = 20
 """How many kinds of refusals are kept, and how many dead letters."""
 MAX_TIMES: Final = 1000
 """Of how many attempts, and deliveries, the times are kept."""
+
+
+FailureFields = Mapping[str, str | int | None]
+"""Why an attempt failed: `kind`, `status` (of the answer, if there was one), `error` (in words) and `host`."""
 
 
 @dataclass(slots=True)
@@ -34,6 +39,7 @@ class Recent:
         self._refusals: OrderedDict[tuple[str, str, str | None, str | None], _Refusal] = OrderedDict()
         """By intake, code, name and field, so that a flood of one kind leaves the others in sight; the latest last."""
         self._dead_letters: deque[tuple[int, float, str, int | None, str]] = deque(maxlen=MAX_SHOWN)
+        self._last_failure: tuple[float, FailureFields] | None = None
         self._attempts: Counter[str] = Counter()
         self._attempt_seconds: deque[float] = deque(maxlen=MAX_TIMES)
         self._latency_seconds: deque[float] = deque(maxlen=MAX_TIMES)
@@ -59,6 +65,10 @@ class Recent:
         self._attempts[outcome] += 1
         self._attempt_seconds.append(seconds)
 
+    def failed(self, failure: FailureFields) -> None:
+        """An attempt did not deliver."""
+        self._last_failure = self._clock(), failure
+
     def delivered(self, seconds: float) -> None:
         """An event was delivered, `seconds` after it was accepted."""
         self._latency_seconds.append(seconds)
@@ -67,6 +77,13 @@ class Recent:
     def attempts(self) -> Mapping[str, int]:
         """Return how many there were since the start, by what they came to."""
         return self._attempts
+
+    def last_failure(self) -> dict[str, object] | None:
+        """Return when an attempt failed last, in seconds since 1970, and why; None if none did since the start."""
+        if self._last_failure is None:
+            return None
+        at, failure = self._last_failure
+        return {"at": at, **failure}
 
     def attempt_seconds(self) -> dict[str, float | None]:
         """Return how long the last attempts took."""

@@ -6,7 +6,7 @@ secret is named. Made and served by the composition root.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from forwarder.event import Clock
@@ -21,7 +21,8 @@ READ_SECONDS: Final = 10.0
 class Reloading:
     """Has `use` called with settings in which something changed, each time that `load` reads such.
 
-    `used` returns those in use. `load`, which may block, raises SettingsError. `clock` gives seconds since 1970.
+    `used` returns those in use. `load`, which may block, raises SettingsError. `reread` reads again what the settings only
+    name, and returns those of which that changed; it may raise SettingsError. `clock` gives seconds since 1970.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Reloading:
         *,
         load: Callable[[], Settings],
         use: Callable[[Settings], None],
+        reread: Callable[[], Awaitable[Sequence[str]]],
         telemetry: Telemetry,
         clock: Clock = time.time,
         read_seconds: float = READ_SECONDS,
@@ -37,6 +39,7 @@ class Reloading:
         self._used = used
         self._load = load
         self._use = use
+        self._reread = reread
         self._telemetry = telemetry
         self._clock = clock
         self._read_seconds = read_seconds
@@ -61,7 +64,8 @@ class Reloading:
         try:
             async with asyncio.timeout(self._read_seconds):
                 loaded = await in_own_thread(self._load, name="settings")
-            changes = merge(self._used(), loaded)
+                changes = merge(self._used(), loaded)
+                reread = await self._reread()
         except SettingsError as error:
             self._fail([str(problem) for problem in error.problems])
             return
@@ -76,7 +80,7 @@ class Reloading:
         self._restart_needed = changes.restart_needed
         if changes.taken_up:
             self._use(changes.settings)
-        self._telemetry.reloaded(changes.taken_up, restart_needed=changes.restart_needed)
+        self._telemetry.reloaded((*changes.taken_up, *reread), restart_needed=changes.restart_needed)
 
     def _fail(self, problems: Sequence[str]) -> None:
         self._error = "; ".join(problems)

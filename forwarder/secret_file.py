@@ -1,8 +1,8 @@
-"""A secret's file, such as that of the API key, read again when it changes.
+"""A file that a setting names, such as that of the API key or of certificates, read again when it changes.
 
-Invariants: what settings would refuse never replaces a secret; neither it nor a good one is ever shown; whatever the file
-does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as it
-may be half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
+Invariants: what settings would refuse never replaces what is in use; neither it nor what is good is ever shown; whatever the
+file does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as
+it may be half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
 elsewhere. Made and served by the composition root.
 """
 
@@ -12,33 +12,36 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Generic, TypeVar
 
-from forwarder.settings import RefusedError, Secret, read_secret_file
+from forwarder.settings import RefusedError
 from forwarder.telemetry import Telemetry
 from forwarder.threads import NoThreadError, in_own_thread
 
 POLL_SECONDS: Final = 1.0
+
+Value = TypeVar("Value")
 
 Signature = tuple[int, ...]
 """What the file system tells of a file, which changes with its content, or nearly always; empty if it tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(Generic[Value]):
     """What was found when the file was read."""
 
     signature: Signature
     """From before it was read, so that what is written meanwhile shows at the next poll."""
-    secret: Secret | None
+    value: Value | None
     fault: str
-    """Why there is no secret."""
+    """Why there is none."""
 
 
-class WatchedSecret:
-    """Calls `on_new` when the file at `path` holds another secret than `current`, later another than it called with.
+class WatchedFile(Generic[Value]):
+    """Calls `on_new` when the file at `path` holds another value than `current`, later another than it called with.
 
-    `setting` is the one that names the file; where it names none there is nothing to watch.
+    `setting` is the one that names the file; where it names none there is nothing to watch. `read` returns what a file
+    holds, or raises RefusedError or OSError; it may block.
     """
 
     def __init__(
@@ -46,13 +49,15 @@ class WatchedSecret:
         path: str | None,
         *,
         setting: str,
-        current: Secret | None,
-        on_new: Callable[[Secret], None],
+        read: Callable[[str], Value],
+        current: Value | None,
+        on_new: Callable[[Value], None],
         telemetry: Telemetry,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._path = path
         self._setting = setting
+        self._read = read
         self._current = current
         self._on_new = on_new
         self._telemetry = telemetry
@@ -66,8 +71,8 @@ class WatchedSecret:
             await self.poll()
             await asyncio.sleep(self._poll_seconds)
 
-    def use(self, path: str | None, current: Secret | None) -> None:
-        """Watch this file from now on, or none; `current` is the secret in use.
+    def use(self, path: str | None, current: Value | None) -> None:
+        """Watch this file from now on, or none; `current` is the value in use.
 
         The file is read once more, as what it holds may be newer than what was read from it together with all settings.
         """
@@ -75,35 +80,39 @@ class WatchedSecret:
             self._path, self._fault = path, ""
         self._current, self._signature = current, None
 
-    async def poll(self) -> None:
-        """Look at the file, and read it if it changed, or was of no use the last time."""
+    async def poll(self) -> bool:
+        """Look at the file, and read it if it changed, or was of no use the last time.
+
+        Return whether there is a new value, with which `on_new` was called.
+        """
         if (path := self._path) is None:
-            return
+            return False
         unless = None if self._fault else self._signature
         try:
-            look = await in_own_thread(partial(_look, path, unless), name=self._setting)
+            look = await in_own_thread(partial(_look, path, unless, self._read), name=self._setting)
         except NoThreadError:
-            return  # there may be one for the next poll
-        if look is not None and path == self._path:
-            self._take_in(look)
+            return False  # there may be one for the next poll
+        return look is not None and path == self._path and self._take_in(look)
 
-    def _take_in(self, look: _Look) -> None:
+    def _take_in(self, look: _Look[Value]) -> bool:
         # The first look only finds out whether the file changed since the settings were loaded.
         noticed = self._signature not in {None, look.signature}
         fault, self._fault = self._fault, look.fault
         self._signature = look.signature
-        if look.secret is None:
+        if look.value is None:
             if noticed or look.fault != fault:
-                self._telemetry.secret_reload_failed(self._setting, look.fault, notable=look.fault != fault)
-        elif look.secret != self._current:
-            self._current = look.secret
-            self._on_new(look.secret)
-            self._telemetry.secret_reloaded(self._setting, "changed")
+                self._telemetry.file_reload_failed(self._setting, look.fault, notable=look.fault != fault)
+        elif look.value != self._current:
+            self._current = look.value
+            self._on_new(look.value)
+            self._telemetry.file_reloaded(self._setting, "changed")
+            return True
         elif noticed or fault:
-            self._telemetry.secret_reloaded(self._setting, "unchanged", notable=bool(fault))
+            self._telemetry.file_reloaded(self._setting, "unchanged", notable=bool(fault))
+        return False
 
 
-def _look(path: str, unless: Signature | None) -> _Look | None:
+def _look(path: str, unless: Signature | None, read: Callable[[str], Value]) -> _Look[Value] | None:
     """Read the file; None if its signature is `unless`."""
     signature: Signature = ()
     try:
@@ -114,7 +123,7 @@ def _look(path: str, unless: Signature | None) -> _Look | None:
             return None
         if not stat.S_ISREG(found.st_mode):  # reading a device or a pipe might never end
             return _Look(signature, None, "names something that is no file")
-        return _Look(signature, read_secret_file(path), "")
+        return _Look(signature, read(path), "")
     except OSError as error:
         return _Look(signature, None, f"names a file that cannot be read: {error.strerror}")
     except RefusedError as refused:

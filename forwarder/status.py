@@ -90,6 +90,7 @@ class Status:
                 "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
+                "last_failure": self._recent.last_failure(),
             },
             "holds": self._described_holds(),
             "dead_letters": {

@@ -24,7 +24,7 @@ from prometheus_client import (
 from forwarder import __version__
 from forwarder.event import Clock, printable
 from forwarder.gauges import METRICS_PREFIX, Gauges, ReadGauges
-from forwarder.recent import Recent
+from forwarder.recent import FailureFields, Recent
 
 log = logging.getLogger("forwarder")
 
@@ -71,6 +71,17 @@ RETRY_REASONS: Final = (
     "blocked",
     "suspect",
 )
+FAILURE_KINDS: Final = (
+    "dns",
+    "connect",
+    "tls",
+    "proxy",
+    "timeout_connect",
+    "timeout_answer",
+    "reset",
+    "protocol",
+    "status",
+)
 RELOAD_RESULTS: Final = ("changed", "unchanged", "failed")
 
 _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10)
@@ -98,9 +109,19 @@ _CLOSED: Final = {
     "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
 }
 _RELOADED: Final = {
-    "changed": "a secret's file was read again: it has changed, and what it holds is used from now on",
-    "unchanged": "a secret's file was read again: it holds the same",
+    "changed": "%s was read again: it has changed, and what it holds is used from now on",
+    "unchanged": "%s was read again: it holds the same",
 }
+_CERTIFICATES: Final = "growlytics.ca_file"
+"""The setting whose file is no secret's."""
+_UNUSABLE_FILE: Final = (
+    "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and nothing else; it is tried "
+    "again every second"
+)
+_UNUSABLE_CERTIFICATES: Final = (
+    "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
+    "form; it is tried again every second"
+)
 _GIVEN_UP: Final = {
     "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
     "ambiguous": "event not repeated, although it may not have arrived: see growlytics-forwarder dead-letters list",
@@ -160,6 +181,9 @@ class Telemetry:
         self._attempts = self._labelled(
             "delivery_attempts", "Attempts to deliver an event, by what they came to", "outcome", OUTCOMES
         )
+        self._failures = self._labelled(
+            "attempt_failures", "Attempts that did not deliver, by what went wrong", "kind", FAILURE_KINDS
+        )
         self._retries = self._labelled(
             "delivery_retries", "Attempts that will be repeated, by cause", "reason", RETRY_REASONS
         )
@@ -168,7 +192,7 @@ class Telemetry:
         )
         self._reloads = self._labelled(
             "config_reloads",
-            "Times that settings were read again at SIGHUP, or a secret's file as it changed",
+            "Times that settings were read again at SIGHUP, or a secret's or certificates' file as it changed",
             "result",
             RELOAD_RESULTS,
         )
@@ -335,6 +359,11 @@ class Telemetry:
         self._attempt_duration.observe(seconds)
         self.recent.attempted(outcome, seconds)
 
+    def attempt_failed(self, failure: FailureFields) -> None:
+        """It did not deliver, because of this."""
+        self._failures[str(failure["kind"])].inc()
+        self.recent.failed(failure)
+
     def retry_scheduled(self, *, reason: str, maybe_delivered: bool) -> None:
         """An attempt failed in a way that may pass, so there will be another."""
         self._retries[reason].inc()
@@ -352,9 +381,10 @@ class Telemetry:
         """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
         self._possible_duplicates.inc()
 
-    def hold_started(self, cause: str, *, probe_in_seconds: float) -> None:
-        """Nothing is sent any more but one probe at a time."""
-        fields = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
+    def hold_started(self, cause: str, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
+        """Nothing is sent any more but one probe at a time; `failure` is of the attempt that made it so."""
+        fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
+        fields |= {name: value for name, value in (failure or {}).items() if value is not None}
         log.warning(_HOLDS[cause], extra={"fields": fields})
 
     def hold_ended(self, cause: str, *, seconds: float) -> None:
@@ -417,23 +447,21 @@ class Telemetry:
             extra={"fields": {"missing": missing}},
         )
 
-    # Secrets' files
+    # Files that settings name
 
-    def secret_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
+    def file_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
         """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
         self._reloads[result].inc()
         if notable:
-            log.info(_RELOADED[result], extra={"fields": {"setting": setting}})
+            kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
+            log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
 
-    def secret_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
+    def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
         """The file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
         self._reloads["failed"].inc()
         if notable:
-            log.warning(
-                "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and "
-                "nothing else; it is tried again every second",
-                extra={"fields": {"setting": setting, "fault": fault}},
-            )
+            message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE
+            log.warning(message, extra={"fields": {"setting": setting, "fault": fault}})
 
     # Settings
 

@@ -169,7 +169,13 @@ def _delivery(delivery: _Fields) -> Delivery:
         attempts=delivery.counts("attempts"),
         attempt_seconds=_percentiles(delivery.fields("attempt_seconds")),
         latency_seconds=_percentiles(delivery.fields("latency_seconds")),
+        last_failure=_failure(delivery.fields("last_failure")),
     )
+
+
+def _failure(failure: _Fields) -> Occurrence | None:
+    error, host = failure.text("error", 200), failure.text("host", 100)
+    return None if error is None else Occurrence(failure.number("at"), error + (f" ({host})" if host else ""))
 
 
 def _percentiles(percentiles: _Fields) -> Percentiles:

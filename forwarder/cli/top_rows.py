@@ -74,6 +74,7 @@ def rows(
     return [
         *_state(status, place, trouble),
         *_holds(status.holds),
+        *_failure(status, unix_seconds),
         *_settings(status),
         *_rates(status, rates(now, earlier), columns),
         *_buffer(status, columns),
@@ -126,6 +127,13 @@ def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
         lasting = hold.cause in {"auth", "systemic"}  # these do not end before somebody does something
         label = "" if number else "HOLDS"
         yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
+
+
+def _failure(status: Status, unix_seconds: float) -> Iterator[Row]:
+    if (failure := status.delivery.last_failure) is None:
+        return
+    ago = "" if failure.at is None else f"{duration(max(0.0, unix_seconds - failure.at))} ago "
+    yield Row("failed last", f"{ago}{failure.text}", "warning" if status.holds else "dim")
 
 
 def _rates(status: Status, found: Rates, columns: int) -> Iterator[Row]:

@@ -67,6 +67,7 @@ class Delivery:
     """By outcome, since the start."""
     attempt_seconds: Percentiles
     latency_seconds: Percentiles
+    last_failure: "Occurrence | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A refusal or a dead letter, in words."""
+    """A refusal, a dead letter or a failed attempt, in words."""
 
     at: float | None
     """Seconds since 1970."""

@@ -115,6 +115,12 @@ class Delivery:
         self._engine.key_changed(asyncio.get_running_loop().time())
         self._start_what_may()
 
+    def try_soon(self) -> None:
+        """What makes attempts fail may have been mended: if anything holds, probe now, but not before a Retry-After ends."""
+        if self._engine.holds.causes:
+            self._engine.holds.probe_soon(asyncio.get_running_loop().time())
+            self._start_what_may()
+
     async def end_waits(self) -> None:
         """Try what waits for a retry without waiting for its time: there is not much left."""
         self._lanes.end_waits()
@@ -356,6 +362,9 @@ class Delivery:
 
     def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
         self._telemetry.attempt_finished(_LABELS[type(outcome)], seconds)
+        failure = None if isinstance(outcome, Delivered) else outcome.failure.described()
+        if failure:
+            self._telemetry.attempt_failed(failure)
         if isinstance(outcome, Blocked) and not attempt.taken.story.at_fault:
             self._telemetry.delivery_blocked(status=outcome.status)
         match decision:
@@ -369,7 +378,7 @@ class Delivery:
             if isinstance(news, HoldEnded):
                 self._telemetry.hold_ended(news.cause, seconds=news.seconds)
             else:
-                self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds)
+                self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds, failure=failure)
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

@@ -51,7 +51,11 @@ class Answer(NamedTuple):
 
 
 class MalformedAnswerError(Exception):
-    """What came is not the head of an answer in HTTP/1, or is beyond the limits."""
+    """What came is not the head of an answer in HTTP/1, or is beyond the limits. The message says which, to people."""
+
+
+class CutAnswerError(Exception):
+    """The connection ended in the middle of a head."""
 
 
 class AnswerReader:
@@ -68,6 +72,11 @@ class AnswerReader:
         """Whether the answer has ended, and its connection is fit for another request."""
         self.end_is_doubtful = False
         """Whether the body may have ended although nothing says so: its connection need not end."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything came."""
+        return self._came_bytes > 0
 
     @property
     def answer(self) -> Answer | None:
@@ -93,7 +102,7 @@ class AnswerReader:
             return True
         if self._came_bytes > MAX_HEAD_BYTES + MAX_ANSWER_BYTES:
             if self._head is None:
-                raise MalformedAnswerError("only heads come that announce another one")
+                raise MalformedAnswerError("the answer is only announced, again and again")
             return True
         return self._ends_with_connection and _is_whole_object(self._body)
 
@@ -127,11 +136,11 @@ class AnswerReader:
             if unread.startswith((b"\r", b"\n")):  # lines that some put before it
                 unread[:] = unread.lstrip(b"\r\n")
             if not b"HTTP/".startswith(unread[:5]):
-                raise MalformedAnswerError("it does not begin as HTTP/1 does")
+                raise MalformedAnswerError("the answer is not HTTP")
             if end := _end_of_head(unread, searched):
                 break
             if len(unread) > MAX_HEAD_BYTES:
-                raise MalformedAnswerError("its head is longer than 64 KiB")
+                raise MalformedAnswerError("the answer's header is too long")
             searched = max(0, len(unread) - 2)
             yield False
         head = _Head(bytes(unread[:end]))
@@ -178,11 +187,13 @@ class _Head:
     def __init__(self, text: bytes) -> None:
         """Raise MalformedAnswerError."""
         if len(text) > MAX_HEAD_BYTES:
-            raise MalformedAnswerError("its head is longer than 64 KiB")
+            raise MalformedAnswerError("the answer's header is too long")
         first, _, lines = text.decode("latin-1").replace("\r\n", "\n").partition("\n")
         status_line = _STATUS_LINE.fullmatch(first)
-        if status_line is None or lines.count("\n") > 1 + MAX_HEADERS:  # the last line is empty
-            raise MalformedAnswerError("it has no status, or more than 1,000 headers")
+        if status_line is None:
+            raise MalformedAnswerError("the answer is not HTTP")
+        if lines.count("\n") > 1 + MAX_HEADERS:  # the last line is empty
+            raise MalformedAnswerError("the answer has too many headers")
         self.status: Final = int(status_line[2])
         self._fields: dict[str, list[str]] = {}
         self._is_sound = _SOUND.fullmatch(lines) is not None

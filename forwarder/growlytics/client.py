@@ -7,7 +7,6 @@ delivery's workers, each of which waits for its own permit, so the pool of conne
 """
 
 import asyncio
-import ssl
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -17,7 +16,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from forwarder import __version__
-from forwarder.growlytics import outcome
+from forwarder.growlytics import certificates, failures, outcome
+from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
 from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
@@ -34,6 +34,7 @@ class GrowlyticsClient:
 
     def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
+        self._host = failures.host_and_port(self._url)
         self._timeout_seconds = settings.timeout_seconds
         self._max_age_seconds = settings.connection_max_age_seconds
         self._key = settings.api_key
@@ -41,13 +42,17 @@ class GrowlyticsClient:
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
         self._clock = clock
         self._connections: Connections | None = None
+        self.certificates: Certificates | None = None
+        """Whom to trust; None before `open`, or for those whom the system trusted at the start."""
 
     async def open(self) -> None:
-        """Make ready; nothing is connected yet. Raises OSError if the file of certificates has become unusable."""
+        """Make ready; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
+        if self._ca_file is not None:
+            self.certificates = certificates.read(self._ca_file)
         authorization = self._proxy_authorization
         self._connections = Connections(
             self._url,
-            tls=_tls(self._ca_file),
+            tls=True if self.certificates is None else self.certificates.tls,
             proxy=self._proxy,
             proxy_headers={"User-Agent": _USER_AGENT}
             | ({"Proxy-Authorization": authorization.reveal()} if authorization else {}),
@@ -70,6 +75,12 @@ class GrowlyticsClient:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
         self._key = key
 
+    def use_certificates(self, certificates: Certificates) -> None:
+        """Trust these authorities from the next post on; one that has begun goes on as it began."""
+        self.certificates = certificates
+        if self._connections is not None:
+            self._connections.use_tls(certificates.tls)
+
     async def post(self, body: bytes) -> Outcome:
         """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
 
@@ -80,28 +91,32 @@ class GrowlyticsClient:
         assert self._connections is not None, "open() comes first"
         request = self._request(body)
         clock = asyncio.get_running_loop().time
-        connecting_seconds = 0.0
+        connecting_seconds, within_seconds = 0.0, self._timeout_seconds * _CONNECT_SHARE
         try:
             await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
             began = clock()
             connection = self._connections.take()
             if connection is None:
-                within_seconds = self._timeout_seconds * _CONNECT_SHARE
                 connection = await self._connections.connect(within_seconds=within_seconds)
                 connecting_seconds = clock() - began
                 if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
                     began = clock()
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
-        except TimeoutError:
-            return Retryable("timeout", maybe_delivered=False)
         except aiohttp.ClientHttpProxyError as refusal:
+            assert self._proxy is not None, "it refused"
             headers = refusal.headers if refusal.headers is not None else CIMultiDict[str]()
             return outcome.of_proxy_refusal(
-                refusal.status, retry_after=headers.get("Retry-After"), date=headers.get("Date"), now=self._clock()
+                refusal.status,
+                retry_after=headers.get("Retry-After"),
+                date=headers.get("Date"),
+                now=self._clock(),
+                host=failures.host_and_port(self._proxy),
             )
-        except (aiohttp.ClientError, OSError, UnicodeError):  # UnicodeError: no name of a host
-            return Retryable("network", maybe_delivered=False)
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+            failure = failures.of_connecting(error, url=self._url, proxy=self._proxy, within_seconds=within_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=False, failure=failure)
         result = await self._send(request, connection, began + self._timeout_seconds)
         return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
 
@@ -109,12 +124,11 @@ class GrowlyticsClient:
         assert self._connections is not None, "open() comes first"
         try:
             answer = await connection.exchange(request, deadline=deadline)
-        except TimeoutError:
+        except (NoAnswerError, OSError) as error:
             connection.close()
-            return Retryable("timeout", maybe_delivered=True)
-        except (NoAnswerError, OSError):
-            connection.close()
-            return Retryable("network", maybe_delivered=True)
+            failure = failures.of_answering(error, url=self._url, within_seconds=self._timeout_seconds)
+            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
+            return Retryable(reason, maybe_delivered=True, failure=failure)
         except BaseException:
             connection.close()
             raise
@@ -130,6 +144,7 @@ class GrowlyticsClient:
             retry_after=answer.retry_after,
             date=answer.date,
             now=self._clock(),
+            host=self._host,
         )
 
     def _request(self, body: bytes) -> bytes:
@@ -144,15 +159,6 @@ class GrowlyticsClient:
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         ).encode() + body
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext | Literal[True]:
-    """Return how to verify the far side, and a proxy that is reached over TLS."""
-    if ca_file is None:
-        return True
-    context = ssl.create_default_context(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:

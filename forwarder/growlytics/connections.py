@@ -8,18 +8,20 @@ which only the end is not as it should be. Used by `client` alone, on the event 
 import asyncio
 import random
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection as MadeConnection
 from multidict import CIMultiDict
 from yarl import URL
 
-from forwarder.growlytics.answer import Answer, AnswerReader, MalformedAnswerError
+from forwarder.growlytics.answer import Answer, AnswerReader, CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.deadline import Deadline
 
 KEEPALIVE_SECONDS: Final = 15
@@ -37,6 +39,25 @@ class NoAnswerError(Exception):
     """The connection was lost instead, or what came is no answer: its cause says which."""
 
 
+class NoNameServerError(TimeoutError):
+    """Nobody told the addresses of a host in time."""
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Knows whether somebody waits for addresses."""
+
+    pending = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.pending += 1
+        try:
+            return await super().resolve(host, port, family)
+        finally:
+            self.pending -= 1
+
+
 class Connection(asyncio.Protocol):
     """One connection; nothing else may use it between `exchange` and what follows from that."""
 
@@ -46,6 +67,7 @@ class Connection(asyncio.Protocol):
         handler: ResponseHandler,
         transport: asyncio.Transport,
         *,
+        made_for: aiohttp.ClientRequest,
         share_of_age: float,
         quiet_seconds: float,
     ) -> None:
@@ -53,6 +75,8 @@ class Connection(asyncio.Protocol):
 
         `share_of_age` is how much of the age that connections may reach this one may.
         """
+        self.made_for: Final = made_for
+        """What says whom to trust, as of when it was asked for."""
         self._made = made
         self._handler = handler
         self._transport = transport
@@ -127,17 +151,17 @@ class Connection(asyncio.Protocol):
             elif reader.end_is_doubtful:
                 self._deadline.bring_forward(self._loop.time() + self._quiet_seconds)
         except MalformedAnswerError as error:
-            self._finish(_no_answer(error))
+            self._finish(error)
 
     def eof_received(self) -> None:
         """Go by what has come; the event loop closes the connection."""
         self._is_fit = False
-        self._finish(_no_answer(aiohttp.ServerDisconnectedError()))
+        self._finish(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Go by what has come."""
         self._is_fit = False
-        self._finish(_no_answer(exc or aiohttp.ServerDisconnectedError()))
+        self._finish(exc)
         self._handler.connection_lost(exc)
 
     def _give_up(self) -> None:
@@ -147,21 +171,18 @@ class Connection(asyncio.Protocol):
         return bool(self._came.poll(0))
 
     def _finish(self, error: Exception | None) -> None:
-        """Wake `exchange`, if it waits, with the answer; with the error if there is none."""
+        """Wake `exchange`, if it waits, with the answer; if there is none, with the error, or that the far side hung up."""
         reader, self._reader = self._reader, None
         if reader is None or self._waiter.done():
             return
         if (answer := reader.answer) is not None:
             self._waiter.set_result(answer)
-        else:
-            assert error is not None, "an answer that has ended has a head"
+        elif isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
             self._waiter.set_exception(error)
-
-
-def _no_answer(cause: Exception) -> NoAnswerError:
-    error = NoAnswerError()
-    error.__cause__ = cause
-    return error
+        else:
+            no_answer = NoAnswerError()
+            no_answer.__cause__ = error or (CutAnswerError() if reader.has_begun else aiohttp.ServerDisconnectedError())
+            self._waiter.set_exception(no_answer)
 
 
 class Connections:
@@ -187,17 +208,33 @@ class Connections:
         self._random_share = random_share
         self._keepalive_seconds = keepalive_seconds
         self._quiet_seconds = quiet_seconds
-        self._request = aiohttp.ClientRequest(
-            "POST",
-            url,
-            loop=asyncio.get_running_loop(),
-            proxy=proxy,
-            proxy_headers=CIMultiDict(proxy_headers) if proxy else None,
+        self._url = url
+        self._proxy = proxy
+        self._proxy_headers = CIMultiDict(proxy_headers) if proxy else None
+        self._request = self._trusting(tls)
+        self._resolver = _Resolver()
+        self._connector = aiohttp.TCPConnector(
+            limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, resolver=self._resolver
         )
-        self._connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, ssl=tls)
         self._idle: deque[tuple[Connection, float]] = deque()
         """With the times from when on they are, the longest first."""
         self._timer: asyncio.TimerHandle | None = None
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Trust whom this trusts from now on; a connection that was made before carries no further request."""
+        self._request = self._trusting(tls)
+        self._close_idle()
+
+    def _trusting(self, tls: ssl.SSLContext | Literal[True]) -> aiohttp.ClientRequest:
+        """Return what connections are made for; this says it of a proxy that is reached over TLS, too."""
+        return aiohttp.ClientRequest(
+            "POST",
+            self._url,
+            loop=asyncio.get_running_loop(),
+            ssl=tls,
+            proxy=self._proxy,
+            proxy_headers=self._proxy_headers,
+        )
 
     def take(self) -> Connection | None:
         """Return a kept connection that is fit for a request to be written to it at once; None if there is none."""
@@ -209,31 +246,40 @@ class Connections:
         return None
 
     async def connect(self, *, within_seconds: float) -> Connection:
-        """Make one. Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host.
+        """Make one.
 
-        It takes longer only if this process stood still meanwhile.
+        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host; of the first,
+        NoNameServerError if it is known. It takes longer only if this process stood still meanwhile.
         """
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(None) as limit:
-            deadline = Deadline(
-                loop.time() + within_seconds,
-                lambda: limit.reschedule(loop.time()),
-                something_came=lambda: False,
-            )
-            try:
-                made = await self._connector.connect(self._request, [], _UNLIMITED)
-            finally:
-                deadline.cancel()
+        request = self._request
+        try:
+            async with asyncio.timeout(None) as limit:
+                deadline = Deadline(
+                    loop.time() + within_seconds,
+                    lambda: limit.reschedule(loop.time()),
+                    something_came=lambda: False,
+                )
+                try:
+                    made = await self._connector.connect(request, [], _UNLIMITED)
+                finally:
+                    deadline.cancel()
+        except TimeoutError as error:
+            if self._resolver.pending:
+                raise NoNameServerError from error
+            raise
         handler, transport = made.protocol, made.transport
         if handler is None or transport is None or handler.should_close or transport.is_closing():
             made.close()
             raise aiohttp.ServerDisconnectedError  # or it spoke before it was asked
         share_of_age = 1 - _AGE_JITTER * self._random_share()
-        return Connection(made, handler, transport, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds)
+        return Connection(
+            made, handler, transport, made_for=request, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds
+        )
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose answer was read; it is closed if it cannot be used again, or is old."""
-        if not connection.is_reusable or self._is_old(connection):
+        if not connection.is_reusable or connection.made_for is not self._request or self._is_old(connection):
             connection.close()
             return
         now = asyncio.get_running_loop().time()
@@ -245,10 +291,13 @@ class Connections:
         """Close every connection. May be called again."""
         if self._timer is not None:
             self._timer.cancel()
-        while self._idle:
-            self._idle.pop()[0].close()
+        self._close_idle()
         await self._connector.close()
         await asyncio.sleep(0)  # the loop lets go of the sockets
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop()[0].close()
 
     def _is_old(self, connection: Connection) -> bool:
         """Return whether it is time for another connection, perhaps to another address of that name."""

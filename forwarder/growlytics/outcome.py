@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final, Literal
 
 from forwarder.growlytics import answer_body
@@ -34,6 +35,10 @@ class Failure:
     """Whom it concerns: host and port of Growlytics or of the proxy; empty if it is not known."""
     status: int | None = None
     """The status of the answer, if there was one."""
+
+    def described(self) -> dict[str, str | int | None]:
+        """Return it as the log and /v1/status show it."""
+        return {"kind": self.kind, "status": self.status, "error": self.text, "host": self.host or None}
 
 
 UNEXPLAINED: Final = Failure("protocol", "no cause is known")
@@ -108,43 +113,62 @@ def of_answer(
     retry_after: str | None = None,
     date: str | None = None,
     now: float = 0.0,
+    host: str = "",
 ) -> Outcome:
     """Decide from an answer: its status, 100 to 999, some headers, and its body, at most `MAX_ANSWER_BYTES`.
 
     The head is complete; the body need not be. A date in Retry-After is compared with the answer's own `date`, otherwise
-    with `now`, in seconds since 1970.
+    with `now`, in seconds since 1970. `host` is whose answer it is, for `Failure`.
     """
     if 200 <= status < 300:
         match answer_body.said(body, content_type=content_type, content_encoding=content_encoding):
             case "success":
                 return DELIVERED
             case "failure":
-                return Rejected(status, body)
+                return Rejected(status, body, _of_status(status, host, ', with "success": false'))
             case "page":
-                return Blocked(status, "not_growlytics")
+                return Blocked(
+                    status, "not_growlytics", _of_status(status, host, ", with a page, which is not from Growlytics")
+                )
+    failure = _of_status(status, host)
     if status in _REJECTED:
-        return Rejected(status, body)
+        return Rejected(status, body, failure)
     if reason := _RETRYABLE.get(status) or ("status_5xx" if 500 <= status < 600 else None):
         return Retryable(
             reason,
             maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
             retry_after_seconds=_wait_seconds(retry_after, date, now),
+            failure=failure,
         )
-    return Blocked(status, _BLOCKED_BY.get(status, "refusal"))
+    return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure)
 
 
 def of_proxy_refusal(
-    status: int, *, retry_after: str | None = None, date: str | None = None, now: float = 0.0
+    status: int, *, retry_after: str | None = None, date: str | None = None, now: float = 0.0, host: str = ""
 ) -> Outcome:
     """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
 
     5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
     else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody mends a setting.
-    Retry-After and Date are read as in `of_answer`.
+    Retry-After and Date are read as in `of_answer`. `host` is the proxy's, for `Failure`.
     """
+    failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
     if 500 <= status < 600 or status in _RETRYABLE:
-        return Retryable("network", maybe_delivered=False, retry_after_seconds=_wait_seconds(retry_after, date, now))
-    return Blocked(status, "proxy")
+        seconds = _wait_seconds(retry_after, date, now)
+        return Retryable("network", maybe_delivered=False, retry_after_seconds=seconds, failure=failure)
+    return Blocked(status, "proxy", failure)
+
+
+def _of_status(status: int, host: str, more: str = "") -> Failure:
+    return Failure("status", f"{_phrase(status)}{more}", host, status)
+
+
+def _phrase(status: int) -> str:
+    """Return a status and what it means, as in "503 Service Unavailable"; the words are HTTP's, not those of the answer."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def _wait_seconds(retry_after: str | None, date: str | None, now: float) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from forwarder.settings.proxies import ignored_proxy
 from forwarder.settings.sections import (
     AdminSettings,
     BufferSettings,
@@ -61,6 +62,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "ShutdownSettings",
+    "certificates_fault",
     "load",
     "merge",
     "read_secret_file",
@@ -125,6 +127,8 @@ def load(
     failures |= read_secrets(given, Settings)
     settings, refused = structure(given, Settings)
     failures |= refused
+    if given.keys().isdisjoint({("growlytics", "proxy"), ("growlytics", "proxy_file")}):
+        warnings += filter(None, [ignored_proxy(environ, settings.growlytics.url)])
     if settings.growlytics.ca_file and (fault := certificates_fault(settings.growlytics.ca_file)):
         failures["growlytics", "ca_file"] = fault
     problems = [_problem(name, message, given) for name, message in failures.items()]

@@ -69,7 +69,8 @@ class GrowlyticsSettings:
     ca_file: Annotated[
         str | None,
         CertificatesFile(),
-        "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS",
+        "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS; read again when it "
+        "changes",
     ] = None
     proxy: Annotated[
         Secret | None,

@@ -1,6 +1,7 @@
 """Certificates of an authority of the tests' own."""
 
 import ssl
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +21,10 @@ class Authority:
         """What a server on loopback needs."""
         return self.tls_for("127.0.0.1")
 
-    def tls_for(self, host: str) -> ssl.SSLContext:
-        """Return what the server of that name or address needs."""
+    def tls_for(
+        self, host: str, *, not_before: datetime | None = None, not_after: datetime | None = None
+    ) -> ssl.SSLContext:
+        """Return what the server of that name or address needs; its certificate is valid now, unless these say otherwise."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(host).configure_cert(context)
+        self._authority.issue_cert(host, not_before=not_before, not_after=not_after).configure_cert(context)
         return context

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from forwarder import __version__
+from forwarder.growlytics import certificates
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
+from forwarder.settings import RefusedError
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import BODY, KEY, LOST, NEVER_SENT, NO_CONNECTION, OK, SHORT_SECONDS, opened
 from tests.fakes.raw_server import Behaviour, Connection, RawServer, answer, answering, raw_server
@@ -71,7 +73,7 @@ async def test_a_server_whose_certificate_is_for_another_host_is_refused(authori
 
 
 async def test_a_file_of_certificates_that_has_gone_is_told_when_the_client_opens(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(RefusedError, match="No such file"):
         async with opened("https://127.0.0.1:1/", ca_file=tmp_path / "gone.pem"):
             pass
 
@@ -131,6 +133,61 @@ async def test_each_of_many_posts_at_the_same_time_gets_the_answer_to_its_own_ev
 
         await asyncio.gather(*(post(range(first, 600, 12)) for first in range(12)))
         assert 12 < len(server.connections) < len(server.requests) / 2, "some were kept, and some ended"
+
+
+# Whom to trust from now on
+
+
+async def test_new_authorities_are_asked_for_the_next_connection_and_none_of_before_carries_another_post(
+    authority: Authority, stranger: Authority
+) -> None:
+    async with (
+        raw_server(answering(OK), tls=authority.tls) as server,
+        opened(server.url, ca_file=authority.file) as client,
+    ):
+        for _ in range(2):
+            assert await client.post(BODY) == Delivered()
+        client.use_certificates(certificates.read(str(stranger.file)))
+        assert await client.post(BODY) == NEVER_SENT
+        client.use_certificates(certificates.read(str(authority.file)))
+        assert await client.post(BODY) == Delivered()
+        assert len(server.connections) == 2, "one before, one after"
+
+
+async def test_a_post_under_way_ends_as_it_began_and_its_connection_is_not_kept(
+    authority: Authority, stranger: Authority
+) -> None:
+    goes_on, has_come = asyncio.Event(), asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        while await connection.request():
+            has_come.set()
+            await goes_on.wait()
+            await connection.send(OK)
+
+    async with (
+        raw_server(behave, tls=authority.tls) as server,
+        opened(server.url, ca_file=authority.file) as client,
+    ):
+        post = asyncio.create_task(client.post(BODY))
+        await has_come.wait()
+        client.use_certificates(certificates.read(str(stranger.file)))
+        goes_on.set()
+        assert await post == Delivered()
+        assert await client.post(BODY) == NEVER_SENT
+
+
+async def test_new_authorities_hold_for_a_proxy_over_tls_too(authority: Authority, stranger: Authority) -> None:
+    async with (
+        raw_server(answering(OK), tls=authority.tls) as server,
+        tunnelling_proxy(stranger) as proxy,
+        opened(server.url, ca_file=authority.file, proxy=url_of(proxy)) as client,
+    ):
+        assert await client.post(BODY) == NEVER_SENT
+        both = authority.file.with_name("both.pem")
+        both.write_bytes(authority.file.read_bytes() + stranger.file.read_bytes())
+        client.use_certificates(certificates.read(str(both)))
+        assert await client.post(BODY) == Delivered()
 
 
 # Through a proxy

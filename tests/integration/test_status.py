@@ -1,6 +1,7 @@
 """What /v1/status shows of attempts, holds, and what happened last, of a whole app in this process."""
 
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -30,6 +31,7 @@ async def test_attempts_are_counted_by_what_they_came_to_and_their_times_shown()
         before = shown(app)["delivery"]
         assert before["attempts"] == {"delivered": 0, "retryable": 0, "rejected": 0, "blocked": 0}
         assert before["attempt_seconds"] == before["latency_seconds"] == {"p50": None, "p99": None}
+        assert before["last_failure"] is None
         await post(http, base, event_text("{}"))
         await until(lambda: app.buffer.ledger().delivered == 1, "it is delivered")
         sandbox.faults = Faults(fail_rate=1, fail_status=422)
@@ -39,6 +41,11 @@ async def test_attempts_are_counted_by_what_they_came_to_and_their_times_shown()
     assert delivery["attempts"] == {"delivered": 1, "retryable": 0, "rejected": 1, "blocked": 0}
     assert 0 < delivery["attempt_seconds"]["p50"] <= delivery["attempt_seconds"]["p99"] < 10
     assert 0 < delivery["latency_seconds"]["p50"] == delivery["latency_seconds"]["p99"] < 10
+    failure = delivery["last_failure"]
+    assert failure.pop("at") == pytest.approx(time.time(), abs=60)
+    assert failure.pop("host").startswith("127.0.0.1:")
+    assert (failure["kind"], failure["status"]) == ("status", 422)
+    assert failure["error"].startswith("422 Unprocessable")
 
 
 async def test_refusals_are_shown_with_their_first_errors_and_never_with_a_value() -> None:

@@ -196,6 +196,7 @@ def held(cause: str, seconds: float | None = 12.0) -> dict[str, Any]:
     return {"holds": {cause: {"seconds": 200, "probe_in_seconds": seconds}}}
 
 
+FAILURE: Final = {"at": 1.7e9, "kind": "tls", "error": "<b>certificate has expired</b>", "host": "dc.growlytics.in:443"}
 FULL: Final = {"buffer": {"events": {"ready": 100_000}}, "forecasts": {"full_in_seconds": 0.0}}
 OLD: Final = {"buffer": {"events": {"ready": 900}, "oldest_event_age_seconds": 95}}
 LOST: Final = {"ledger": {"since_start": {"dropped": {"drop_oldest": 1204}}}}
@@ -203,6 +204,12 @@ CONFLICT: Final = {"conflicts": [{"name": "n"}], "policy": "observe"}
 VERDICTS: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
     "nothing": ({}, "good", "Nothing is lost, and it keeps up.", ""),
     "breaker": (held("breaker"), "warn", "but Growlytics does not answer", "the next probe goes in 12 s"),
+    "breaker, and why": (
+        merged(held("breaker"), {"delivery": {"last_failure": FAILURE}}),
+        "warn",
+        "but Growlytics does not answer",
+        "for 3 min now. <b>certificate has expired</b> (dc.growlytics.in:443)",
+    ),
     "probing": (held("breaker", None), "warn", "events wait.", "a probe is due or under way"),
     "retry after": (held("retry_after"), "warn", "asks to be left alone", "delivery.rate_limit_per_second"),
     "key": (held("auth"), "bad", "Growlytics refuses the forwarder", "growlytics.api_key_file"),

@@ -21,6 +21,8 @@ from forwarder.growlytics.outcome import (
     MAX_RETRY_AFTER_SECONDS,
     Blocked,
     Delivered,
+    Failure,
+    FailureKind,
     Outcome,
     Rejected,
     Retryable,
@@ -117,6 +119,13 @@ def test_a_page_turns_a_2xx_and_nothing_else_into_no_answer_of_growlytics(body: 
         assert of_answer(status, body) == (stranger if status // 100 == 2 else expected(status, says_failure=False)), (
             status
         )
+
+
+def test_a_page_is_told_from_a_refusal_by_its_cause() -> None:
+    decided = of_answer(200, b"<p>Log in", host="dc.test:443")
+    assert isinstance(decided, Blocked)
+    text = "200 OK, with a page, which is not from Growlytics"
+    assert decided.failure == Failure("status", text, "dc.test:443", 200)
 
 
 def test_the_headers_of_a_2xx_and_of_nothing_else_say_how_to_read_its_body() -> None:
@@ -312,6 +321,43 @@ def test_every_answer_that_may_pass_says_when_to_retry() -> None:
             assert decided.retry_after_seconds == 5.0
 
 
+# Why, for people
+
+
+@given(st.integers(100, 599), st.sampled_from([*SILENT, *FAILURE]))
+def test_every_answer_that_delivers_nothing_says_why_by_its_status_and_never_by_its_body(
+    status: int, body: bytes
+) -> None:
+    outcome = of_answer(status, body, host="dc.growlytics.in:443")
+    if isinstance(outcome, Delivered):
+        return
+    failure = outcome.failure
+    assert (failure.kind, failure.host, failure.status) == ("status", "dc.growlytics.in:443", status)
+    assert failure.text.startswith(str(status))
+    assert failure == of_failure(status, says_failure=status // 100 == 2)
+
+
+def of_failure(status: int, *, says_failure: bool) -> Failure:
+    """Return what another answer of that status says."""
+    outcome = of_answer(status, b'{"success":false}' if says_failure else b"", host="dc.growlytics.in:443")
+    assert not isinstance(outcome, Delivered)
+    return outcome.failure
+
+
+@pytest.mark.parametrize("status", [407, 403, 502, 299])
+def test_a_proxys_refusal_says_that_it_was_the_proxy(status: int) -> None:
+    outcome = of_proxy_refusal(status, host="proxy.example:3128")
+    assert not isinstance(outcome, Delivered)
+    assert (outcome.failure.kind, outcome.failure.host, outcome.failure.status) == (
+        "proxy", "proxy.example:3128", status,
+    )  # fmt: skip
+    assert outcome.failure.text.startswith(f"the proxy refused: {status}")
+
+
+def test_a_failure_decides_nothing() -> None:
+    assert of_answer(503, b"", host="a") == of_answer(503, b"", host="b")
+
+
 # A proxy that refuses
 
 
@@ -350,6 +396,7 @@ def test_every_refusal_of_the_http_intake_that_counts_an_event_has_a_series() ->
 def test_the_series_of_outcomes_retries_and_drops_are_those_that_occur() -> None:
     assert set(telemetry.OUTCOMES) == {kind.__name__.lower() for kind in get_args(Outcome)}
     assert set(telemetry.RETRY_REASONS) == {*get_args(RetryReason), "blocked", "suspect"}
+    assert set(telemetry.FAILURE_KINDS) == set(get_args(FailureKind))
     assert set(telemetry.DROP_REASONS) == set(get_args(DropReason))
     assert set(telemetry.DEAD_REASONS) == set(get_args(DeadReason))
     assert set(gauges.HOLD_CAUSES) == set(get_args(Cause))

@@ -39,6 +39,20 @@ def test_at_first_there_is_nothing() -> None:
     assert recent.described() == {"refusals": [], "dead_letters": []}
     assert recent.attempt_seconds() == recent.latency_seconds() == {"p50": None, "p99": None}
     assert recent.attempts["delivered"] == 0
+    assert recent.last_failure() is None
+
+
+def test_the_last_failure_is_the_last_one_with_its_time() -> None:
+    watch = Watch()
+    watch.recent.failed({"kind": "dns", "status": None, "error": "no such host a", "host": "a:443"})
+    watch.recent.failed({"kind": "status", "status": 503, "error": "503 Service Unavailable", "host": "b:443"})
+    assert watch.recent.last_failure() == {
+        "at": 1_700_000_002,
+        "kind": "status",
+        "status": 503,
+        "error": "503 Service Unavailable",
+        "host": "b:443",
+    }
 
 
 def test_refusals_are_shown_newest_first_with_all_that_is_known_of_them() -> None:

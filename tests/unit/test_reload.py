@@ -26,12 +26,14 @@ class Reloaded:
         self.used = settings()
         self.next: Settings | SettingsError = self.used
         self.uses: list[Settings] = []
+        self.changed_files: list[str] = []
         self.telemetry = Telemetry()
         self.now = 1000.0
         self.reloading = Reloading(
             lambda: self.used,
             load=self._load,
             use=self._use,
+            reread=self._reread,
             telemetry=self.telemetry,
             clock=lambda: self.now,
         )
@@ -44,6 +46,9 @@ class Reloaded:
     def _use(self, new: Settings) -> None:
         self.used = new
         self.uses.append(new)
+
+    async def _reread(self) -> list[str]:
+        return self.changed_files
 
     async def read(self, found: Settings | SettingsError) -> None:
         self.next = found
@@ -138,6 +143,17 @@ async def test_requests_while_it_reads_are_one_and_it_serves_until_it_is_cancell
     assert reloaded.counts == (0, 2, 0)
 
 
+async def test_a_file_that_the_settings_name_and_that_changed_is_named_though_the_settings_are_as_before(
+    reloaded: Reloaded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    reloaded.changed_files = ["growlytics.ca_file"]
+    await reloaded.read(settings())
+    assert caplog.records[-1].getMessage() == "settings were read again"
+    assert caplog.records[-1].__dict__["fields"] == {"changed": ["growlytics.ca_file"]}
+    assert (reloaded.uses, reloaded.counts) == ([], (1, 0, 0))
+
+
 async def test_without_a_thread_to_read_in_nothing_changes_and_the_daemon_goes_on(
     reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +173,7 @@ async def test_a_file_that_does_not_answer_is_told_of_and_the_next_request_is_he
         lambda: reloaded.used,
         load=lambda: settings("log.level=debug") if answers.wait(10) else settings(),
         use=reloaded._use,
+        reread=reloaded._reread,
         telemetry=reloaded.telemetry,
         read_seconds=0.01,
     )

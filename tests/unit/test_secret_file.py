@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.secret_file import WatchedSecret
-from forwarder.settings import Secret
+from forwarder.secret_file import WatchedFile
+from forwarder.settings import Secret, read_secret_file
 from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
 
@@ -38,10 +38,11 @@ class Watched:
         self._records = records
         self.key_file = self.made()
 
-    def made(self, *, poll_seconds: float = 3600.0) -> WatchedSecret:
-        return WatchedSecret(
+    def made(self, *, poll_seconds: float = 3600.0) -> WatchedFile[Secret]:
+        return WatchedFile(
             str(self.path),
             setting="growlytics.api_key_file",
+            read=read_secret_file,
             current=Secret(OLD),
             on_new=lambda key: self.keys.append(key.reveal()),
             telemetry=self.telemetry,

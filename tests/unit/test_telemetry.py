@@ -273,6 +273,9 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
         key("delivery_attempt_duration_seconds_count"): 1,
     }
     before = ours()
+    telemetry.attempt_failed({"kind": "tls", "status": None, "error": "certificate has expired", "host": "a:443"})
+    assert moved(before) == {key("attempt_failures_total", kind="tls"): 1}
+    before = ours()
     telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
     assert moved(before) == {key("delivery_retries_total", reason="timeout"): 1}
     before = ours()
@@ -288,9 +291,9 @@ def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -
     def counts() -> list[float]:
         return [counted(telemetry, "config_reloads_total", result=each) for each in ("changed", "unchanged", "failed")]
 
-    telemetry.secret_reloaded("growlytics.api_key_file", "changed")
+    telemetry.file_reloaded("growlytics.api_key_file", "changed")
     assert counts() == [1, 0, 0]
-    telemetry.secret_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
+    telemetry.file_reload_failed("growlytics.api_key_file", "names a file that is empty", notable=False)
     assert counts() == [1, 0, 1]
     telemetry.reloaded((), restart_needed=("intake.http",))
     assert counts() == [1, 1, 1]
@@ -462,6 +465,20 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     _, ended = lines  # and not a line more
     assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
     assert ended.getMessage() == "delivery no longer holds because of this"
+
+
+def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
+    telemetry: Telemetry, lines: list[logging.LogRecord]
+) -> None:
+    failure = {"kind": "connect", "status": None, "error": "connection refused", "host": "dc.growlytics.in:443"}
+    telemetry.attempt_failed(failure)
+    assert lines == [], "an attempt by itself is not worth a line"
+    telemetry.hold_started("breaker", probe_in_seconds=1.0, failure=failure)
+    assert fields(lines[0]) == {"cause": "breaker", "probe_in_seconds": 1.0} | {
+        "kind": "connect",
+        "error": "connection refused",
+        "host": "dc.growlytics.in:443",
+    }
 
 
 def test_no_start_and_no_end_of_a_hold_is_left_out_however_soon_it_follows_another(

@@ -18,7 +18,7 @@ def test_a_status_without_anything_is_read() -> None:
     assert status.buffer.available
     assert status.buffer.events is None
     assert status.buffer.share is None
-    assert not any((status.holds, status.conflicts, status.refusals, status.dead))
+    assert not any((status.holds, status.conflicts, status.refusals, status.dead, status.delivery.last_failure))
     assert status.settings.error is None
 
 

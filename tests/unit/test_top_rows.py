@@ -72,6 +72,25 @@ def test_every_hold_is_shown_with_its_next_probe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("failure", "holds", "row"),
+    [
+        (
+            {"at": NOW - 12, "kind": "connect", "error": "connection refused", "host": "a:443"},
+            {"breaker": {"seconds": 12.0}},
+            Row("failed last", "12 s ago connection refused (a:443)", "warning"),
+        ),
+        ({"error": "503 \x1b[2J", "host": None}, {}, Row("failed last", "503 \\x1b[2J", "dim")),
+        (None, {}, None),
+    ],
+)
+def test_the_last_failed_attempt_is_shown_with_its_cause(
+    failure: dict[str, object] | None, holds: dict[str, object], row: Row | None
+) -> None:
+    found = shown(snapshot(delivery={"last_failure": failure}, holds=holds))
+    assert found.get("failed last") == (None if row is None else [row])
+
+
+@pytest.mark.parametrize(
     ("ready", "text", "tone"),
     [(79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
 )

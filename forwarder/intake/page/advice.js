@@ -43,11 +43,15 @@ function fullness(buffer) {
   return Math.max(share(sum(buffer.events), buffer.max_events), share(buffer.bytes, buffer.max_bytes));
 }
 
-function holdNotes(holds) {
+/** What was wrong with the last attempt that failed, and with whom. */
+const failed = ({ error, host }) => `${error}${host ? ` (${host})` : ""}`;
+
+function holdNotes({ holds, delivery: { last_failure: failure } }) {
+  const said = failure ? [failed(failure)] : [];
   return Object.entries(holds).map(([cause, { seconds, probe_in_seconds: probe }]) => {
     const { mood, short, mend } = HOLDS[cause] ?? UNKNOWN_HOLD;
     const next = typeof probe === "number" ? `the next probe goes ${probe < 1 ? "at once" : `in ${duration(probe)}`}` : "a probe is due or under way";
-    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, how: `Events wait in the buffer; ${next}. ${mend}` };
+    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, said, how: `Events wait in the buffer; ${next}. ${mend}` };
   });
 }
 
@@ -142,7 +146,7 @@ function sentence(status) {
 function judge(status) {
   const order = ["bad", "warn", "note", "good"];
   const notes = [
-    ...lossNotes(status.ledger), ...holdNotes(status.holds), ...bufferNotes(status), ...lagNotes(status),
+    ...lossNotes(status.ledger), ...holdNotes(status), ...bufferNotes(status), ...lagNotes(status),
     ...settingsNotes(status), ...deadLetterNotes(status), ...typeNotes(status),
   ].sort((a, b) => order.indexOf(a.mood) - order.indexOf(b.mood));
   const worst = notes.length ? notes[0].mood : "good";

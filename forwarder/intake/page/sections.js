@@ -70,12 +70,14 @@ function showDelivery({ delivery, holds }) {
     const times = ({ p50, p99 }) => (p50 === null ? ["–"] : [duration(p50), `99 % within ${duration(p99)}`]);
     const held = Object.entries(holds).map(([cause, { probe_in_seconds: probe }]) => `${cause}${typeof probe === "number" ? `, probe ${probe < 1 ? "now" : `in ${duration(probe)}`}` : ""}`);
     const { delivered, retryable, rejected, blocked } = delivery.attempts;
+    const failure = delivery.last_failure;
     return facts([
       ["On the wire", count(delivery.in_flight), `of ${count(delivery.concurrency_limit)} now, ${count(delivery.max_concurrency)} at most`],
       ["Holds", held.length ? held.join("; ") : "none"],
       ["One attempt", ...times(delivery.attempt_seconds)],
       ["Accepted to delivered", ...times(delivery.latency_seconds)],
       ["Attempts", `${count(delivered)} delivered`, `${count(retryable)} to be repeated, ${count(rejected)} rejected, ${count(blocked)} blocked`],
+      ["Failed last", failure ? strange(failed(failure)) : "none", failure ? `at ${clock(failure.at)}` : null],
     ]);
   });
 }

@@ -1,0 +1,232 @@
+"""Why an attempt failed, told from what was raised: a kind, and a short text that a person can act on.
+
+Pure, and for people only: nothing is decided by it. The text is ours or the operating system's. It holds no word of an
+answer, no path or query of a URL, no key and no password. Used by `client` alone, which knows what it was doing.
+"""
+
+import errno
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadStatusLine,
+    ContentLengthError,
+    HttpProcessingError,
+    LineTooLong,
+)
+from yarl import URL
+
+from forwarder.event import printable
+from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
+from forwarder.growlytics.connections import NoNameServerError
+from forwarder.growlytics.outcome import Failure, FailureKind
+
+_MAX_TEXT_CHARACTERS: Final = 200
+_MAX_DEPTH: Final = 10
+"""How many causes of causes are followed."""
+
+_Told = tuple[FailureKind, str]
+
+_NO_CONNECTION: Final[Mapping[int, str]] = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.ENETUNREACH: "network is unreachable",
+    errno.ENETDOWN: "network is down",
+    errno.EHOSTUNREACH: "no route to host",
+    errno.EHOSTDOWN: "host is down",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files in the whole system",
+    errno.EADDRNOTAVAIL: "no local address or port is free",
+    errno.EAFNOSUPPORT: "this machine does not support the address family",
+    errno.EACCES: "the system does not permit it, as a firewall may",
+    errno.EPERM: "the system does not permit it, as a firewall may",
+}
+_LOST: Final[Mapping[int, str]] = {
+    errno.ECONNRESET: "connection reset by peer",
+    errno.ECONNABORTED: "connection aborted",
+    errno.EPIPE: "broken pipe",
+    errno.ENOTCONN: "connection closed",
+    errno.ESHUTDOWN: "connection closed",
+}
+_NO_SUCH_NAME: Final = frozenset(
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+)
+_CUT: Final = "connection closed in the middle of an answer"
+_NO_HTTP: Final = "the answer is not valid HTTP"
+_UNKNOWN_AUTHORITY: Final = "certificate of an unknown authority (see growlytics.ca_file)"
+_CERTIFICATE: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
+    2: _UNKNOWN_AUTHORITY,
+    9: "certificate is not yet valid (or this machine's clock is wrong)",
+    10: "certificate has expired",
+    18: "self-signed certificate (see growlytics.ca_file)",
+    19: _UNKNOWN_AUTHORITY,
+    20: _UNKNOWN_AUTHORITY,
+    21: _UNKNOWN_AUTHORITY,
+    23: "certificate was revoked",
+}
+_OF_ANOTHER_HOST: Final = frozenset({62, 64})
+_NO_TLS: Final = "the other side does not speak TLS"
+_NO_COMMON_VERSION: Final = "the other side speaks no version of TLS that is allowed here"
+_TLS: Final[Mapping[str, str]] = {  # by OpenSSL's reason
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "HTTP_REQUEST": _NO_TLS,
+    "UNKNOWN_PROTOCOL": _NO_TLS,
+    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,
+    "UNSUPPORTED_PROTOCOL": _NO_COMMON_VERSION,
+    "WRONG_SSL_VERSION": _NO_COMMON_VERSION,
+    "NO_PROTOCOLS_AVAILABLE": _NO_COMMON_VERSION,
+    "TLSV1_ALERT_PROTOCOL_VERSION": _NO_COMMON_VERSION,
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the other side demands a client certificate",
+    "TLSV1_UNRECOGNIZED_NAME": "the other side does not know this host name",
+}
+
+
+def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_seconds: float) -> Failure:
+    """Tell from what `Connections.connect` raised. `url` is Growlytics', and `within_seconds` what was granted."""
+    peer = proxy if proxy is not None and _is_about(proxy, error) else url
+    host = peer.raw_host or ""
+    root = _root(error)
+    if isinstance(root, NoNameServerError):
+        kind, text = _unresolved(host)
+    elif isinstance(root, TimeoutError) and root.errno is None:
+        kind, text = "timeout_connect", f"no connection within {within_seconds:.3g} s"
+    else:
+        kind, text = _told(error, root, host, is_connecting=True)
+    if peer is proxy and kind != "timeout_connect":
+        kind, text = "proxy", f"the proxy cannot be used: {text}"
+    return _failure(kind, text, peer)
+
+
+def of_answering(error: BaseException, *, url: URL, within_seconds: float) -> Failure:
+    """Tell from what `Connection.exchange` raised. `within_seconds` is what was granted to the whole attempt."""
+    root = _root(error)
+    if isinstance(root, TimeoutError) and root.errno is None:
+        return _failure("timeout_answer", f"no answer within {within_seconds:.3g} s", url)
+    return _failure(*_told(error, root, url.raw_host or "", is_connecting=False), url)
+
+
+def host_and_port(url: URL) -> str:
+    """Return whom a URL leads to, and nothing else of it."""
+    return f"{url.host_subcomponent}:{url.port}"
+
+
+def _failure(kind: FailureKind, text: str, peer: URL) -> Failure:
+    return Failure(kind, printable(text, _MAX_TEXT_CHARACTERS), host_and_port(peer))
+
+
+def _is_about(proxy: URL, error: BaseException) -> bool:
+    """Return whether an error is the proxy's: until there is a tunnel, nobody else is talked to."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return (error.host, error.port) == (proxy.raw_host, proxy.port)
+    return True
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what is at the bottom of an error, such as the operating system's."""
+    for _ in range(_MAX_DEPTH):
+        if isinstance(error, TimeoutError) and error.errno is None:
+            break  # of the loop's, which has the cancellation below it
+        if isinstance(error, BaseExceptionGroup):
+            inner: object = error.exceptions[0]
+        else:
+            inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return error
+
+
+def _told(error: BaseException, root: BaseException, host: str, *, is_connecting: bool) -> _Told:
+    told: _Told
+    match root:
+        case ssl.SSLCertVerificationError():
+            told = "tls", _certificate(root, host)
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            told = _closed(is_connecting=is_connecting)
+        case ssl.SSLError():
+            told = "tls", _tls(getattr(root, "reason", None) or "")
+        case socket.gaierror():
+            told = _unresolved(host, root.errno)
+        case UnicodeError() | aiohttp.InvalidURL():
+            told = "dns", f"not a valid host name: {host}"
+        case MalformedAnswerError() | CutAnswerError() | HttpProcessingError():  # the last one is of a proxy
+            told = _unreadable(root)
+        case aiohttp.ServerDisconnectedError(message=str()):
+            told = _closed(is_connecting=False)
+        case aiohttp.ServerDisconnectedError():  # its message is what came of the answer
+            told = "reset", _CUT
+        case OSError():
+            told = _of_system(error, root, host, is_connecting=is_connecting)
+        case _:
+            told = ("connect", "the connection failed") if is_connecting else ("protocol", _NO_HTTP)
+    return told
+
+
+def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
+    code = getattr(error, "verify_code", None)
+    if code in _OF_ANOTHER_HOST:
+        return f"certificate is not valid for {host}"
+    return _CERTIFICATE.get(code or 0) or getattr(error, "verify_message", None) or "certificate cannot be verified"
+
+
+def _tls(reason: str) -> str:
+    if text := _TLS.get(reason):
+        return text
+    words = reason.lower().replace("_", " ") or "no reason is known"
+    return f"the other side refuses TLS: {words}" if " alert " in words else f"TLS fails: {words}"
+
+
+def _unresolved(host: str, code: int | None = socket.EAI_AGAIN) -> _Told:
+    if code in _NO_SUCH_NAME:
+        return "dns", f"no such host {host}"
+    if code == socket.EAI_AGAIN:
+        return "dns", f"the name server does not answer (for {host})"
+    return "dns", f"the name {host} cannot be resolved"
+
+
+def _unreadable(error: MalformedAnswerError | CutAnswerError | HttpProcessingError) -> _Told:
+    match error:
+        case MalformedAnswerError():
+            return "protocol", str(error)
+        case CutAnswerError() | ContentLengthError():
+            return "reset", _CUT
+        case LineTooLong():
+            return "protocol", "the answer's header is too long"
+        case BadStatusLine():
+            return "protocol", "the answer is not HTTP"
+        case BadHttpMessage() if error.message.startswith("Too many headers"):
+            return "protocol", "the answer has too many headers"
+        case _:
+            return "protocol", _NO_HTTP
+
+
+def _closed(*, is_connecting: bool) -> _Told:
+    return "reset", f"connection closed {'during the TLS handshake' if is_connecting else 'before an answer'}"
+
+
+def _of_system(error: BaseException, root: OSError, host: str, *, is_connecting: bool) -> _Told:
+    number = root.errno
+    if number is None:
+        # What comes of several addresses in different ways is one error without a number, and with all texts.
+        numbers = dict.fromkeys(int(each) for each in re.findall(r"\[Errno (\d+)\]", str(root)))
+        if numbers:
+            return "connect", "; ".join(_NO_CONNECTION.get(each) or _strerror(each) for each in numbers)
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return _unresolved(host, None)
+        return _closed(is_connecting=is_connecting)
+    if number == errno.ETIMEDOUT:
+        return "timeout_connect" if is_connecting else "timeout_answer", "connection timed out"
+    if number in _LOST:
+        return "reset", _LOST[number]
+    return ("connect" if is_connecting else "reset"), _NO_CONNECTION.get(number) or _strerror(number)
+
+
+def _strerror(number: int) -> str:
+    text = os.strerror(number)
+    return text[:1].lower() + text[1:]
