@@ -397,6 +397,7 @@ class App:
 
     async def _sample(self) -> None:
         while True:
+            self.telemetry.holds_last()
             occupancy = self.buffer.occupancy()
             ledger = self.buffer.ledger()
             self._forecast.add(Sample(self._clock(), occupancy.events, occupancy.bytes, ledger.accepted))
@@ -414,12 +415,9 @@ class App:
         self.state = "draining"
         await asyncio.gather(*(intake.close() for intake in self._intakes.values()))
         await self.delivery.end_waits()
-        forgetful = self._settings.buffer.kind == "memory"  # so a probe may be the last chance
         deadline = self._clock() + self._settings.shutdown.drain_seconds
         next_log = self._clock() + _DRAIN_LOG_SECONDS
-        while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(
-            deadline, count_probes=forgetful
-        ):
+        while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(deadline):
             now = self._clock()
             if now >= deadline:
                 return

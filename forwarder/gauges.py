@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from forwarder.event import Clock
 
 METRICS_PREFIX: Final = "growlytics_forwarder"
-HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic")
+HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic", "not_growlytics")
 BUFFER_STATES: Final = ("ready", "parked", "in_flight")
 
 
@@ -30,6 +30,8 @@ class Gauges:
     """How many there may be now."""
     holds: Container[str]
     """The causes because of which nothing is sent but probes."""
+    suspects: int
+    """Events that are refused, and perhaps no others."""
     full_seconds: float
     """Until the buffer is full if all goes on as it does, and until it is empty; infinite for never."""
     drain_seconds: float
@@ -68,6 +70,11 @@ class ReadGauges(Collector):
                 0.0 if oldest is None else max(0.0, self._clock() - oldest),
             ),
             ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
+            (
+                "delivery_suspects",
+                "Events that are refused again and again, while others may be delivered",
+                gauges.suspects,
+            ),
             ("delivery_concurrency_limit", "Most attempts on the wire at a time, as of now", gauges.concurrency_limit),
             (
                 "buffer_full_seconds_estimate",

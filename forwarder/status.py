@@ -7,6 +7,7 @@ from forwarder import __version__
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
+from forwarder.event import printable
 from forwarder.forecast import Forecast
 from forwarder.gauges import Gauges
 from forwarder.growlytics.attribute_types import AttributeTypes
@@ -91,6 +92,7 @@ class Status:
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
                 "last_failure": self._recent.last_failure(),
+                "suspects": self._described_suspects(),
             },
             "holds": self._described_holds(),
             "dead_letters": {
@@ -108,6 +110,20 @@ class Status:
             },
             "history": self._history.described(),
             "recent": self._recent.described(),
+        }
+
+    def _described_suspects(self) -> dict[str, object]:
+        suspects = self._delivery.suspects()
+        first = suspects[0] if suspects else None
+        return {
+            "events": len(suspects),
+            "first": first
+            and {
+                "id": str(first.event.id),
+                "name": printable(first.event.name),
+                "status": first.status,
+                "refusals": first.refusals,
+            },
         }
 
     def _described_holds(self) -> dict[str, object]:
@@ -136,6 +152,7 @@ class Status:
             delivery_in_flight=progress.attempting,
             concurrency_limit=self._delivery.limit,
             holds=self._delivery.holds(),
+            suspects=len(self._delivery.suspects()),
             full_seconds=self._forecast.full_seconds,
             drain_seconds=self._forecast.drain_seconds,
             unaccounted=self._buffer.ledger().unaccounted,

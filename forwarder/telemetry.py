@@ -9,6 +9,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import (
@@ -131,6 +132,7 @@ _HOLDS: Final = {
     "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
     "auth": "delivery holds: Growlytics refuses the forwarder; check growlytics.api_key and growlytics.url",
     "systemic": "delivery holds: Growlytics rejects every event; look at what was deployed last, here or there",
+    "not_growlytics": "delivery holds: something else answers in place of Growlytics, such as a captive portal",
 }
 
 
@@ -146,6 +148,7 @@ class Telemetry:
         self.recent = Recent(clock=clock)
         self._clock = clock
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
+        self._untold_holds: dict[str, dict[str, object]] = {}  # those that last, and whose lines were left out
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
         self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
         self._duplicates = self._counter("events_duplicate", "Events that repeated the key of one accepted before")
@@ -377,22 +380,43 @@ class Telemetry:
             "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
         )
 
+    def event_suspected(self, *, name: str, status: int) -> None:
+        """An event is refused, and perhaps no other."""
+        self._log_seldom(
+            "an event is refused, by Growlytics or something before it; it is tried again, and others go on",
+            kind=status,
+            name=printable(name),
+            status=status,
+        )
+
     def attempt_cancelled(self) -> None:
         """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
         self._possible_duplicates.inc()
 
     def hold_started(self, cause: str, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
         """Nothing is sent any more but one probe at a time; `failure` is of the attempt that made it so."""
-        fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1)}
-        fields |= {name: value for name, value in (failure or {}).items() if value is not None}
-        log.warning(_HOLDS[cause], extra={"fields": fields})
+        fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1), **(failure or {})}
+        if not self._log_seldom(_HOLDS[cause], kind=cause, more=fields):
+            del fields["probe_in_seconds"]
+            self._untold_holds[cause] = fields
+
+    def holds_last(self) -> None:
+        """Write the lines that were left out of holds that still last. Call it every few seconds."""
+        for cause, fields in tuple(self._untold_holds.items()):
+            if self._is_due(_HOLDS[cause], cause):
+                self._log_seldom(_HOLDS[cause], kind=cause, more=fields)
+                del self._untold_holds[cause]
 
     def hold_ended(self, cause: str, *, seconds: float) -> None:
         """An event was delivered, so this holds no longer."""
-        log.info(
-            "delivery no longer holds because of this",
-            extra={"fields": {"cause": cause, "held_seconds": round(seconds, 1)}},
-        )
+        if self._untold_holds.pop(cause, None) is None:
+            self._log_seldom(
+                "delivery no longer holds because of this",
+                kind=cause,
+                level=logging.INFO,
+                cause=cause,
+                held_seconds=round(seconds, 1),
+            )
 
     # Buffer and dead letters
 
@@ -513,21 +537,35 @@ class Telemetry:
 
     # Internals
 
-    def _log_seldom(self, message: str, *, kind: object, bug: BaseException | None = None, **fields: object) -> None:
-        """Write one warning of a kind, of which there are few, every few seconds, with how many were left out since.
+    def _log_seldom(
+        self,
+        message: str,
+        *,
+        kind: object,
+        level: int = logging.WARNING,
+        bug: BaseException | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
+        **fields: object,
+    ) -> bool:
+        """Write one line of a kind, of which there are few, every few seconds, with how many were left out since.
 
-        A `bug` makes it an error with a traceback. Fields that are None are left out.
+        Return whether it was written. A `bug` makes it an error with a traceback. Fields that are None are left out. `more`
+        are fields whose names this takes for itself.
         """
-        now = self._clock()
         last, omitted = self._logged.get((message, kind), (float("-inf"), 0))
-        if abs(now - last) < _LOG_INTERVAL_SECONDS:
+        if not self._is_due(message, kind):
             self._logged[message, kind] = (last, omitted + 1)
-            return
-        self._logged[message, kind] = (now, 0)
-        level = logging.WARNING if bug is None else logging.ERROR
-        shown = {name: value for name, value in fields.items() if value is not None}
+            return False
+        self._logged[message, kind] = (self._clock(), 0)
+        shown = {name: value for name, value in {**more, **fields}.items() if value is not None}
         shown |= {"repeats_not_logged": omitted} if omitted else {}
-        log.log(level, message, extra={"fields": shown}, exc_info=bug)
+        log.log(level if bug is None else logging.ERROR, message, extra={"fields": shown}, exc_info=bug)
+        return True
+
+    def _is_due(self, message: str, kind: object) -> bool:
+        """Return whether a line of this kind may be written again."""
+        last, _ = self._logged.get((message, kind), (float("-inf"), 0))
+        return abs(self._clock() - last) >= _LOG_INTERVAL_SECONDS
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)

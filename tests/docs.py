@@ -39,6 +39,7 @@ def described_metrics() -> list[Metric]:
         delivery_in_flight=0,
         concurrency_limit=1,
         holds=(),
+        suspects=0,
         full_seconds=0.0,
         drain_seconds=0.0,
         unaccounted=0,

@@ -192,6 +192,11 @@ class Buffer(Protocol):
         ...
 
     @property
+    def stalled(self) -> bool:
+        """Whether the disk commits nothing now, not even an ack."""
+        ...
+
+    @property
     def dead_letters_lost(self) -> int:
         """How many dead letters were lost by the close."""
         ...

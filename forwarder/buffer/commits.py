@@ -113,6 +113,11 @@ class GroupCommit(Generic[T]):
         self.waiting.corrupt.clear()
 
     @property
+    def stalled(self) -> bool:
+        """Whether not even acks could be committed when that was last tried."""
+        return self._stalled
+
+    @property
     def restoring(self) -> bool:
         """Whether there is a job that must be run before anything else is committed."""
         return self._restore is not None

@@ -258,6 +258,11 @@ class DiskBuffer:
         return self._commits.available
 
     @property
+    def stalled(self) -> bool:
+        """See Buffer."""
+        return self._commits.stalled
+
+    @property
     def dead_letters_lost(self) -> int:
         """See Buffer. They are kept, as the events are."""
         return 0

@@ -214,6 +214,11 @@ class MemoryBuffer:
         return True
 
     @property
+    def stalled(self) -> bool:
+        """See Buffer."""
+        return False
+
+    @property
     def dead_letters_lost(self) -> int:
         """See Buffer."""
         return self._dead_letters_lost

@@ -5,7 +5,7 @@ that out is the worker's part. Pure, with times given by the caller: `now` in se
 seconds since 1970.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -16,6 +16,7 @@ from forwarder.delivery.lanes import Lanes
 from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.rate_limit import RateLimit
 from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.suspects import Suspects
 from forwarder.event import Event
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
@@ -23,6 +24,9 @@ from forwarder.settings import DeliverySettings
 WINDOW_EVENTS_PER_PERMIT: Final = 16
 WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 _NO_SIGN_OF_LOAD: Final = frozenset({"status_425"})
+_REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
+_MAYBE_THERE: Final = frozenset({"breaker", "retry_after", "not_growlytics"})
+"""In holds of these causes a probe may come to an attempt of which nobody knows whether the event arrived."""
 _NEVER: Final = float("-inf")
 
 
@@ -34,6 +38,8 @@ class Attempt:
     taken: Taken
     started_at: float
     is_probe: bool
+    number: int
+    """How many attempts had begun with this one."""
     key_number: int
     never_repeated: bool
     """If the event may have arrived, it becomes a dead letter instead of being sent again."""
@@ -84,9 +90,9 @@ class Engine:
         self._failures_in_a_row = 0
         self._rejected_in_a_row: set[int] = set()
         self._some_rest = False
-        self._key_number = 0
-        self._key_worked_at = _NEVER
-        """When the last attempt with this key began that was delivered."""
+        self._suspects = Suspects(settings)
+        self._refuses_us = False
+        """Whether a hold is because of a key or a proxy, which only a probe may end."""
         self._last_delivery_at = _NEVER
         self._last_hold_ended_at = _NEVER
 
@@ -97,6 +103,7 @@ class Engine:
         self._rate_limit.change(settings.rate_limit_per_second)
         self.limiter.change_max(settings.max_concurrency)
         self.holds.use(settings)
+        self._suspects.use(settings)
         self.lanes.change_max(
             max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, max_lanes=settings.max_concurrency
         )
@@ -116,8 +123,8 @@ class Engine:
             return None
         is_probe = bool(self.holds.causes)
         if is_probe:
-            probe_at = self.holds.probe_at
-            lane = None if probe_at is None or now < probe_at else self.lanes.start_probe()
+            probe_at = self._probe_at
+            lane = None if probe_at is None or now < probe_at else self.lanes.start_probe(spare=self._spared(wall))
         else:
             lane = self.lanes.start() if self.limiter.has_room else None
         if lane is None:
@@ -132,17 +139,47 @@ class Engine:
             self.holds.probe_started()
         else:
             story.attempts += 1
-        return Attempt(lane, taken, now, is_probe, self._key_number, self._is_never_repeated(taken.event))
+        return Attempt(
+            lane,
+            taken,
+            now,
+            is_probe,
+            self._suspects.attempt_begins(),
+            self._suspects.key_number,
+            self._is_never_repeated(taken.event),
+        )
 
     def wakes_at(self) -> float | None:
         """Return when something may start although nothing ends until then; None if nothing may."""
         if self.holds.causes:
-            time = self.holds.probe_at if self.lanes.ready or self.lanes.next_due is not None else None
+            time = self._probe_at if self.lanes.ready or self.lanes.next_due is not None else None
         elif not self.lanes.ready:
             time = self.lanes.next_due
         else:
             time = self._rate_limit.next_at if self.limiter.has_room else None
         return None if time is None else max(time, self._rate_limit.next_at)
+
+    @property
+    def _probe_at(self) -> float | None:
+        """From when on a probe may go; earlier where we or an event are refused, and a lane was not yet tried."""
+        early = self.lanes.has_fresh and self._suspects.hurries and _REFUSED.issuperset(self.holds.causes)
+        if early and "not_growlytics" in self.holds.causes and self._may_spare:
+            early = False  # each such probe may cost an event
+        return self.holds.early_probe_at if early else self.holds.probe_at
+
+    @property
+    def _may_spare(self) -> bool:
+        """Whether there are events that are never repeated."""
+        return self._settings.on_ambiguous == "dead_letter" or bool(self._settings.on_ambiguous_events)
+
+    def _spared(self, wall: float) -> Callable[[Event], bool] | None:
+        """Return which events are no probes if there are others: those that a lost answer makes a dead letter.
+
+        Events that are very old are no better, or one that always fails would be every probe, and the hold never end.
+        """
+        if not self._may_spare or _MAYBE_THERE.isdisjoint(self.holds.causes):
+            return None
+        return lambda event: self._is_never_repeated(event) or self._is_old(event, wall)
 
     def _is_never_repeated(self, event: Event) -> bool:
         settings = self._settings
@@ -170,7 +207,7 @@ class Engine:
                 return self._failed(attempt, Waits(reason, outcome.maybe_delivered), now, wall)
             case Blocked():
                 self.limiter.failed(attempt.started_at, now, overload=False)
-                return self._blocked(attempt, now, wall)
+                return self._blocked(attempt, outcome, now, wall)
             case _:
                 assert_never(outcome)
 
@@ -193,14 +230,13 @@ class Engine:
 
     def key_changed(self, now: float) -> None:
         """Use what is known of the key no longer: there is a new one, which is probed at once if the old one was refused."""
-        self._key_number += 1
-        self._key_worked_at = _NEVER
+        self._suspects.key_changed()
         if "auth" in self.holds.causes:
+            self.lanes.forget_probes()
             self.holds.probe_soon(now)
 
     def _delivered(self, attempt: Attempt, now: float) -> Decision:
-        if attempt.key_number == self._key_number:
-            self._key_worked_at = max(self._key_worked_at, attempt.started_at)
+        self._suspects.delivered(attempt.number, attempt.key_number, attempt.taken.story.refusals, now)
         self._last_delivery_at = now
         self._failures_in_a_row = 0
         self._rejected_in_a_row.clear()
@@ -209,11 +245,22 @@ class Engine:
         if attempt.is_probe:
             self.holds.probe_delivered(now)
         else:
-            self.holds.clear("systemic", now)
+            self._clear_refusals(attempt, now)
         if held and not self.holds.causes:
             self.limiter.thaw(now)
             self._last_hold_ended_at = now
+            self._refuses_us = False
+            self.lanes.hold_ends()
+            self.lanes.unpark_suspects(also_refused=True)
         return Ack(fates.Delivered())
+
+    def _clear_refusals(self, attempt: Attempt, now: float) -> None:
+        """Not everything is refused; but whether we are may have changed since this attempt began."""
+        self.holds.clear("systemic", now)
+        if attempt.key_number == self._suspects.key_number:
+            self.holds.clear("not_growlytics", now)
+            if not self._refuses_us:
+                self.holds.clear("auth", now)
 
     def _note_failure(self, attempt: Attempt, failure: Retryable, now: float) -> None:
         if attempt.started_at >= self._last_hold_ended_at:  # or it is no news
@@ -224,7 +271,10 @@ class Engine:
             self._hold("retry_after", now, seconds=failure.retry_after_seconds)
 
     def _hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
-        self.limiter.freeze()
+        self.limiter.freeze(overload=cause not in _REFUSED)
+        if not self.holds.causes:
+            self._suspects.hold_began()
+            self.lanes.hold_begins()
         self.holds.hold(cause, now, seconds=seconds)
 
     def _rejected(self, attempt: Attempt, outcome: Rejected, now: float, wall: float) -> Decision:
@@ -237,7 +287,7 @@ class Engine:
             in_a_row.add(attempt.taken.event.id)
         was_delivered = now - self._last_delivery_at <= self._settings.systemic_seconds
         is_final = was_delivered and len(in_a_row) <= self._settings.systemic_rejections
-        if is_final or (story.suspect and self._is_old(attempt, wall)):
+        if is_final or (story.suspect and self._is_old(attempt.taken.event, wall)):
             self._end_probe(attempt, now)
             return _dead_letter(attempt, "rejected", status=outcome.status, answer=outcome.answer)
         story.suspect = True
@@ -245,28 +295,45 @@ class Engine:
             self._hold("systemic", now)
         return self._wait(attempt, Waits("suspect", maybe_delivered=False), now)
 
-    def _blocked(self, attempt: Attempt, now: float, wall: float) -> Decision:
-        """We are refused; but where others were delivered under the same key since its last try, the event is."""
-        story = attempt.taken.story
-        before, story.blocked = story.blocked, (attempt.key_number, now)
-        if before is None or before[0] != attempt.key_number:
-            story.at_fault = False
-        elif attempt.key_number == self._key_number and self._key_worked_at > before[1]:
-            story.at_fault = True
-        if story.at_fault:
-            return self._failed(attempt, Waits("blocked", maybe_delivered=False), now, wall)
-        if attempt.key_number == self._key_number:
-            self._hold("auth", now)
-        self._end_probe(attempt, now)
-        self.lanes.put_back(attempt.lane)
-        return Waits("blocked", maybe_delivered=False)
+    def _blocked(self, attempt: Attempt, outcome: Blocked, now: float, wall: float) -> Decision:
+        """Something refuses us, or this event: see `suspects`."""
+        story, event = attempt.taken.story, attempt.taken.event
+        is_ambiguous = outcome.why == "not_growlytics" and attempt.never_repeated
+        is_first = story.attempts + attempt.is_probe == 1
+        refused = self._suspects.refused(
+            story.refusals,
+            outcome.why,
+            status=outcome.status,
+            key_number=attempt.key_number,
+            first_of=event.id if is_ambiguous else attempt.lane.key if is_first else None,
+            now=now,
+        )
+        story.refusals = refused.refusals
+        if refused.hold:
+            self._refuses_us |= not refused.refusals.suspect or outcome.why == "proxy"
+            self._hold(refused.hold, now)
+        if is_ambiguous:
+            self._end_probe(attempt, now)
+            return ambiguous(attempt, status=outcome.status)
+        if refused.confirmed:
+            self._end_probe(attempt, now)
+            reason: fates.DeadReason = "ambiguous" if refused.refusals.maybe_there else "rejected"
+            return _dead_letter(attempt, reason, status=outcome.status)
+        why = Waits("blocked", maybe_delivered=outcome.why == "not_growlytics")
+        if not refused.refusals.suspect:
+            self._put_back(attempt, now)
+            return why
+        if refused.has_evidence and not attempt.is_probe and not self.holds.causes and self._is_old(event, wall):
+            return _dead_letter(attempt, "expired")
+        story.suspect = False
+        return self._wait(attempt, why, now)
 
     def _failed(self, attempt: Attempt, why: Waits, now: float, wall: float) -> Decision:
         if why.maybe_delivered and attempt.never_repeated:
             self._end_probe(attempt, now)
             return ambiguous(attempt)
         # Not in a hold: how old an event is says nothing then of whether it can be delivered.
-        if not attempt.is_probe and not self.holds.causes and self._is_old(attempt, wall):
+        if not attempt.is_probe and not self.holds.causes and self._is_old(attempt.taken.event, wall):
             return _dead_letter(attempt, "expired")
         if not attempt.is_probe:
             attempt.taken.story.suspect = False  # or each delivery would end its wait
@@ -274,8 +341,7 @@ class Engine:
 
     def _wait(self, attempt: Attempt, why: Waits, now: float) -> Decision:
         if attempt.is_probe:
-            self._end_probe(attempt, now)
-            self.lanes.put_back(attempt.lane)
+            self._put_back(attempt, now)
             return why
         until = now + self._schedule.delay_seconds(attempt.taken.story.attempts)
         back = self.lanes.park(attempt.lane, until=until)
@@ -284,21 +350,30 @@ class Engine:
         self._some_rest = True
         return GoesBack(back, until, why)
 
+    def _put_back(self, attempt: Attempt, now: float) -> None:
+        """Have its event pending, behind others."""
+        self._end_probe(attempt, now)
+        if self.holds.causes and attempt.key_number == self._suspects.key_number:
+            self.lanes.put_back_probed(attempt.lane)
+        else:
+            self.lanes.put_back(attempt.lane)
+
     def _end_probe(self, attempt: Attempt, now: float) -> None:
         if not attempt.is_probe:
             return
-        if attempt.key_number == self._key_number:
+        if attempt.key_number == self._suspects.key_number:
+            self._suspects.probe_failed(attempt.lane.key)
             self.holds.probe_failed(now)
         else:
             self.holds.probe_cancelled()  # it says nothing of the new key
 
-    def _is_old(self, attempt: Attempt, wall: float) -> bool:
-        return wall - attempt.taken.event.accepted_at >= self._settings.max_age_seconds
+    def _is_old(self, event: Event, wall: float) -> bool:
+        return wall - event.accepted_at >= self._settings.max_age_seconds
 
 
-def ambiguous(attempt: Attempt) -> Ack:
+def ambiguous(attempt: Attempt, *, status: int | None = None) -> Ack:
     """Return what becomes of an event that may have arrived and is never repeated."""
-    return _dead_letter(attempt, "ambiguous")
+    return _dead_letter(attempt, "ambiguous", status=status)
 
 
 def _dead_letter(attempt: Attempt, reason: fates.DeadReason, *, status: int | None = None, answer: bytes = b"") -> Ack:

@@ -1,8 +1,8 @@
 """Holds: while there is any cause, nothing is sent but one probe at a time. Pure, with times given by the caller.
 
 No probe goes before the latest of the causes' times. A delivered probe clears every cause; each that fails makes the next
-one wait longer, from `probe_initial_seconds` to `probe_max_seconds`, with jitter. Times are seconds of the event loop's
-clock.
+one wait longer, from `probe_initial_seconds` to `probe_max_seconds`. Jitter never makes a wait longer than its limit. Times
+are seconds of the event loop's clock.
 """
 
 import random
@@ -12,12 +12,14 @@ from typing import Final, Literal, get_args
 
 from forwarder.settings import DeliverySettings
 
-Cause = Literal["breaker", "retry_after", "auth", "systemic"]
+Cause = Literal["breaker", "retry_after", "auth", "systemic", "not_growlytics"]
 
 CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _JITTER: Final = 0.25
-"""A wait is up to this share longer than it must be, so that not all forwarders come at once."""
+"""A wait for a probe is up to this share shorter than it may be, and one that was asked for is longer, so that not all
+forwarders come at once.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Holds:
         self._since: dict[Cause, float] = {}
         self.use(settings)
         self._next_probe_at = 0.0
+        self._early_probe_at = 0.0
         self._retry_after_until = 0.0
         self._probing = False
         self._news: list[HoldStarted | HoldEnded] = []
@@ -67,14 +70,23 @@ class Holds:
             return None
         return max(self._next_probe_at, self._retry_after_until)
 
+    @property
+    def early_probe_at(self) -> float | None:
+        """The same for a lane not yet tried: after the initial interval, however long the interval is by now."""
+        if not self._since or self._probing:
+            return None
+        return max(min(self._early_probe_at, self._next_probe_at), self._retry_after_until)
+
     def hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
         """Add a cause, or prolong it; `seconds` is how long the far side asked to be left alone, if it did."""
         until = self._next_probe_at
         if seconds is not None:
-            until = now + self._jittered(min(seconds, MAX_RETRY_AFTER_SECONDS))
+            until = now + min(seconds * (1 + _JITTER * self._random_share()), MAX_RETRY_AFTER_SECONDS)
             until = self._retry_after_until = max(until, self._retry_after_until)
         elif cause not in self._since:
-            until = self._next_probe_at = max(self._next_probe_at, now + self._jittered(self._interval_seconds))
+            until = self._next_probe_at = max(self._next_probe_at, now + self._interval_seconds * self._jitter())
+            if not self._since:
+                self._early_probe_at = until
         if cause not in self._since:
             self._since[cause] = now
             self._news.append(HoldStarted(cause, until - now))
@@ -85,7 +97,7 @@ class Holds:
             self._news.append(HoldEnded(cause, now - since))
         if not self._since:
             self._interval_seconds = self._initial_seconds
-            self._next_probe_at = self._retry_after_until = 0.0
+            self._next_probe_at = self._early_probe_at = self._retry_after_until = 0.0
 
     def probe_started(self) -> None:
         """A probe is under way."""
@@ -100,7 +112,9 @@ class Holds:
         self._probing = False
         if self._since:
             self._interval_seconds = min(2 * self._interval_seconds, self._max_seconds)
-            self._next_probe_at = now + self._jittered(self._interval_seconds)
+            jitter = self._jitter()
+            self._next_probe_at = now + self._interval_seconds * jitter
+            self._early_probe_at = now + self._initial_seconds * jitter
 
     def probe_delivered(self, now: float) -> None:
         """It was delivered: nothing holds any more."""
@@ -118,5 +132,5 @@ class Holds:
         news, self._news = self._news, []
         return news
 
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (1 + _JITTER * self._random_share())
+    def _jitter(self) -> float:
+        return 1 - _JITTER * self._random_share()

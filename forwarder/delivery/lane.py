@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from forwarder.delivery.suspects import Refusals
 from forwarder.event import Event
 
 
@@ -16,10 +17,8 @@ class Story:
     last_attempt_at: float = 0.0
     suspect: bool = False
     """It was rejected while nothing else was delivered."""
-    blocked: tuple[int, float] | None = None
-    """With which key it was blocked last, by number, and when, by the event loop's clock."""
-    at_fault: bool = False
-    """It was blocked although others were not: nothing follows from that for the others."""
+    refusals: Refusals | None = None
+    """How it was refused otherwise, with the last key that it was tried with."""
 
 
 @dataclass(slots=True, eq=False)

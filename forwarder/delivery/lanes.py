@@ -1,7 +1,8 @@
 """The window: events taken from the buffer, in lanes, of each of which one event at most is on its way. Pure.
 
 A lane is the events of one customer, in order; where order is not wanted, each event is a lane of its own. A lane is
-ready (its first event may be tried), started, or parked until a time; the events behind the first wait for it.
+ready (its first event may be tried), started, or parked until a time; the events behind the first wait for it. In a hold,
+lanes that were probes in vain wait behind all others, and are ready like them when it ends.
 
 Bounded in events and bytes. At most half of either may be lanes that are retried; one beyond that goes back to the buffer,
 whole, and how often its first event was tried is remembered here. A lane that is retried gets no more events until the
@@ -10,7 +11,7 @@ first is done with, and one that has its share of the window none until half of 
 
 import heapq
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Final
@@ -33,15 +34,17 @@ class Lanes:
         self._full: set[str] = set()
         self._first: deque[Lane] = deque()  # ready, and never tried
         self._again: deque[Lane] = deque()  # ready to be retried
+        self._probed: deque[Lane] = deque()  # ready, and probes of this hold that were not delivered
         self._parked: list[tuple[float, int, Lane]] = []  # a heap by due time; see _is_parked
         self._parkings = count(1)
         self._retry_was_last = False
-        self._last_probe: Lane | None = None
+        self._held = False
+        self._newest_next = False
+        self._parked_suspects = 0
         self._stories: OrderedDict[int, Story] = OrderedDict()
         self._left: Counter[str | int] = Counter()  # what went back since this take began: how much of it is on its way
         self._retried_events = 0
         self._retried_bytes = 0
-        self._parked_suspects = 0
         self._admits_all = False
         self.events = 0
         self.bytes = 0
@@ -63,9 +66,10 @@ class Lanes:
         """Return how many events, and bytes of them, may be added.
 
         `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches; and while there are enough
-        lanes besides those that are retried, as others may be far behind many events of these.
+        lanes besides those that are retried, as others may be far behind many events of these. In a hold there are never
+        enough: a lane that is refused nothing may be behind very many that are.
         """
-        if len(self._first) + self._started_first >= self._enough_lanes:
+        if not self._held and len(self._first) + self._started_first >= self._enough_lanes:
             return 0, 0
         events, size = self._max_events - self.events, self._max_bytes - self.bytes
         return (events, size) if events >= max(1, self._max_events // 4) and size > 0 else (0, 0)
@@ -145,7 +149,12 @@ class Lanes:
     @property
     def ready(self) -> int:
         """How many lanes may be started."""
-        return len(self._first) + len(self._again)
+        return len(self._first) + len(self._again) + len(self._probed)
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether a lane is ready of which the first event was never tried, or not since the last hold."""
+        return bool(self._first)
 
     @property
     def next_due(self) -> float | None:
@@ -160,20 +169,33 @@ class Lanes:
         queue = self._again if self._retry_was_last else self._first
         return self._start(queue.popleft()) if queue else None
 
-    def start_probe(self) -> Lane | None:
-        """Start the lane whose turn it is to be a probe: the ready ones in turn, and else the parked one due first.
+    def start_probe(self, *, spare: Callable[[Event], bool] | None = None) -> Lane | None:
+        """Start the best lane for a probe: one not yet tried, else one to be retried, else the one probed longest ago.
 
-        The one that was it the last time is not taken again just because the others are parked.
+        Of those not yet tried it takes the oldest and the newest in turn, as the refused ones may all have come in a row.
+        An event that is to be spared is taken only if there is no other.
         """
-        was_last = self.ready == 1 and (self._first or self._again)[0] is self._last_probe
-        if self.next_due is None or (self.ready and not was_last):
-            lane = self.start()
-        else:
-            lane = heapq.heappop(self._parked)[2]
+        self._newest_next = not self._newest_next
+        lane = next((lane for lane in self._probes() if not (spare and spare(lane.first.event))), None)
+        lane = lane or next(self._probes(), None)
+        if lane is None:
+            return None
+        if lane.state == "parked":
             self._unpark(lane)
-            self._start(lane)
-        self._last_probe = lane
-        return lane
+        elif lane in self._probed:
+            self._probed.remove(lane)
+        else:
+            (self._again if lane.retried else self._first).remove(lane)
+        return self._start(lane)
+
+    def _probes(self) -> Iterator[Lane]:
+        """Go through the lanes that a probe may be of, the best first."""
+        yield from self._first if self._newest_next else reversed(self._first)
+        yield from self._again
+        if self.next_due is not None:
+            yield self._parked[0][2]  # most often
+            yield from (entry[2] for entry in sorted(self._parked) if _is_parked(entry))
+        yield from self._probed
 
     def park(self, lane: Lane, *, until: float) -> list[Event]:
         """Park a started lane; or if too many are retried, remove it and return its events, which go back."""
@@ -192,6 +214,29 @@ class Lanes:
         """Make a started lane ready again, behind the others, as if its first event had not been tried."""
         self._leave_started(lane)
         self._make_ready(lane)
+
+    def put_back_probed(self, lane: Lane) -> None:
+        """Make a started lane ready behind all others until the hold ends: it was a probe in vain."""
+        self._leave_started(lane)
+        lane.state = "ready"
+        self._probed.append(lane)
+
+    def hold_begins(self) -> None:
+        """Only probes are started from now on."""
+        self._held = True
+
+    def hold_ends(self) -> None:
+        """Everything may start again."""
+        self._held = False
+        self.forget_probes()
+
+    def forget_probes(self) -> None:
+        """Let those that were probes in vain have their turn: those that were refused are retried from now on."""
+        while self._probed:
+            lane = self._probed.popleft()
+            if lane.first.story.refusals and not lane.retried and self._fits(len(lane.events), lane.bytes):
+                self._set_retried(lane)
+            self._make_ready(lane)
 
     def end(self, lane: Lane) -> bool:
         """Remove the first event of a started lane, which was acked; the lane goes on with the next.
@@ -224,11 +269,15 @@ class Lanes:
             self._unpark(lane)
             self._make_ready(lane)
 
-    def unpark_suspects(self) -> None:
-        """Make the lanes ready whose first event is a suspect: something was delivered."""
-        if self._parked_suspects:
+    def unpark_suspects(self, *, also_refused: bool = False) -> None:
+        """Make the lanes ready whose first event is a suspect, as something was delivered.
+
+        With `also_refused`, as a hold has ended, also those whose first event was refused otherwise.
+        """
+        if self._parked_suspects or also_refused:
             for entry in sorted(self._parked):
-                if _is_parked(entry) and entry[2].first.story.suspect:
+                story = entry[2].first.story if _is_parked(entry) else None
+                if story and (story.suspect or (also_refused and story.refusals)):
                     self._unpark(entry[2])
                     self._make_ready(entry[2])
 
@@ -241,6 +290,10 @@ class Lanes:
         """Return when an event is tried again that waits for that now. Looks at all that are parked."""
         found = (entry for entry in self._parked if _is_parked(entry) and entry[2].first.event.id == event_id)
         return next((due for due, _, _ in found), None)
+
+    def firsts(self) -> Iterator[Taken]:
+        """Go through the events whose turn it is. Looks at all lanes."""
+        return (lane.first for lane in self._lanes.values())
 
     # Keeping the lanes
 

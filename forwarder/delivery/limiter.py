@@ -166,15 +166,19 @@ class Limiter:
         """Count an attempt that ended without telling anything."""
         self._in_flight = max(0, self._in_flight - 1)
 
-    def freeze(self) -> None:
-        """Begin a hold: what its few attempts come to says nothing of how many there could be."""
+    def freeze(self, *, overload: bool) -> None:
+        """Begin a hold: what its few attempts come to says nothing of how many there could be.
+
+        After one that comes of `overload`, rather than of a refusal, slow start goes up to half of what the limit was.
+        """
         if not self._frozen:
             self._frozen = True
             self._end_probe()
-            self._aim_at_half()
+            if overload:
+                self._aim_at_half()
 
     def thaw(self, now: float) -> None:
-        """End a hold: slow start up to half of what the limit was."""
+        """End a hold: slow start."""
         if self._frozen:
             self._frozen = False
             self._limit = min(START_LIMIT, self._slow_start_until, self._max)

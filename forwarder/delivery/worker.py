@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from forwarder.buffer.base import Buffer
-from forwarder.buffer.fates import Fate
+from forwarder.buffer.fates import DeadLettered, Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
 from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, IDLE_INTERVAL_SECONDS, LoopLag
@@ -31,6 +31,16 @@ LAST_ACKS_SECONDS: Final = 2.0
 """How long the end waits for the disk. Where that fails, what was delivered is sent again by the next process, and what is
 never repeated has a mark.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """An event that is refused, and perhaps no other."""
+
+    event: Event
+    status: int
+    """That of the last refusal."""
+    refusals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Delivery:
             if self._timer:
                 self._timer.cancel()
             with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_ACKS_SECONDS):
+                async with asyncio.timeout(0 if self._buffer.stalled else LAST_ACKS_SECONDS):
                     await self._buffer.unmark(self._to_unmark)
                     await self._commit_acks()
 
@@ -143,6 +153,15 @@ class Delivery:
         now = asyncio.get_running_loop().time()
         return {cause: now - since for cause, since in self._engine.holds.causes.items()}
 
+    def suspects(self) -> list[Suspected]:
+        """Return the events of the window that are suspects, the longest accepted first. Looks at all of its lanes."""
+        found = [
+            Suspected(taken.event, refusals.status, refusals.number)
+            for taken in self._lanes.firsts()
+            if (refusals := taken.story.refusals) and refusals.suspect
+        ]
+        return sorted(found, key=lambda suspected: suspected.event.id)
+
     def probe_seconds(self) -> float | None:
         """Return in how many seconds the next probe goes; None if nothing holds, one is under way, or nothing waits."""
         if not self._engine.holds.causes or (wakes_at := self._engine.wakes_at()) is None:
@@ -158,15 +177,15 @@ class Delivery:
         """Return when an event is tried again that waits for that here, by the event loop's clock."""
         return self._lanes.parked_until(event_id)
 
-    def can_move_before(self, deadline: float, *, count_probes: bool) -> bool:
+    def can_move_before(self, deadline: float) -> bool:
         """Return whether an attempt is under way or may begin before `deadline`, by the event loop's clock.
 
-        `count_probes`: whether something moves where in a hold a probe may begin before it.
+        Nothing moves while the disk commits nothing: what is delivered then would be sent again.
         """
+        if self._buffer.stalled:
+            return False
         if self._lanes.started or self._unacked:
             return True
-        if self._engine.holds.causes and not count_probes:
-            return False
         wakes_at = self._engine.wakes_at()
         if wakes_at is not None and wakes_at <= deadline:
             return True
@@ -365,12 +384,12 @@ class Delivery:
         failure = None if isinstance(outcome, Delivered) else outcome.failure.described()
         if failure:
             self._telemetry.attempt_failed(failure)
-        if isinstance(outcome, Blocked) and not attempt.taken.story.at_fault:
-            self._telemetry.delivery_blocked(status=outcome.status)
+        if isinstance(outcome, Blocked):
+            self._tell_of_refusal(attempt, outcome)
         match decision:
             case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
                 self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
-            case Ack() if isinstance(outcome, Rejected):
+            case Ack(DeadLettered(reason="rejected")) if isinstance(outcome, Rejected | Blocked):
                 self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)
             case Ack():
                 pass
@@ -379,6 +398,13 @@ class Delivery:
                 self._telemetry.hold_ended(news.cause, seconds=news.seconds)
             else:
                 self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds, failure=failure)
+
+    def _tell_of_refusal(self, attempt: Attempt, outcome: Blocked) -> None:
+        refusals = attempt.taken.story.refusals
+        if refusals is None or not refusals.suspect:
+            self._telemetry.delivery_blocked(status=outcome.status)
+        elif refusals.number == 1 or refusals.counted == 1:
+            self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status)
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

@@ -8,11 +8,10 @@ delivery's workers, each of which waits for its own permit, so the pool of conne
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from forwarder import __version__
@@ -105,7 +104,7 @@ class GrowlyticsClient:
             raise CancelledUnsentError from cancelled
         except aiohttp.ClientHttpProxyError as refusal:
             assert self._proxy is not None, "it refused"
-            headers = refusal.headers if refusal.headers is not None else CIMultiDict[str]()
+            headers: Mapping[str, str] = refusal.headers or {}
             return outcome.of_proxy_refusal(
                 refusal.status,
                 retry_after=headers.get("Retry-After"),

@@ -73,10 +73,10 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """Take over a connection from the one who made it, `handler`, who is only told when it is lost.
 
-        `share_of_age` is how much of the age that connections may reach this one may.
+        `made_for` says whom to trust, as of when it was asked for; `share_of_age` is how much of the age that connections
+        may reach this one may.
         """
         self.made_for: Final = made_for
-        """What says whom to trust, as of when it was asked for."""
         self._made = made
         self._handler = handler
         self._transport = transport
@@ -251,19 +251,9 @@ class Connections:
         Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host; of the first,
         NoNameServerError if it is known. It takes longer only if this process stood still meanwhile.
         """
-        loop = asyncio.get_running_loop()
         request = self._request
         try:
-            async with asyncio.timeout(None) as limit:
-                deadline = Deadline(
-                    loop.time() + within_seconds,
-                    lambda: limit.reschedule(loop.time()),
-                    something_came=lambda: False,
-                )
-                try:
-                    made = await self._connector.connect(request, [], _UNLIMITED)
-                finally:
-                    deadline.cancel()
+            made = await self._make(request, within_seconds)
         except TimeoutError as error:
             if self._resolver.pending:
                 raise NoNameServerError from error
@@ -277,9 +267,23 @@ class Connections:
             made, handler, transport, made_for=request, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds
         )
 
+    async def _make(self, request: aiohttp.ClientRequest, within_seconds: float) -> MadeConnection:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as limit:
+            deadline = Deadline(
+                loop.time() + within_seconds,
+                lambda: limit.reschedule(loop.time()),
+                something_came=lambda: False,
+            )
+            try:
+                return await self._connector.connect(request, [], _UNLIMITED)
+            finally:
+                deadline.cancel()
+
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose answer was read; it is closed if it cannot be used again, or is old."""
-        if not connection.is_reusable or connection.made_for is not self._request or self._is_old(connection):
+        is_of_before = connection.made_for is not self._request
+        if not connection.is_reusable or is_of_before or self._is_old(connection):
             connection.close()
             return
         now = asyncio.get_running_loop().time()

@@ -76,11 +76,12 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Something refuses us, or this event: one answer alone does not tell. See `why`.
+    """Something refuses us, or this event: one answer alone does not tell which.
 
-    `key`: a 401, so our key is wrong. `proxy`: a forward proxy refuses us. `refusal`: any other refusal, of us or of this
-    event, as by a web application firewall. `not_growlytics`: a 2xx that is no answer of Growlytics, such as a page of a
-    captive portal; the event may be there.
+    - `key`: a 401 or 407, so our key is wrong, or a proxy on the way wants one.
+    - `proxy`: our forward proxy refuses to make a tunnel.
+    - `refusal`: any other refusal, of us or of this event, as by a web application firewall.
+    - `not_growlytics`: a 2xx that is no answer of Growlytics, such as the page of a captive portal. The event may be there.
     """
 
     status: int
@@ -98,7 +99,7 @@ DELIVERED: Final = Delivered()
 
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
-_BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "proxy"}
+_BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "key"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SECONDS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 """HTTP knows whole ones only, and some say fractions."""
@@ -127,9 +128,8 @@ def of_answer(
             case "failure":
                 return Rejected(status, body, _of_status(status, host, ', with "success": false'))
             case "page":
-                return Blocked(
-                    status, "not_growlytics", _of_status(status, host, ", with a page, which is not from Growlytics")
-                )
+                failure = _of_status(status, host, ", with a page instead of Growlytics' answer")
+                return Blocked(status, "not_growlytics", failure)
     failure = _of_status(status, host)
     if status in _REJECTED:
         return Rejected(status, body, failure)
@@ -154,8 +154,8 @@ def of_proxy_refusal(
     """
     failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
     if 500 <= status < 600 or status in _RETRYABLE:
-        seconds = _wait_seconds(retry_after, date, now)
-        return Retryable("network", maybe_delivered=False, retry_after_seconds=seconds, failure=failure)
+        wait = _wait_seconds(retry_after, date, now)
+        return Retryable("network", maybe_delivered=False, retry_after_seconds=wait, failure=failure)
     return Blocked(status, "proxy", failure)
 
 

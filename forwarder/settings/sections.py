@@ -268,13 +268,15 @@ class DeliverySettings:
     systemic_rejections: Annotated[
         int,
         Integer(1),
-        "After how many rejections in a row without a delivery they count as a fault of all events; then only probes go",
+        "After how many rejections, or customers refused, in a row without a delivery all count as at fault; "
+        "then only probes go",
         LIVE,
     ] = 10
     systemic_seconds: Annotated[
         float,
         Seconds(86_400),
-        "A rejection is final only if an event was delivered in this time before it; else the event is tried again",
+        "A rejection is final only if an event was delivered in this time before it, else the event is tried again; "
+        "and how long an event must be refused, while others are delivered, to be a dead letter",
         LIVE,
     ] = 60.0
     probe_initial_seconds: Annotated[

@@ -83,6 +83,10 @@ class ObservedBuffer:
         return self.inner.available
 
     @property
+    def stalled(self) -> bool:
+        return self.inner.stalled
+
+    @property
     def dead_letters_lost(self) -> int:
         return self.inner.dead_letters_lost
 

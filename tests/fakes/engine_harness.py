@@ -19,6 +19,8 @@ FAILED: Final = Retryable("status_5xx", maybe_delivered=False)
 LOST: Final = Retryable("timeout", maybe_delivered=True)
 REJECTED: Final = Rejected(400, b"no")
 BLOCKED: Final = Blocked(401, "key")
+REFUSED: Final = Blocked(403, "refusal")
+PAGE: Final = Blocked(200, "not_growlytics")
 
 OLD: Final = 0.0
 """When an event was accepted that is older than any `max_age_seconds`."""

@@ -269,6 +269,6 @@ class _Sender:
         begins = self._held_at is None and self._hold_after is not None and self._failed_in_a_row >= self._hold_after
         if begins:
             self._held_at = self._now
-            self._limiter.freeze()
+            self._limiter.freeze(overload=True)
         if begins or is_probe:
             heapq.heappush(self._wire, (self._now + 1.0, next(self._tie), None, False))

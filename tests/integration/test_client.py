@@ -153,7 +153,7 @@ async def test_a_cookie_that_the_server_sets_is_not_sent_back() -> None:
         ("401 Unauthorized", b"", Blocked(401, "key")),
         ("403 Forbidden", b"", Blocked(403, "refusal")),
         ("404 Not Found", b"", Blocked(404, "refusal")),
-        ("407 Proxy Authentication Required", b"", Blocked(407, "proxy")),
+        ("407 Proxy Authentication Required", b"", Blocked(407, "key")),
         ("408 Request Timeout", b"", Retryable("status_408", maybe_delivered=False)),
         ("425 Too Early", b"", Retryable("status_425", maybe_delivered=False)),
         ("429 Too Many Requests", b"", Retryable("status_429", maybe_delivered=False)),

@@ -1,5 +1,6 @@
 """A far side that answers each event as a test wants, by how often it has come; a real server in the test's own process."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,11 +17,15 @@ class FarSide:
     """What came, in the order of its coming: numbers of events, which are their times less 1,700,000,000,000."""
 
     script: Script
+    retry_after: str | None = None
+    """The header that answers have that are not 200."""
     url: str = ""
     came: list[int] = field(default_factory=list)
     times: Counter[int] = field(default_factory=Counter)
     stored: list[int] = field(default_factory=list)
     """Those that were answered 200."""
+    stored_at: dict[int, float] = field(default_factory=dict)
+    """When each was first, by the clock of the test's event loop."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         event = await request.json()
@@ -34,13 +39,15 @@ class FarSide:
             return web.Response()
         if status == 200:
             self.stored.append(number)
-        return web.json_response({"success": status == 200}, status=status)
+            self.stored_at.setdefault(number, asyncio.get_running_loop().time())
+        headers = {"Retry-After": self.retry_after} if self.retry_after is not None and status != 200 else None
+        return web.json_response({"success": status == 200}, status=status, headers=headers)
 
 
 @asynccontextmanager
-async def running_far_side(script: Script) -> AsyncIterator[FarSide]:
+async def running_far_side(script: Script, *, retry_after: str | None = None) -> AsyncIterator[FarSide]:
     """Serve while the block runs."""
-    far = FarSide(script)
+    far = FarSide(script, retry_after)
     app = web.Application()
     app.router.add_post("/track/event", far.answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

@@ -56,7 +56,8 @@ async def test_a_key_that_is_revoked_in_the_middle_costs_some_probes_and_no_even
         await until(lambda: time.monotonic() > began + 4, "a while has passed")
         attempts = await refused(sandbox) - before
         seconds = time.monotonic() - began
-        assert attempts <= concurrency + seconds / PROBES["delivery__probe_max_seconds"] + 3
+        early = 10  # lanes that were not yet tried are probed soon, so many of them
+        assert attempts <= concurrency + early + seconds / PROBES["delivery__probe_max_seconds"] + 3
         assert attempts >= 4, "it is probed"
         key_file.write_text("another-wrong-key")
         await until(lambda: read_anew(daemon, 1), "it is read")

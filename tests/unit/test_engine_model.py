@@ -11,7 +11,7 @@ from forwarder.delivery.holds import MAX_RETRY_AFTER_SECONDS
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
-from tests.fakes.engine_harness import BLOCKED, FAILED, LOST, REJECTED, Driver
+from tests.fakes.engine_harness import BLOCKED, FAILED, LOST, PAGE, REFUSED, REJECTED, Driver
 
 CUSTOMERS = ("a", "b", "c", "d", "e")
 MAX_AGE_SECONDS = 20.0
@@ -19,7 +19,7 @@ SYSTEMIC_SECONDS = 5.0
 places = st.integers(0, 50)
 """A place in some list, wrapped around its length."""
 outcomes: st.SearchStrategy[Outcome] = st.one_of(
-    st.sampled_from([DELIVERED, FAILED, LOST, REJECTED, BLOCKED]),
+    st.sampled_from([DELIVERED, DELIVERED, FAILED, LOST, REJECTED, BLOCKED, REFUSED, REFUSED, PAGE]),
     st.floats(0, 1000).map(lambda seconds: Retryable("status_429", False, seconds)),
 )
 
@@ -32,6 +32,10 @@ class Before:
     was_suspect: bool
     was_delivered_lately: bool
     is_old: bool
+    counted: int
+    """How many of its refusals counted."""
+    has_evidence: bool
+    """Another event's attempt with its key, begun since it was refused last, was delivered."""
 
 
 class EngineInvariants(RuleBasedStateMachine):
@@ -44,6 +48,9 @@ class EngineInvariants(RuleBasedStateMachine):
         self.open: list[Attempt] = []
         self.committing: list[tuple[Attempt, Ack]] = []
         self.last_delivery_at = float("-inf")
+        self.last_number = 0
+        self.refused_at: dict[int, int] = {}
+        self.delivered_attempts: list[tuple[int, int]] = []
         self.asked_to_wait_until = float("-inf")  # by Retry-After, while that holds
 
     @initialize(
@@ -77,11 +84,12 @@ class EngineInvariants(RuleBasedStateMachine):
     def start_all_that_may(self) -> None:
         some, holds = self.driver, self.driver.holds
         while True:
-            held, probe_at, now = bool(holds.causes), holds.probe_at, some.now
+            held, probe_at, now = bool(holds.causes), some.engine._probe_at, some.now
             had_room = some.limiter.has_room
             attempt = some.try_start()
             if attempt is None:
                 break
+            self.last_number = attempt.number
             assert attempt.is_probe == held
             assert attempt.lane not in [other.lane for other in self.open]
             assert attempt.taken is attempt.lane.first
@@ -108,10 +116,17 @@ class EngineInvariants(RuleBasedStateMachine):
             attempt.taken.story.suspect,
             some.now - self.last_delivery_at <= SYSTEMIC_SECONDS,
             some.wall - attempt.taken.event.accepted_at >= MAX_AGE_SECONDS,
+            attempt.taken.story.refusals.counted if attempt.taken.story.refusals else 0,
+            any(
+                number > self.refused_at.get(attempt.taken.event.id, attempt.number) and key == attempt.key_number
+                for number, key in self.delivered_attempts
+            ),
         )
         lane_before = [taken.event for taken in attempt.lane.events]
         decision = some.engine.ended(attempt, outcome, some.now, some.wall)
         self.note(outcome, attempt)
+        if isinstance(outcome, Blocked):
+            self.refused_at[attempt.taken.event.id] = self.last_number
         if isinstance(decision, Ack):
             self.check_fate(attempt, outcome, decision.fate, before)
             self.committing.append((attempt, decision))
@@ -120,7 +135,8 @@ class EngineInvariants(RuleBasedStateMachine):
             assert decision.not_before > some.now
             some.give_back(decision)
         else:
-            blocked = isinstance(outcome, Blocked) and not attempt.taken.story.at_fault
+            refusals = attempt.taken.story.refusals
+            blocked = isinstance(outcome, Blocked) and not (refusals and refusals.suspect)
             assert attempt.lane.state == ("ready" if attempt.is_probe or blocked else "parked")
         some.feed()
 
@@ -128,6 +144,7 @@ class EngineInvariants(RuleBasedStateMachine):
         some = self.driver
         if outcome == DELIVERED:
             self.last_delivery_at = some.now
+            self.delivered_attempts.append((attempt.number, attempt.key_number))
             assert "systemic" not in some.causes
             assert not attempt.is_probe or not some.causes
         if isinstance(outcome, Retryable) and outcome.retry_after_seconds is not None:
@@ -143,19 +160,24 @@ class EngineInvariants(RuleBasedStateMachine):
         if not isinstance(fate, fates.DeadLettered):
             return
         match fate.reason:
+            case "rejected" if isinstance(outcome, Blocked):
+                assert before.has_evidence
+                assert before.counted >= 2, "this is the third that counts"
             case "rejected":
                 assert isinstance(outcome, Rejected)
                 assert before.was_delivered_lately or (before.was_suspect and before.is_old)
             case "expired":
-                assert isinstance(outcome, Retryable) or attempt.taken.story.at_fault
+                assert isinstance(outcome, Retryable) or (isinstance(outcome, Blocked) and before.has_evidence)
                 assert before.is_old
                 assert not before.held
                 assert not some.holds.causes
                 assert not attempt.is_probe
+            case "ambiguous" if some.settings.on_ambiguous == "retry":
+                assert isinstance(outcome, Blocked)
+                assert before.has_evidence
+                assert before.counted >= 2
             case "ambiguous":
-                assert isinstance(outcome, Retryable)
-                assert outcome.maybe_delivered
-                assert some.settings.on_ambiguous == "dead_letter"
+                assert outcome == PAGE or (isinstance(outcome, Retryable) and outcome.maybe_delivered)
 
     @precondition(lambda self: self.open)
     @rule(place=places)

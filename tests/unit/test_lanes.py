@@ -6,6 +6,7 @@ import pytest
 
 from forwarder.delivery.lane import Lane
 from forwarder.delivery.lanes import Lanes
+from forwarder.delivery.suspects import Refusals
 from forwarder.event import Event
 from tests.fakes.events import EventMaker, ids
 
@@ -224,13 +225,71 @@ def test_the_event_behind_one_that_was_retried_is_a_first_attempt(make: EventMak
 # Probes
 
 
-def test_probes_are_the_ready_lanes_in_turn(make: EventMaker) -> None:
-    lanes = holding(make.of("abc"))
+def fail_probes(lanes: Lanes, number: int) -> list[str | int]:
+    """Have so many probes fail, one after the other, and return their lanes."""
     order = []
-    for _ in range(6):
-        order.append(probe(lanes).key)
-        lanes.put_back(lanes._lanes[order[-1]])
-    assert order == ["a", "b", "c"] * 2
+    for _ in range(number):
+        lane = probe(lanes)
+        order.append(lane.key)
+        lanes.put_back_probed(lane)
+    return order
+
+
+def test_probes_are_the_oldest_and_the_newest_lane_not_yet_tried_in_turn_and_then_those_again(make: EventMaker) -> None:
+    """The oldest may all be refused, as those that came in a row."""
+    lanes = holding(make.of("abcd"))
+    assert fail_probes(lanes, 8) == ["a", "d", "b", "c"] * 2
+
+
+def test_a_lane_not_yet_tried_is_probed_before_those_to_be_retried_and_these_before_those_probed(
+    make: EventMaker,
+) -> None:
+    lanes = holding(make.of("abc"))
+    park_all(lanes, until=60.0)
+    lanes.unpark_due(60.0)
+    seen = [lanes.has_fresh]
+    assert fail_probes(lanes, 2) == ["a", "b"]
+    lanes.add(make.of("d"))
+    seen.append(lanes.has_fresh)
+    assert fail_probes(lanes, 3) == ["d", "c", "a"]
+    assert seen == [False, True]
+
+
+def test_an_event_that_is_to_be_spared_is_a_probe_only_if_there_is_no_other(make: EventMaker) -> None:
+    lanes = holding(make.of("abc"))
+    park_all(lanes, until=60.0)
+    lanes.add(make.of("d"))
+    order = []
+    for spared in ("ad", "abd", "abcd", ""):
+        lane = lanes.start_probe(spare=lambda event, spared=spared: event.customer in spared)  # type: ignore[misc]
+        assert lane is not None
+        order.append(lane.key)
+        lanes.put_back_probed(lane)
+    assert order == ["b", "c", "d", "a"]
+
+
+def test_when_the_hold_ends_refused_probes_are_retried_and_the_others_are_as_if_not_tried(make: EventMaker) -> None:
+    lanes = holding(make.of("ab"))
+    lanes.hold_begins()
+    for lane in (probe(lanes), probe(lanes)):
+        if lane.key == "a":
+            lane.first.story.refusals = Refusals(0, 1, suspect=True)
+        lanes.put_back_probed(lane)
+    assert (lanes.ready, lanes.has_fresh) == (2, False)
+    lanes.hold_ends()
+    assert lanes.has_fresh
+    assert [lane.key for lane in lanes._lanes.values() if lane.retried] == ["a"]
+    assert sorted(str(lane.key) for lane in all_ready(lanes)) == ["a", "b"]
+
+
+def test_in_a_hold_there_are_never_enough_lanes(make: EventMaker) -> None:
+    lanes = window(max_events=64, max_lanes=4)
+    lanes.add(make.of([f"c{number}" for number in range(6)]))
+    assert lanes.room() == (0, 0)
+    lanes.hold_begins()
+    assert lanes.room()[0] == 58
+    lanes.hold_ends()
+    assert lanes.room() == (0, 0)
 
 
 def test_where_none_is_ready_the_probe_is_the_parked_lane_due_first(make: EventMaker) -> None:
@@ -244,12 +303,7 @@ def test_where_none_is_ready_the_probe_is_the_parked_lane_due_first(make: EventM
 def test_the_probe_after_one_that_failed_takes_another_lane_even_if_that_is_parked(make: EventMaker) -> None:
     lanes = holding(make.of("ab"))
     park_all(lanes, until=60.0)
-    order = []
-    for _ in range(4):
-        lane = probe(lanes)
-        order.append(lane.key)
-        lanes.put_back(lane)
-    assert order == ["a", "b", "a", "b"]
+    assert fail_probes(lanes, 4) == ["a", "b", "a", "b"]
 
 
 def test_the_only_lane_is_probed_again_and_again(make: EventMaker) -> None:

@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from forwarder.delivery.lane import Lane
 from forwarder.delivery.lanes import Lanes
+from forwarder.delivery.suspects import Refusals
 from forwarder.event import Event
 from tests.fakes.events import ids
 
@@ -33,7 +34,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.started: list[Lane] = []
         self.due: dict[str | int, float] = {}  # of the lanes that are parked
         self.retry_was_last = False
-        self.last_probe: Lane | None = None
+        self.probed: list[Lane] = []
 
     @initialize(ordered=st.booleans())
     def opened(self, ordered: bool) -> None:
@@ -102,6 +103,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
         assert lane.first.event.id not in self.ended
         self.started.append(lane)
 
+    @precondition(lambda self: not self.probed)  # it is not called in a hold
     @rule()
     def start(self) -> None:
         ready = self.ready()
@@ -120,14 +122,15 @@ class LanesAgainstModel(RuleBasedStateMachine):
         lane = self.lanes.start_probe()
         assert (lane is None) == (not ready and not parked)
         if lane:
-            assert lane is not self.last_probe or ready != [lane] or not parked
+            fresh = [one for one in ready if not one.retried and one not in self.probed]
+            again = [one for one in ready if one.retried and one not in self.probed]
+            assert lane in (fresh or again or parked or self.probed[:1])
             if lane in parked:
-                assert ready in ([], [self.last_probe])
                 assert self.due[lane.key] == min(self.due.values())
                 del self.due[lane.key]
+            self.probed = [one for one in self.probed if one is not lane]
             self.has_started(lane)
         self.retry_was_last = self.lanes._retry_was_last
-        self.last_probe = lane
 
     @precondition(lambda self: self.started)
     @rule(place=places, seconds=st.integers(0, 5), suspect=st.booleans())
@@ -149,6 +152,20 @@ class LanesAgainstModel(RuleBasedStateMachine):
     @rule(place=places)
     def put_back(self, place: int) -> None:
         self.lanes.put_back(self.started.pop(place % len(self.started)))
+
+    @precondition(lambda self: self.started)
+    @rule(place=places, refused=st.booleans())
+    def put_back_probed(self, place: int, refused: bool) -> None:
+        lane = self.started.pop(place % len(self.started))
+        if refused:
+            lane.first.story.refusals = Refusals(0, 0, suspect=True)
+        self.lanes.put_back_probed(lane)
+        self.probed.append(lane)
+
+    @rule()
+    def hold_ends(self) -> None:
+        self.lanes.hold_ends()
+        self.probed = []
 
     @precondition(lambda self: self.started)
     @rule(place=places)
@@ -192,7 +209,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     def each_lane_is_in_one_place(self) -> None:
         lanes = self.lanes
         assert {lane.key for lane in lanes._lanes.values() if lane.state == "parked"} == set(self.due)
-        assert sorted(str(lane.key) for lane in [*lanes._first, *lanes._again]) == sorted(
+        assert sorted(str(lane.key) for lane in [*lanes._first, *lanes._again, *lanes._probed]) == sorted(
             str(lane.key) for lane in self.ready()
         )
         assert all(lane.retried for lane in lanes._again)
@@ -232,6 +249,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
         """Have all end, in the order accepted."""
         if not hasattr(self, "lanes"):
             return
+        self.hold_ends()
         for _ in range(3 * len(self.events) + 3):
             self.lanes.end_waits()
             self.due = {}

@@ -122,7 +122,7 @@ def test_there_is_room_until_as_many_as_the_limit_are_on_the_wire() -> None:
 def test_each_end_of_an_attempt_makes_room_for_one(end: Callable[[Limiter], None], *, frozen: bool) -> None:
     limiter = Limiter(64)
     if frozen:
-        limiter.freeze()
+        limiter.freeze(overload=True)
     for _ in range(START_LIMIT + 1):
         limiter.started()
     room = []
@@ -393,7 +393,7 @@ def test_what_lowers_the_limit_after_that_hides_whether_it_lowered_the_latency()
     assert caller.round(seconds=0.057) == 38, "no probe"
     other = grown(64)
     other.round(seconds=0.07)
-    other.limiter.freeze()
+    other.limiter.freeze(overload=True)
     other.limiter.thaw(other.now)
     assert other.rounds(2) == [8, 16]
 
@@ -444,7 +444,7 @@ def test_a_base_that_was_measured_in_a_line_is_corrected_by_the_probe() -> None:
 
 def test_nothing_is_learnt_during_a_hold() -> None:
     caller = grown(64)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.fail(200)
     caller.succeed(200, seconds=9.0)
     assert caller.limit == 64
@@ -452,7 +452,7 @@ def test_nothing_is_learnt_during_a_hold() -> None:
 
 def test_after_a_hold_slow_start_goes_up_to_half_of_the_limit_before_and_then_it_grows_by_one() -> None:
     caller = grown(64)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     assert [caller.limit, *caller.rounds(6)] == [4, 8, 16, 32, 33, 34, 35]
 
@@ -460,7 +460,7 @@ def test_after_a_hold_slow_start_goes_up_to_half_of_the_limit_before_and_then_it
 def test_a_hold_that_begins_late_in_an_outage_remembers_the_limit_before_the_outage() -> None:
     caller = grown(64)
     caller.outage(20)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     assert [caller.limit, *caller.rounds(4)] == [4, 8, 16, 32, 33]
 
@@ -468,7 +468,7 @@ def test_a_hold_that_begins_late_in_an_outage_remembers_the_limit_before_the_out
 @pytest.mark.parametrize(("limit", "thawed"), [(1, 1), (4, 2), (8, 4), (64, 4)])
 def test_slow_start_begins_at_four_or_half_of_the_limit_before(limit: int, thawed: int) -> None:
     caller = grown(limit, max_concurrency=limit)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     assert caller.limit == thawed
 
@@ -477,7 +477,7 @@ def test_a_far_side_that_flaps_is_forgotten_by_halves() -> None:
     caller = grown(64)
     aims = []
     for _ in range(4):
-        caller.limiter.freeze()
+        caller.limiter.freeze(overload=True)
         caller.limiter.thaw(caller.now)
         aims.append(caller.limiter._slow_start_until)
     assert aims == [32, 16, 8, 4]
@@ -488,7 +488,7 @@ def test_answers_to_attempts_from_before_the_hold_ended_are_no_sign_of_load() ->
     before = caller.now
     for _ in range(64):
         caller.limiter.started()
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.now += 30
     caller.limiter.thaw(caller.now)
     for _ in range(32):
@@ -501,13 +501,13 @@ def test_freezing_twice_and_thawing_what_is_not_frozen_change_nothing() -> None:
     caller = grown(64)
     caller.limiter.thaw(caller.now)
     assert caller.limit == 64
-    caller.limiter.freeze()
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     caller.limiter.thaw(caller.now)
     assert caller.rounds(1) == [8]
-    caller.limiter.freeze()
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     assert caller.rounds(4) == [8, 16, 17, 18]
 
@@ -518,7 +518,7 @@ def test_a_hold_during_a_probe_remembers_the_limit_before_the_probe() -> None:
     while not caller.limiter._before_probe:
         caller.round()
     assert (caller.limit, caller.limiter._before_probe) == (5, 11)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.limiter.thaw(caller.now)
     assert [caller.limit, *caller.rounds(3)] == [4, 5, 6, 7]
 
@@ -552,7 +552,7 @@ def test_whatever_happens_the_limit_is_in_its_bounds_and_memory_does_not_grow(
                 case "cancel":
                     limiter.cancelled()
                 case "freeze":
-                    limiter.freeze()
+                    limiter.freeze(overload=True)
                 case "thaw":
                     limiter.thaw(now)
             assert 1 <= limiter.limit <= max_concurrency
@@ -843,7 +843,7 @@ def test_the_limit_stays_below_any_maximum_also_after_a_probe_for_the_base(maxim
 
 def test_the_limit_is_not_above_a_lower_maximum_when_a_hold_ends() -> None:
     caller = grown(64)
-    caller.limiter.freeze()
+    caller.limiter.freeze(overload=True)
     caller.limiter.change_max(2)
     caller.limiter.thaw(caller.now)
     assert caller.limit == 2

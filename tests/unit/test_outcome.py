@@ -85,10 +85,8 @@ def expected(status: int, *, says_failure: bool) -> Outcome:
 def blocked(status: int) -> Blocked:
     """Say whom a refusal is about, as far as its status tells."""
     match status:
-        case 401:
+        case 401 | 407:
             return Blocked(status, "key")
-        case 407:
-            return Blocked(status, "proxy")
         case _:
             return Blocked(status, "refusal")
 
@@ -124,7 +122,7 @@ def test_a_page_turns_a_2xx_and_nothing_else_into_no_answer_of_growlytics(body: 
 def test_a_page_is_told_from_a_refusal_by_its_cause() -> None:
     decided = of_answer(200, b"<p>Log in", host="dc.test:443")
     assert isinstance(decided, Blocked)
-    text = "200 OK, with a page, which is not from Growlytics"
+    text = "200 OK, with a page instead of Growlytics' answer"
     assert decided.failure == Failure("status", text, "dc.test:443", 200)
 
 

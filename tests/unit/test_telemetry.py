@@ -59,6 +59,7 @@ EMPTY = Gauges(
     delivery_in_flight=0,
     concurrency_limit=4,
     holds=(),
+    suspects=0,
     full_seconds=math.inf,
     drain_seconds=0.0,
     unaccounted=0,
@@ -191,6 +192,7 @@ def test_gauges_say_what_the_daemon_is_and_holds_at_the_moment_of_the_scrape(
         delivery_in_flight=2,
         concurrency_limit=9,
         holds=("auth", "breaker"),
+        suspects=0,
         full_seconds=12.5,
         drain_seconds=math.inf,
         unaccounted=5,
@@ -211,7 +213,7 @@ def test_gauges_say_what_the_daemon_is_and_holds_at_the_moment_of_the_scrape(
 def holding(telemetry: Telemetry) -> list[str]:
     return [
         cause
-        for cause in ("breaker", "retry_after", "auth", "systemic")
+        for cause in ("breaker", "retry_after", "auth", "systemic", "not_growlytics")
         if counted(telemetry, "delivery_hold", cause=cause)
     ]
 
@@ -451,6 +453,7 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
         ("retry_after", "Retry-After"),
         ("auth", "check growlytics.api_key"),
         ("systemic", "rejects every event"),
+        ("not_growlytics", "in place of Growlytics"),
     ],
 )
 def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cause_and_seconds(
@@ -467,6 +470,33 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     assert ended.getMessage() == "delivery no longer holds because of this"
 
 
+def test_holds_that_come_and_go_have_one_line_each_way_every_ten_seconds_that_says_how_many_were_left_out(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    for _ in range(100):
+        telemetry.hold_started("retry_after", probe_in_seconds=0.0)
+        telemetry.hold_ended("retry_after", seconds=0.1)
+        telemetry.holds_last()
+        clock.now += 0.25
+    assert [record.levelname for record in lines] == ["WARNING", "INFO"] * 3
+    assert [fields(record).get("repeats_not_logged") for record in lines[::2]] == [None, 39, 39]
+
+
+def test_a_hold_that_lasts_has_its_line_a_little_later_although_another_came_just_before(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
+) -> None:
+    telemetry.hold_started("auth", probe_in_seconds=1.0)
+    telemetry.hold_ended("auth", seconds=0.5)
+    telemetry.hold_started("auth", probe_in_seconds=2.0)
+    for _ in range(10):
+        clock.now += 2.0
+        telemetry.holds_last()
+    assert [record.levelname for record in lines] == ["WARNING", "INFO", "WARNING"]
+    assert fields(lines[2])["cause"] == "auth"
+    telemetry.hold_ended("auth", seconds=20.0)
+    assert [record.levelname for record in lines][3:] == ["INFO"]
+
+
 def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
     telemetry: Telemetry, lines: list[logging.LogRecord]
 ) -> None:
@@ -481,13 +511,11 @@ def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
     }
 
 
-def test_no_start_and_no_end_of_a_hold_is_left_out_however_soon_it_follows_another(
+def test_an_event_that_is_refused_is_named_without_what_is_in_it(
     telemetry: Telemetry, lines: list[logging.LogRecord]
 ) -> None:
-    for _ in range(3):
-        telemetry.hold_started("auth", probe_in_seconds=1.0)
-        telemetry.hold_ended("auth", seconds=0.5)
-    assert [record.levelname for record in lines] == ["WARNING", "INFO"] * 3
+    telemetry.event_suspected(name="Add\nTo Cart", status=403)
+    assert fields(lines[0]) == {"name": "Add\\nTo Cart", "status": 403}
 
 
 @pytest.mark.parametrize("unknown", ["", "stranger's text"])

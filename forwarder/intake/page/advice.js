@@ -18,6 +18,11 @@ const HOLDS = {
     mend: "So it is probably not the events: look at what was deployed last, here or there. What it says of them, "
       + "`growlytics-forwarder dead-letters list` shows.",
   },
+  not_growlytics: {
+    mood: "bad", short: "Something else answers in place of Growlytics",
+    mend: "Such as a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
+      + "`growlytics.proxy`. It ends by itself when Growlytics answers.",
+  },
   breaker: {
     mood: "warn", short: "Growlytics does not answer, or fails",
     mend: "It ends by itself when Growlytics is back. If others reach it, check this machine's network, and "
@@ -71,6 +76,15 @@ function bufferNotes({ buffer, forecasts }) {
     notes.push({ mood: "warn", what: `The buffer is ${Math.round(100 * fullness(buffer))} % full${when}.`, how: raise });
   }
   return notes;
+}
+
+function suspectNotes({ delivery: { suspects } }) {
+  if (!suspects?.events) return [];
+  const { name, status, refusals } = suspects.first;
+  return [{ mood: "warn", what: `${events(suspects.events)} ${suspects.events === 1 ? "is" : "are"} refused, while others may be delivered.`,
+    said: [`${name}: ${status}, refused ${refusals} ${refusals === 1 ? "time" : "times"}`],
+    how: "A web application firewall or a filter before Growlytics may object to what is in it. It is tried again, and its customer's later events "
+      + "wait for it; it becomes a dead letter once others have been delivered meanwhile, for long enough." }];
 }
 
 function lossNotes(ledger) {
@@ -146,7 +160,7 @@ function sentence(status) {
 function judge(status) {
   const order = ["bad", "warn", "note", "good"];
   const notes = [
-    ...lossNotes(status.ledger), ...holdNotes(status), ...bufferNotes(status), ...lagNotes(status),
+    ...lossNotes(status.ledger), ...holdNotes(status), ...suspectNotes(status), ...bufferNotes(status), ...lagNotes(status),
     ...settingsNotes(status), ...deadLetterNotes(status), ...typeNotes(status),
   ].sort((a, b) => order.indexOf(a.mood) - order.indexOf(b.mood));
   const worst = notes.length ? notes[0].mood : "good";
