@@ -29,6 +29,7 @@ from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
+from forwarder.database.elsewhere import left_behind
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import EventIds, by_customer, each_alone
@@ -135,6 +136,7 @@ class App:
         self.telemetry.settings_shown(shown(self._settings), version=__version__)
         # What is opened first is closed last: /metrics shows the drain to its end.
         await self._open_admin()
+        await self._look_elsewhere()
         self._opened.push_async_callback(self._database.close)
         await self._database.open()
         self._opened.push_async_callback(self.buffer.close)
@@ -357,6 +359,12 @@ class App:
             "lines": LinesIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
             "datagram": DatagramIntake(settings, acceptor=acceptor, telemetry=self.telemetry),
         }
+
+    async def _look_elsewhere(self) -> None:
+        """Tell of events that wait where this daemon will not find them."""
+        state_directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+        for each in await asyncio.to_thread(left_behind, self._settings.buffer, state_directory=state_directory):
+            self.telemetry.events_left_behind(str(each.directory), events=each.events, in_use=each.in_use)
 
     async def _recall(self) -> None:
         """Have intake remember what earlier processes noted, and what the team fixed."""

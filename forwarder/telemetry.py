@@ -60,7 +60,7 @@ CONFLICT_KINDS: Final = ("hard", "date")
 DEAD_REASONS: Final = ("rejected", "expired", "ambiguous")
 EVICTION_REASONS: Final = ("full", "purged", "shutdown")
 DROP_REASONS: Final = ("drop_oldest", "corrupt", "shutdown")
-BUFFER_OPERATIONS: Final = ("commit", "read", "count", "salvage")
+BUFFER_OPERATIONS: Final = ("commit", "read", "count", "salvage", "directory")
 OUTCOMES: Final = ("delivered", "retryable", "rejected", "blocked")
 RETRY_REASONS: Final = (
     "network",
@@ -439,6 +439,43 @@ class Telemetry:
         """The buffer takes events again."""
         log.info("the buffer's disk works again: events are accepted")
 
+    def buffer_moved(self, error: Exception, *, is_news: bool) -> None:
+        """The buffer's file is not in its place any more."""
+        self._buffer_errors["directory"].inc()
+        if is_news:
+            log.error(
+                "the buffer's file is gone from its place: new events are refused, and what is buffered is lost unless it "
+                "is delivered before this process ends; put the file back, or restart once the buffer is empty",
+                extra={"fields": {"error": str(error)}},
+            )
+
+    def buffer_came_back(self) -> None:
+        """The buffer's file is in its place again."""
+        log.warning("the buffer's file is in its place again")
+
+    def buffer_file_made_anew(self, name: str) -> None:
+        """A file beside the buffer's, its log or its lock, was removed while it was in use."""
+        self._buffer_errors["directory"].inc()
+        log.warning(
+            "a file in buffer.directory was removed while it was in use; it was made anew, and nothing is lost",
+            extra={"fields": {"file": name}},
+        )
+
+    def buffer_open_to_everybody(self, directory: str) -> None:
+        """Every user may make files in the buffer's directory."""
+        log.warning(
+            "every user of this machine may write to buffer.directory, and so remove or plant files: chmod o-w",
+            extra={"fields": {"directory": directory}},
+        )
+
+    def events_left_behind(self, directory: str, *, events: int, in_use: bool) -> None:
+        """Events of an earlier process wait in a directory that this one does not use."""
+        message = "events wait in a directory that this process does not use, so it does not deliver them: "
+        message += (
+            "another process uses it" if in_use else 'run once with buffer.kind = "disk" and this buffer.directory'
+        )
+        log.warning(message, extra={"fields": {"directory": directory, "events": events}})
+
     def database_set_aside(self, file: str) -> None:
         """The buffer's file is damaged; a new one is in its place."""
         message = (
@@ -531,7 +568,7 @@ class Telemetry:
         """The daemon is about to end; `ledger` is the last word on every event."""
         lost = lost_events or lost_dead_letters
         level = logging.ERROR if lost else logging.INFO
-        message = "stopped, and lost events: the memory buffer does not outlive the process" if lost else "stopped"
+        message = "stopped, and lost what was buffered: it did not outlive the process" if lost else "stopped"
         fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
         log.log(level, message, extra={"fields": fields})
 

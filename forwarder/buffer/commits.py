@@ -19,6 +19,7 @@ from forwarder.database.connection import (
     DamagedError,
     Database,
     Job,
+    MovedError,
     Transaction,
     UnavailableError,
     give_back_space,
@@ -166,7 +167,8 @@ class GroupCommit(Generic[T]):
 
     def lacks_room(self, error: Exception) -> None:
         """Take no puts until there is room in reserve."""
-        self._telemetry.buffer_failed("commit", error)
+        if not isinstance(error, MovedError):  # of which the upkeep tells
+            self._telemetry.buffer_failed("commit", error)
         self.available = False
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
@@ -293,6 +295,8 @@ def prove_room(database: Database) -> Job[bool]:
 
     def job(transaction: Transaction) -> bool:
         assert database.directory is not None
+        if transaction.moved:
+            raise transaction.moved
         try:
             database.directory.reserve()
         except OSError:

@@ -75,6 +75,8 @@ class DiskBuffer:
         self._taken: dict[int, Event] = {}
         self._changed = asyncio.Event()
         self._closed = False
+        self._is_lost = False
+        """Whether the file had no place any more at the end."""
         self._declined = Declined(telemetry)
         self._count = rows.RowCount()
         self._bounds = dead_letters
@@ -101,6 +103,7 @@ class DiskBuffer:
             bring=bringing.bring,
             write_declined=self._write_declined,
             beyond_reach=self._beyond_reach,
+            moved=self._commits.lacks_room,
         )
         database.on_damaged = self._restore
 
@@ -110,6 +113,11 @@ class DiskBuffer:
         The database must be open.
         """
         assert self._database.directory is not None
+        if self._database.lacks_file:
+            self._commits.lacks_room(UnavailableError("the disk is full, so there is no file yet"))
+            return
+        if self._database.directory.is_open_to_everybody:
+            self._telemetry.buffer_open_to_everybody(str(self._database.directory.path))
         try:
             if job := await self._upkeep.find_damaged_files():
                 self._commits.restore(job, then=self._upkeep.salvage_soon)
@@ -232,7 +240,11 @@ class DiskBuffer:
 
     def ledger(self) -> Ledger:
         """See Buffer."""
-        return self._declined.ledger(self._database.ledger)
+        counters = self._database.ledger
+        if self._is_lost:
+            counters = counters + Counter({"dropped.shutdown": counters["buffered"]})
+            counters["buffered"] = 0
+        return self._declined.ledger(counters)
 
     def occupancy(self) -> Occupancy:
         """See Buffer. Events of a damaged file count until they are brought over or given up."""
@@ -264,8 +276,8 @@ class DiskBuffer:
 
     @property
     def dead_letters_lost(self) -> int:
-        """See Buffer. They are kept, as the events are."""
-        return 0
+        """See Buffer. They are kept, as the events are, unless the file has no place any more."""
+        return self._database.ledger["dead_letters"] if self._is_lost else 0
 
     async def close(self) -> None:
         """See Buffer. The database is closed by who opened it."""
@@ -273,6 +285,10 @@ class DiskBuffer:
             self._closed = True
             self._note_declined()
             await self._commits.flush()
+            if not await self._upkeep.look():
+                self._is_lost = True
+                self._telemetry.events_dropped(self._database.ledger["buffered"], reason="shutdown")
+                self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
             self._commits.close()
 
     def _write_declined(self) -> None:

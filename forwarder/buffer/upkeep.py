@@ -1,4 +1,4 @@
-"""What the disk buffer does from time to time: count its rows, salvage damaged files, give back space.
+"""What the disk buffer does from time to time: look for its file, count its rows, salvage damaged files, give back space.
 
 The count is what makes the ledger a proof: `buffered` is a number of its own in the ledger, and here it is compared with the
 rows themselves, little by little so that commits go on meanwhile.
@@ -14,7 +14,7 @@ from typing import Final
 from forwarder.buffer.batch import Salvaged
 from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.database import connection, events, ledger, salvage
-from forwarder.database.connection import DamagedError, Database, Job, Transaction, UnavailableError
+from forwarder.database.connection import DamagedError, Database, Job, MovedError, Transaction, UnavailableError
 from forwarder.database.marks import Changes
 from forwarder.database.salvage import DamagedFile, Salvage
 from forwarder.event import Event
@@ -29,7 +29,8 @@ _SALVAGED_ROWS: Final = 500
 class Upkeep:
     """`bring` stores events of a damaged file, and returns whether that worked.
 
-    `write_declined` writes down how many events were refused, or were duplicates.
+    `write_declined` writes down how many events were refused, or were duplicates. `moved` is told, again and again, that the
+    file is not in its place, so that nothing is put there.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Upkeep:
         bring: Callable[[Sequence[Event], Salvaged], Awaitable[bool]],
         write_declined: Callable[[], None],
         beyond_reach: Callable[[], int],
+        moved: Callable[[MovedError], None],
     ) -> None:
         self._database = database
         self._bounds = bounds
@@ -50,6 +52,8 @@ class Upkeep:
         self._bring = bring
         self._write_declined = write_declined
         self._beyond_reach = beyond_reach
+        self._moved = moved
+        self._is_away = False
         self._books: dict[str, Salvage] = {}
         """What the database has of them, as committed last: if its file is damaged, too, they are written to the next."""
         self.counted = False
@@ -107,8 +111,22 @@ class Upkeep:
         while True:
             await asyncio.sleep(SPACE_SECONDS)
             self._write_declined()
+            await self.look()
             with suppress(UnavailableError, DamagedError):  # the next commit tells
                 await self._database.run(connection.give_back_space)
+
+    async def look(self) -> bool:
+        """Look whether the file is in its place, tell what is news of that, and return whether it is."""
+        found = await self._database.look()
+        for name in found.made_anew:
+            self._telemetry.buffer_file_made_anew(name)
+        if found.moved is not None:
+            self._telemetry.buffer_moved(found.moved, is_news=not self._is_away)
+            self._moved(found.moved)
+        elif self._is_away:
+            self._telemetry.buffer_came_back()
+        self._is_away = found.moved is not None
+        return not self._is_away
 
     async def _keep_counting(self) -> None:
         while True:

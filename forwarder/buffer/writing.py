@@ -13,7 +13,12 @@ from forwarder.settings import DeadLettersSettings
 
 
 def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
-    """Write a batch, and return how many dead letters were evicted by it."""
+    """Write a batch, and return how many dead letters were evicted by it.
+
+    Raises MovedError, so that it is tried without the puts, where what is put would be gone with the process.
+    """
+    if transaction.moved and batch.puts:
+        raise transaction.moved
     removed = [(event, fate) for ack in batch.acks for event, fate in ack.fates]
     removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
     evicted = _remove(transaction, removed, count=count, bounds=bounds)

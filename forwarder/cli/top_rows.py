@@ -162,7 +162,7 @@ def _buffer(status: Status, columns: int) -> Iterator[Row]:
     size = f"{count(buffer.events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
     yield Row("buffer", f"{percent}{size}", tone)
     if not buffer.available:
-        yield Row("", "UNAVAILABLE: its disk is full or fails, so apps are refused", "bad")
+        yield Row("", "UNAVAILABLE: its disk is full, fails or is gone, so apps are refused", "bad")
     states = f"ready {count(buffer.ready)}, for a retry {count(buffer.parked)}, in flight {count(buffer.in_flight)}"
     yield Row("", f"{states}, oldest {duration(buffer.oldest_seconds)}")
     if status.history.buffered:

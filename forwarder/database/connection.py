@@ -2,7 +2,9 @@
 
 Jobs run in the order they are submitted, and what becomes of them is told in that order on the event loop. A job may be
 run on a file whose disk is full or whose content is damaged: both are answers, not surprises. A damaged file is set aside,
-and a new one put in its place at once; no other job is run on that before the one that restores what is in memory. `path`
+and a new one put in its place at once; no other job is run on that before the one that restores what is in memory. A file
+that is not in its place any more, as somebody removed or renamed it, can still be read and written, but whatever is in it
+ends with the process: see `look`. A disk that is full when the first file is to be made is tried again with each job. `path`
 None is a database in memory, which has no such troubles and is gone when it is closed.
 
 Disk: pages freed by what was deleted are used again, and given back to the file system little by little. The file is at
@@ -13,7 +15,7 @@ one transaction more; the reserve is `reserve_bytes`.
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +23,20 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from forwarder.database import ledger, schema
-from forwarder.database.directory import RESERVE_BYTES, Directory, DirectoryError
+from forwarder.database.directory import RESERVE_BYTES, Directory, DirectoryError, DirectoryInUseError, NoRoomError
+from forwarder.database.files import UnfitFileError
 from forwarder.database.schema import PAGE_BYTES
 
 CHECKPOINT_PAGES: Final = 1000
 _VACUUM_PAGES: Final = 512
+_BUSY_SECONDS: Final = 2.0
+"""How long the start waits for another program, such as a backup, that has the file locked."""
 _ERROR: Final = 1
 _READONLY: Final = 8
+_BUSY: Final = 5
 _FULL: Final = 13
+_NO_ROOM: Final = frozenset({_FULL, 778})
+"""SQLITE_FULL, IOERR_WRITE: a quota, or a limit of the process, is told so."""
 _DAMAGED: Final = frozenset({11, 18, 26})
 """SQLITE_CORRUPT, TOOBIG, NOTADB."""
 _CUT_OFF: Final = frozenset({522, 8202, 8458})
@@ -41,6 +49,10 @@ T = TypeVar("T")
 
 class UnavailableError(Exception):
     """Nothing was committed, as the disk is full or fails; it may be tried again."""
+
+
+class MovedError(UnavailableError):
+    """The file is not in its place any more, so what is put there would be gone with the process. The message says why."""
 
 
 class DamagedError(Exception):
@@ -58,6 +70,8 @@ class Transaction:
     connection: sqlite3.Connection
     ledger: dict[str, int]
     """The counters as they are when this transaction is committed."""
+    moved: MovedError | None = None
+    """Why nothing new may be put there, if that is so."""
     failed_before: int = 0
     """How many transactions were rolled back before it."""
     then_shrink: bool = False
@@ -70,6 +84,15 @@ class Transaction:
 
 
 Job = Callable[[Transaction], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at the directory found."""
+
+    moved: MovedError | None = None
+    made_anew: Sequence[str] = ()
+    """Names of files beside the database's that were gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +126,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         # On the thread's side:
         self._is_open = False
+        self._moved: MovedError | None = None
         self._stored: dict[str, int] = {}  # the counters as committed last
         self._generation = 0
         self._set_aside_as = ""
@@ -166,6 +190,19 @@ class Database:
 
         self._thread.submit(work)
 
+    async def look(self) -> Look:
+        """Look whether the file, its log and the lock are in their places. To be asked once a second, and at the end.
+
+        A log or a lock that is gone is made anew, without a loss. While the file is gone no job may put anything in it; what
+        it has can be read and removed. It may come back.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+
+    @property
+    def lacks_file(self) -> bool:
+        """Whether the disk is too full for the first file; it is tried again with each job."""
+        return self.directory is not None and self._is_open and self._connection is None
+
     async def close(self) -> None:
         """Write everything to the file and let the directory go. May be called again."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -176,27 +213,58 @@ class Database:
         if self.directory is None:
             self._connect(":memory:")
             return
-        self.directory.open()
         try:
-            with suppress(OSError):  # no room: nothing is accepted until there is, but what is there is delivered
-                self.directory.reserve()
-            if self.directory.has_lost_its_file:
-                self._set_aside()
-            else:
-                self._connect_to_file()
+            self._open_directory()
             self._is_open = True
-        except (sqlite3.Error, OSError) as error:
+        except NoRoomError:  # as a disk that is full later: nothing is accepted until there is room
+            self._is_open = True
+        except sqlite3.Error as error:
+            if self._is_new and getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+                self._is_open = True
+                return
+            self._close()
+            raise self._cannot_open(error) from error
+        except OSError as error:
             self._close()
             raise self.directory.unusable(error) from error
-        except DirectoryError:
+        except BaseException:
             self._close()
             raise
+
+    def _open_directory(self) -> None:
+        assert self.directory is not None
+        if not self.directory.is_open:
+            self.directory.open()
+        with suppress(OSError):  # no room: nothing is accepted until there is, but what is there is delivered
+            self.directory.reserve()
+        if self.directory.has_lost_its_file:
+            self._set_aside()
+        else:
+            self._connect_to_file()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether there was nothing yet that a full disk could keep from being read."""
+        return self.directory is not None and not self._generation and self.directory.has_no_data
+
+    def _cannot_open(self, error: sqlite3.Error) -> Exception:
+        assert self.directory is not None
+        if _code(error) == _BUSY:
+            return DirectoryInUseError(
+                f"buffer.directory: {self.directory.file} is locked by another program, such as a backup or a database "
+                "browser; wait until that has ended, or end it"
+            )
+        return self.directory.unusable(error)
 
     def _connect_to_file(self, *, is_new: bool = False) -> None:
         """Open the file, or set it aside and make a new one."""
         assert self.directory is not None
         try:
             self._connect(str(self.directory.file))
+            self.directory.note_files()
+        except (UnfitFileError, OSError) as error:
+            self._disconnect()
+            raise DirectoryError(f"buffer.directory: {error}") from None
         except sqlite3.Error as error:
             if _code(error) == _FULL and self.directory.give_up_reserve():
                 self._connect_to_file(is_new=is_new)
@@ -206,7 +274,7 @@ class Database:
                 raise
 
     def _connect(self, file: str) -> None:
-        connection = sqlite3.connect(file, isolation_level=None, timeout=1.0, cached_statements=64)
+        connection = sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=64)
         try:
             connection.text_factory = bytes  # nothing in a damaged file may fail to be decoded
             # Also keeps the log's index out of shared memory, which a full disk turns into a crash.
@@ -233,8 +301,8 @@ class Database:
         """Run a job that was submitted when the file was of this generation."""
         try:
             if self._connection is None and self._is_open and self.directory is not None:
-                self._connect_to_file()
-        except (sqlite3.Error, OSError, DirectoryError) as error:
+                self._open_directory()
+        except (sqlite3.Error, OSError, DirectoryError, DirectoryInUseError) as error:
             return UnavailableError(str(error))
         if self._connection is None:
             return UnavailableError("the database is closed")
@@ -246,7 +314,7 @@ class Database:
         return result
 
     def _transact(self, job: Job[T], connection: sqlite3.Connection) -> Committed[T] | Exception:
-        transaction = Transaction(connection, dict(self._stored), failed_before=self._failed)
+        transaction = Transaction(connection, dict(self._stored), self._moved, failed_before=self._failed)
         try:
             connection.execute("BEGIN IMMEDIATE")
             value = job(transaction)
@@ -260,7 +328,7 @@ class Database:
             self._roll_back(connection)
             altered = schema.version_of(connection) != schema.VERSION
             return self._judge(ledger.AlteredError(str(error))) if altered else error
-        except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
+        except Exception as error:  # noqa: BLE001 - MovedError, or a bug, told to who submitted the job
             self._roll_back(connection)
             return error
         self._stored = transaction.ledger
@@ -301,14 +369,46 @@ class Database:
         return getattr(error, "sqlite_errorcode", None) in _CUT_OFF
 
     def _set_aside(self) -> None:
-        """Put a new file in the place of the damaged one."""
+        """Put a new file in the place of the damaged one. Raises OSError if that is not in its place."""
         assert self.directory is not None
+        if why := self.directory.moved():
+            raise FileNotFoundError(why)
         self._disconnect()
         self._set_aside_as = self.directory.set_aside()
         self._generation += 1
         self._must_be_restored = self._is_open and self.on_damaged is not None
         self._stored = {}
         self._connect_to_file(is_new=True)
+
+    def _look(self) -> Look:
+        if self.directory is None or self._connection is None:
+            return Look()
+        why = self.directory.moved()
+        if why is None:
+            self._moved = None
+            return self._make_anew(self.directory, self._connection)
+        with suppress(sqlite3.Error, OSError):  # all that is in the log belongs in the file, whoever brings that back
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self.directory.disown_log()
+        self._moved = MovedError(why)
+        return Look(self._moved)
+
+    def _make_anew(self, directory: Directory, connection: sqlite3.Connection) -> Look:
+        """Make the log and the lock anew, if they are gone. The file holds all, so SQLite begins a new log beside it."""
+        made: list[str] = []
+        try:
+            if directory.lock_again():
+                made.append("lock")
+            if directory.has_lost_its_log:
+                busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy:
+                    raise sqlite3.OperationalError("the log cannot be written into the file")
+                self._disconnect()
+                self._connect_to_file()
+                made.append("log")
+        except (sqlite3.Error, OSError, DirectoryError) as error:
+            self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be made anew: {error}")
+        return Look(self._moved, made)
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -1,14 +1,20 @@
 """The directory that the database lives in: made, locked for one process, and with space kept in reserve.
 
-Blocking; called on the database's thread.
+It is held open, so that locking and the reserve concern this directory, whatever its path leads to later. `moved` tells
+whether the database's file, as SQLite opened it, is still in its place. Blocking; called on the database's thread.
 """
 
-import fcntl
+import errno
 import os
+import sqlite3
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+
+from forwarder.database import files
+from forwarder.database.files import Identity, UnfitFileError
+from forwarder.database.lock import Lock, LockTakenError, NoLocksError
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Given up when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""
@@ -16,19 +22,32 @@ ROOM_BYTES: Final = 2 * 1024 * 1024
 """What must be free besides, before a disk that was full counts as having room again."""
 
 FILE_NAME: Final = "buffer.db"
+_RESERVE: Final = "reserve"
+_ROOM: Final = "room"
 _LEAST_BYTES: Final = 4096
 """One page; SQLite would take a file that is much smaller for a new one, and forget its log."""
+_MAX_PATH_BYTES: Final = 500
+"""Of the file's path; SQLite takes at most 512, with the ends of its companions' names."""
 _DAMAGED: Final = f"{FILE_NAME}.damaged-"
 _SALVAGED: Final = f"{FILE_NAME}.salvaged-"
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
+_NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LOCKING: Final = frozenset({15, 22, 2058, 2314, 3594, 3850})
+"""SQLITE_PROTOCOL, NOLFS, IOERR_UNLOCK, IOERR_RDLOCK, IOERR_CHECKRESERVEDLOCK, IOERR_LOCK."""
+_OR_MEMORY: Final = 'or set buffer.kind = "memory"'
 
 
 class DirectoryError(Exception):
-    """The directory or what is in it cannot be used; the message says why, and the mend."""
+    """The directory or what is in it cannot be used; the message says why, and the fix."""
 
 
 class DirectoryInUseError(Exception):
-    """Another process has the directory; the message says which."""
+    """Another process has the directory, or its file; the message says which."""
+
+
+class NoRoomError(DirectoryError):
+    """The disk is full, so that the directory cannot be made now."""
 
 
 class Directory:
@@ -37,7 +56,10 @@ class Directory:
     def __init__(self, path: Path, *, reserve_bytes: int = RESERVE_BYTES) -> None:
         self.path = path
         self._reserve_bytes = reserve_bytes
-        self._lock: int | None = None
+        self._opened: int | None = None
+        self._lock = Lock(path)
+        self._found: dict[Path, Identity] = {}
+        """Which files the database has open."""
 
     @property
     def file(self) -> Path:
@@ -45,62 +67,154 @@ class Directory:
         return self.path / FILE_NAME
 
     def open(self) -> None:
-        """Make and lock it. Raises DirectoryError or DirectoryInUseError."""
+        """Make and lock it. Raises DirectoryError, DirectoryInUseError or NoRoomError."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise self.unusable("it is not a directory") from None
-        except OSError as error:
-            raise self.unusable(error) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-            os.close(lock)
-            who = f"process {holder}" if holder.isdecimal() else "another process"
-            raise DirectoryInUseError(
-                f"buffer.directory: {self.path} is in use by {who}; stop it, or give each process a directory of its own"
-            ) from None
-        except OSError as error:
-            os.close(lock)
-            raise self.unusable(error) from None
-        self._lock = lock
-        with suppress(OSError):  # a full disk: only the name of the holder would be missing
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
-        try:
+            self._opened = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._lock.take()
+            self._check_files()
             self._finish_setting_aside()
+        except LockTakenError:
+            self.close()
+            raise DirectoryInUseError(
+                f"buffer.directory: {self.path} is in use by {self._lock.holder()}; stop it, or give each process a "
+                "directory of its own"
+            ) from None
+        except NoLocksError as error:
+            self.close()
+            raise self._without_locks(str(error)) from None
+        except FileExistsError:
+            self.close()
+            raise self._no_directory() from None
+        except UnfitFileError as error:
+            self.close()
+            raise DirectoryError(f"buffer.directory: {error}") from None
         except OSError as error:
             self.close()
             raise self.unusable(error) from None
 
+    def _no_directory(self) -> DirectoryError:
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return self.unusable("it is a symbolic link to nothing")
+        except OSError as error:
+            return self.unusable(error)
+        return self.unusable("it is not a directory")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is locked for this process."""
+        return self._lock.is_taken
+
     def close(self) -> None:
         """Let others have it. May be called again."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
+        if self._opened is not None:
+            os.close(self._opened)
+            self._opened = None
 
     def unusable(self, error: Exception | str) -> DirectoryError:
-        """Return the error that says that the directory cannot be used."""
+        """Return the error that says that the directory cannot be used, why, and the fix."""
         why = (isinstance(error, OSError) and error.strerror) or str(error)
+        fix = "name a directory that this user may write to"
+        if isinstance(error, OSError):
+            if error.errno in _NO_ROOM:
+                return NoRoomError(f"buffer.directory: {self.path}: {why}")
+            if error.errno in _NOT_ALLOWED and str(error.filename or self.path) != str(self.path):
+                why = f"{why}: {error.filename}"
+            if error.errno == errno.ENAMETOOLONG:
+                fix = "name a directory with a shorter path"
+        elif isinstance(error, sqlite3.Error):
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in _LOCKING:
+                return self._without_locks(why)
+            if code == sqlite3.SQLITE_FULL:
+                fix = "make room on its disk, 10 MiB at least, name another directory"
+            elif len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
+                why, fix = f"its path is too long for SQLite ({why})", "name a directory with a shorter path"
+            elif self.file.exists() and not _may_use(self.file):
+                why = f"{why}: {self.file} may not be written to"
+        return DirectoryError(f"buffer.directory: cannot use {self.path}: {why}; {fix}, {_OR_MEMORY}")
+
+    @property
+    def is_open_to_everybody(self) -> bool:
+        """Whether every user of the machine may make files in it, also where each may only remove its own."""
+        return bool(self.path.stat().st_mode & 0o002)
+
+    # What became of it while it is in use
+
+    def note_files(self) -> None:
+        """Remember which files SQLite has open now: the file and its log. Raises UnfitFileError or OSError."""
+        self._found = {self.file: files.identity_of(self.file)}
+        with suppress(FileNotFoundError):
+            self._found[self._log] = files.identity_of(self._log)
+        if not files.is_open_here(self._found[self.file]):
+            raise UnfitFileError(
+                f"{self.file} was replaced while it was opened; let only this user write to its directory"
+            )
+
+    def moved(self) -> str | None:
+        """Return what became of the database's file if it is not in its place any more."""
+        if self.file not in self._found:
+            return None
+        try:
+            if self._found[self.file] == files.identity_of(self.file):
+                return None
+        except FileNotFoundError:
+            return f"{self.file} was removed or renamed, or its directory was"
+        except OSError as error:
+            return f"{self.file} cannot be found: {error.strerror}"
+        return f"{self.file} is another file now"
+
+    @property
+    def has_lost_its_log(self) -> bool:
+        """Whether the log that SQLite writes to is not in its place any more."""
+        try:
+            return self._log in self._found and self._found[self._log] != files.identity_of(self._log)
+        except OSError:
+            return True
+
+    def disown_log(self) -> None:
+        """Remove the log's name, or it would be applied to the other file that is in the database's place now."""
+        if not self.has_lost_its_log and self.file.exists():
+            self._log.unlink(missing_ok=True)
+
+    def lock_again(self) -> bool:
+        """Take the lock anew if its file is gone; return whether that was so. Raises DirectoryError or OSError."""
+        try:
+            return self._lock.take_again()
+        except NoLocksError as error:
+            raise self._without_locks(str(error)) from None
+        except UnfitFileError as error:
+            raise DirectoryError(str(error)) from None
+
+    def _without_locks(self, why: str) -> DirectoryError:
         return DirectoryError(
-            f"buffer.directory: cannot use {self.path}: {why}; name a directory that this user may write to, "
-            'or set buffer.kind = "memory"'
+            f"buffer.directory: cannot use {self.path}: files on its file system cannot be locked ({why}), as on NFS "
+            f"without a lock service; name a directory on a local disk, {_OR_MEMORY}"
         )
+
+    def _check_files(self) -> None:
+        """Check what is there of the files that are to be used. Raises UnfitFileError or OSError."""
+        names = [_RESERVE, _ROOM, *(f"{FILE_NAME}{suffix}" for suffix in _COMPANIONS)]
+        for path in (*(self.path / name for name in names), *self.path.glob(f"{FILE_NAME}.*-*")):
+            if path.name in names or path.name.startswith((_DAMAGED, _SALVAGED)):
+                files.check(path)
+
+    # Space
 
     def reserve(self) -> None:
         """Take up the space in reserve, unless it is there. Raises OSError if there is no room for it."""
         if not self.has_reserve:
-            _allocate(self._reserve, self._reserve_bytes)
+            self._allocate(_RESERVE, self._reserve_bytes)
 
     @property
     def has_room(self) -> bool:
         """Whether there is some room besides the reserve."""
-        proof = self.path / "room"
         try:
-            _allocate(proof, ROOM_BYTES)
-            proof.unlink()
+            self._allocate(_ROOM, ROOM_BYTES)
+            os.unlink(_ROOM, dir_fd=self._descriptor)
         except OSError:
             return False
         return True
@@ -109,14 +223,15 @@ class Directory:
     def has_reserve(self) -> bool:
         """Whether the space in reserve is taken up."""
         try:
-            return self._reserve.stat().st_size >= self._reserve_bytes
+            found = os.stat(_RESERVE, dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
             return False
+        return found.st_size >= self._reserve_bytes
 
     def give_up_reserve(self) -> bool:
         """Let the space in reserve be used; return whether there was any."""
         try:
-            self._reserve.unlink()
+            os.unlink(_RESERVE, dir_fd=self._descriptor)
         except OSError:
             return False
         return True
@@ -124,15 +239,22 @@ class Directory:
     @property
     def is_writable(self) -> bool:
         """Whether the database's file may be written to, as far as its permissions and its file system say."""
-        return os.access(self.path, os.W_OK) and (not self.file.exists() or os.access(self.file, os.W_OK))
+        return _may_use(self.path) and (not self.file.exists() or _may_use(self.file))
 
     @property
     def has_lost_its_file(self) -> bool:
-        """Whether there was a file, of which next to nothing is left, or only its log."""
-        try:
-            return self.file.stat().st_size < _LEAST_BYTES
-        except FileNotFoundError:
-            return self._log.exists()
+        """Whether there was a file, of which next to nothing is left, or only its log.
+
+        An empty file without a log is a new one: SQLite makes it so, and a process may be killed before it writes to it.
+        """
+        file, log = map(_size_of, (self.file, self._log))
+        return file < _LEAST_BYTES and bool(file or log)
+
+    @property
+    def has_no_data(self) -> bool:
+        """Whether there is nothing of a database in it, neither a file with more than its head nor a damaged one."""
+        file, log = map(_size_of, (self.file, self._log))
+        return file <= _LEAST_BYTES and not log and not self.has_lost_its_file and not self.damaged()
 
     def set_aside(self) -> str:
         """Rename the database's file, with its log, so that the name says that it is damaged; return the new name."""
@@ -141,6 +263,7 @@ class Directory:
         with suppress(FileNotFoundError):
             self.file.rename(self.path / name)
         self._set_aside_companions(name)
+        self._found.clear()
         return name
 
     def damaged(self) -> list[str]:
@@ -174,17 +297,31 @@ class Directory:
         return Path(f"{self.file}-wal")
 
     @property
-    def _reserve(self) -> Path:
-        return self.path / "reserve"
+    def _descriptor(self) -> int:
+        if self._opened is None:
+            raise OSError(errno.EBADF, "the directory is closed")
+        return self._opened
+
+    def _allocate(self, name: str, size: int) -> None:
+        """Make a file that takes up so much of the disk. Raises OSError, and there is no file, if there is no room."""
+        flags = os.O_WRONLY | os.O_CREAT | files.OPEN_FLAGS
+        file = os.open(name, flags, 0o600, dir_fd=self._descriptor)
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError:
+            os.unlink(name, dir_fd=self._descriptor)
+            raise
+        finally:
+            os.close(file)
 
 
-def _allocate(path: Path, size: int) -> None:
-    """Make a file that takes up so much of the disk. Raises OSError, and there is no file, if there is no room for it."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _may_use(path: Path) -> bool:
+    return os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+
+
+def _size_of(path: Path) -> int:
+    """Return how large a file is; 0 if there is none."""
     try:
-        os.posix_fallocate(file, 0, size)
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -77,18 +77,14 @@ class Suspects:
         self._failed_probes: set[Hashable] = set()  # lanes that were probed in this hold in vain
         self._confirmed_before = False
         self._no_verdict_until = _NEVER
-        self._key_number = 0
+        self.key_number = 0
+        """Which key is in use: one more with each new one."""
         self.use(settings)
 
     def use(self, settings: DeliverySettings) -> None:
         """Go by other settings from now on."""
         self._lanes_in_a_row = settings.systemic_rejections
         self._seconds = settings.systemic_seconds
-
-    @property
-    def key_number(self) -> int:
-        """Which key is in use: 0 at the start, one more with each new one."""
-        return self._key_number
 
     @property
     def hurries(self) -> bool:
@@ -102,7 +98,7 @@ class Suspects:
 
     def key_changed(self) -> None:
         """There is a new key, of which nothing is known."""
-        self._key_number += 1
+        self.key_number += 1
         self._delivered_latest = 0
         self._confirmed_before = False
         self._row.clear()
@@ -119,7 +115,7 @@ class Suspects:
 
     def delivered(self, number: int, key_number: int, refusals: Refusals | None, now: float) -> None:
         """An attempt was delivered; `refusals` are those of its event before."""
-        if key_number != self._key_number:
+        if key_number != self.key_number:
             return
         self._delivered_latest = max(self._delivered_latest, number)
         self._row.clear()
@@ -141,7 +137,7 @@ class Suspects:
 
         `first_of` is its lane, if this was the first attempt, or the event if it is never repeated; None for a retry.
         """
-        is_current = key_number == self._key_number
+        is_current = key_number == self.key_number
         refusals = before if before and before.key_number == key_number else Refusals(key_number, self._begun)
         has_evidence = is_current and refusals.number > 0 and self._delivered_latest > refusals.attempts_begun
         counts = has_evidence and refusals.suspect

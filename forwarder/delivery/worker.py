@@ -384,10 +384,10 @@ class Delivery:
         failure = None if isinstance(outcome, Delivered) else outcome.failure.described()
         if failure:
             self._telemetry.attempt_failed(failure)
-        if isinstance(outcome, Blocked):
-            self._tell_of_refusal(attempt, outcome)
         match decision:
             case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
+                if isinstance(outcome, Blocked):
+                    self._tell_of_refusal(attempt, outcome)
                 self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
             case Ack(DeadLettered(reason="rejected")) if isinstance(outcome, Rejected | Blocked):
                 self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)

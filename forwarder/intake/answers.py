@@ -22,7 +22,7 @@ _MESSAGES: Final = {
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
     "buffer_unavailable": (
         503,
-        "the disk of the buffer is full or fails: nothing of this request was done; send it again later",
+        "the disk of the buffer is full, fails or is gone: nothing of this request was done; send it again later",
     ),
     "unauthorized": (
         401,

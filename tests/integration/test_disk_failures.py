@@ -1,6 +1,7 @@
 """What must not go on for ever: a bug in the database's jobs, damage again and again, refusals that nobody writes down."""
 
 import asyncio
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from forwarder.buffer.fates import Delivered
 from forwarder.database import dead_letters
 from forwarder.database.connection import Database, Transaction
 from forwarder.database.ledger import AlteredError
+from forwarder.settings import BufferSettings
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
-from tests.fakes.events import EventMaker, counted
+from tests.fakes.events import EventMaker, counted, ids
 
 DEADLINE_SECONDS = 20.0
 
@@ -117,6 +119,45 @@ async def test_a_replay_that_meets_damage_is_refused_and_the_dead_letter_stays_o
         assert await disk.buffer.put([again], intake="replay", replayed=[events[0].id]) == Stored()
         assert disk.database.ledger["dead_letters"] == 1
         assert disk.buffer.ledger().unaccounted == 0
+
+
+async def test_puts_that_come_or_wait_when_the_file_is_gone_are_refused_and_acks_are_not(tmp_path: Path) -> None:
+    make = EventMaker()
+    directory = tmp_path / "buffer"
+    async with open_disk(directory) as disk:
+        await disk.put(make.of("ab"))
+        first, second = await disk.take()
+        directory.rename(tmp_path / "elsewhere")
+        assert (await disk.database.look()).moved is not None
+        # In one batch, before anybody here has been told.
+        ack = asyncio.ensure_future(disk.deliver([first]))
+        put = disk.buffer.put(make.of("c"), intake="http")
+        assert await put == Unavailable()
+        await ack
+        assert not disk.buffer.available
+        assert await disk.buffer.put(make.of("c"), intake="http") == Unavailable()
+        assert counted(disk.telemetry, "buffer_errors_total", operation="commit") == 0
+        (tmp_path / "elsewhere").rename(directory)
+        await until_available(disk)
+        (third,) = make.of("c")
+        await disk.put([third])
+        copy = copy_of(directory, tmp_path / "killed")
+    async with open_disk(copy) as disk:
+        assert ids(await disk.take_all()) == [second.id, third.id]
+        assert disk.buffer.ledger().unaccounted == 0
+
+
+async def test_oldest_events_are_not_dropped_for_a_put_that_a_missing_file_refuses(tmp_path: Path) -> None:
+    make = EventMaker()
+    settings = BufferSettings(max_events=2, when_full="drop_oldest")
+    async with open_disk(tmp_path / "buffer", settings=settings) as disk:
+        made = make.of("ab")
+        await disk.put(made)
+        shutil.rmtree(tmp_path / "buffer")
+        await disk.database.look()
+        assert await disk.buffer.put(make.of("c"), intake="http") == Unavailable()
+        assert ids(await disk.take()) == ids(made)
+        assert disk.buffer.ledger().dropped["drop_oldest"] == 0
 
 
 async def test_a_disk_without_room_for_the_reserve_says_so_from_the_start(

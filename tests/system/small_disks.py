@@ -10,10 +10,13 @@ import pytest
 
 
 @asynccontextmanager
-async def small_disk(path: Path, *, mib: int) -> AsyncIterator[Path]:
-    """Mount a disk of that size; skip the test where that is not allowed, but in continuous integration fail it."""
+async def small_disk(path: Path, *, mib: int, max_files: int = 0) -> AsyncIterator[Path]:
+    """Mount a disk of that size; skip the test where that is not allowed, but in continuous integration fail it.
+
+    There is room for `max_files`, the directory itself included, or for any number if that is 0.
+    """
     path.mkdir()  # noqa: ASYNC240 - at once
-    code, message = await _run("mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path))
+    code, message = await _run("mount", "-t", "tmpfs", "-o", f"size={mib}m,nr_inodes={max_files}", "tmpfs", str(path))
     if code:
         what = f"a tmpfs cannot be mounted here: {message}"
         if os.environ.get("CI"):
@@ -28,6 +31,11 @@ async def small_disk(path: Path, *, mib: int) -> AsyncIterator[Path]:
 
 async def make_read_only(disk: Path) -> None:
     code, message = await _run("mount", "-o", "remount,ro", str(disk))
+    assert code == 0, message
+
+
+async def make_larger(disk: Path, *, max_files: int) -> None:
+    code, message = await _run("mount", "-o", f"remount,nr_inodes={max_files}", str(disk))
     assert code == 0, message
 
 

@@ -1,12 +1,29 @@
 """The buffer's files, as an operator meets them: whose they are, a start without any room, and events out and in again."""
 
+import asyncio
+import fcntl
 import json
 import os
+import resource
 import signal
+import sqlite3
 from pathlib import Path
 
-from tests.system.processes import Daemon, Sandbox, example_event, run_command, running_daemon, running_sandbox, until
-from tests.system.small_disks import fill, small_disk
+import pytest
+
+from tests.system.processes import (
+    COMMAND,
+    Daemon,
+    Sandbox,
+    clean_environment,
+    example_event,
+    run_command,
+    running_daemon,
+    running_sandbox,
+    starting_daemon,
+    until,
+)
+from tests.system.small_disks import fill, make_larger, small_disk
 
 
 async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
@@ -22,7 +39,8 @@ async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
 
 async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Path) -> None:
     directory = tmp_path / "buffer"
-    directory.mkdir(mode=0o777)
+    directory.mkdir()
+    directory.chmod(0o777)
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url) as daemon:
         await sandbox.faults(down=True)
         async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
@@ -31,6 +49,84 @@ async def test_events_at_rest_can_be_read_by_the_daemons_user_alone(tmp_path: Pa
         assert {"buffer.db", "buffer.db-wal"} <= modes.keys()
         assert not any(modes.values()), modes
         assert daemon.unix_socket.stat().st_mode & 0o777 == 0o660, "that is what a setting says"
+        warnings = [line for line in daemon.lines if "every user of this machine may write to" in line["message"]]
+        assert [(line["level"], line["directory"]) for line in warnings] == [("warning", str(directory))]
+
+
+async def refused(directory: Path) -> tuple[int, str]:
+    """Run a daemon that is expected to refuse, and return exit code and standard error."""
+    code, out, error = await run_command(
+        "run",
+        f"--set=buffer.directory={directory}",
+        "--set=growlytics.url=http://127.0.0.1:9/track/event",
+        "--set=intake.http=127.0.0.1:0",
+        "--set=admin.http=127.0.0.1:0",
+        environment=clean_environment(FORWARDER_GROWLYTICS__API_KEY="key"),
+    )
+    assert "Traceback" not in out + error
+    return code, error
+
+
+async def test_what_is_wrong_in_the_directory_is_named_and_in_use_is_told_from_unfit(tmp_path: Path) -> None:
+    linked, piped, read, held = (tmp_path / name for name in ("linked", "piped", "read", "held"))
+    for directory in (linked, piped, read, held):
+        directory.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (linked / "reserve").symlink_to(victim)
+    os.mkfifo(piped / "lock")
+    (held / "lock").write_text("1 web-7f9c")
+    reader = sqlite3.connect(read / "buffer.db", isolation_level=None)
+    reader.execute("CREATE TABLE t (x)")
+    reader.execute("BEGIN EXCLUSIVE")
+    with (held / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = await asyncio.gather(*map(refused, (linked, piped, read, held)))
+    reader.close()
+    assert [code for code, _ in found] == [78, 78, 69, 69]
+    for (_, error), told in zip(
+        found,
+        (
+            f"{linked / 'reserve'} is a symbolic link, which is not followed",
+            f"{piped / 'lock'} is a named pipe; remove it",
+            f"{read / 'buffer.db'} is locked by another program, such as a backup",
+            f"{held} is in use by process 1 on host 'web-7f9c', which is another machine or container",
+        ),
+        strict=True,
+    ):
+        assert told in error
+    assert victim.read_text() == "precious"
+
+
+async def test_events_that_wait_where_the_daemon_does_not_look_are_told_at_the_start_and_left_alone(
+    tmp_path: Path,
+) -> None:
+    old = tmp_path / "old"
+    systemd = ["env", f"STATE_DIRECTORY={old}", *COMMAND]
+
+    def warnings(daemon: Daemon) -> list[tuple[str, str, int]]:
+        told = [line for line in daemon.lines if "events wait in a directory that this process" in line["message"]]
+        return [(line["level"], line["directory"], line["events"]) for line in told]
+
+    async with running_sandbox() as sandbox:
+        await sandbox.faults(down=True)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=old) as daemon:
+            events = [example_event(number) for number in range(3)]
+            async with daemon.http.post(f"{daemon.base}/v1/events", data=json.dumps(events).encode()) as response:
+                assert response.status == 202
+            await daemon.stop(signal.SIGKILL)
+        before = {path.name: path.read_bytes() for path in old.iterdir()}
+        for settings in ({"buffer__kind": "memory", "buffer__directory": old}, {"buffer__directory": tmp_path / "new"}):
+            async with starting_daemon(tmp_path, sandbox.url, systemd, **settings) as daemon:
+                assert await daemon.until_ready()
+                assert warnings(daemon) == [("warning", str(old), 3)]
+                assert await daemon.stop() == 0
+        assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+        await sandbox.faults(down=False)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=old) as daemon:
+            await until(daemon.drained, "they are delivered")
+            assert warnings(daemon) == []
+            assert len(await sandbox.raw()) == 3
 
 
 async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_when_there_is_room(
@@ -56,6 +152,62 @@ async def test_it_starts_on_a_disk_that_is_full_to_the_last_byte_and_delivers_wh
             ballast.unlink()
             await until(daemon.drained, "all is delivered", seconds=60)
             assert len(set(await sandbox.raw())) == 1000
+
+
+async def one_at_a_time(daemon: Daemon, status: int) -> None:
+    async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+        assert response.status == status, await response.text()
+        if status == 503:
+            assert (await response.json())["errors"][0]["code"] == "buffer_unavailable"
+
+
+@pytest.mark.parametrize("max_files", [0, 2], ids=["no bytes", "no files"])
+async def test_the_very_first_start_on_a_full_disk_answers_503_until_there_is_room(
+    tmp_path: Path, max_files: int
+) -> None:
+    async with small_disk(tmp_path / "disk", mib=24, max_files=max_files) as disk, running_sandbox() as sandbox:
+        ballast = fill(disk)
+        async with running_daemon(
+            tmp_path, sandbox.url, buffer__directory=disk / "a" / "b", shutdown__drain_seconds=0
+        ) as daemon:
+            await one_at_a_time(daemon, 503)
+            status = await daemon.status()
+            assert (status["buffer"]["available"], status["ledger"]["for_ever"]["buffered"]) == (False, 0)
+            assert (await daemon.metrics())['growlytics_forwarder_buffer_errors_total{operation="commit"}'] > 0
+            ballast.unlink()
+            if max_files:
+                await make_larger(disk, max_files=100)
+
+            async def available() -> bool:
+                return bool((await daemon.status())["buffer"]["available"])
+
+            await until(available, "it has noticed that there is room", seconds=10)
+            await sandbox.faults(down=True)
+            await one_at_a_time(daemon, 200)
+            assert await daemon.stop(signal.SIGKILL) == -signal.SIGKILL
+        await sandbox.faults(down=False)
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=disk / "a" / "b") as daemon:
+            await until(daemon.drained, "it is delivered")
+            assert await sandbox.raw() == [json.dumps(example_event(1))]
+            assert not [line for line in daemon.lines if line["level"] == "error"]
+
+
+async def test_a_limit_on_the_size_of_files_at_the_very_first_start_is_taken_for_a_full_disk(tmp_path: Path) -> None:
+    """As a quota is, which SQLite does not tell from a disk that fails. It needs no root."""
+    command = ["sh", "-c", 'ulimit -S -f 0; exec "$@"', "sh", *COMMAND]
+    async with running_sandbox() as sandbox, starting_daemon(tmp_path, sandbox.url, command) as daemon:
+        assert await daemon.until_ready()
+        await one_at_a_time(daemon, 503)
+        hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+        async def available() -> bool:
+            return bool((await daemon.status())["buffer"]["available"])
+
+        await until(available, "it has noticed that there is room", seconds=10)
+        await one_at_a_time(daemon, 200)
+        await until(daemon.drained, "it is delivered")
+        assert await daemon.stop() == 0
 
 
 async def test_what_growlytics_rejected_can_be_exported_purged_and_loaded_again(tmp_path: Path) -> None:

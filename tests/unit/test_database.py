@@ -284,10 +284,10 @@ async def test_a_database_of_another_program_is_refused_and_left_untouched(
     assert names_in(tmp_path) == {"buffer.db"}
 
 
-async def test_a_directory_in_the_place_of_the_file_is_refused_with_the_mend(tmp_path: Path) -> None:
+async def test_a_directory_in_the_place_of_the_file_is_refused_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "buffer.db").mkdir()
     (tmp_path / "buffer.db" / "x").touch()
-    with pytest.raises(DirectoryError, match=r"cannot use .*; name a directory that this user may write to"):
+    with pytest.raises(DirectoryError, match=r"buffer.directory: .*buffer.db is a directory; remove or rename it"):
         await opened(tmp_path)
 
 
@@ -406,19 +406,22 @@ async def test_damage_found_by_a_job_is_told_once_and_nothing_else_runs_before_w
     await database.close()
 
 
-async def test_a_new_file_that_cannot_be_made_yet_is_made_later(tmp_path: Path, make: EventMaker) -> None:
+async def test_damage_that_is_found_while_the_file_is_elsewhere_closes_nothing_and_touches_no_other_file(
+    tmp_path: Path, make: EventMaker
+) -> None:
     database = await opened(tmp_path)
     await database.run(storing(make.of("ab")))
-    take_away = tmp_path.rename
-    hidden = take_away(tmp_path.with_name("hidden"))
-    with pytest.raises(UnavailableError, match="damaged, and no new one can be made"):
+    place = file_of(database)
+    take_away = place.rename
+    hidden = take_away(tmp_path / "hidden")
+    place.write_bytes(b"of somebody else")
+    with pytest.raises(UnavailableError, match=r"damaged, and no new one can be made: .* is another file now"):
         await database.run(fails_with(AlteredError("damaged")))
-    with pytest.raises(UnavailableError):
-        await database.run(read_all)
+    assert len((await database.run(read_all)).events) == 2
+    assert place.read_bytes() == b"of somebody else"
     bring_back = hidden.rename
-    bring_back(tmp_path)
-    read = await database.run(read_all)
-    assert len(read.events) == 2, "the file was not damaged, and is the one that is there"
+    bring_back(place)
+    assert len((await database.run(read_all)).events) == 2
     await database.close()
 
 

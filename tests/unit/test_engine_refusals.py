@@ -6,7 +6,7 @@ from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, Attempt, GoesBack, Waits
 from forwarder.growlytics.outcome import DELIVERED, Outcome, Retryable
 from forwarder.settings import DeliverySettings
-from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, REJECTED, Driver, why
+from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, REFUSED, REJECTED, Driver, why
 
 OUT_OF_REACH = 10**9
 
@@ -102,6 +102,46 @@ def test_an_event_at_fault_itself_expires_like_any_that_fails() -> None:
     attempt = some.start()
     assert attempt.taken.event.customer == "a"
     assert why(some.end(attempt, BLOCKED)) == "expired"
+
+
+def test_what_is_refused_expires_only_where_others_are_delivered() -> None:
+    some = driver()
+    some.deliver()
+    some.put("a", accepted_at=OLD)
+    for _ in range(5):
+        assert why(some.run(REFUSED)) == "blocked", "all may be refused, as nothing else was tried"
+        some.now += 100.0
+    some.deliver()
+    some.now += 100.0
+    assert why(some.run(REFUSED)) == "expired"
+
+
+def test_refused_events_are_tried_again_as_soon_as_the_hold_ends_and_not_when_their_backoff_does() -> None:
+    some = driver(systemic_rejections=3)
+    some.deliver()
+    some.put("abcd")
+    *refused, d = some.start_all()
+    for attempt in refused:
+        some.end(attempt, REFUSED)
+    assert some.causes == {"auth"}
+    some.end(d, DELIVERED)
+    assert sorted(attempt.taken.event.customer for attempt in some.start_all()) == ["a", "b", "c"]
+
+
+def test_a_delivery_ends_a_hold_of_refusals_also_after_one_of_the_key() -> None:
+    some = driver(systemic_rejections=2)
+    some.put("abcde")
+    some.run(BLOCKED)
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    a, b, c, *_ = some.start_all()
+    some.end(a, DELIVERED)
+    some.end(b, REFUSED)
+    some.put("fg")
+    f = some.start()
+    some.end(f, REFUSED)
+    assert some.causes == {"auth"}
+    some.end(c, DELIVERED)
+    assert some.causes == set()
 
 
 def test_an_event_blocked_for_the_first_time_holds_all_whatever_was_delivered_before() -> None:

@@ -80,6 +80,14 @@ def test_time_alone_confirms_nothing_nor_do_many_refusals_without_a_delivery_bet
     assert run.refuse_with_evidence()
 
 
+def test_a_refusal_that_does_not_count_confirms_nothing_however_many_did_before(run: Run) -> None:
+    run.refuse()
+    assert [run.refuse_with_evidence(seconds=1.0) for _ in range(5)] == [False] * 5
+    run.now += 3600.0
+    assert not run.refuse().confirmed, "now everything may be refused"
+    assert run.refuse_with_evidence()
+
+
 def test_once_one_was_confirmed_three_refusals_that_count_suffice_without_the_time(run: Run) -> None:
     confirm(run, "a")
     run.refuse("b")
@@ -93,6 +101,14 @@ def test_a_suspect_that_is_delivered_ends_the_shortcut_and_for_a_while_there_are
     run.deliver(event="b")
     verdicts = [run.refuse_with_evidence("c", seconds=10.0) for _ in range(8)]
     assert verdicts == [False] * 6 + [True, True]
+
+
+def test_where_refusals_have_passed_lately_one_that_lasts_for_long_is_no_dead_letter_yet(run: Run) -> None:
+    run.refuse("b")
+    run.refuse("c")
+    assert [run.refuse_with_evidence("c", seconds=25.0) for _ in range(3)] == [False] * 3
+    run.deliver(event="b")
+    assert [run.refuse_with_evidence("c", seconds=30.0) for _ in range(2)] == [False, True]
 
 
 def test_an_attempt_that_began_before_the_refusal_is_no_evidence(run: Run) -> None:
@@ -183,6 +199,8 @@ def test_a_forward_proxy_that_refuses_us_is_never_an_events_fault(run: Run) -> N
         assert run.refuse(why="proxy").hold == "auth"
         assert not run.refuse_with_evidence(seconds=60.0, why="proxy")
     assert not run.refusals["a"].suspect
+    run.refuse("a")
+    assert run.refuse(why="proxy").hold == "auth", "also where it is a suspect"
 
 
 def test_a_page_in_place_of_an_answer_holds_with_a_cause_of_its_own_and_may_have_arrived() -> None:

@@ -1,0 +1,142 @@
+"""A look at a buffer's directory that this process does not use: how many events wait there.
+
+Nothing is changed and nothing locked, so that it may be in use by another process; SQLite could not promise that. The number
+is that of the ledger, which is one row on one page: the newest that is committed, from the write-ahead log or the file. To
+be asked before this process opens a database, as closing a file gives up the locks that the process has on it. Blocking.
+"""
+
+import os
+import sqlite3
+import stat
+import struct
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from forwarder.database import files, ledger, schema
+from forwarder.database.directory import FILE_NAME
+from forwarder.database.lock import LOCK_NAME
+from forwarder.database.schema import PAGE_BYTES
+from forwarder.settings import BufferSettings
+
+_LOG_HEADER_BYTES: Final = 32
+_FRAME_HEADER: Final = struct.Struct(">II8s")
+"""The page's number; whether it is the last of a transaction; and the salts, which tell one round of the log from others."""
+_FRAME_BYTES: Final = 24 + PAGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """What waits in a directory."""
+
+    directory: Path
+    events: int
+    in_use: bool
+    """Whether another process has the directory, as far as the system tells."""
+
+
+def left_behind(settings: BufferSettings, *, state_directory: str) -> list[LeftBehind]:
+    """Return where events wait that a process with these settings does not deliver.
+
+    With a buffer in memory that is the directory of the settings; with one on disk the default one, and systemd's. There the
+    events of another process that runs are its own affair.
+    """
+    if settings.kind == "memory":
+        found = [look_at(Path(settings.directory))]
+    else:
+        default = attrs.fields(BufferSettings).directory.default
+        used = Path(settings.directory)
+        others = {Path(each) for each in (state_directory, default) if each}
+        found = [look_at(other) for other in others if not _is_same(other, used)]
+    return [each for each in found if each is not None and (settings.kind == "memory" or not each.in_use)]
+
+
+def look_at(directory: Path) -> LeftBehind | None:
+    """Return what waits there; None if there is nothing, or nothing that can be understood."""
+    with suppress(OSError, sqlite3.Error, ValueError, KeyError, StopIteration):
+        if events := _events_in(directory / FILE_NAME):
+            return LeftBehind(directory, events, _is_locked(directory / LOCK_NAME))
+    return None
+
+
+def _events_in(path: Path) -> int:
+    with ExitStack() as opened:
+        pages = _Pages(path, opened)
+        first = pages.read(1)
+        application, version = struct.unpack_from(">I", first, 68)[0], struct.unpack_from(">I", first, 60)[0]
+        if application != schema.APPLICATION_ID or not 0 < version <= schema.VERSION:
+            return 0
+        root = next(table[3] for table in schema.tables(version) if table[:2] == (b"table", b"ledger"))
+        page = pages.read(root)
+    connection = schema.new_in_memory(version)
+    try:
+        image = bytearray(connection.serialize())
+        image[(root - 1) * PAGE_BYTES : root * PAGE_BYTES] = page
+        connection.deserialize(bytes(image))
+        return ledger.load(connection)["buffered"]
+    finally:
+        connection.close()
+
+
+class _Pages:
+    """The pages of a file as they are committed."""
+
+    def __init__(self, path: Path, opened: ExitStack) -> None:
+        self._file = _open(path, opened)
+        self._in_log: dict[int, int] = {}
+        """Where in the log a page's newest content is."""
+        with suppress(FileNotFoundError):
+            self._log = _open(Path(f"{path}-wal"), opened)
+            self._read_log()
+
+    def read(self, number: int) -> bytes:
+        """Return a page, given by its number from 1. Raises ValueError if it is not there."""
+        if number in self._in_log:
+            page = os.pread(self._log, PAGE_BYTES, self._in_log[number])
+        else:
+            page = os.pread(self._file, PAGE_BYTES, (number - 1) * PAGE_BYTES)
+        if len(page) != PAGE_BYTES:
+            raise ValueError("the file is too short")
+        return page
+
+    def _read_log(self) -> None:
+        salts = os.pread(self._log, _LOG_HEADER_BYTES, 0)[16:24]
+        uncommitted: dict[int, int] = {}
+        at = _LOG_HEADER_BYTES
+        while len(head := os.pread(self._log, _FRAME_HEADER.size, at)) == _FRAME_HEADER.size:
+            number, ends, frame_salts = _FRAME_HEADER.unpack(head)
+            if frame_salts != salts:
+                return
+            uncommitted[number] = at + 24
+            if ends:
+                self._in_log |= uncommitted
+                uncommitted.clear()
+            at += _FRAME_BYTES
+
+
+def _open(path: Path, opened: ExitStack) -> int:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("not a plain file")
+    descriptor = os.open(path, os.O_RDONLY | files.OPEN_FLAGS)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return one.samefile(other)
+    return one == other
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process has the file locked, as /proc/locks has it: to try would be to lock it."""
+    try:
+        found = path.stat()
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return False
+    name = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(name in line.split() for line in locks.splitlines())

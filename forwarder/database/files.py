@@ -1,0 +1,88 @@
+"""Which files of the buffer's directory may be used: plain files with one name, of this user; no link is followed.
+
+Whoever may write to the directory could else have the daemon write into any file of its user's. Blocking; used by
+`directory` and `elsewhere` alone.
+"""
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""A link is not followed, and what is no plain file is not waited for."""
+
+Identity = tuple[int, int]
+"""Device and inode: two names with the same are one file."""
+
+_KINDS: Final = (
+    (stat.S_ISLNK, "is a symbolic link, which is not followed; remove it, or put the file itself in its place"),
+    (stat.S_ISDIR, "is a directory; remove or rename it"),
+    (stat.S_ISFIFO, "is a named pipe; remove it"),
+    (stat.S_ISSOCK, "is a socket; remove it"),
+    (stat.S_ISBLK, "is a device; remove it"),
+    (stat.S_ISCHR, "is a device; remove it"),
+)
+
+
+class UnfitFileError(Exception):
+    """There is something in the place of a file that must not be used; the message names it, and says the fix."""
+
+
+def check(path: Path) -> None:
+    """Raise UnfitFileError if what is there must not be used; nothing there is fine. Raises OSError."""
+    with suppress(FileNotFoundError):
+        judge(path, path.lstat())
+
+
+def judge(path: Path, found: os.stat_result) -> None:
+    """Raise UnfitFileError if a file that was found in this place must not be used."""
+    for is_kind, what in _KINDS:
+        if is_kind(found.st_mode):
+            raise UnfitFileError(f"{path} {what}")
+    if found.st_nlink > 1:
+        raise UnfitFileError(
+            f"{path} has {found.st_nlink} names (hard links), and may be changed by another; remove the others, or put a "
+            "copy in its place"
+        )
+    user = os.geteuid()
+    if found.st_uid != user and found.st_uid != _owner_of_new_files(path.parent, user):
+        raise UnfitFileError(
+            f"{path} belongs to another user (uid {found.st_uid}, and this process runs as uid {user}); run as that user, "
+            f"or give all files in the directory to this one: chown {user}"
+        )
+
+
+def identity_of(path: Path) -> Identity:
+    """Return which file is there, without following a link. Raises OSError."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def is_open_here(identity: Identity) -> bool:
+    """Return whether this process has the file open; True where the system does not tell."""
+    try:
+        names = list(Path("/proc/self/fd").iterdir())
+    except OSError:
+        return True
+    for name in names:
+        with suppress(OSError):  # that of the listing itself is closed
+            found = os.fstat(int(name.name))
+            if (found.st_dev, found.st_ino) == identity:
+                return True
+    return False
+
+
+def _owner_of_new_files(directory: Path, user: int) -> int:
+    """Return whose a file is that this process makes there: some file systems (NFS, CIFS) say another user's."""
+    probe = directory / f".owner-{os.getpid()}"
+    try:
+        file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)
+    except OSError:
+        return user
+    try:
+        return os.fstat(file).st_uid
+    finally:
+        os.close(file)
+        probe.unlink()

@@ -1,0 +1,99 @@
+"""The lock on the buffer's directory: a file that one process at a time has locked, and that says which.
+
+The kernel gives a lock up with its process, however that ends. Blocking; used by `directory` alone.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from forwarder.database import files
+
+LOCK_NAME: Final = "lock"
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+class LockTakenError(Exception):
+    """Another process has it."""
+
+
+class NoLocksError(Exception):
+    """The file system has no locks; the message says how it told so."""
+
+
+class Lock:
+    """The lock in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_NAME
+        self._file: int | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether this process has it."""
+        return self._file is not None
+
+    def take(self) -> None:
+        """Take it. Raises LockTakenError, NoLocksError, UnfitFileError or OSError."""
+        files.check(self._path)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o600)
+        try:
+            files.judge(self._path, os.fstat(file))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise LockTakenError from None
+        except OSError as error:
+            os.close(file)
+            if error.errno in _NO_LOCKS:
+                raise NoLocksError(error.strerror) from None
+            raise
+        except BaseException:
+            os.close(file)
+            raise
+        self.release()
+        self._file = file
+        with suppress(OSError):  # a full disk: only the name of the holder would be missing
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+
+    def take_again(self) -> bool:
+        """Take it anew if its file was removed or replaced; return whether that was so. Raises as `take` does.
+
+        While another process has it, that is left at that: the database's file is locked for itself, so that it goes again.
+        """
+        assert self._file is not None
+        held = os.fstat(self._file)
+        with suppress(FileNotFoundError):
+            if files.identity_of(self._path) == (held.st_dev, held.st_ino):
+                return False
+        try:
+            self.take()
+        except LockTakenError:
+            return False
+        return True
+
+    def holder(self) -> str:
+        """Return who says that it has the lock, in words."""
+        words: list[str] = []
+        with suppress(OSError):
+            file = os.open(self._path, os.O_RDONLY | files.OPEN_FLAGS)
+            try:
+                words = os.pread(file, 300, 0).decode("utf-8", "replace").split()
+            finally:
+                os.close(file)
+        if not words or not words[0].isdecimal():
+            return "another process"
+        if len(words) == 1 or words[1] == socket.gethostname():
+            return f"process {words[0]}"
+        return f"process {words[0]} on host {words[1]!r}, which is another machine or container"
+
+    def release(self) -> None:
+        """Let others have it. May be called again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
