@@ -4,8 +4,8 @@ Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 2
 260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
 each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
 `intake.max_body_bytes`, while it is split and checked; for each connection of the HTTP intakes 100 KiB, and of lines_socket
-1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; and for the
-datagrams 8 MiB and `intake.max_line_bytes`.
+1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; for the
+datagrams 8 MiB and `intake.max_line_bytes`; and for each attempt on the wire as much of its answer as comes, at most 2 MiB.
 
 The events are, in a buffer on disk, 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
 `buffer.max_events` and 4 MiB for SQLite; in memory, `buffer.max_bytes`, about 600 bytes more for each of

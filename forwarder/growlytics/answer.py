@@ -6,6 +6,7 @@ request only where the end of the answer is beyond doubt; what is held is bounde
 
 import re
 from collections.abc import Generator
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from forwarder.growlytics import json_text
@@ -22,24 +23,24 @@ _SWITCHING_PROTOCOLS: Final = 101
 """The one status below 200 that is final."""
 _NO_CONTENT: Final = 204
 _BODILESS: Final = frozenset({_SWITCHING_PROTOCOLS, _NO_CONTENT, 304})
-_STATUS_LINE: Final = re.compile(r"HTTP/([1-9](?:\.[0-9])?) +([1-9][0-9][0-9])(?: .*)?")
+_STATUS_LINE: Final = re.compile(r"http/([1-9](?:\.[0-9])?) +([1-9][0-9][0-9])(?: [^\n]*)?\n")
 _LENGTH: Final = re.compile("[0-9]{1,18}")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 _MAX_LINE_BYTES: Final = 16 * 1024
 """Of a line before or after a chunk."""
 _SMALL_BODY_BYTES: Final = 4096
 """A body that ends nobody knows where is looked at up to here for whether it is a whole object."""
+_USUAL_HEAD_BYTES: Final = 1024
 _SOUND: Final = re.compile(r"(?:[^\s:]++:[^\n]*+\n)*+\n")
 _FOLD: Final = re.compile(r"\n[ \t]+")
 """Where a header goes on in the next line, as nobody should write it any more."""
 _FIELD: Final = re.compile(
-    r"^(connection|content-encoding|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:[ \t]*(.*)",
-    re.IGNORECASE | re.MULTILINE,
+    r"\n(connection|content-encoding|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:[ \t]*([^\n]*)"
 )
 
 
 class Answer(NamedTuple):
-    """An answer: its status, and what matters of the rest; None for a header that did not come."""
+    """An answer: its status, and what matters of the rest, in lower case; None for a header that did not come."""
 
     status: int
     body: bytes = b""
@@ -51,7 +52,11 @@ class Answer(NamedTuple):
 
 
 class MalformedAnswerError(Exception):
-    """What came is not the head of an answer in HTTP/1, or is beyond the limits."""
+    """What came is not the head of an answer in HTTP/1, or is beyond the limits. The message says which, to people."""
+
+
+class CutAnswerError(Exception):
+    """The connection ended in the middle of a head."""
 
 
 class AnswerReader:
@@ -70,6 +75,11 @@ class AnswerReader:
         """Whether the body may have ended although nothing says so: its connection need not end."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything came."""
+        return self._came_bytes > 0
+
+    @property
     def answer(self) -> Answer | None:
         """The answer as far as it has come; None while its head is not complete."""
         head = self._head
@@ -78,10 +88,10 @@ class AnswerReader:
         return Answer(
             head.status,
             bytes(self._body[:MAX_ANSWER_BYTES]),
-            head.all("content-type"),
-            head.all("content-encoding"),
-            head.first("retry-after"),
-            head.first("date"),
+            head.content_type,
+            head.content_encoding,
+            head.retry_after,
+            head.date,
         )
 
     def feed(self, data: bytes) -> bool:
@@ -93,7 +103,7 @@ class AnswerReader:
             return True
         if self._came_bytes > MAX_HEAD_BYTES + MAX_ANSWER_BYTES:
             if self._head is None:
-                raise MalformedAnswerError("only heads come that announce another one")
+                raise MalformedAnswerError("the answer is only announced, again and again")
             return True
         return self._ends_with_connection and _is_whole_object(self._body)
 
@@ -102,16 +112,16 @@ class AnswerReader:
         while head.status < 200 and head.status != _SWITCHING_PROTOCOLS:
             head = yield from self._next_head()
         self._head = head
-        chunked, length, is_sound = head.framing()
+        is_sound = head.is_sound
         has_no_body = head.status in _BODILESS
-        if has_no_body and not (head.status == _NO_CONTENT and (chunked or length)):
+        if has_no_body and not (head.status == _NO_CONTENT and (head.is_chunked or head.length)):
             self.is_reusable = head.keeps_alive and is_sound
             return
         self.end_is_doubtful = has_no_body  # a 204 that announces a body
-        if chunked:
+        if head.is_chunked:
             is_sound &= yield from self._chunks()
-        elif length is not None:
-            yield from self._part_of_body(length)
+        elif head.length is not None:
+            yield from self._part_of_body(head.length)
         else:
             self.end_is_doubtful |= head.keeps_alive
             self._ends_with_connection = True
@@ -127,16 +137,16 @@ class AnswerReader:
             if unread.startswith((b"\r", b"\n")):  # lines that some put before it
                 unread[:] = unread.lstrip(b"\r\n")
             if not b"HTTP/".startswith(unread[:5]):
-                raise MalformedAnswerError("it does not begin as HTTP/1 does")
+                raise MalformedAnswerError("the answer is not HTTP")
             if end := _end_of_head(unread, searched):
                 break
             if len(unread) > MAX_HEAD_BYTES:
-                raise MalformedAnswerError("its head is longer than 64 KiB")
+                raise MalformedAnswerError("the answer's header is too long")
             searched = max(0, len(unread) - 2)
             yield False
-        head = _Head(bytes(unread[:end]))
+        text = bytes(unread[:end])
         del unread[:end]
-        return head
+        return _usual_head(text) if end < _USUAL_HEAD_BYTES else _Head(text)
 
     def _chunks(self) -> _Reading[bool]:
         """Return whether all of them were as they should be; nothing can be made of what follows one that is not."""
@@ -173,51 +183,54 @@ class AnswerReader:
 
 
 class _Head:
-    """The head of an answer, of which some headers matter."""
+    """The head of an answer, as far as it matters; values are in lower case."""
 
     def __init__(self, text: bytes) -> None:
         """Raise MalformedAnswerError."""
         if len(text) > MAX_HEAD_BYTES:
-            raise MalformedAnswerError("its head is longer than 64 KiB")
-        first, _, lines = text.decode("latin-1").replace("\r\n", "\n").partition("\n")
-        status_line = _STATUS_LINE.fullmatch(first)
-        if status_line is None or lines.count("\n") > 1 + MAX_HEADERS:  # the last line is empty
-            raise MalformedAnswerError("it has no status, or more than 1,000 headers")
+            raise MalformedAnswerError("the answer's header is too long")
+        lines = text.decode("latin-1").replace("\r\n", "\n").lower()
+        status_line = _STATUS_LINE.match(lines)
+        if status_line is None:
+            raise MalformedAnswerError("the answer is not HTTP")
+        if lines.count("\n") > 2 + MAX_HEADERS:  # the first line, and the empty one
+            raise MalformedAnswerError("the answer has too many headers")
         self.status: Final = int(status_line[2])
-        self._fields: dict[str, list[str]] = {}
-        self._is_sound = _SOUND.fullmatch(lines) is not None
-        for name, value in _FIELD.findall(lines if self._is_sound else _FOLD.sub(" ", lines)):
-            self._fields.setdefault(name.lower(), []).append(value.rstrip(" \t"))
-        said = self._tokens("connection")
+        is_sound = _SOUND.fullmatch(lines, status_line.end()) is not None
+        fields: dict[str, list[str]] = {}
+        for name, value in _FIELD.findall(lines if is_sound else _FOLD.sub(" ", lines)):
+            fields.setdefault(name, []).append(value.rstrip(" \t"))
+        self.retry_after: Final = fields["retry-after"][0] if "retry-after" in fields else None
+        self.date: Final = fields["date"][0] if "date" in fields else None
+        self.content_type: Final = ", ".join(fields["content-type"]) if "content-type" in fields else None
+        said = _tokens(fields, "connection")
         self.keeps_alive: Final = (
             "close" not in said if status_line[1] == "1.1" else status_line[1] == "1.0" and "keep-alive" in said
         ) and self.status != _SWITCHING_PROTOCOLS
         """Whether the connection stays, if nothing goes wrong."""
+        *codings, last = [each for each in _tokens(fields, "transfer-encoding") if each != "identity"] or [""]
+        self.is_chunked: Final = last == "chunked"
+        lengths = [] if last else _tokens(fields, "content-length")
+        self.length: Final = int(lengths[0]) if len(set(lengths)) == 1 and _LENGTH.fullmatch(lengths[0]) else None
+        """Of the body, if it is known and there are no chunks."""
+        self.is_sound: Final = (
+            is_sound and not codings and len(lengths) < 2 and not (last and "content-length" in fields)
+        )
+        """Whether nothing is odd."""
+        codings = fields.get("content-encoding", []) + codings
+        self.content_encoding: Final = ", ".join(codings) if codings else None
 
-    def first(self, name: str) -> str | None:
-        """Return a header's first value."""
-        values = self._fields.get(name)
-        return values[0] if values else None
 
-    def all(self, name: str) -> str | None:
-        """Return a header's values as one."""
-        values = self._fields.get(name)
-        return ", ".join(values) if values else None
+@lru_cache(maxsize=16)
+def _usual_head(text: bytes) -> _Head:
+    """Return a head that may come again: in most, nothing differs but the second that they were made in."""
+    return _Head(text)
 
-    def framing(self) -> tuple[bool, int | None, bool]:
-        """Return whether the body is in chunks, otherwise its length if that is known, and whether nothing is odd."""
-        if codings := [coding for coding in self._tokens("transfer-encoding") if coding != "identity"]:
-            *others, last = codings
-            self._fields.setdefault("content-encoding", []).extend(others)
-            return last == "chunked", None, self._is_sound and not others and "content-length" not in self._fields
-        lengths = self._tokens("content-length")
-        if len(set(lengths)) == 1 and _LENGTH.fullmatch(lengths[0]):
-            return False, int(lengths[0]), self._is_sound and len(lengths) == 1
-        return False, None, self._is_sound
 
-    def _tokens(self, name: str) -> list[str]:
-        values = self._fields.get(name)
-        return [token.strip().lower() for token in ",".join(values).split(",")] if values else []
+def _tokens(fields: dict[str, list[str]], name: str) -> list[str]:
+    if name not in fields:
+        return []
+    return [token.strip(" \t") for token in ",".join(fields[name]).split(",")]
 
 
 def _end_of_head(text: bytearray, start: int) -> int:

@@ -21,7 +21,7 @@ from aiohttp.connector import Connection as MadeConnection
 from multidict import CIMultiDict
 from yarl import URL
 
-from forwarder.growlytics.answer import Answer, AnswerReader, MalformedAnswerError
+from forwarder.growlytics.answer import Answer, AnswerReader, CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.deadline import Deadline
 
 KEEPALIVE_SECONDS: Final = 15
@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         *,
         made_for: aiohttp.ClientRequest,
         share_of_age: float,
+        quiet_seconds: float,
     ) -> None:
         """Take over a connection from the one who made it, `handler`, who is only told when it is lost.
 
@@ -90,6 +91,7 @@ class Connection(asyncio.Protocol):
         self._is_fit = True
         self._made_at = self._loop.time()
         self._share_of_age = share_of_age
+        self._quiet_seconds = quiet_seconds
         transport.set_protocol(self)
 
     @property
@@ -147,19 +149,19 @@ class Connection(asyncio.Protocol):
                 self._is_fit = reader.is_reusable
                 self._finish(None)
             elif reader.end_is_doubtful:
-                self._deadline.bring_forward(self._loop.time() + QUIET_SECONDS)
+                self._deadline.bring_forward(self._loop.time() + self._quiet_seconds)
         except MalformedAnswerError as error:
-            self._finish(_no_answer(error))
+            self._finish(error)
 
     def eof_received(self) -> None:
         """Go by what has come; the event loop closes the connection."""
         self._is_fit = False
-        self._finish(_no_answer(aiohttp.ServerDisconnectedError()))
+        self._finish(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Go by what has come."""
         self._is_fit = False
-        self._finish(_no_answer(exc or aiohttp.ServerDisconnectedError()))
+        self._finish(exc)
         self._handler.connection_lost(exc)
 
     def _give_up(self) -> None:
@@ -169,21 +171,18 @@ class Connection(asyncio.Protocol):
         return bool(self._came.poll(0))
 
     def _finish(self, error: Exception | None) -> None:
-        """Wake `exchange`, if it waits, with the answer; with the error if there is none."""
+        """Wake `exchange`, if it waits, with the answer; if there is none, with the error, or that the far side hung up."""
         reader, self._reader = self._reader, None
         if reader is None or self._waiter.done():
             return
         if (answer := reader.answer) is not None:
             self._waiter.set_result(answer)
-        else:
-            assert error is not None, "an answer that has ended has a head"
+        elif isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
             self._waiter.set_exception(error)
-
-
-def _no_answer(cause: Exception) -> NoAnswerError:
-    error = NoAnswerError()
-    error.__cause__ = cause
-    return error
+        else:
+            no_answer = NoAnswerError()
+            no_answer.__cause__ = error or (CutAnswerError() if reader.has_begun else aiohttp.ServerDisconnectedError())
+            self._waiter.set_exception(no_answer)
 
 
 class Connections:
@@ -198,6 +197,7 @@ class Connections:
         proxy_headers: dict[str, str],
         max_age_seconds: float = 0,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
+        quiet_seconds: float = QUIET_SECONDS,
         random_share: Callable[[], float] = random.random,
     ) -> None:
         """`proxy_headers` are told to the proxy alone; `random_share` gives numbers from 0 to 1.
@@ -207,6 +207,7 @@ class Connections:
         self.max_age_seconds = max_age_seconds
         self._random_share = random_share
         self._keepalive_seconds = keepalive_seconds
+        self._quiet_seconds = quiet_seconds
         self._url = url
         self._proxy = proxy
         self._proxy_headers = CIMultiDict(proxy_headers) if proxy else None
@@ -262,7 +263,9 @@ class Connections:
             made.close()
             raise aiohttp.ServerDisconnectedError  # or it spoke before it was asked
         share_of_age = 1 - _AGE_JITTER * self._random_share()
-        return Connection(made, handler, transport, made_for=request, share_of_age=share_of_age)
+        return Connection(
+            made, handler, transport, made_for=request, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds
+        )
 
     async def _make(self, request: aiohttp.ClientRequest, within_seconds: float) -> MadeConnection:
         loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import (
 from yarl import URL
 
 from forwarder.event import printable
-from forwarder.growlytics.answer import MalformedAnswerError
+from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoNameServerError
 from forwarder.growlytics.outcome import Failure, FailureKind
 
@@ -155,7 +155,7 @@ def _told(error: BaseException, root: BaseException, host: str, *, is_connecting
             told = _unresolved(host, root.errno)
         case UnicodeError() | aiohttp.InvalidURL():
             told = "dns", f"not a valid host name: {host}"
-        case MalformedAnswerError() | HttpProcessingError():
+        case MalformedAnswerError() | CutAnswerError() | HttpProcessingError():  # the last one is of a proxy
             told = _unreadable(root)
         case aiohttp.ServerDisconnectedError(message=str()):
             told = _closed(is_connecting=False)
@@ -190,11 +190,11 @@ def _unresolved(host: str, code: int | None = socket.EAI_AGAIN) -> _Told:
     return "dns", f"the name {host} cannot be resolved"
 
 
-def _unreadable(error: MalformedAnswerError | HttpProcessingError) -> _Told:
+def _unreadable(error: MalformedAnswerError | CutAnswerError | HttpProcessingError) -> _Told:
     match error:
         case MalformedAnswerError():
-            return "protocol", f"{_NO_HTTP}: {error}"
-        case ContentLengthError():
+            return "protocol", str(error)
+        case CutAnswerError() | ContentLengthError():
             return "reset", _CUT
         case LineTooLong():
             return "protocol", "the answer's header is too long"

@@ -31,12 +31,14 @@ async def opened(
     timeout: float = PATIENCE_SECONDS,
     ca_file: Path | None = None,
     proxy: str | None = None,
+    max_age: float = 300.0,
     clock: Callable[[], float] = lambda: NOW,
 ) -> AsyncIterator[GrowlyticsClient]:
     settings = GrowlyticsSettings(
         url=url,
         api_key=Secret(KEY),
         timeout_seconds=timeout,
+        connection_max_age_seconds=max_age,
         ca_file=None if ca_file is None else str(ca_file),
         proxy=None if proxy is None else Secret(proxy),
     )

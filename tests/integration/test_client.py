@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -230,8 +231,83 @@ async def test_an_answer_that_ends_with_its_connection_is_whole_and_the_next_pos
     assert len(server.connections) == 3
 
 
-async def test_an_answer_after_100_continue_counts() -> None:
-    assert await outcome_of(answering(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)) == Delivered()
+@pytest.mark.parametrize(
+    "before", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3]
+)
+async def test_an_answer_after_others_that_announce_it_counts(before: bytes) -> None:
+    assert await outcome_of(answering(before + OK)) == Delivered()
+
+
+async def test_an_upgrade_that_nobody_asked_for_is_an_answer_and_what_follows_it_is_none() -> None:
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    async with raw_server(answering(upgrade + OK)) as server, opened(server.url) as client:
+        for _ in range(2):
+            assert await client.post(BODY) == Blocked(101, "refusal")
+        assert len(server.connections) == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [f"X-Policy: {'a' * 9_000}"],
+        [f"X-Policy: {'a' * 60_000}"],
+        [f"X-{number}: a" for number in range(130)],
+        [f"X-{number}: {'a' * 20}" for number in range(998)],
+    ],
+    ids=["a header of 9 kB", "a header of 60 kB", "130 headers", "1,000 headers"],
+)
+@pytest.mark.parametrize(
+    ("body", "expected"), [(b'{"success":true}', Delivered()), (b'{"success":false}', Rejected(200))]
+)
+async def test_a_large_head_is_read_and_its_connection_kept(headers: list[str], body: bytes, expected: Outcome) -> None:
+    async with raw_server(answering(answer("200 OK", body, *headers))) as server, opened(server.url) as client:
+        for _ in range(2):
+            assert await client.post(BODY) == expected
+        assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[f"X: {'a' * 66_000}"], [f"X-{number}: a" for number in range(1_001)]],
+    ids=["a header of 66 kB", "1,002 headers"],
+)
+async def test_a_head_beyond_that_is_no_answer_and_the_event_may_be_there(headers: list[str]) -> None:
+    assert await outcome_of(answering(answer("200 OK", b"", *headers))) == LOST
+
+
+NO_LENGTH = "HTTP/1.1 {status}\r\nX: y\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "202 Accepted", "205 Reset Content"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(b'{"success":true}', Delivered()), (b'{"success":false}', Rejected(200)), (b"OK", Delivered())],
+)
+async def test_an_answer_without_length_on_a_kept_connection_counts(
+    status: str, body: bytes, expected: Outcome
+) -> None:
+    """An object that is complete is not waited for any longer; the rest is, in vain."""
+    timeout = SHORT_SECONDS if body == b"OK" else PATIENCE_SECONDS
+    outcome = await outcome_of(answering(NO_LENGTH.format(status=status).encode() + body), timeout=timeout)
+    assert type(outcome) is type(expected)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_an_answer_that_refuses_a_large_event_before_all_of_it_was_read_is_heard_although_a_reset_follows(
+    run: Run,
+) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.reader.readuntil(b"\r\n\r\n")
+        await connection.send(answer("413 Content Too Large"))
+        await asyncio.sleep(0.01)
+        connection.reset()
+
+    async def attempt() -> None:
+        async with raw_server(behave) as server, opened(server.url) as client:
+            for _ in range(3):
+                assert await client.post(b"x" * 5_000_000) == Rejected(413)
+
+    run(attempt())
 
 
 async def test_an_answer_byte_by_byte_is_understood() -> None:

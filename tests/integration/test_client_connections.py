@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 import uvloop
@@ -19,9 +20,10 @@ from yarl import URL
 
 from forwarder.growlytics.connections import Connections
 from forwarder.growlytics.outcome import Delivered, Outcome, Retryable
+from forwarder.settings import GrowlyticsSettings
 from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, PATIENCE_SECONDS, opened
 from tests.fakes.impatient_server import ImpatientServer, impatient_server
-from tests.fakes.raw_server import Connection, answer, answering, raw_server
+from tests.fakes.raw_server import Connection, RawServer, answer, answering, raw_server
 
 Run = Callable[[Coroutine[None, None, None]], None]
 
@@ -190,6 +192,184 @@ async def test_a_host_that_has_moved_is_found_where_it_is_by_new_connections(mon
         await connections.close()
 
 
+def connections_to(server: RawServer, **settings: Any) -> Connections:
+    return Connections(URL(server.url), tls=True, proxy=None, proxy_headers={}, **settings)
+
+
+REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+
+
+async def all_closed(server: RawServer) -> None:
+    """Wait until the client has closed all connections."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not all(connection.reader.at_eof() for connection in server.connections):
+            await asyncio.sleep(0)
+
+
+def patience() -> float:
+    return asyncio.get_running_loop().time() + PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 205 Reset Content\r\nContent-Length: x\r\n\r\n"]
+)
+@pytest.mark.parametrize("later", [b"", b'{"success":false', b'{"success":false,"a":"}'])
+async def test_a_body_that_ends_nobody_knows_where_is_waited_for_until_it_pauses(head: bytes, later: bytes) -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(head)
+        for at in range(len(later)):
+            await a_few_turns()
+            await connection.send(later[at : at + 1])
+
+    async with raw_server(behave) as server:
+        connections = connections_to(server, quiet_seconds=0.2)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        answer = await connection.exchange(REQUEST, deadline=patience())
+        assert (answer.status // 100, answer.body) == (2, later)
+        assert not connection.is_reusable
+        connections.keep(connection)
+        assert await server.connections[0].closed_by_client()
+        await connections.close()
+
+
+async def test_a_body_that_never_pauses_is_read_until_the_deadline() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            await connection.send(b"a")
+            await asyncio.sleep(0.01)
+
+    async with raw_server(behave) as server:
+        connections = connections_to(server, quiet_seconds=0.2)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        deadline = asyncio.get_running_loop().time() + 0.5
+        answer = await connection.exchange(REQUEST, deadline=deadline)
+        assert answer.body.strip(b"a") == b""
+        assert deadline <= asyncio.get_running_loop().time() < deadline + 2
+        connection.close()
+        await connections.close()
+
+
+# The age of connections
+
+
+async def test_a_connection_that_is_old_is_replaced_after_its_answer_and_never_before() -> None:
+    """As if each was too old at once: every post is answered, on a connection of its own."""
+    async with raw_server(answering(OK)) as server, opened(server.url, max_age=1e-9) as client:
+        for _ in range(5):
+            assert await asyncio.gather(*(client.post(BODY) for _ in range(4))) == [Delivered()] * 4
+        assert len(server.requests) == len(server.connections) == 20
+        await all_closed(server)
+
+
+async def test_a_connection_that_becomes_old_between_write_and_answer_has_its_answer() -> None:
+    async def behave(connection: Connection) -> None:
+        while await connection.request():
+            await asyncio.sleep(0.2)
+            await connection.send(OK)
+
+    async with raw_server(behave) as server, opened(server.url, max_age=0.1) as client:
+        for number in range(1, 4):
+            assert await client.post(BODY) == Delivered()
+            assert len(server.connections) == number
+        assert len(server.requests) == 3
+
+
+async def test_a_connection_that_becomes_old_while_it_is_idle_is_not_used_again() -> None:
+    async with raw_server(answering(OK)) as server:
+        connections = connections_to(server, max_age_seconds=0.05, random_share=lambda: 0.0)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        await connection.exchange(REQUEST, deadline=patience())
+        connections.keep(connection)
+        while not connection.is_older_than(0.05):
+            await asyncio.sleep(0.01)
+        assert connections.take() is None
+        await all_closed(server)
+        await connections.close()
+
+
+async def test_0_is_no_limit_of_age() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url, max_age=0) as client:
+        for _ in range(20):
+            assert await client.post(BODY) == Delivered()
+        assert len(server.connections) == 1
+
+
+async def test_another_age_is_taken_up_for_the_connections_there_are() -> None:
+    async with raw_server(answering(OK)) as server, opened(server.url, max_age=0) as client:
+        for max_age, connections in ((0.0, 1), (1e-9, 2), (0.0, 3), (3600.0, 3)):
+            client.use(GrowlyticsSettings(url=server.url, connection_max_age_seconds=max_age))
+            assert await client.post(BODY) == Delivered()
+            assert len(server.connections) == connections
+
+
+class _LaterLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward."""
+
+    later_seconds = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.later_seconds
+
+
+def test_each_connection_has_a_share_of_its_own_of_the_age_that_all_may_reach() -> None:
+    async def attempt() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _LaterLoop)
+        shares = iter([0.0, 0.5, 1.0])
+        async with raw_server(answering(OK)) as server:
+            connections = connections_to(server, random_share=lambda: next(shares))
+            made = [await connections.connect(within_seconds=PATIENCE_SECONDS) for _ in range(3)]
+            for seconds, old in ((0, []), (224, []), (2, [2]), (36, [2]), (2, [1, 2]), (35, [1, 2]), (2, [0, 1, 2])):
+                loop.later_seconds += seconds
+                assert [number for number, one in enumerate(made) if one.is_older_than(300)] == old
+            for one in made:
+                one.close()
+            await connections.close()
+
+    with asyncio.Runner(loop_factory=_LaterLoop) as runner:
+        runner.run(attempt())
+
+
+def test_a_host_that_has_moved_is_followed_although_traffic_keeps_every_connection_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A post every second on two connections, and after a minute the name means another address."""
+    port = 0
+
+    def found(host: str, *_: object, **__: object) -> list[object]:
+        assert host == "moving.test"
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    async def attempt() -> None:
+        nonlocal port
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _LaterLoop)
+        monkeypatch.setattr(connector, "monotonic", loop.time)
+        posts = 0
+        async with (
+            raw_server(answering(OK)) as before,
+            raw_server(answering(OK)) as after,
+            opened("http://moving.test/", max_age=300) as client,
+        ):
+            port = before.port
+            for second in range(400):
+                if second == 60:
+                    port = after.port
+                assert await asyncio.gather(*(client.post(BODY) for _ in range(2))) == [Delivered()] * 2
+                posts += 2
+                loop.later_seconds += 1
+            assert len(before.connections) == len(after.connections) == 2
+            assert 2 * 225 <= len(before.requests) <= 2 * 301
+            assert len(before.requests) + len(after.requests) == posts
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    with asyncio.Runner(loop_factory=_LaterLoop) as runner:
+        runner.run(attempt())
+
+
 async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_are_not() -> None:
     closed: list[bool] = []
 
@@ -199,13 +379,7 @@ async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_ar
         closed.append(await connection.closed_by_client())
 
     async with raw_server(behave) as server:
-        connections = Connections(
-            URL(server.url),
-            tls=True,
-            proxy=None,
-            proxy_headers={},
-            keepalive_seconds=0.05,
-        )
+        connections = connections_to(server, keepalive_seconds=0.05)
         deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         request = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
         used = await connections.connect(within_seconds=PATIENCE_SECONDS)

@@ -383,6 +383,23 @@ async def test_a_proxy_that_refuses_a_tunnel_blocks_us_or_may_have_a_bad_moment(
     assert await outcome_through(answering(answer(status, b"no", 'Proxy-Authenticate: Basic realm="x"'))) == expected
 
 
+@pytest.mark.parametrize("status", ["408 Request Timeout", "429 Too Many Requests", "502 Bad Gateway", "503 Busy"])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        (["Retry-After: 2.5"], 2.5),
+        (["Retry-After: Tue, 01 Dec 2026 12:00:09 GMT", "Date: Tue, 01 Dec 2026 12:00:00 GMT"], 9.0),
+        ([], None),
+    ],
+)
+async def test_a_proxy_that_has_a_bad_moment_says_when_to_come_again(
+    status: str, headers: list[str], seconds: float | None
+) -> None:
+    assert await outcome_through(answering(answer(status, b"no", *headers))) == Retryable(
+        "network", maybe_delivered=False, retry_after_seconds=seconds
+    )
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"HTTP/1.1 200", b"220 mail.example ESMTP\r\n\r\n", ESTABLISHED, ESTABLISHED + b"not tls"]
 )

@@ -52,6 +52,7 @@ WHOLE = {
     "chunks with extensions and a trailer": CHUNKED + b'2;a=b;c="d"\r\nok\r\n000;e\r\nX: y\r\nZ: \r\n\r\n',
     "chunks that end lines without a carriage return": CHUNKED + b"2\nok\n0\n\n",
     "1xx before": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + with_length(b"ok"),
+    "no coding of the transfer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok",
     "1.0 that is kept": b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 2\r\n\r\nok",
     "lines without a carriage return": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
     "empty lines before": b"\r\n\r\n" + with_length(b"ok"),
@@ -250,7 +251,7 @@ def test_what_matters_of_the_headers_is_told() -> None:
             status="503 Busy",
         )
     )
-    assert answer == Answer(503, b"", "text/HTML, application/json", "gzip, br", "5", "Tue, 01 Dec 2026 12:01:30 GMT")
+    assert answer == Answer(503, b"", "text/html, application/json", "gzip, br", "5", "tue, 01 dec 2026 12:01:30 gmt")
 
 
 def test_a_header_that_goes_on_in_the_next_line_is_read_as_one() -> None:

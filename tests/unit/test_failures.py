@@ -12,7 +12,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from yarl import URL
 
 from forwarder.growlytics import failures
-from forwarder.growlytics.answer import MalformedAnswerError
+from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoAnswerError, NoNameServerError
 from forwarder.growlytics.outcome import Failure, FailureKind
 
@@ -181,7 +181,8 @@ def test_what_goes_wrong_in_a_tunnel_is_about_growlytics(error: OSError, kind: F
         (http_exceptions.TransferEncodingError("CANARY"), "protocol", "the answer is not valid HTTP"),
         (http_exceptions.ContentLengthError("CANARY"), "reset", "connection closed in the middle of an answer"),
         (tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"), "tls", "the other side demands a client certificate"),
-        (MalformedAnswerError("its head is long"), "protocol", "the answer is not valid HTTP: its head is long"),
+        (MalformedAnswerError("the answer is odd"), "protocol", "the answer is odd"),
+        (CutAnswerError(), "reset", "connection closed in the middle of an answer"),
         (ValueError("CANARY"), "protocol", "the answer is not valid HTTP"),
     ],
 )

@@ -119,6 +119,13 @@ def test_a_page_turns_a_2xx_and_nothing_else_into_no_answer_of_growlytics(body: 
         )
 
 
+def test_a_page_is_told_from_a_refusal_by_its_cause() -> None:
+    decided = of_answer(200, b"<p>Log in", host="dc.test:443")
+    assert isinstance(decided, Blocked)
+    text = "200 OK, with a page instead of Growlytics' answer"
+    assert decided.failure == Failure("status", text, "dc.test:443", 200)
+
+
 def test_the_headers_of_a_2xx_and_of_nothing_else_say_how_to_read_its_body() -> None:
     for status in EVERY_STATUS:
         is_good = status // 100 == 2
