@@ -322,17 +322,17 @@ class Engine:
             self._hold(refused.hold, now)
         if is_ambiguous:
             self._end_probe(attempt, now)
-            return ambiguous(attempt, status=outcome.status)
+            return _dead_letter(attempt, "ambiguous", status=outcome.status, answer=outcome.answer)
         if refused.confirmed:
             self._end_probe(attempt, now)
             reason: fates.DeadReason = "ambiguous" if refused.refusals.maybe_there else "rejected"
-            return _dead_letter(attempt, reason, status=outcome.status)
+            return _dead_letter(attempt, reason, status=outcome.status, answer=outcome.answer)
         why = Waits("blocked", maybe_delivered=outcome.why == "not_growlytics")
         if not refused.refusals.suspect:
             self._put_back(attempt, now)
             return why
         if refused.has_evidence and not attempt.is_probe and not self.holds.causes and self._is_old(event):
-            return _dead_letter(attempt, "expired")
+            return _dead_letter(attempt, "expired", status=outcome.status, answer=outcome.answer)
         story.suspect = False
         return self._wait(attempt, why, now)
 
@@ -379,9 +379,9 @@ class Engine:
         return self._age_seconds(event.accepted_at) >= self._settings.max_age_seconds
 
 
-def ambiguous(attempt: Attempt, *, status: int | None = None) -> Ack:
+def ambiguous(attempt: Attempt) -> Ack:
     """Return what becomes of an event that may have arrived and is never repeated."""
-    return _dead_letter(attempt, "ambiguous", status=status)
+    return _dead_letter(attempt, "ambiguous")
 
 
 def _dead_letter(attempt: Attempt, reason: fates.DeadReason, *, status: int | None = None, answer: bytes = b"") -> Ack:

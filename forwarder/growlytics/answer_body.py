@@ -1,7 +1,7 @@
 """What the body of a 2xx says, in whichever encoding it came: that all is well, a refusal, or that a stranger answers. Pure.
 
 Growlytics documents `200: OK`, and `{"success": true}` elsewhere. So any body is a success but for two kinds: an object
-whose `success` is no, and a page. Used by `outcome` alone.
+whose `success` is no, and a page: HTML, or what is said to be HTML and has no `success`. Used by `outcome` alone.
 """
 
 import json
@@ -28,20 +28,24 @@ _MAX_GZIP_MEMBERS: Final = 16
 
 def said(body: bytes, *, content_type: str | None = None, content_encoding: str | None = None) -> Said:
     """Return what a body says, or as much of one as came, at most its first `MAX_ANSWER_BYTES`."""
-    if content_type is not None and _is_page_type(content_type):
-        return "page"
+    is_page = content_type is not None and _is_page_type(content_type)
     if not body:
-        return "success"
+        return "page" if is_page else "success"
     if content_encoding is None and body.startswith(b"{"):  # as nearly always
         try:
             answer = json_text.parse(body)
-            return "failure" if isinstance(answer, dict) and _is_no(answer.get("success")) else "success"
+            return _said_by(answer.get("success") if isinstance(answer, dict) else None, is_page=is_page)
         except json_text.MalformedJsonError:
             pass
     text = _text(_decoded(body, content_encoding)).lstrip(_BLANK)
-    if text.startswith("<"):
-        return "page"
-    return "failure" if _is_no(_success_of(text)) else "success"
+    return "page" if text.startswith("<") else _said_by(_success_of(text), is_page=is_page)
+
+
+def _said_by(success: object, *, is_page: bool) -> Said:
+    """Decide from the value of `success`, which counts more than what type an answer claims to be."""
+    if _is_no(success):
+        return "failure"
+    return "page" if is_page and success is not True else "success"
 
 
 def _is_page_type(content_type: str) -> bool:

@@ -87,6 +87,8 @@ class Blocked:
     status: int
     why: BlockedWhy
     failure: Failure = field(default=UNEXPLAINED, compare=False)
+    answer: bytes = field(default=b"", repr=False, compare=False)
+    """The body that came with it, at most `MAX_ANSWER_BYTES`: whoever refused may say there why."""
 
 
 class CancelledUnsentError(asyncio.CancelledError):
@@ -129,7 +131,7 @@ def of_answer(
                 return Rejected(status, body, _of_status(status, host, ', with "success": false'))
             case "page":
                 failure = _of_status(status, host, ", with a page instead of Growlytics' answer")
-                return Blocked(status, "not_growlytics", failure)
+                return Blocked(status, "not_growlytics", failure, body)
     failure = _of_status(status, host)
     if status in _REJECTED:
         return Rejected(status, body, failure)
@@ -140,7 +142,7 @@ def of_answer(
             retry_after_seconds=_wait_seconds(retry_after, date, now),
             failure=failure,
         )
-    return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure)
+    return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure, body)
 
 
 def of_proxy_refusal(

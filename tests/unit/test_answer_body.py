@@ -213,10 +213,18 @@ def test_a_refusal_is_found_in_what_came_of_a_body_that_was_cut(compression: Com
         "application/json, text/html",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("body", [b"", b"OK", b"<html>", YES.encode(), NO.encode()])
+@pytest.mark.parametrize("body", [b"", b"OK", b"<html>", b'{"ok":true}', b'{"success":null}'])
 @pytest.mark.parametrize("encoding", [None, "gzip", "br"])
 def test_a_body_that_is_called_a_page_is_one(content_type: str, body: bytes, encoding: str | None) -> None:
     assert said(body, content_type=content_type, content_encoding=encoding) == "page"
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_what_an_answer_says_of_success_counts_more_than_what_type_it_claims_to_be(
+    compress: Callable[[bytes], bytes],
+) -> None:
+    assert said(compress(YES.encode()), content_type="text/html") == "success"
+    assert said(compress(NO.encode()), content_type="text/html") == "failure"
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/json", "text/html5", "x-text/html", "html"])

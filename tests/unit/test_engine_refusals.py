@@ -4,7 +4,7 @@ import pytest
 
 from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, Attempt, GoesBack, Waits
-from forwarder.growlytics.outcome import DELIVERED, Outcome, Retryable
+from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Retryable
 from forwarder.settings import DeliverySettings
 from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, REFUSED, REJECTED, Driver, why
 
@@ -142,6 +142,21 @@ def test_a_delivery_ends_a_hold_of_refusals_also_after_one_of_the_key() -> None:
     assert some.causes == {"auth"}
     some.end(c, DELIVERED)
     assert some.causes == set()
+
+
+def test_the_dead_letter_of_a_refused_event_has_the_status_and_the_beginning_of_the_answer() -> None:
+    some = driver(systemic_seconds=1.0)
+    some.deliver()
+    some.put("a")
+    for _ in range(3):
+        some.run(REFUSED)
+        some.deliver()
+        some.now += 100.0
+    decision = some.run(Blocked(451, "refusal", answer=b"not here" * 1000))
+    assert isinstance(decision, Ack)
+    assert isinstance(decision.fate, fates.DeadLettered)
+    assert (decision.fate.reason, decision.fate.status, decision.fate.attempts) == ("rejected", 451, 4)
+    assert decision.fate.answer == (b"not here" * 1000)[: fates.MAX_ANSWER_BYTES]
 
 
 def test_an_event_blocked_for_the_first_time_holds_all_whatever_was_delivered_before() -> None:
