@@ -7,7 +7,6 @@ from typing import Any
 
 from forwarder.database.connection import Database
 
-
 _to_close: list[Callable[[], object]] = []
 
 
