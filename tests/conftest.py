@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from tests.fakes.databases import close_databases
 
-settings.register_profile("test", max_examples=100, deadline=None)
+settings.register_profile("test", max_examples=60, deadline=None)
 settings.register_profile("soak", max_examples=3000, deadline=None)
 settings.load_profile("test")
 
