@@ -6,9 +6,11 @@ Real time passes as usual besides. What a loop's timers were set for while the t
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Final
+from typing import Final, TypeVarTuple
 
 import uvloop
+
+Ts = TypeVarTuple("Ts")
 
 STEPS: Final = 20
 TURNS: Final = 5
@@ -55,7 +57,7 @@ class PassingTimeUvloop(uvloop.Loop):
         return super().time() + self._passed
 
     def call_later(
-        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         timer = _Timer(self.time() + delay, callback, args, self, context)
         self.timers[timer] = None
@@ -63,7 +65,7 @@ class PassingTimeUvloop(uvloop.Loop):
         return timer
 
     def call_at(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         return self.call_later(when - self.time(), callback, *args, context=context)
 

@@ -17,7 +17,8 @@ def test_timers_run_in_their_order_at_their_time_and_no_other_does(
     loop: type[PassingTimeLoop] | type[PassingTimeUvloop],
 ) -> None:
     async def test() -> None:
-        running, ran = asyncio.get_running_loop(), []
+        running = asyncio.get_running_loop()
+        ran: list[int] = []
         before = running.time()
         for seconds in (300, 100, 200, 4000):
             running.call_later(seconds, ran.append, seconds)
@@ -27,7 +28,7 @@ def test_timers_run_in_their_order_at_their_time_and_no_other_does(
         assert cancelled.cancelled()
         await let_pass(1000)
         assert ran == [100, 150, 200, 300]
-        assert running.time() - before >= 1000
+        assert running.time() - before > 999.9
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(test())
