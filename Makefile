@@ -1,16 +1,24 @@
 # Everything is installed into .venv, from the hashed lock files. Needs Python 3.11 or newer with pip, and make.
+# PYTHON names another interpreter, as python3.13 or by its path; it has an environment of its own, such as .venv-3.13.
 PYTHON ?= python3
+ifeq ($(PYTHON),python3)
 VENV := .venv
+else
+override PYTHON := $(or $(shell .ci/python '$(PYTHON)'),$(error PYTHON=$(PYTHON) cannot be used))
+VENV := .venv-$(shell '$(PYTHON)' -c 'import sys; print("%d.%d%s" % (*sys.version_info[:2], sys.abiflags))')
+endif
 BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-deploy check soak bench bench-all bench-quick docs screenshot lock clean
+.PHONY: help demo test test-unit test-system test-deploy coverage check soak bench bench-all bench-quick docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    the whole system on this machine, without an account'
-	@echo 'make test    the tests (about eight minutes)'
+	@echo 'make test    the tests, in less than four minutes; make test PYTHON=python3.13 with another Python'
+	@echo 'make test-unit, make test-system   a part of them'
+	@echo 'make coverage   the tests that run in the process, and how much of the code they cover'
 	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
@@ -45,14 +53,27 @@ $(VENV)/deploy: tests/deploy-requirements.txt tests/deploy/package-lock.json $(V
 demo: $(VENV)/runtime
 	@$(BIN)/python -m forwarder demo
 
-# In three parts side by side: one mostly computes, two mostly wait.
+IN_PROCESS := tests/unit tests/contract
+# The tests of the command wait much, and each for itself: in two halves, whatever files there are.
+SYSTEM_1 := tests/system --ignore-glob='*/test_[l-z]*'
+SYSTEM_2 := tests/system --ignore-glob='*/test_[!l-z]*'
+# Runs commands side by side, shows what each said when it has ended, and fails if one of them did.
+BESIDE := .ci/beside
+
 test: $(VENV)/dev
+	@$(BESIDE) '$(BIN)/pytest $(IN_PROCESS)' '$(BIN)/pytest tests/integration' \
+		"$(BIN)/pytest $(SYSTEM_1)" "$(BIN)/pytest $(SYSTEM_2)"
+
+test-unit: $(VENV)/dev
+	@$(BIN)/pytest $(IN_PROCESS)
+
+test-system: $(VENV)/dev
+	@$(BESIDE) "$(BIN)/pytest $(SYSTEM_1)" "$(BIN)/pytest $(SYSTEM_2)"
+
+# Takes three times the CPU.
+coverage: $(VENV)/dev
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/unit tests/contract > $(VENV)/unit.log 2>&1 & unit=$$!; \
-		$(BIN)/coverage run -m pytest tests/integration > $(VENV)/integration.log 2>&1 & integration=$$!; \
-		$(BIN)/pytest tests/system; failed=$$?; \
-		wait $$unit || failed=$$?; wait $$integration || failed=$$?; \
-		cat $(VENV)/unit.log $(VENV)/integration.log; exit $$failed
+	@$(BESIDE) '$(BIN)/coverage run -m pytest $(IN_PROCESS)' '$(BIN)/coverage run -m pytest tests/integration'
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
 
@@ -107,4 +128,4 @@ lock: $(VENV)/runtime
 	@$(BIN)/python -m tests.deploy.lock
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-* .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -27,7 +27,7 @@ from forwarder.event import Event
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
-from tests.fakes.databases import inline_database
+from tests.fakes.databases import close_databases, inline_database
 from tests.fakes.disk_buffers import copy_of
 from tests.fakes.events import ids, keys_of, learned
 
@@ -455,6 +455,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         finally:
             self.loop.run_until_complete(self.loop.shutdown_default_executor())
             self.loop.close()
+            close_databases()
 
     def check_the_rest(self) -> None:
         """Whatever happened, everything left comes out in order once all rests are over; the close balances."""

@@ -36,10 +36,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
+_NOT_OURS = ("FORWARDER_", "GROWLYTICS_", "MAKE", "MFLAGS", "PYTHON")
+"""Settings, and what a `make PYTHON=...` tells the ones that it starts."""
+
+
 @contextmanager
 def pasted(text: str, copy: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run a block until the end of the with block, which must stop what runs in its foreground."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "GROWLYTICS_"))}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
     with subprocess.Popen(
         ["/bin/sh", "-e", "-c", text],
         cwd=copy,

@@ -16,6 +16,8 @@ from forwarder.database.connection import Committed, Database, Job, Transaction,
 
 MAX_COMMITS = 1000
 
+_to_close: list[Callable[[], object]] = []
+
 
 class InlineExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -81,8 +83,20 @@ def _fail(_: Transaction) -> None:
 
 
 def inline_database(directory: Path | None = None, *, of: type[Database] = Database, **options: Any) -> Database:
-    """Return a database, not yet open; in memory without a directory."""
+    """Return a database, not yet open; in memory without a directory. It is closed after the test if not before."""
     database = of(directory, **options)
     database._thread.shutdown()
     database._thread = InlineExecutor()  # type: ignore[assignment]  # it stands in for the thread
+    close_after_test(database._close)
     return database
+
+
+def close_after_test(close: Callable[[], object]) -> None:
+    """Have this called after the test: from Python 3.13 on, a connection that nobody closed is a warning."""
+    _to_close.append(close)
+
+
+def close_databases() -> None:
+    """Close what the test opened and left open; closing twice does no harm."""
+    while _to_close:
+        _to_close.pop()()

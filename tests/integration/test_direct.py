@@ -15,6 +15,7 @@ from forwarder.intake.direct import DirectConnection, Headers
 from forwarder.settings import Address, IntakeSettings, Secret
 from forwarder.telemetry import Telemetry
 from tests.fakes.http_intake_harness import DEADLINE_SECONDS, Connection, Served, request_bytes, serving, until
+from tests.fakes.passing_time import let_pass
 
 BOTH_LOOPS = True
 ONE = "/track/event"
@@ -33,7 +34,7 @@ async def raw_answer(served: Served, *segments: bytes) -> bytes:
     async with served.connection() as connection:
         for segment in segments:
             await connection.send(segment)
-            await asyncio.sleep(0.02)
+            await let_pass(0.02)
         head = await connection._reader.readuntil(b"\r\n\r\n")
         found = re.search(rb"Content-Length: (\d+)", head)
         assert found is not None
@@ -174,7 +175,7 @@ async def test_what_comes_before_the_answer_is_answered_after_it_and_in_order() 
         for body in (b"2", b"3"):
             await connection.send(request_bytes(ONE, body))
         await connection.send(request_bytes(ONE, b"4", Not_Plain="") + request_bytes(ONE, b"5")[:40])
-        await asyncio.sleep(0.05)
+        await let_pass(0.05)
         assert posts.began == [b"1"]
         posts.go_on.set()
         bodies = [(await connection.answer()).body.removeprefix(b"usual ") for _ in range(4)]
@@ -217,11 +218,12 @@ async def test_nothing_more_is_taken_directly_of_a_client_that_does_not_read_its
 
 async def test_a_client_that_waits_for_its_answer_for_long_is_not_idle_and_is_when_it_has_it() -> None:
     posts = SlowPosts()
-    async with slow(posts, keepalive_seconds=0.1) as connection:
+    async with slow(posts, keepalive_seconds=10) as connection:
         await connection.send(POST)
-        await asyncio.sleep(0.8)
+        await let_pass(80)
         posts.go_on.set()
         assert (await connection.answer()).status == 200
+        await let_pass(20)
         assert await connection.has_ended()
 
 
@@ -231,7 +233,7 @@ async def test_a_post_whose_client_leaves_is_taken_all_the_same() -> None:
         await connection.send(POST)
         await until(lambda: len(posts.began) == 1, what="it is taken")
         await connection.reset()
-        await asyncio.sleep(0.05)
+        await let_pass(0.05)
         posts.go_on.set()
         await until(lambda: posts.ended == [GOOD], what="it is taken to its end")
 
@@ -272,7 +274,7 @@ async def test_closing_waits_for_a_plain_post_that_is_being_taken(monkeypatch: p
         async with asyncio.timeout(DEADLINE_SECONDS):
             await began.wait()
         closing = asyncio.create_task(served.intake.close())
-        await asyncio.sleep(0.05)
+        await let_pass(0.05)
         assert not closing.done()
         go_on.set()
         assert (await connection.answer()).status == 200

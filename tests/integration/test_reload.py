@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -129,13 +128,11 @@ async def test_more_may_be_on_the_wire_and_then_fewer() -> None:
 
 async def test_a_rate_limit_comes_and_goes() -> None:
     async with running() as run:
-        await run.reload(delivery={"rate_limit_per_second": 0.1})
+        await run.reload(delivery={"rate_limit_per_second": 0.001})
         await run.post_of(50)
         await until(lambda: run.delivered == 1, "the first one goes at once")
-        began = time.monotonic()
         await run.reload(delivery={"rate_limit_per_second": 0.0})
-        await until(lambda: run.delivered == 50, "nothing limits the others")
-        assert time.monotonic() - began < 8, "or the second one would have waited for its time"
+        await until(lambda: run.delivered == 50, "nothing limits the others, and the second does not wait for its time")
 
 
 async def test_a_hold_is_probed_as_the_new_settings_say() -> None:

@@ -227,7 +227,7 @@ async def test_latency_delays_answers_and_failures(sandbox: Sandbox, client: Cli
         sandbox.faults = faults
         started = time.monotonic()
         await post(client, sandbox)
-        assert 0.045 <= time.monotonic() - started < 10
+        assert time.monotonic() - started >= 0.045
 
 
 async def test_failures_come_by_their_shares_and_are_not_stored(sandbox: Sandbox, client: ClientSession) -> None:

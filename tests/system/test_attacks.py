@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import importlib
 import json
+import os
 import socket
 import sys
 import time
@@ -21,8 +22,7 @@ NOWHERE = "http://127.0.0.1:9/track/event"
 MIB = 1 << 20
 GOOD = b'{"customerId":"c","name":"n","time":1700000000000,"attributes":{"Price":1.50}}'
 FAR_P99_SECONDS = 0.05
-NOISE = 4
-"""By how much a figure may be missed, but in the soak form, on a machine that does other things meanwhile."""
+"""What is promised on a machine that does nothing else: the soak form checks it, the short form prints what it was."""
 
 
 @pytest.fixture
@@ -113,6 +113,20 @@ def growing_less_than(daemon: Daemon, limit_bytes: int, what: str) -> Iterator[N
     assert growth < limit_bytes
 
 
+@contextmanager
+def costing_less_than(daemon: Daemon, seconds: float) -> Iterator[None]:
+    """Check how long the processor works for the process meanwhile, whatever else the machine does."""
+    before = cpu_seconds(daemon)
+    yield
+    assert cpu_seconds(daemon) - before < seconds
+
+
+def cpu_seconds(daemon: Daemon) -> float:
+    _, _, fields = Path(f"/proc/{daemon.process.pid}/stat").read_text(encoding="ascii").rpartition(")")
+    user, system = fields.split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 # Slow clients
 
 
@@ -160,8 +174,8 @@ def post_steadily(daemon: Daemon, seconds: float, *, is_kept: bool) -> list[floa
     return sorted(taken)
 
 
-async def assert_quick_under_slowloris(
-    daemon: Daemon, *, seconds: float, pause_seconds: float, noise: float = NOISE
+async def assert_served_under_slowloris(
+    daemon: Daemon, *, seconds: float, pause_seconds: float, quickly: bool = True
 ) -> None:
     async with slowloris(daemon, connections=2000, pause_seconds=pause_seconds):
         await asyncio.sleep(1)
@@ -173,21 +187,21 @@ async def assert_quick_under_slowloris(
     for name, taken in (("a kept connection", kept), ("a new one each", fresh)):
         p50, p99, longest = (1000 * taken[int(share * (len(taken) - 1))] for share in (0.5, 0.99, 1))
         print(f"good client, {name}: {len(taken)} posts, p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {longest:.1f} ms")
-        assert p99 < 1000 * FAR_P99_SECONDS * noise
+        assert p99 < 1000 * FAR_P99_SECONDS or not quickly
     assert files < 1024 + 256, "the cap holds"
     metrics = await daemon.metrics()
     assert metrics['growlytics_forwarder_connections_closed_total{reason="too_many"}'] > 0
 
 
 async def test_two_thousand_slow_connections_are_not_in_the_way_of_a_good_client(daemon: Daemon) -> None:
-    await assert_quick_under_slowloris(daemon, seconds=6, pause_seconds=1)
+    await assert_served_under_slowloris(daemon, seconds=2, pause_seconds=1, quickly=False)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(180)
 async def test_so_it_is_for_longer_and_with_quicker_attackers(daemon: Daemon) -> None:
-    await assert_quick_under_slowloris(daemon, seconds=60, pause_seconds=1, noise=1)
-    await assert_quick_under_slowloris(daemon, seconds=20, pause_seconds=0.3, noise=1)
+    await assert_served_under_slowloris(daemon, seconds=60, pause_seconds=1)
+    await assert_served_under_slowloris(daemon, seconds=20, pause_seconds=0.3)
 
 
 async def test_half_sent_bodies_end_and_are_counted(daemon: Daemon) -> None:
@@ -238,7 +252,6 @@ async def test_ten_thousand_pipelined_requests_of_a_client_that_reads_nothing(da
         sent = await sending
     p99 = latencies[int(0.99 * len(latencies))]
     print(f"sent {sent} bytes of pipelined requests; good client meanwhile: p99 {1000 * p99:.1f} ms")
-    assert p99 < FAR_P99_SECONDS * NOISE
     await until(lambda: open_files(daemon) <= files + 5, "the connection is closed")
 
 
@@ -295,11 +308,10 @@ async def test_a_mebibyte_that_inflates_to_a_gibibyte_takes_less_than_ten_megaby
         assert len(inflater.decompress(body[: len(body) // 16], 100 * MIB)) > 60 * MIB
     with growing_less_than(daemon, 10_000_000, f"a bomb of {len(body)} bytes of {encoding}"):
         for path in ("/track/event", "/v1/events"):
-            started = time.monotonic()
-            answer = await asyncio.to_thread(ask, daemon, path, body, f"Content-Encoding: {encoding}")
+            with costing_less_than(daemon, 2):
+                answer = await asyncio.to_thread(ask, daemon, path, body, f"Content-Encoding: {encoding}")
             assert status_of(answer) == 413, answer
             assert b"body_too_large" in answer
-            assert time.monotonic() - started < 2
 
 
 async def test_a_body_cut_short_is_refused_and_counted(daemon: Daemon) -> None:
@@ -353,10 +365,9 @@ async def test_a_hundred_thousand_nested_brackets_are_refused(daemon: Daemon, ki
     with growing_less_than(daemon, 40 * len(body) + 2_000_000, kind):
         for path in ("/track/event", "/v1/events"):
             for content_type in ("application/json", "application/x-ndjson"):
-                started = time.monotonic()
-                answer = await asyncio.to_thread(ask, daemon, path, body, f"Content-Type: {content_type}")
+                with costing_less_than(daemon, 2):
+                    answer = await asyncio.to_thread(ask, daemon, path, body, f"Content-Type: {content_type}")
                 assert status_of(answer) in (400, 422), answer
-                assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("where", ["event", "attributes"])
@@ -369,11 +380,10 @@ async def test_a_hundred_thousand_keys_in_one_object_are_refused(daemon: Daemon,
     body = body if len(body) <= MIB else gzip.compress(body)
     with growing_less_than(daemon, 40 * MIB + 2_000_000, f"keys in {where}"):
         for path in ("/track/event", "/v1/events"):
-            started = time.monotonic()
-            answer = await asyncio.to_thread(ask, daemon, path, body)
+            with costing_less_than(daemon, 3):
+                answer = await asyncio.to_thread(ask, daemon, path, body)
             assert status_of(answer) in (413, 422), answer[:300]
             assert len(answer) < 4 * MIB
-            assert time.monotonic() - started < 5
 
 
 # Locks

@@ -227,7 +227,8 @@ def assert_copies_are_due_to_kills(stored: Sequence[int], dead: Sequence[int], k
 @pytest.mark.parametrize(
     "number_of_kills",
     [
-        pytest.param(50, marks=pytest.mark.timeout(180)),
+        pytest.param(18, marks=pytest.mark.timeout(180)),
+        pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(300)]),
         pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1200)]),
     ],
 )

@@ -19,7 +19,7 @@ import pytest
 from forwarder.logs import JsonFormatter, TextFormatter, logging_to_stdout
 from forwarder.settings import LogSettings
 
-DEADLINE_SECONDS = 4.0
+DEADLINE_SECONDS = 20.0
 log = logging.getLogger("forwarder.test")
 
 

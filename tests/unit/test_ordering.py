@@ -63,9 +63,10 @@ def hand_out(
 
 
 def seconds(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    """Return how long the processor worked on this, whatever else it did meanwhile."""
+    started = time.thread_time()
     action()
-    return time.perf_counter() - started
+    return time.thread_time() - started
 
 
 def test_a_huge_skipped_lane_is_looked_at_once_and_not_at_each_take() -> None:
@@ -265,7 +266,7 @@ def test_reading_costs_the_same_however_many_lanes_are_aside() -> None:
 
         return seconds(read)
 
-    many, few = (min(read_all(lanes) for _ in range(3)) for lanes in (50_000, 1_000))
+    many, few = (min(read_all(lanes) for _ in range(3)) for lanes in (20_000, 1_000))
     assert many < 10 * few + 0.01
 
 
@@ -284,7 +285,7 @@ def test_reading_the_first_of_many_that_are_unread_costs_the_same_however_many_t
 
         return seconds(read)
 
-    many, few = (min(read_some(number) for _ in range(3)) for number in (300_000, 3_000))
+    many, few = (min(read_some(number) for _ in range(3)) for number in (100_000, 3_000))
     assert many < 5 * few + 0.01
 
 

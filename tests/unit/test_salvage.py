@@ -15,6 +15,7 @@ from forwarder.database.connection import DamagedError, Database, Transaction
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.salvage import DamagedFile, Found, Salvage
 from forwarder.event import Event
+from tests.fakes.databases import close_after_test
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids
 
@@ -172,7 +173,9 @@ class Books:
     """A new database, in which the books of a salvage are kept."""
 
     def __init__(self) -> None:
-        self.transaction = Transaction(schema.new_in_memory(), {})
+        connection = schema.new_in_memory()
+        close_after_test(connection.close)
+        self.transaction = Transaction(connection, {})
         self.ledger = self.transaction.ledger
 
     @property

