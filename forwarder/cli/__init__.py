@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command with the given arguments, by default the process's, and return its exit code."""
     signals = Signals()
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["run"]:
+    if given and given[0] == "run":
         signals.take_over()
     elif arguments is None:
         signals.take_over_interrupt(EXIT_NO)
