@@ -66,7 +66,7 @@ def test_helm_renders(tmp_path: Path) -> None:
 def test_the_sums_of_the_defaults() -> None:
     settings = load(None, environ={}, overrides=["growlytics.api_key=key"]).settings
     usual, _ = room(settings)
-    assert f"takes at most {usual:.0f} MiB (the request" in README
+    assert f"takes at most {math.ceil(usual)} MiB (the request" in README
     events = settings.buffer.max_events + settings.dead_letters.max_events
     mib = (settings.buffer.max_bytes + settings.dead_letters.max_bytes) / 2**20
     assert f"is at least {limit_mib(mib, events)} MiB." in README
