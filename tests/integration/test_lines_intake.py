@@ -716,7 +716,7 @@ async def test_on_close_whole_lines_are_put_and_half_ones_refused(tmp_path: Path
 
 async def test_on_close_all_that_was_written_is_taken_also_of_those_not_accepted_yet(tmp_path: Path) -> None:
     async with way_in("lines", tmp_path / "lines") as served:
-        text = b"\n".join(numbered(number) for number in range(1000))
+        text = b"\n".join(numbered(number) for number in range(100))  # a busy machine, too, takes them in time
         accepted = [write(served.path, b"", closing=False) for _ in range(10)]
         await let_pass(IDLE_SECONDS)
         for raw in accepted:  # the loop has no turn until it closes, so the kernel holds it all
@@ -726,7 +726,7 @@ async def test_on_close_all_that_was_written_is_taken_also_of_those_not_accepted
         for raw in (*accepted, *waiting):
             raw.close()
         counts = served.counts()
-        assert (counts.received, counts.accepted, counts.rejected) == (20_000, 19_995, {"shutting_down": 5})
+        assert (counts.received, counts.accepted, counts.rejected) == (2000, 1995, {"shutting_down": 5})
 
 
 async def test_who_goes_on_writing_does_not_keep_it_from_closing_and_all_is_counted(tmp_path: Path) -> None:

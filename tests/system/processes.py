@@ -4,12 +4,15 @@ Nothing here imports the package: what is tested is what a user runs.
 """
 
 import asyncio
+import atexit
 import functools
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 COMMAND = [sys.executable, "-m", "forwarder"]
 KEY = "system-test-key"
@@ -57,17 +61,33 @@ async def until(condition: Callable[[], Any], what: str, *, seconds: float = 30.
 class Sandbox:
     """A running sandbox."""
 
-    process: asyncio.subprocess.Process
+    process: "subprocess.Popen[bytes]"
     base: str
-    http: aiohttp.ClientSession
+    http: aiohttp.ClientSession = field(init=False)
+    was_slow: bool = False
+    """Whether requests may still be under way when their clients are gone."""
 
     @property
     def url(self) -> str:
         return f"{self.base}/track/event"
 
     async def faults(self, **faults: object) -> None:
+        self.was_slow |= not {"latency_ms", "jitter_ms", "hang_rate"}.isdisjoint(faults)
         async with self.http.patch(f"{self.base}/_sandbox/faults", json=faults) as response:
             assert response.status == 200, await response.text()
+
+    async def forget_all(self) -> None:
+        """Make it as it was when it started."""
+        await self.use_key(KEY)
+        for what in ("faults", "events"):
+            async with self.http.delete(f"{self.base}/_sandbox/{what}") as response:
+                assert response.status < 300, await response.text()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     async def use_key(self, key: str) -> None:
         """Take this key only from now on."""
@@ -159,15 +179,50 @@ class Daemon:
 
 @asynccontextmanager
 async def running_sandbox(*arguments: str) -> AsyncIterator[Sandbox]:
-    async with (
-        _process("sandbox", "--http", "127.0.0.1:0", "--key", KEY, *arguments) as process,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http,
-    ):
-        assert process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
-            line = (await process.stdout.readline()).decode()
-        assert line.startswith("sandbox ready on http://"), line
-        yield Sandbox(process, line.split()[3].removesuffix("/track/event"), http)
+    """Run a sandbox. One without arguments that was not slow serves the next test too, empty, as to start one takes long."""
+    reused = bool(not arguments and _idle_sandboxes)
+    sandbox = _idle_sandboxes.pop() if reused else await asyncio.to_thread(_start_sandbox, *arguments)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+        sandbox.http = http
+        sandbox.was_slow = False
+        try:
+            yield sandbox
+        except BaseException:
+            sandbox.end()
+            raise
+        if arguments or sandbox.was_slow:
+            sandbox.end()
+        else:
+            await sandbox.forget_all()
+            _idle_sandboxes.append(sandbox)
+
+
+_idle_sandboxes: list[Sandbox] = []
+
+
+@atexit.register
+def _end_sandboxes() -> None:
+    while _idle_sandboxes:
+        _idle_sandboxes.pop().end()
+
+
+def _start_sandbox(*arguments: str) -> Sandbox:
+    process = subprocess.Popen(  # no process of this test's event loop
+        [*COMMAND, "sandbox", "--http", "127.0.0.1:0", "--key", KEY, *arguments],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    giving_up = threading.Timer(START_SECONDS, process.kill)
+    giving_up.start()
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    giving_up.cancel()
+    sandbox = Sandbox(process, line.rpartition(" on ")[2].split(" ")[0].strip().removesuffix("/track/event"))
+    if not line.startswith("sandbox ready on http://"):
+        sandbox.end()
+        pytest.fail(f"the sandbox does not start: {line}")
+    return sandbox
 
 
 @asynccontextmanager
