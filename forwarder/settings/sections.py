@@ -272,7 +272,7 @@ class DeliverySettings:
     systemic_rejections: Annotated[
         int,
         Integer(1),
-        "After how many rejections, or customers refused, in a row without a delivery all count as at fault; "
+        "After how many rejections, or customers refused, in a row without a delivery the fault is not the events'; "
         "then only probes go",
         LIVE,
     ] = 10
