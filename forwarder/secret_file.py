@@ -1,7 +1,7 @@
 """A file that a setting names, such as that of the API key or of certificates, read again when it changes.
 
 Invariants: what settings would refuse never replaces what is in use; neither it nor what is good is ever shown; whatever the
-file does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is mended, as
+file does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is fixed, as
 it may be half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
 elsewhere. Made and served by the composition root.
 """

@@ -494,7 +494,7 @@ class Telemetry:
         """A file beside the buffer's, its log or its lock, was removed while it was in use."""
         self._buffer_errors["directory"].inc()
         log.warning(
-            "a file in buffer.directory was removed while it was in use; it was made anew, and nothing is lost",
+            "a file in buffer.directory was removed while it was in use; it was recreated, and nothing is lost",
             extra={"fields": {"file": name}},
         )
 

@@ -1,6 +1,6 @@
-"""What the environment says of TLS, which the libraries go by as soon as they are imported: mended, or told, before.
+"""Environment variables about TLS, corrected or reported before the libraries that obey them are imported.
 
-A sidecar rather starts than not: what is of no use is ignored with one warning, and what makes TLS impossible is an error.
+A sidecar should start: a useless value is ignored with one warning; only what makes TLS impossible is an error.
 """
 
 import os

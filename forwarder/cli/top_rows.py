@@ -124,11 +124,8 @@ def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
         yield Row("holds", "none", "good")
     for number, hold in enumerate(holds):
         probe = "" if hold.probe_in_seconds is None else f", next probe in {duration(hold.probe_in_seconds)}"
-        lasting = hold.cause in {
-            "auth",
-            "systemic",
-            "not_growlytics",
-        }  # these do not end before somebody does something
+        # These do not end before somebody does something.
+        lasting = hold.cause in {"auth", "systemic", "not_growlytics"}
         label = "" if number else "HOLDS"
         yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
 

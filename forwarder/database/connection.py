@@ -119,7 +119,7 @@ class Database:
         self.generation = 0
         """How often the file was set aside: what a job found before is not true after."""
         self.on_damaged: Callable[[str], None] | None = None
-        """Told when the file was set aside, by its new name, before who had submitted the job. Who is must restore."""
+        """Called with the damaged file's new name before the callback of the job; must schedule the restore."""
         self._synchronous = "FULL" if fsync else "NORMAL"
         self._max_pages = max(1024, max_bytes // PAGE_BYTES)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
@@ -193,8 +193,8 @@ class Database:
     async def look(self) -> Look:
         """Look whether the file, its log and the lock are in their places. To be asked once a second, and at the end.
 
-        A log or a lock that is gone is made anew, without a loss. While the file is gone no job may put anything in it; what
-        it has can be read and removed. It may come back.
+        A log or a lock that is gone is recreated, without a loss. While the file is gone no job may put anything in it, but
+        what it has can be read and removed. The file may come back.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
 
@@ -394,7 +394,7 @@ class Database:
         return Look(self._moved)
 
     def _make_anew(self, directory: Directory, connection: sqlite3.Connection) -> Look:
-        """Make the log and the lock anew, if they are gone. The file holds all, so SQLite begins a new log beside it."""
+        """Recreate the log and the lock, if they are gone. The file holds all, so SQLite begins a new log beside it."""
         made: list[str] = []
         try:
             if directory.lock_again():
@@ -407,7 +407,7 @@ class Database:
                 self._connect_to_file()
                 made.append("log")
         except (sqlite3.Error, OSError, DirectoryError) as error:
-            self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be made anew: {error}")
+            self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be recreated: {error}")
         return Look(self._moved, made)
 
     def _disconnect(self) -> None:

@@ -181,7 +181,7 @@ class Directory:
             self._log.unlink(missing_ok=True)
 
     def lock_again(self) -> bool:
-        """Take the lock anew if its file is gone; return whether that was so. Raises DirectoryError or OSError."""
+        """Take the lock again if its file is gone; return whether that was so. Raises DirectoryError or OSError."""
         try:
             return self._lock.take_again()
         except NoLocksError as error:

@@ -1,7 +1,7 @@
 """Which files of the buffer's directory may be used: plain files with one name, of this user; no link is followed.
 
-Whoever may write to the directory could else have the daemon write into any file of its user's. Blocking; used by
-`directory` and `elsewhere` alone.
+Otherwise another user who may write to the directory could make the daemon write into any file of its own user. Blocking;
+used by `directory` and `elsewhere` alone.
 """
 
 import os

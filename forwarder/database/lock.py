@@ -62,9 +62,9 @@ class Lock:
             os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
 
     def take_again(self) -> bool:
-        """Take it anew if its file was removed or replaced; return whether that was so. Raises as `take` does.
+        """Take it again if its file was removed or replaced; return whether that was so. Raises as `take` does.
 
-        While another process has it, that is left at that: the database's file is locked for itself, so that it goes again.
+        If another process has locked the new file, return False: SQLite's own lock on the database keeps that process out.
         """
         assert self._file is not None
         held = os.fstat(self._file)

@@ -47,7 +47,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The event leaves the buffer with this fate; `acked` is due, before that is committed or after."""
+    """The event leaves the buffer with this fate. Call `acked` next; it need not wait for the commit."""
 
     fate: fates.Fate
 
@@ -230,7 +230,7 @@ class Engine:
         return may_end
 
     def cancelled(self, attempt: Attempt) -> None:
-        """Have an event pending as before of which the attempt was cancelled."""
+        """Make the event of a cancelled attempt ready again, as if it had not been tried."""
         self.limiter.cancelled()
         if attempt.is_probe:
             self.holds.probe_cancelled()

@@ -123,7 +123,7 @@ class Holds:
             self.clear(cause, now)
 
     def probe_soon(self, now: float) -> None:
-        """What may have been the cause was mended: a probe may go at once, unless the far side asked to be left alone."""
+        """The cause may have been fixed: a probe may go at once, unless the far side asked to be left alone."""
         self._interval_seconds = self._initial_seconds
         self._next_probe_at = now
 

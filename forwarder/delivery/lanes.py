@@ -115,7 +115,7 @@ class Lanes:
         return event.customer if self._ordered else event.id
 
     def _place(self, key: str | int, event: Event) -> Lane | None:
-        """Put an event in its lane; None if that is retried, and there is no room for more that are."""
+        """Put an event in its lane; None if the lane is retrying and the retry quota is full."""
         lane = self._lanes.get(key)
         story = self._stories.get(event.id) if self._stories else None
         is_retried = lane.retried if lane else story is not None

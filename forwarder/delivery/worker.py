@@ -128,7 +128,7 @@ class Delivery:
         self._start_what_may()
 
     def try_soon(self) -> None:
-        """What makes attempts fail may have been mended: if anything holds, probe now, but not before a Retry-After ends."""
+        """What makes attempts fail may have been fixed: if anything holds, probe now, but not before a Retry-After ends."""
         if self._engine.holds.causes:
             self._engine.holds.probe_soon(asyncio.get_running_loop().time())
             self._start_what_may()

@@ -103,7 +103,7 @@ class AnswerReader:
             return True
         if self._came_bytes > MAX_HEAD_BYTES + MAX_ANSWER_BYTES:
             if self._head is None:
-                raise MalformedAnswerError("the answer is only announced, again and again")
+                raise MalformedAnswerError("interim answers (1xx) came without end, and no final one")
             return True
         return self._ends_with_connection and _is_whole_object(self._body)
 

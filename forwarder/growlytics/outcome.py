@@ -88,7 +88,7 @@ class Blocked:
     why: BlockedWhy
     failure: Failure = field(default=UNEXPLAINED, compare=False)
     answer: bytes = field(default=b"", repr=False, compare=False)
-    """The body that came with it, at most `MAX_ANSWER_BYTES`: whoever refused may say there why."""
+    """The body that came with it, at most `MAX_ANSWER_BYTES`: it may say why."""
 
 
 class CancelledUnsentError(asyncio.CancelledError):
@@ -151,7 +151,7 @@ def of_proxy_refusal(
     """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
 
     5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
-    else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody mends a setting.
+    else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody fixes a setting.
     Retry-After and Date are read as in `of_answer`. `host` is the proxy's, for `Failure`.
     """
     failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)

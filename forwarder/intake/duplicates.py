@@ -36,7 +36,7 @@ def key_of(text: str, raw: bytes, event: object) -> Key:
     """Return what is remembered of a key and its event: the bytes as they came, and what they say.
 
     What says the same is the same event, whatever its white space and the order of its members, as some libraries write
-    those anew for each try. Numbers are compared as the far side reads them.
+    those again for each try. Numbers are compared as they were parsed, so 1 and 1.0 differ.
     """
     try:
         said = orjson.dumps(event, option=orjson.OPT_SORT_KEYS)

@@ -64,7 +64,7 @@ class GrowlyticsSettings:
     connection_max_age_seconds: Annotated[
         float,
         Seconds(86_400, zero=True),
-        "How long a connection is used, less up to a quarter by chance, before a new one looks up the host's address anew; "
+        "How long a connection is used, less up to a quarter by chance, before a new one looks up the host's address again; "
         "0: no limit",
         LIVE,
     ] = 300.0
@@ -272,7 +272,7 @@ class DeliverySettings:
     systemic_rejections: Annotated[
         int,
         Integer(1),
-        "After how many rejections, or customers refused, in a row without a delivery all count as at fault; "
+        "After how many rejections, or customers refused, in a row without a delivery the fault is not the events'; "
         "then only probes go",
         LIVE,
     ] = 10

@@ -181,7 +181,7 @@ async def test_a_log_that_is_removed_is_made_anew_and_what_was_in_it_survives_a_
 
 
 def made_anew(daemon: Daemon) -> list[dict[str, Any]]:
-    return [line for line in daemon.lines if "it was made anew, and nothing is lost" in line["message"]]
+    return [line for line in daemon.lines if "it was recreated, and nothing is lost" in line["message"]]
 
 
 async def test_posts_that_wait_while_the_directory_goes_are_answered_and_what_was_acknowledged_arrives(

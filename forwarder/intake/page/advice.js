@@ -67,7 +67,7 @@ function bufferNotes({ buffer, forecasts }) {
     : "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
   if (buffer.available === false) {
     notes.push({ mood: "bad", what: "The buffer's disk is full, fails or is gone: new events are refused.",
-      how: "Make room on the disk of `buffer.directory`, or mend it; the log names the error. It is tried again by itself." });
+      how: "Make room on the disk of `buffer.directory`, or repair it; the log names the error. It is tried again by itself." });
   }
   if (fullness(buffer) >= 0.999) {
     notes.push({ mood: "bad", what: "The buffer is full.", how: `New events are refused (429), or the oldest dropped, as \`buffer.when_full\` says. ${raise}` });
