@@ -114,6 +114,8 @@ class App:
             telemetry=self.telemetry,
             clock=wall,
             age_seconds=self._ages.age_seconds,
+            buffer_events=settings.buffer.max_events,
+            buffer_bytes=settings.buffer.max_bytes,
         )
         self._forecast = Forecast(max_events=settings.buffer.max_events, max_bytes=settings.buffer.max_bytes)
         self._reloading = Reloading(

@@ -68,11 +68,14 @@ def _open_null(number: int) -> None:
 
 
 def _text(raw: Output, like: TextIO | None, *, errors: str, line_buffering: bool) -> io.TextIOWrapper:
-    """Return a text stream on `raw`, with the properties of the one that Python made, if it made one."""
+    """Return a text stream on `raw`, with the properties of the one that Python made, if it made one.
+
+    Where Python was to buffer nothing (PYTHONUNBUFFERED), each line is written when it is complete.
+    """
+    is_unbuffered = getattr(like, "write_through", False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding="utf-8" if like is None else like.encoding,
         errors=errors if like is None else like.errors,
-        line_buffering=getattr(like, "line_buffering", line_buffering),
-        write_through=getattr(like, "write_through", False),
+        line_buffering=is_unbuffered or getattr(like, "line_buffering", line_buffering),
     )

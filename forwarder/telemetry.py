@@ -67,6 +67,7 @@ RETRY_REASONS: Final = (
     "network",
     "timeout",
     "status_408",
+    "status_413",
     "status_425",
     "status_429",
     "status_5xx",
@@ -133,7 +134,7 @@ _GIVEN_UP: Final = {
 _HOLDS: Final = {
     "breaker": "delivery holds: attempts fail one after the other",
     "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
-    "auth": "delivery holds: Growlytics refuses the forwarder; check growlytics.api_key and growlytics.url",
+    "auth": "delivery holds: the forwarder is refused; check growlytics.api_key, growlytics.url and growlytics.proxy",
     "systemic": "delivery holds: Growlytics rejects every event; look at what was deployed last, here or there",
     "not_growlytics": "delivery holds: something else answers in place of Growlytics, such as a captive portal",
 }
@@ -411,16 +412,22 @@ class Telemetry:
             self._possible_duplicates.inc()
         self._log_seldom("attempt failed, will be retried", kind=reason, reason=reason)
 
+    def proxy_refused(self, *, status: int) -> None:
+        """The forward proxy refuses us, so Growlytics was not asked."""
+        self._log_seldom("the proxy refuses the forwarder: check growlytics.proxy", kind=status, status=status)
+
     def delivery_blocked(self, *, status: int) -> None:
         """Growlytics refuses us rather than an event."""
         self._log_seldom(
             "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
         )
 
-    def event_suspected(self, *, name: str, status: int) -> None:
-        """An event is refused, and perhaps no other."""
+    def event_suspected(self, *, name: str, status: int, is_page: bool) -> None:
+        """An event is refused, and perhaps no other; or a page came instead of an answer."""
         self._log_seldom(
-            "an event is refused, by Growlytics or something before it; it is tried again, and others go on",
+            "an event is answered with a web page, which is not Growlytics' answer; it is tried again, and others go on"
+            if is_page
+            else "an event is refused, by Growlytics or something before it; it is tried again, and others go on",
             kind=status,
             name=printable(name),
             status=status,

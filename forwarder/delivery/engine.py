@@ -5,6 +5,7 @@ that out is the worker's part. Pure, with times given by the caller: `now` in se
 seconds since 1970.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -23,7 +24,7 @@ from forwarder.settings import DeliverySettings
 
 WINDOW_EVENTS_PER_PERMIT: Final = 16
 WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
-_NO_SIGN_OF_LOAD: Final = frozenset({"status_425"})
+_NO_SIGN_OF_LOAD: Final = frozenset({"status_413", "status_425"})
 _REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
 _MAYBE_THERE: Final = frozenset({"breaker", "retry_after", "not_growlytics"})
 """In holds of these causes a probe may come to an attempt of which nobody knows whether the event arrived."""
@@ -83,9 +84,15 @@ class Engine:
         schedule: RetrySchedule,
         holds: Holds,
         age_seconds: Callable[[float], float],
+        buffer_events: int = sys.maxsize,
+        buffer_bytes: int = sys.maxsize,
     ) -> None:
-        """`age_seconds` tells from when an event was accepted how old it is now."""
+        """`age_seconds` tells from when an event was accepted how old it is now.
+
+        At most half of so many events and bytes are in the window, as what is in it cannot be dropped from a full buffer.
+        """
         self._settings = settings
+        self._max_window_events = max(1, buffer_events // 2)
         self._age_seconds = age_seconds
         self._schedule = schedule
         self._rate_limit = RateLimit(settings.rate_limit_per_second)
@@ -93,8 +100,8 @@ class Engine:
         self.holds = holds
         self.lanes = Lanes(
             ordered=settings.order == "customer",
-            max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency,
-            max_bytes=WINDOW_MAX_BYTES,
+            max_events=self._window_events(settings),
+            max_bytes=min(WINDOW_MAX_BYTES, buffer_bytes // 2),
             max_lanes=settings.max_concurrency,
         )
         self._failures_in_a_row = 0
@@ -114,9 +121,10 @@ class Engine:
         self.limiter.change_max(settings.max_concurrency)
         self.holds.use(settings)
         self._suspects.use(settings)
-        self.lanes.change_max(
-            max_events=WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, max_lanes=settings.max_concurrency
-        )
+        self.lanes.change_max(max_events=self._window_events(settings), max_lanes=settings.max_concurrency)
+
+    def _window_events(self, settings: DeliverySettings) -> int:
+        return min(WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, self._max_window_events)
 
     # Before an attempt
 
@@ -249,26 +257,28 @@ class Engine:
         self._failures_in_a_row = 0
         self._rejected_in_a_row.clear()
         self.lanes.unpark_suspects()
+        if attempt.is_probe or self.holds.causes:
+            self._end_holds(attempt, now)
+        return Ack(fates.Delivered())
+
+    def _end_holds(self, attempt: Attempt, now: float) -> None:
+        """End what the delivery of a probe ends, or of an attempt that began before delivery was held."""
         held = bool(self.holds.causes)
         if attempt.is_probe:
             self.holds.probe_delivered(now)
         else:
-            self._clear_refusals(attempt, now)
+            # Not everything is refused; but whether we are may have changed since this attempt began.
+            self.holds.clear("systemic", now)
+            if attempt.key_number == self._suspects.key_number:
+                self.holds.clear("not_growlytics", now)
+                if not self._refuses_us:
+                    self.holds.clear("auth", now)
         if held and not self.holds.causes:
             self.limiter.thaw(now)
             self._last_hold_ended_at = now
             self._refuses_us = False
             self.lanes.hold_ends()
             self.lanes.unpark_suspects(also_refused=True)
-        return Ack(fates.Delivered())
-
-    def _clear_refusals(self, attempt: Attempt, now: float) -> None:
-        """Not everything is refused; but whether we are may have changed since this attempt began."""
-        self.holds.clear("systemic", now)
-        if attempt.key_number == self._suspects.key_number:
-            self.holds.clear("not_growlytics", now)
-            if not self._refuses_us:
-                self.holds.clear("auth", now)
 
     def _note_failure(self, attempt: Attempt, failure: Retryable, now: float) -> None:
         if attempt.started_at >= self._last_hold_ended_at:  # or it is no news
@@ -305,20 +315,26 @@ class Engine:
 
     def _blocked(self, attempt: Attempt, outcome: Blocked, now: float) -> Decision:
         """Something refuses us, or this event: see `suspects`."""
+        if outcome.why == "proxy":
+            if attempt.key_number == self._suspects.key_number:
+                self._refuses_us = True
+                self._hold("auth", now)
+            self._put_back(attempt, now)
+            return Waits("blocked", maybe_delivered=False)
         story, event = attempt.taken.story, attempt.taken.event
         is_ambiguous = outcome.why == "not_growlytics" and attempt.never_repeated
-        is_first = story.attempts + attempt.is_probe == 1
+        is_first = story.attempts + attempt.is_probe == 1 and story.refusals is None
         refused = self._suspects.refused(
             story.refusals,
             outcome.why,
             status=outcome.status,
             key_number=attempt.key_number,
-            first_of=event.id if is_ambiguous else attempt.lane.key if is_first else None,
+            counts_for=event.id if is_ambiguous else attempt.lane.key if is_first else None,
             now=now,
         )
         story.refusals = refused.refusals
         if refused.hold:
-            self._refuses_us |= not refused.refusals.suspect or outcome.why == "proxy"
+            self._refuses_us |= not refused.refusals.suspect
             self._hold(refused.hold, now)
         if is_ambiguous:
             self._end_probe(attempt, now)

@@ -4,7 +4,8 @@ Pure, with times given by the caller (seconds of the event loop's clock). Used b
 mixes of tests/unit/test_suspects_mixes.py. The rule:
 
 - Own errors (400, 409, 413, 422, `success: false`) are not decided here: see `Engine._rejected`.
-- A 401 or 407, and any refusal by a forward proxy, is about us: delivery holds at once (`auth`). But a 401 or 407 to an
+- Any refusal by a forward proxy is about us: delivery holds at once (`auth`). It is not decided here, as no event left.
+- A 401 or 407 holds at once, too. But one to an
   event that was refused before, while attempts begun since with the same key were delivered, makes that event a suspect.
 - Any other refusal makes the event a suspect. Its lane waits with the normal backoff, and all others go on.
 - Confirmed: a refusal of a suspect counts only if another event's attempt, begun after this event's previous refusal and
@@ -28,13 +29,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from forwarder.growlytics.outcome import BlockedWhy
 from forwarder.settings import DeliverySettings
 
 REFUSALS_TO_CONFIRM: Final = 3
 _NEVER: Final = float("-inf")
 
 RefusalCause = Literal["auth", "not_growlytics"]
+EventBlockedWhy = Literal["key", "refusal", "not_growlytics"]
+"""Those of outcome.BlockedWhy of which the event may be the reason: a forward proxy does not see it."""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,6 @@ class Suspects:
         self.key_number += 1
         self._delivered_latest = 0
         self._confirmed_before = False
-        self._row.clear()
         self._failed_probes.clear()
 
     def hold_began(self) -> None:
@@ -119,44 +120,44 @@ class Suspects:
             return
         self._delivered_latest = max(self._delivered_latest, number)
         self._row.clear()
-        if refusals is not None and refusals.suspect:
+        if refusals is not None and refusals.suspect and refusals.key_number == key_number:
             self._confirmed_before = False
             self._no_verdict_until = now + self._seconds
 
     def refused(
         self,
         before: Refusals | None,
-        why: BlockedWhy,
+        why: EventBlockedWhy,
         *,
         status: int,
         key_number: int,
-        first_of: Hashable | None,
+        counts_for: Hashable | None,
         now: float,
     ) -> Refused:
         """Decide what follows from a refusal of an event, of which `before` is what is remembered.
 
-        `first_of` is its lane, if this was the first attempt, or the event if it is never repeated; None for a retry.
+        `counts_for` is what a row of refusals counts: the lane, if this was its first attempt; None for a retry.
         """
         is_current = key_number == self.key_number
         refusals = before if before and before.key_number == key_number else Refusals(key_number, self._begun)
-        has_evidence = is_current and refusals.number > 0 and self._delivered_latest > refusals.attempts_begun
+        has_evidence = is_current and self._delivered_latest > refusals.attempts_begun
         counts = has_evidence and refusals.suspect
         if counts:
             refusals.first_counted_at = refusals.first_counted_at if refusals.counted else now
             refusals.counted += 1
-        refusals.suspect |= why in ("refusal", "not_growlytics") or (why == "key" and has_evidence)
+        refusals.suspect |= why != "key" or has_evidence
         refusals.number += 1
         refusals.attempts_begun = self._begun
         refusals.status = status
         refusals.maybe_there |= why == "not_growlytics"
-        hold = self._hold(refusals, why, first_of) if is_current else None
+        hold = self._hold(refusals, why, counts_for) if is_current else None
         return Refused(refusals, hold, has_evidence, counts and self._confirms(refusals, now))
 
-    def _hold(self, refusals: Refusals, why: BlockedWhy, first_of: Hashable | None) -> RefusalCause | None:
-        if why == "proxy" or not refusals.suspect:
+    def _hold(self, refusals: Refusals, why: EventBlockedWhy, counts_for: Hashable | None) -> RefusalCause | None:
+        if not refusals.suspect:
             return "auth"
-        if first_of is not None:
-            self._row.add(first_of)
+        if counts_for is not None and len(self._row) < self._lanes_in_a_row:
+            self._row.add(counts_for)
         if self._delivered_latest and len(self._row) < self._lanes_in_a_row:
             return None
         return "not_growlytics" if why == "not_growlytics" else "auth"

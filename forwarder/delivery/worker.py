@@ -7,6 +7,7 @@ may have arrived and is never repeated.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -57,7 +58,8 @@ class Progress:
 class Delivery:
     """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
 
-    `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells.
+    `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells. The
+    buffer holds at most `buffer_events` and `buffer_bytes`.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Delivery:
         telemetry: Telemetry,
         clock: Clock = time.time,
         age_seconds: Callable[[float], float] | None = None,
+        buffer_events: int = sys.maxsize,
+        buffer_bytes: int = sys.maxsize,
     ) -> None:
         self._engine = Engine(
             settings,
@@ -76,6 +80,8 @@ class Delivery:
             schedule=RetrySchedule(settings),
             holds=Holds(settings),
             age_seconds=age_seconds or (lambda accepted_at: clock() - accepted_at),
+            buffer_events=buffer_events,
+            buffer_bytes=buffer_bytes,
         )
         self._lanes = self._engine.lanes
         self._buffer = buffer
@@ -403,10 +409,13 @@ class Delivery:
 
     def _tell_of_refusal(self, attempt: Attempt, outcome: Blocked) -> None:
         refusals = attempt.taken.story.refusals
-        if refusals is None or not refusals.suspect:
+        if outcome.why == "proxy":
+            self._telemetry.proxy_refused(status=outcome.status)
+        elif refusals is None or not refusals.suspect:
             self._telemetry.delivery_blocked(status=outcome.status)
         elif refusals.number == 1 or refusals.counted == 1:
-            self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status)
+            is_page = outcome.why == "not_growlytics"
+            self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status, is_page=is_page)
 
 
 _LABELS: Final[dict[type[Outcome], str]] = {

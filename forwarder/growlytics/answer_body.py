@@ -28,7 +28,7 @@ _MAX_GZIP_MEMBERS: Final = 16
 
 def said(body: bytes, *, content_type: str | None = None, content_encoding: str | None = None) -> Said:
     """Return what a body says, or as much of one as came, at most its first `MAX_ANSWER_BYTES`."""
-    is_page = content_type is not None and _is_page_type(content_type)
+    is_page = content_type is not None and "html" in content_type.lower() and _is_page_type(content_type)
     if not body:
         return "page" if is_page else "success"
     if content_encoding is None and body.startswith(b"{"):  # as nearly always

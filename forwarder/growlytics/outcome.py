@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from forwarder.growlytics import answer_body
 
-RetryReason = Literal["network", "timeout", "status_408", "status_425", "status_429", "status_5xx"]
+RetryReason = Literal["network", "timeout", "status_408", "status_413", "status_425", "status_429", "status_5xx"]
 FailureKind = Literal[
     "dns", "connect", "tls", "proxy", "timeout_connect", "timeout_answer", "reset", "protocol", "status"
 ]
@@ -99,8 +99,17 @@ Outcome = Delivered | Retryable | Rejected | Blocked
 
 DELIVERED: Final = Delivered()
 
+_WITHOUT_BODY: Final = frozenset({204, 205})
+"""Successes that have no body by definition, so whatever they say of its type is of no meaning."""
 _REJECTED: Final = frozenset({400, 409, 413, 422})
-_RETRYABLE: Final[dict[int, RetryReason]] = {408: "status_408", 425: "status_425", 429: "status_429"}
+_TOO_LARGE: Final = 413
+"""With Retry-After it is a passing condition, as HTTP has it; without, the event is too large."""
+_RETRYABLE: Final[dict[int, RetryReason]] = {
+    408: "status_408",
+    413: "status_413",
+    425: "status_425",
+    429: "status_429",
+}
 _BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "key"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SECONDS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
@@ -124,7 +133,8 @@ def of_answer(
     with `now`, in seconds since 1970. `host` is whose answer it is, for `Failure`.
     """
     if 200 <= status < 300:
-        match answer_body.said(body, content_type=content_type, content_encoding=content_encoding):
+        its_type = None if status in _WITHOUT_BODY else content_type
+        match answer_body.said(body, content_type=its_type, content_encoding=content_encoding):
             case "success":
                 return DELIVERED
             case "failure":
@@ -133,15 +143,12 @@ def of_answer(
                 failure = _of_status(status, host, ", with a page instead of Growlytics' answer")
                 return Blocked(status, "not_growlytics", failure, body)
     failure = _of_status(status, host)
-    if status in _REJECTED:
+    wait = _wait_seconds(retry_after, date, now)
+    if status in _REJECTED and (status != _TOO_LARGE or wait is None):
         return Rejected(status, body, failure)
     if reason := _RETRYABLE.get(status) or ("status_5xx" if 500 <= status < 600 else None):
-        return Retryable(
-            reason,
-            maybe_delivered=status in _GATEWAY_LOST_THE_ANSWER,
-            retry_after_seconds=_wait_seconds(retry_after, date, now),
-            failure=failure,
-        )
+        maybe_delivered = status in _GATEWAY_LOST_THE_ANSWER
+        return Retryable(reason, maybe_delivered=maybe_delivered, retry_after_seconds=wait, failure=failure)
     return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure, body)
 
 
@@ -155,7 +162,7 @@ def of_proxy_refusal(
     Retry-After and Date are read as in `of_answer`. `host` is the proxy's, for `Failure`.
     """
     failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
-    if 500 <= status < 600 or status in _RETRYABLE:
+    if 500 <= status < 600 or (status in _RETRYABLE and status != _TOO_LARGE):
         wait = _wait_seconds(retry_after, date, now)
         return Retryable("network", maybe_delivered=False, retry_after_seconds=wait, failure=failure)
     return Blocked(status, "proxy", failure)

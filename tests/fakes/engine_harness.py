@@ -21,6 +21,7 @@ REJECTED: Final = Rejected(400, b"no")
 BLOCKED: Final = Blocked(401, "key")
 REFUSED: Final = Blocked(403, "refusal")
 PAGE: Final = Blocked(200, "not_growlytics")
+PROXY: Final = Blocked(403, "proxy")
 
 OLD: Final = 0.0
 """When an event was accepted that is older than any `max_age_seconds`."""

@@ -111,3 +111,23 @@ async def test_a_reader_of_the_output_that_left_before_is_no_traceback(command: 
     _, err = await process.communicate()
     assert b"Traceback" not in err
     assert b"Broken" not in err
+
+
+async def test_warnings_of_the_start_are_there_at_once_also_where_python_is_to_buffer_nothing(tmp_path: Path) -> None:
+    """As in the image, which sets PYTHONUNBUFFERED."""
+    errors = tmp_path / "errors"
+    with errors.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "run", f"--set=growlytics.url={FAR_SIDE}", f"--set=buffer.directory={tmp_path / 'buffer'}",
+            "--set=intake.http=", f"--set=intake.unix_socket={tmp_path / 'intake.sock'}", "--set=admin.http=",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=file,
+            env=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY, FORWARDER_LOG_LEVEL="info", PYTHONUNBUFFERED="1"),
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline(), "nor does the log wait"
+        assert "FORWARDER_LOG__LEVEL" in errors.read_text()
+    finally:
+        process.kill()
+        await process.wait()

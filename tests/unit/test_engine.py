@@ -6,10 +6,13 @@ from itertools import pairwise
 import pytest
 
 from forwarder.buffer import fates
-from forwarder.delivery.engine import Ack, GoesBack, Waits, ambiguous
+from forwarder.delivery.engine import Ack, Engine, GoesBack, Waits, ambiguous
+from forwarder.delivery.holds import Holds
+from forwarder.delivery.limiter import Limiter
 from forwarder.growlytics.outcome import DELIVERED, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from tests.fakes.engine_harness import FAILED, LOST, OLD, REJECTED, Delays, Driver, why
+from tests.fakes.events import EventMaker
 
 OUT_OF_REACH = 10**9
 
@@ -153,6 +156,23 @@ def test_what_goes_back_to_the_buffer_rests_for_its_backoff_and_its_attempts_go_
     some.feed()
     attempt = some.start()
     assert (attempt.taken.event.customer, attempt.taken.story.attempts) == ("bad 8", 2)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_at_most_half_of_the_buffer_is_in_the_window_so_that_the_other_half_can_be_dropped(*, held: bool) -> None:
+    settings = DeliverySettings()
+    engine = Engine(
+        settings, limiter=Limiter(64), schedule=Delays(settings), holds=Holds(settings),
+        age_seconds=lambda _: 0.0, buffer_events=100, buffer_bytes=4000,
+    )  # fmt: skip
+    make = EventMaker()
+    if held:
+        engine.lanes.hold_begins()
+    assert engine.lanes.room() == (50, 2000)
+    engine.add([make(f"c{number}", size_bytes=10) for number in range(50)], now=0.0)
+    assert engine.lanes.room() == (0, 0)
+    engine.use(DeliverySettings(max_concurrency=2), schedule=Delays(settings))
+    assert engine.lanes.room() == (0, 0)
 
 
 # Permits

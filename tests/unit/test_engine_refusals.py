@@ -6,7 +6,7 @@ from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, Attempt, GoesBack, Waits
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Retryable
 from forwarder.settings import DeliverySettings
-from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, REFUSED, REJECTED, Driver, why
+from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, PROXY, REFUSED, REJECTED, Driver, why
 
 OUT_OF_REACH = 10**9
 
@@ -142,6 +142,134 @@ def test_a_delivery_ends_a_hold_of_refusals_also_after_one_of_the_key() -> None:
     assert some.causes == {"auth"}
     some.end(c, DELIVERED)
     assert some.causes == set()
+
+
+def test_a_forward_proxy_that_refuses_us_is_never_an_events_fault() -> None:
+    some = driver()
+    some.deliver()
+    some.put("a")
+    some.run(REFUSED)
+    some.now += 100.0
+    for _ in range(5):
+        attempt = some.start()
+        assert attempt.taken.event.customer == "a"
+        assert why(some.end(attempt, PROXY)) == "blocked"
+        assert some.causes == {"auth"}
+        assert attempt.taken.story.refusals is not None
+        assert attempt.taken.story.refusals.number == 1, "it did not see the event"
+        some.put("b")
+        some.end(some.pass_to_next_probe(), DELIVERED)
+        some.now += 100.0
+    assert some.dead == {}
+
+
+def test_a_hold_of_the_forward_proxy_ends_by_a_probe_alone() -> None:
+    some = driver()
+    some.deliver()
+    some.put("abc")
+    a, b = some.start(), some.start()
+    some.end(a, PROXY)
+    some.end(b, DELIVERED)
+    assert some.causes == {"auth"}
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    assert some.causes == set()
+
+
+def test_a_late_refusal_by_the_proxy_with_the_old_key_holds_nothing() -> None:
+    some = driver()
+    some.put("ab")
+    a = some.start()
+    some.engine.key_changed(some.now)
+    some.end(a, PROXY)
+    assert some.causes == set()
+
+
+def test_events_that_were_refused_as_probes_do_not_hold_all_again_when_they_are_retried() -> None:
+    """Retries never count, and the probes were their first attempts."""
+    some = driver(systemic_rejections=3)
+    some.deliver()
+    some.put("abcdefghi")
+    for _ in range(3):
+        some.run(REFUSED)
+    for _ in range(4):
+        some.end(some.pass_to_next_probe(), REFUSED)
+    some.end(some.pass_to_next_probe(), DELIVERED)
+    assert some.causes == set()
+    retried = set()
+    while attempt := some.try_start():
+        if attempt.taken.story.refusals:  # the others stay on the wire
+            retried.add(attempt.taken.event.customer)
+            some.end(attempt, REFUSED)
+    assert len(retried) == 7
+    assert some.causes == set()
+
+
+def test_a_refused_event_that_was_rejected_before_waits_for_its_own_backoff() -> None:
+    some = driver()
+    some.put("ab")
+    some.run(REJECTED)
+    some.run(DELIVERED)
+    attempt = some.start()
+    assert attempt.taken.event.customer == "a"
+    some.end(attempt, REFUSED)
+    some.deliver("c")
+    assert some.try_start() is None, "deliveries do not end its wait"
+
+
+def test_a_hold_of_refusals_does_not_lower_what_slow_start_aims_at_and_one_of_failures_does() -> None:
+    def limit_after(outcome: Outcome) -> int:
+        some = driver(systemic_rejections=1, breaker_failures=1)
+        on_wire = some.saturate(32)
+        some.end(on_wire.pop(0), outcome)
+        assert len(some.causes) == 1
+        for attempt in on_wire:
+            some.engine.cancelled(attempt)
+        some.end(some.pass_to_next_probe(), DELIVERED)
+        return some.limiter._slow_start_until
+
+    assert limit_after(REFUSED) > limit_after(FAILED)
+
+
+def test_a_delivery_with_the_old_key_does_not_end_a_hold_of_the_new_one() -> None:
+    some = driver()
+    some.put("abc")
+    a = some.start()
+    some.engine.key_changed(some.now)
+    some.run(REFUSED)
+    assert some.causes == {"auth"}
+    some.end(a, DELIVERED)
+    assert some.causes == {"auth"}
+
+
+def test_a_new_key_tries_lanes_that_were_probed_with_the_old_one_like_all_others() -> None:
+    some = driver()
+    some.put("ab")
+    some.run(BLOCKED)
+    for _ in range(3):
+        some.end(some.pass_to_next_probe(), BLOCKED)
+    some.engine.key_changed(some.now)
+    late = some.start()
+    some.engine.key_changed(some.now)
+    some.end(late, BLOCKED)
+    assert late.lane not in some.lanes._probed, "nothing is known of it with the newest key"
+
+
+def test_a_suspect_does_not_expire_as_a_probe_or_in_a_hold() -> None:
+    some = driver(breaker_failures=1)
+    some.deliver()
+    some.put("ab", accepted_at=OLD)
+    a, b = some.start(), some.start()
+    some.end(a, REFUSED)
+    some.deliver("c")
+    some.end(b, FAILED)
+    assert some.causes == {"breaker"}
+    some.now += 100.0
+    probe = some.start()
+    while probe.taken.event.customer != "a":
+        some.end(probe, FAILED)
+        some.now += 100.0
+        probe = some.start()
+    assert why(some.end(probe, REFUSED)) == "blocked"
 
 
 def test_the_dead_letter_of_a_refused_event_has_the_status_and_the_beginning_of_the_answer() -> None:

@@ -131,7 +131,7 @@ def test_the_headers_of_a_2xx_and_of_nothing_else_say_how_to_read_its_body() -> 
         is_good = status // 100 == 2
         plain = expected(status, says_failure=False)
         assert of_answer(status, b"OK", content_type="Text/HTML; charset=x") == (
-            Blocked(status, "not_growlytics") if is_good else plain
+            Blocked(status, "not_growlytics") if is_good and status not in (204, 205) else plain
         )
         refusal = gzip.compress(b'{"success":false}')
         assert of_answer(status, refusal, content_encoding="gzip") == expected(status, says_failure=True)
@@ -314,9 +314,15 @@ def test_a_date_is_compared_with_our_clock_where_the_answer_has_none_that_can_be
 def test_every_answer_that_may_pass_says_when_to_retry() -> None:
     for status in EVERY_STATUS:
         decided = of_answer(status, b"", retry_after="5", now=NOW)
-        assert isinstance(decided, Retryable) == (status in (408, 425, 429) or status // 100 == 5), status
+        assert isinstance(decided, Retryable) == (status in (408, 413, 425, 429) or status // 100 == 5), status
         if isinstance(decided, Retryable):
             assert decided.retry_after_seconds == 5.0
+
+
+@pytest.mark.parametrize("retry_after", [None, "", "soon", "-", "5, 5"])
+def test_too_large_is_final_unless_the_answer_says_when_to_retry(retry_after: str | None) -> None:
+    assert of_answer(413, b"", retry_after=retry_after) == Rejected(413)
+    assert of_answer(413, b"", retry_after="2") == Retryable("status_413", maybe_delivered=False, retry_after_seconds=2)
 
 
 # Why, for people

@@ -5,8 +5,7 @@ from itertools import count
 
 import pytest
 
-from forwarder.delivery.suspects import Refusals, Refused, Suspects
-from forwarder.growlytics.outcome import BlockedWhy
+from forwarder.delivery.suspects import EventBlockedWhy, Refusals, Refused, Suspects
 from forwarder.settings import DeliverySettings
 
 
@@ -27,7 +26,7 @@ class Run:
         self.suspects.delivered(number, key, self.refusals.pop(event, None), self.now)
 
     def refuse(
-        self, event: str = "a", why: BlockedWhy = "refusal", *, status: int = 403, key_number: int | None = None
+        self, event: str = "a", why: EventBlockedWhy = "refusal", *, status: int = 403, key_number: int | None = None
     ) -> Refused:
         self.suspects.attempt_begins()
         refused = self.suspects.refused(
@@ -35,14 +34,14 @@ class Run:
             why,
             status=status,
             key_number=self.suspects.key_number if key_number is None else key_number,
-            first_of=None if event in self.tried else event,
+            counts_for=None if event in self.tried else event,
             now=self.now,
         )
         self.tried.add(event)
         self.refusals[event] = refused.refusals
         return refused
 
-    def refuse_with_evidence(self, event: str = "a", *, seconds: float = 0.0, why: BlockedWhy = "refusal") -> bool:
+    def refuse_with_evidence(self, event: str = "a", *, seconds: float = 0.0, why: EventBlockedWhy = "refusal") -> bool:
         """Have another event delivered, and this one refused, and return whether it is a dead letter."""
         self.deliver()
         self.now += seconds
@@ -142,6 +141,47 @@ def test_what_was_refused_with_the_old_key_says_nothing_of_the_new_one(run: Run)
     assert [run.refuse_with_evidence("b") for _ in range(3)] == [False] * 3, "nor is there a shortcut"
 
 
+def test_an_event_that_the_old_key_was_refused_for_and_the_new_one_delivers_proves_nothing(run: Run) -> None:
+    run.refuse("b")
+    run.suspects.key_changed()
+    run.deliver()
+    run.refuse("c")
+    assert [run.refuse_with_evidence("c", seconds=30.0) for _ in range(2)] == [False, False]
+    run.deliver(event="b")
+    assert run.refuse_with_evidence("c", seconds=30.0), "b says nothing of refusals with this key"
+
+
+def test_what_the_new_key_delivers_is_no_evidence_of_refusals_with_the_old_one(run: Run) -> None:
+    run.refuse("a")
+    run.suspects.key_changed()
+    run.deliver()
+    assert not run.refuse("a", key_number=0).has_evidence
+
+
+def test_an_attempt_that_began_with_the_refused_one_or_before_is_no_evidence_whichever_ends_last(run: Run) -> None:
+    earlier, own = run.suspects.attempt_begins(), run.suspects.attempt_begins()
+    refused = run.suspects.refused(None, "refusal", status=403, key_number=0, counts_for="a", now=run.now)
+    run.refusals["a"] = refused.refusals
+    run.end_delivered(own)
+    assert not run.refuse().has_evidence
+    run.deliver()
+    run.end_delivered(earlier)
+    assert run.refuse().has_evidence, "the latest that was delivered counts, not the last"
+
+
+def test_what_is_shown_is_the_status_of_the_last_refusal(run: Run) -> None:
+    run.refuse(status=403)
+    assert run.refuse(status=451).refusals.status == 451
+
+
+def test_an_event_that_was_blocked_but_is_no_suspect_recovers_nothing(run: Run) -> None:
+    run.refuse("b", "key")
+    run.refuse("c")
+    assert [run.refuse_with_evidence("c", seconds=30.0) for _ in range(2)] == [False, False]
+    run.deliver(event="b")
+    assert run.refuse_with_evidence("c", seconds=30.0)
+
+
 def test_a_late_refusal_of_an_attempt_with_the_old_key_neither_holds_nor_counts(run: Run) -> None:
     run.suspects.key_changed()
     for number in range(5):
@@ -192,15 +232,6 @@ def test_a_401_holds_at_once_but_not_for_an_event_that_is_refused_again_while_ot
     third = run.refuse(why="key", status=status)
     assert (third.hold, third.refusals.suspect) == (None, True)
     assert [run.refuse_with_evidence(seconds=30.0, why="key") for _ in range(3)] == [False, False, True]
-
-
-def test_a_forward_proxy_that_refuses_us_is_never_an_events_fault(run: Run) -> None:
-    for _ in range(5):
-        assert run.refuse(why="proxy").hold == "auth"
-        assert not run.refuse_with_evidence(seconds=60.0, why="proxy")
-    assert not run.refusals["a"].suspect
-    run.refuse("a")
-    assert run.refuse(why="proxy").hold == "auth", "also where it is a suspect"
 
 
 def test_a_page_in_place_of_an_answer_holds_with_a_cause_of_its_own_and_may_have_arrived() -> None:

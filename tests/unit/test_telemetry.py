@@ -451,7 +451,7 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
     [
         ("breaker", "fail one after the other"),
         ("retry_after", "Retry-After"),
-        ("auth", "check growlytics.api_key"),
+        ("auth", "check growlytics.api_key, growlytics.url and growlytics.proxy"),
         ("systemic", "rejects every event"),
         ("not_growlytics", "in place of Growlytics"),
     ],
@@ -514,7 +514,7 @@ def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
 def test_an_event_that_is_refused_is_named_without_what_is_in_it(
     telemetry: Telemetry, lines: list[logging.LogRecord]
 ) -> None:
-    telemetry.event_suspected(name="Add\nTo Cart", status=403)
+    telemetry.event_suspected(name="Add\nTo Cart", status=403, is_page=False)
     assert fields(lines[0]) == {"name": "Add\\nTo Cart", "status": 403}
 
 
