@@ -73,10 +73,13 @@ def _insert(transaction: Transaction, batch: Batch) -> None:
 def _note(transaction: Transaction, batch: Batch) -> None:
     """Write what is noted, and then what goes with the puts, of which the first one's type of an attribute counts."""
     noted = batch.noted
-    attribute_types.write(transaction, noted.types)
+    if noted.types:
+        attribute_types.write(transaction, noted.types)
     for put in batch.puts:
-        attribute_types.write(transaction, put.notes.changed_types)
-        attribute_types.add(transaction, put.notes.types)
+        if put.notes.changed_types:
+            attribute_types.write(transaction, put.notes.changed_types)
+        if put.notes.types:
+            attribute_types.add(transaction, put.notes.types)
     duplicate_keys.insert(transaction, [*noted.keys.values(), *(key for put in batch.puts for key in put.notes.keys)])
     if forgotten_to := max((put.notes.keys_forgotten_to for put in batch.puts), default=0):  # perhaps some of those
         duplicate_keys.forget(transaction, forgotten_to)
