@@ -62,7 +62,9 @@ async def scrape_until_cancelled(daemon: Daemon, scrapes: list[int]) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("events", [20_000, pytest.param(500_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "events", [6000, pytest.param(20_000, marks=pytest.mark.soak), pytest.param(500_000, marks=pytest.mark.soak)]
+)
 async def test_all_events_arrive_through_failures_and_resets_and_every_scrape_balances(
     tmp_path: Path, events: int
 ) -> None:
