@@ -75,7 +75,8 @@ def _note(transaction: Transaction, batch: Batch) -> None:
     noted = batch.noted
     attribute_types.write(transaction, noted.types)
     for put in batch.puts:
-        attribute_types.write(transaction, put.notes.changed_types)
+        if put.notes.changed_types:
+            attribute_types.write(transaction, put.notes.changed_types)
         attribute_types.add(transaction, put.notes.types)
     duplicate_keys.insert(transaction, [*noted.keys.values(), *(key for put in batch.puts for key in put.notes.keys)])
     if forgotten_to := max((put.notes.keys_forgotten_to for put in batch.puts), default=0):  # perhaps some of those
