@@ -36,6 +36,8 @@ class Put:
     """Of the events."""
     intake: str
     done: asyncio.Future[PutAnswer]
+    deadline: float
+    """Until when, by the event loop's clock, it may wait for the disk."""
     replayed: Sequence[int] = ()
     notes: Notes = NO_NOTES
     """Of which the keys are committed with the events; the rest is in `Noted`."""

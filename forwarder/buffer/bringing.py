@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from forwarder.buffer.base import Stored
 from forwarder.buffer.batch import Put, Salvaged
-from forwarder.buffer.commits import GroupCommit
+from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.marking import ambiguous
 from forwarder.buffer.room import Room
 from forwarder.event import Event
@@ -43,7 +43,8 @@ class Bringing:
             if old.id in source.marks
         ]
         size = sum(event.size_bytes for event in new)
-        put = Put(new, size, "", asyncio.get_running_loop().create_future(), salvaged=source, ended=ended)
+        loop = asyncio.get_running_loop()
+        put = Put(new, size, "", loop.create_future(), loop.time() + PUT_SECONDS, salvaged=source, ended=ended)
         async with self._room.queue:
             self._submit(put)
         if await put.done != Stored():

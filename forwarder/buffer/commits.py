@@ -34,6 +34,10 @@ MAX_COMMIT_BYTES: Final = 1024 * 1024
 RETRY_SECONDS: Final = 1.0
 PUT_SECONDS: Final = 5.0
 """How long a put may wait for the disk. Then it is refused, and so are others until the disk has answered."""
+_TOGETHER_SECONDS: Final = 0.05
+"""Puts whose time is up within this are refused at once, so that many of them take few looks."""
+_LATE_SECONDS: Final = 1.0
+"""A look that comes this late says nothing: the process was stopped, and no answer of the disk could be heard."""
 MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
@@ -72,7 +76,6 @@ class GroupCommit(Generic[T]):
         self._restore: Job[None] | None = None
         self._then: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._begun_at = 0.0  # when the batch that is being committed was submitted
         self._watchdog: asyncio.TimerHandle | None = None
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
@@ -80,9 +83,11 @@ class GroupCommit(Generic[T]):
         self._ended = asyncio.Event()
 
     def put(self, put: Put) -> None:
-        """Have events stored."""
+        """Have events stored, or refused at its deadline, which is not before that of any put before it."""
         self._raise_if_failed()
         self.waiting.puts.append(put)
+        if self._watchdog is None:
+            self._watch(put.deadline)
         self.commit()
 
     def ack(self, ack: Ack) -> None:
@@ -151,8 +156,6 @@ class GroupCommit(Generic[T]):
             self._database.submit(job, self._restored, restores=True)
             return
         batch = self._current = self._next_batch()
-        if batch.puts:
-            self._watch()
         self._database.submit(self._job_of(batch), lambda result: self._committed(batch, result))
 
     async def flush(self) -> None:
@@ -175,16 +178,18 @@ class GroupCommit(Generic[T]):
                 timer.cancel()
 
     def stall(self) -> None:
-        """Refuse the puts that wait for a disk that does not answer, and take none until it does.
+        """Refuse the puts that wait for a disk that does not answer in time, and take none until it does.
 
-        Those that are being written have the answer too, but are stored if the disk does it yet.
+        Of those that are being written, those whose time is up have the answer too, but are stored if the disk does it yet.
         """
+        soon = asyncio.get_running_loop().time() + _TOGETHER_SECONDS
         for put in self._current.puts:
-            put.overdue = True
-            tell(put.done, Unavailable())
+            if put.deadline <= soon:
+                put.overdue = True
+                tell(put.done, Unavailable())
         self._refuse_puts(self.waiting.puts)
         if self.available:
-            self.lacks_room(UnavailableError(f"the disk has not answered for {PUT_SECONDS:g} seconds"))
+            self.lacks_room(UnavailableError(f"a put has waited {PUT_SECONDS:g} seconds for the disk"))
 
     def lacks_room(self, error: Exception) -> None:
         """Take no puts until there is room in reserve."""
@@ -194,22 +199,26 @@ class GroupCommit(Generic[T]):
         if self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
 
-    def _watch(self) -> None:
-        """Look at each batch that has puts when its time is up; one timer does for all, as nearly all end long before."""
-        loop = asyncio.get_running_loop()
-        self._begun_at = loop.time()
-        if self._watchdog is None:
-            self._watchdog = loop.call_at(self._begun_at + PUT_SECONDS, self._look)
+    def _watch(self, at: float) -> None:
+        """Look at a time, that of the oldest put; one timer does for all, as nearly all are stored long before."""
+        self._watchdog = asyncio.get_running_loop().call_at(at, self._look, at)
 
-    def _look(self) -> None:
+    def _look(self, at: float) -> None:
+        """Refuse the puts whose time is up, whatever the database is doing meanwhile."""
         self._watchdog = None
-        if not self._current.puts:
+        now = asyncio.get_running_loop().time()
+        if now > at + _LATE_SECONDS:
+            self._watch(now + _LATE_SECONDS)
             return
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._begun_at + PUT_SECONDS:
+        if (oldest := self._oldest_put()) is not None and oldest.deadline <= now + _TOGETHER_SECONDS:
             self.stall()
-        else:
-            self._watchdog = loop.call_at(self._begun_at + PUT_SECONDS, self._look)
+            oldest = self._oldest_put()
+        if oldest is not None:
+            self._watch(oldest.deadline)
+
+    def _oldest_put(self) -> Put | None:
+        """Return the oldest that is not overdue."""
+        return next((put for put in chain(self._current.puts, self.waiting.puts) if not put.overdue), None)
 
     def _next_batch(self) -> Batch:
         batch, self.waiting = self.waiting, Batch()
@@ -283,7 +292,8 @@ class GroupCommit(Generic[T]):
             self._database.give_up_reserve(self._gave_up_reserve)
 
     def _refuse_puts(self, puts: Sequence[Put]) -> None:
-        self.waiting.puts = [put for put in self.waiting.puts if put not in puts]
+        refused = set(puts)
+        self.waiting.puts = [put for put in self.waiting.puts if put not in refused]
         for put in puts:
             self._refuse(put)
 

@@ -16,15 +16,17 @@ class Declined:
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._noted: Counter[str] = Counter()
+        self._noted_total = 0
         self._committed: Counter[str] = Counter()
 
     def since_last(self) -> Counter[str]:
         """Return those since the last time that this was asked: they are to be committed."""
-        if self._telemetry.refused + self._telemetry.duplicates == self._noted.total():  # they only rise
+        total = self._telemetry.refused + self._telemetry.duplicates
+        if total == self._noted_total:  # they only rise
             return Counter()
         now = self._now()
         news = now - self._noted
-        self._noted = now
+        self._noted, self._noted_total = now, total
         return news
 
     def committed(self, counts: Counter[str]) -> None:

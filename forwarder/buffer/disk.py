@@ -41,6 +41,8 @@ from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
 
+_COMMIT_SECONDS: Final = 0.5
+"""What of the time that a put may take is left for its commit, when it or the one before it waited for room."""
 WINDOW_BYTES: Final = 6 * 1024 * 1024
 """Of memory for the events that come next, and once more for those that were passed over or given back."""
 
@@ -149,26 +151,26 @@ class DiskBuffer:
         if not self._commits.available:
             return Unavailable()
         loop = asyncio.get_running_loop()
-        put = Put(events, size, intake, loop.create_future(), replayed=replayed, notes=notes)
         deadline = loop.time() + PUT_SECONDS
+        put = Put(events, size, intake, loop.create_future(), deadline, replayed=replayed, notes=notes)
         async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
             if self._turns.waiting or not self._room.fits(len(events), size):
-                refused = await self._find_room(put, deadline)
+                refused = await self._find_room(put)
                 if refused is not None:
                     return refused
             self._submit(put)
         return await put.done
 
-    async def _find_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+    async def _find_room(self, put: Put) -> Full | Unavailable | None:
         """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
         if self._when_full == "drop_oldest":
-            return await self._make_room(put, deadline)
+            return await self._make_room(put)
         return self._turns.ask(put.events, put.size_bytes, intake=put.intake, free=self._room.free())
 
-    async def _make_room(self, put: Put, deadline: float) -> Full | Unavailable | None:
+    async def _make_room(self, put: Put) -> Full | Unavailable | None:
         """Drop the oldest for a put; return the answer if that cannot be done."""
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(put.deadline - _COMMIT_SECONDS):
                 dropped = await self._room.make(len(put.events), put.size_bytes)
         except UnavailableError:
             return Unavailable()

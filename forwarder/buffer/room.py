@@ -42,8 +42,11 @@ class Room:
 
     def fits(self, events: int, size: int) -> bool:
         """Return whether there is room for so many more events, of together `size` bytes."""
-        free_events, free_bytes = self.free()
-        return events <= free_events and size <= free_bytes
+        counters = self._database.ledger
+        return (
+            counters["buffered"] + self._uncommitted_events + events <= self._settings.max_events
+            and counters["buffered_bytes"] + self._uncommitted_bytes + size <= self._settings.max_bytes
+        )
 
     def free(self) -> tuple[int, int]:
         """Return for how many more events, and bytes, there is room."""

@@ -71,15 +71,12 @@ class Turns:
     """Decides whether a request may be put into a buffer with these bounds. `clock` gives seconds."""
 
     def __init__(self, settings: BufferSettings, clock: Clock) -> None:
+        self.waiting = False
+        """Whether anything may be kept for anybody. If not, whatever fits may be put without asking."""
         self._bounds = (settings.max_events, settings.max_bytes)
         self._clock = clock
         self._kinds: OrderedDict[tuple[str, int], _Kind] = OrderedDict()  # who is first has the next odd place
         self._open = [0, 0]  # what is free and kept for nobody
-
-    @property
-    def waiting(self) -> bool:
-        """Whether anything may be kept for anybody. If not, whatever fits may be put without asking."""
-        return bool(self._kinds)
 
     def ask(self, events: Sequence[Event], size_bytes: int, *, intake: str, free: tuple[int, int]) -> Full | None:
         """Return None if these events may be put now, which must happen then; `free` is what is free, events and bytes."""
@@ -103,6 +100,7 @@ class Turns:
             return None
         if kind is None:
             kind = self._kinds[place] = _Kind(since=now)
+            self.waiting = True
         missing = [size[each] - own[each] - self._open[each] for each in (_EVENTS, _BYTES)]
         seconds = _seconds_until(kind, missing, now)
         kind.until = now + seconds + SLACK_SECONDS
@@ -123,6 +121,7 @@ class Turns:
                 kind.since += (now - kind.since) / 2
                 kind.gained = [number // 2 for number in kind.gained]
         if not self._kinds:
+            self.waiting = False
             self._open = list(free)
             return
         for each in (_EVENTS, _BYTES):

@@ -33,6 +33,8 @@ class StubbornDatabase(Database):
     """A database on a disk that does not answer as long as it is told so, or that fails to read or to commit."""
 
     hangs: Literal["before the job", "after the job"] | None = None
+    reserve_hangs = False
+    """Whether it answers no more once it is to give up the space in reserve."""
     fails_to_read = False
     fails_to_commit = 0
     """How many more batches of the buffer are not committed."""
@@ -68,9 +70,17 @@ class StubbornDatabase(Database):
         else:
             super().submit(job, then, **how)
 
+    def give_up_reserve(self, then: Callable[[bool], None]) -> None:
+        if self.reserve_hangs:
+            self.hangs = "before the job"
+        if self.hangs:
+            self._held.append(partial(self.give_up_reserve, then))
+        else:
+            super().give_up_reserve(then)
+
     def answer(self) -> None:
         """Do, or tell, what was held back, in its order."""
-        self.hangs = None
+        self.hangs, self.reserve_hangs = None, False
         held, self._held = self._held, []
         for each in held:
             each()

@@ -4,27 +4,34 @@ In virtual time: the jobs of the database run on the event loop's own thread.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
 from forwarder.buffer.base import PutAnswer, Stored, Unavailable
-from forwarder.buffer.commits import PUT_SECONDS
+from forwarder.buffer.batch import Ack, Batch, Put
+from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
+from forwarder.database.connection import Job, Transaction, UnavailableError
+from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
 from forwarder.settings import BufferSettings
-from tests.fakes.databases import StubbornDatabase
+from forwarder.telemetry import Telemetry
+from tests.fakes.databases import StubbornDatabase, inline_database
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
-from tests.fakes.events import EventMaker, counted, ids, keys_of, notes_of
-from tests.fakes.virtual_time import in_virtual_time, now
+from tests.fakes.events import EventMaker, counted, ids, keys_of, learned, notes_of
+from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 THREE_EVENTS = 1200
 """A window in which so many are in memory."""
 DROPPING = BufferSettings(max_events=10, when_full="drop_oldest")
 REFUSING = BufferSettings(max_events=10)
 SLACK_SECONDS = 0.1
+Hanging = Literal["before the job", "after the job"]
+LARGE_BYTES = 600_000
+"""Of an event of which two do not go into one transaction."""
 
 
 @asynccontextmanager
@@ -58,6 +65,35 @@ async def taken(disk: OpenDisk) -> list[int]:
     while len(found) < disk.buffer.ledger().buffered:
         found += ids(await disk.take())
     return found
+
+
+def fail(*_: object) -> None:
+    raise UnavailableError("the test says so")
+
+
+def find_damage(_: Transaction) -> None:
+    raise AlteredError("the test says so")
+
+
+async def refused_in_time(disk: OpenDisk, make: EventMaker) -> None:
+    """Put events one after the other; none is stored, and none waits longer than it may."""
+    putting = []
+    for _ in range(8):
+        putting.append(asyncio.create_task(timed(disk, make.of("x"))))
+        await asyncio.sleep(1)
+    async with asyncio.timeout(60):
+        for answer, seconds in await asyncio.gather(*putting):
+            assert answer == Unavailable()
+            assert seconds <= PUT_SECONDS
+    assert not disk.buffer.available
+
+
+async def answer_every(database: StubbornDatabase, seconds: float, how: Hanging) -> None:
+    """Be a disk that takes so long for each batch."""
+    while True:
+        database.hangs = how
+        await asyncio.sleep(seconds)
+        database.answer()
 
 
 async def available(disk: OpenDisk) -> None:
@@ -214,3 +250,230 @@ async def test_a_disk_that_is_only_slow_refuses_nothing(tmp_path: Path) -> None:
             database.answer()
             assert await putting == Stored()
         assert disk.buffer.available
+
+
+Begins = Callable[[OpenDisk, Sequence[Event]], Awaitable[None]]
+BEFORE_A_PUT: dict[str, Begins] = {
+    "acks": lambda disk, events: disk.deliver(events),
+    "dead letters": lambda disk, events: disk.reject(events),
+    "marks": lambda disk, events: disk.buffer.mark([(event, 1) for event in events]),
+    "types": lambda disk, _: disk.buffer.note({("n", "x"): learned()}),
+}
+
+
+@pytest.mark.parametrize("what", BEFORE_A_PUT)
+@pytest.mark.parametrize("how", ["before the job", "after the job"])
+def test_a_put_is_refused_in_time_whatever_the_disk_that_hangs_was_given_before_it(
+    tmp_path: Path, what: str, how: Hanging
+) -> None:
+    @in_virtual_time
+    async def test() -> None:
+        make = EventMaker()
+        async with stubborn(tmp_path, REFUSING) as (disk, database):
+            await disk.put(make.of("ab"))
+            handed_out = await disk.take()
+            database.hangs = how
+            before = asyncio.ensure_future(BEFORE_A_PUT[what](disk, handed_out))
+            await asyncio.sleep(1)
+            await refused_in_time(disk, make)
+            assert not before.done()
+            database.answer()
+            await before
+            await available(disk)
+            await disk.put(make.of("c"))
+            ledger = disk.buffer.ledger()
+            assert (ledger.received, ledger.accepted, ledger.unaccounted) == (3, 3, 0)
+
+    test()
+
+
+@in_virtual_time
+async def test_a_put_is_refused_in_time_while_a_new_file_cannot_be_restored_as_the_disk_hangs(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        await disk.put(make.of("ab"))
+        database.submit(find_damage, lambda _: None)
+        database.hangs = "before the job"
+        await asyncio.sleep(1)
+        await refused_in_time(disk, make)
+        database.answer()
+        await available(disk)
+        await disk.put(make.of("c"))
+        assert (disk.buffer.ledger().accepted, disk.buffer.ledger().unaccounted) == (3, 0)
+        assert len(await taken(disk)) == 3
+
+
+@in_virtual_time
+async def test_a_put_is_refused_in_time_while_the_disk_hangs_as_the_reserve_is_given_up(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        await disk.put(make.of("ab"))
+        database.fails_to_commit = 1
+        database.reserve_hangs = True
+        acking = asyncio.create_task(disk.deliver(await disk.take()))
+        await asyncio.sleep(1)
+        await refused_in_time(disk, make)
+        assert not acking.done()
+        database.answer()
+        await acking
+        await available(disk)
+        await disk.put(make.of("c"))
+        ledger = disk.buffer.ledger()
+        assert (ledger.accepted, ledger.delivered, ledger.unaccounted) == (3, 2, 0)
+
+
+@in_virtual_time
+async def test_a_put_that_comes_to_the_commits_while_the_reserve_is_given_up_has_its_deadline_too(
+    tmp_path: Path,
+) -> None:
+    """The buffer takes none then; but one may have waited in its queue since before."""
+    database = cast("StubbornDatabase", inline_database(tmp_path, of=StubbornDatabase))
+    await database.open()
+
+    def refuse(put: Put) -> None:
+        put.done.set_result(Unavailable())
+
+    def job_of(_: Batch) -> Job[None]:
+        return fail
+
+    commits = GroupCommit(database, job_of=job_of, apply=fail, refuse=refuse, telemetry=Telemetry())
+    database.reserve_hangs = True
+    loop = asyncio.get_running_loop()
+    commits.ack(Ack([], loop.create_future()))
+    await asyncio.sleep(1)
+    put = Put(EventMaker().of("a"), 20, "http", loop.create_future(), now() + PUT_SECONDS)
+    commits.put(put)
+    async with asyncio.timeout(PUT_SECONDS + SLACK_SECONDS):
+        assert await put.done == Unavailable()
+    commits.close()
+
+
+@pytest.mark.parametrize("how", ["before the job", "after the job"])
+def test_puts_behind_several_slow_ones_are_refused_in_time_and_the_disk_is_tried_again(
+    tmp_path: Path, how: Hanging
+) -> None:
+    @in_virtual_time
+    async def test() -> None:
+        make = EventMaker()
+        async with stubborn(tmp_path, REFUSING) as (disk, database):
+            slow = asyncio.create_task(answer_every(database, 2, how))
+            events = [make.of("a", size_bytes=LARGE_BYTES) for _ in range(5)]
+            answers = await asyncio.gather(*(timed(disk, each) for each in events))
+            assert [answer for answer, _ in answers] == [Stored()] * 2 + [Unavailable()] * 3
+            assert max(seconds for _, seconds in answers) <= PUT_SECONDS
+            slow.cancel()
+            database.answer()
+            await available(disk)
+            begun = how == "after the job"
+            assert disk.buffer.ledger().accepted == 2 + begun
+            assert await taken(disk) == [1, 2, 3][: 2 + begun]
+
+    test()
+
+
+@in_virtual_time
+async def test_of_puts_in_one_slow_transaction_only_those_are_refused_that_waited_too_long(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        await disk.put(make.of("a"))
+        database.hangs = "before the job"
+        acking = asyncio.create_task(disk.deliver(await disk.take()))
+        await asyncio.sleep(1)
+        old = asyncio.create_task(timed(disk, make.of("b")))
+        await asyncio.sleep(3)
+        young = asyncio.create_task(timed(disk, make.of("c")))
+        await asyncio.sleep(1)
+        database.answer()
+        database.hangs = "before the job"
+        answer, seconds = await old
+        assert (answer, seconds <= PUT_SECONDS) == (Unavailable(), True)
+        await asyncio.sleep(1)
+        database.answer()
+        assert (await young)[0] == Stored()
+        await acking
+        assert await taken(disk) == [3]
+
+
+@in_virtual_time
+async def test_many_puts_of_different_times_in_one_transaction_are_each_refused_in_time(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, BufferSettings()) as (disk, database):
+        await disk.put(make.of("a"))
+        database.hangs = "before the job"
+        acking = asyncio.create_task(disk.deliver(await disk.take()))
+        putting = []
+        for _ in range(400):
+            await asyncio.sleep(0.01)
+            putting.append(asyncio.create_task(timed(disk, make.of("b"))))
+        database.answer()
+        database.hangs = "before the job"
+        for answer, seconds in await asyncio.gather(*putting):
+            assert answer == Unavailable()
+            assert PUT_SECONDS - SLACK_SECONDS <= seconds <= PUT_SECONDS + 0.001
+        await acking
+
+
+@in_virtual_time
+async def test_a_pause_of_the_process_is_not_taken_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        database.hangs = "before the job"
+        putting = [asyncio.create_task(disk.buffer.put(make.of("a"), intake="http"))]
+        await asyncio.sleep(0.5)
+        putting.append(asyncio.create_task(disk.buffer.put(make.of("b"), intake="http")))
+        await asyncio.sleep(0.5)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.stand_still(600)
+        await asyncio.sleep(0.5)
+        database.answer()
+        assert await asyncio.gather(*putting) == [Stored()] * 2
+        assert disk.buffer.available
+
+
+@in_virtual_time
+async def test_a_disk_that_hangs_across_a_pause_of_the_process_is_found_soon_after_it(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        database.hangs = "before the job"
+        putting = asyncio.create_task(timed(disk, make.of("a")))
+        await asyncio.sleep(1)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        loop.stand_still(600)
+        answer, seconds = await putting
+        assert (answer, seconds <= 603) == (Unavailable(), True)
+
+
+@in_virtual_time
+async def test_a_disk_that_answers_in_time_has_no_put_refused_however_long_they_keep_coming(tmp_path: Path) -> None:
+    """Each has its own time, so the first of them says nothing of the later ones."""
+    make = EventMaker()
+    async with stubborn(tmp_path, BufferSettings()) as (disk, database):
+        slow = asyncio.create_task(answer_every(database, 2, "before the job"))
+        putting = []
+        for _ in range(60):
+            putting.append(asyncio.create_task(disk.buffer.put(make.of("a"), intake="http")))
+            await asyncio.sleep(0.5)
+        assert await asyncio.gather(*putting) == [Stored()] * 60
+        slow.cancel()
+
+
+@in_virtual_time
+async def test_a_put_that_waited_for_another_to_find_room_has_time_left_for_its_commit(tmp_path: Path) -> None:
+    """And is no sign of a disk that hangs, where there was only much to read."""
+    make = EventMaker()
+    async with stubborn(tmp_path, DROPPING) as (disk, database):
+        await put_each(disk, make.of("abcdefghij"))
+        slow = asyncio.create_task(answer_every(database, 2, "before the job"))
+        await asyncio.sleep(0)
+        much = asyncio.create_task(timed(disk, make.of("k" * 10)))
+        little = asyncio.create_task(timed(disk, make.of("l")))
+        answer, seconds = await much
+        assert (answer, seconds <= PUT_SECONDS) == (Unavailable(), True)
+        slow.cancel()
+        database.answer()
+        answer, seconds = await little
+        assert (answer, seconds <= PUT_SECONDS) == (Stored(), True)
+        assert disk.buffer.available
+        await disk.put(make.of("m"))
