@@ -63,6 +63,8 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
     parser = _Parser(
         prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
     )
+    for warning in ignore_useless_key_log(os.environ):  # first: the import of a command's module may fail by it
+        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of what it runs on")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, summary in COMMANDS.items():
@@ -73,8 +75,6 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(arguments, argparse.Namespace(signals=signals))
-    for warning in ignore_useless_key_log(os.environ):
-        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     try:
         signals.give_interrupt_back()
         code: int = args.run(args)
