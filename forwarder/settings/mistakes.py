@@ -102,7 +102,7 @@ def secret_doubt(text: str) -> str:
         return "looks like a placeholder; give the secret itself"
     if text.startswith(("/", "./", "~")):
         return "looks like the path of a file; that belongs into the setting of the same name with _file"
-    if text.startswith(_QUOTES) or text.endswith(_QUOTES):
+    if len(text) > 1 and (text.startswith(_QUOTES) or text.endswith(_QUOTES)):
         return "begins or ends with a quote, which is sent too; if it does not belong to the secret, leave it out"
     if " " in text:
         return "holds a space: is it the secret and nothing else?"
