@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from forwarder import __version__
-from forwarder.cli import EXIT_NO, EXIT_USAGE
-from forwarder.cli.tls import ignore_useless_key_log
+from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_USAGE
+from forwarder.cli.tls import fault, ignore_useless_key_log
 from forwarder.signals import Signals
 
 COMMANDS: Final = {
@@ -60,6 +60,16 @@ def _versions() -> str:
 
 def run(arguments: Sequence[str], *, signals: Signals) -> int:
     """Run one command with the given arguments and return its exit code. Raises SystemExit as argparse does."""
+    try:
+        return _run(arguments, signals)
+    except OSError:
+        if why := fault():  # of OpenSSL, by which already the import of a library fails
+            print(why, file=sys.stderr)
+            return EXIT_CONFIGURATION
+        raise
+
+
+def _run(arguments: Sequence[str], signals: Signals) -> int:
     parser = _Parser(
         prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
     )
