@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Final, NoReturn
 
 from forwarder import __version__
-from forwarder.cli import EXIT_NO, EXIT_USAGE
-from forwarder.cli.tls import ignore_useless_key_log
+from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_USAGE
+from forwarder.cli.tls import fault, ignore_useless_key_log
 from forwarder.signals import Signals
 
 COMMANDS: Final = {
@@ -60,9 +60,21 @@ def _versions() -> str:
 
 def run(arguments: Sequence[str], *, signals: Signals) -> int:
     """Run one command with the given arguments and return its exit code. Raises SystemExit as argparse does."""
+    try:
+        return _run(arguments, signals)
+    except OSError:
+        if why := fault():  # of OpenSSL, by which already the import of a library fails
+            print(why, file=sys.stderr)
+            return EXIT_CONFIGURATION
+        raise
+
+
+def _run(arguments: Sequence[str], signals: Signals) -> int:
     parser = _Parser(
         prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
     )
+    for warning in ignore_useless_key_log(os.environ):  # first: the import of a command's module may fail by it
+        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of what it runs on")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, summary in COMMANDS.items():
@@ -73,8 +85,6 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(arguments, argparse.Namespace(signals=signals))
-    for warning in ignore_useless_key_log(os.environ):
-        print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
     try:
         signals.give_interrupt_back()
         code: int = args.run(args)

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from forwarder import process
     from forwarder.database.directory import DirectoryError, DirectoryInUseError
     from forwarder.growlytics.types_file import TypesFileError
+    from forwarder.intake.connections import too_few_files
     from forwarder.intake.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
     from forwarder.settings import load
@@ -44,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
         factory = loop_factory(settings.loop)
     except LoopMissingError as error:
         print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    if why := too_few_files():
+        print(why, file=sys.stderr)
         return EXIT_CONFIGURATION
     os.umask(0o077)  # events wait in the buffer's files
     signals.begin()

@@ -35,13 +35,14 @@ _ERROR: Final = 1
 _READONLY: Final = 8
 _BUSY: Final = 5
 _FULL: Final = 13
+_CANNOT_OPEN: Final = 14
 _NO_ROOM: Final = frozenset({_FULL, 778})
 """SQLITE_FULL, IOERR_WRITE: a quota, or a limit of the process, is told so."""
 _DAMAGED: Final = frozenset({11, 18, 26})
 """SQLITE_CORRUPT, TOOBIG, NOTADB."""
 _CUT_OFF: Final = frozenset({522, 8202, 8458})
 """SQLITE_IOERR_SHORT_READ, IOERR_DATA, IOERR_CORRUPTFS: extended codes that say the same."""
-_UNAVAILABLE: Final = frozenset({5, 7, _READONLY, 10, _FULL, 14, 15})
+_UNAVAILABLE: Final = frozenset({5, 7, _READONLY, 10, _FULL, _CANNOT_OPEN, 15})
 """SQLITE_BUSY, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: what may pass without anything being lost."""
 
 T = TypeVar("T")
@@ -219,11 +220,12 @@ class Database:
         except NoRoomError:  # as a disk that is full later: nothing is accepted until there is room
             self._is_open = True
         except sqlite3.Error as error:
-            if self._is_new and getattr(error, "sqlite_errorcode", None) in _NO_ROOM:
+            if self._is_new and (getattr(error, "sqlite_errorcode", None) in _NO_ROOM or self._is_full(error)):
                 self._is_open = True
                 return
+            why = self._cannot_open(error)  # it looks at the disk, in the directory that is still open
             self._close()
-            raise self._cannot_open(error) from error
+            raise why from error
         except OSError as error:
             self._close()
             raise self.directory.unusable(error) from error
@@ -266,7 +268,7 @@ class Database:
             self._disconnect()
             raise DirectoryError(f"buffer.directory: {error}") from None
         except sqlite3.Error as error:
-            if _code(error) == _FULL and self.directory.give_up_reserve():
+            if self._is_full(error) and self.directory.give_up_reserve():
                 self._connect_to_file(is_new=is_new)
             elif self._is_damage(error) and not is_new:
                 self._set_aside()
@@ -353,6 +355,11 @@ class Database:
                 return UnavailableError(f"the file is damaged, and no new one can be made: {failure}")
             return DamagedError(self._set_aside_as)
         return UnavailableError(str(error)) if _code(error) in _UNAVAILABLE else error
+
+    def _is_full(self, error: sqlite3.Error) -> bool:
+        """Return whether an error says that the disk is full, of bytes or of files."""
+        assert self.directory is not None
+        return _code(error) == _FULL or (_code(error) == _CANNOT_OPEN and self.directory.is_full)
 
     def _is_damage(self, error: sqlite3.Error) -> bool:
         """Return whether an error says that the file is not as it was written."""

@@ -14,7 +14,7 @@ from typing import Final
 
 from forwarder.database import files
 from forwarder.database.files import Identity, UnfitFileError
-from forwarder.database.lock import Lock, LockTakenError, NoLocksError
+from forwarder.database.lock import LOCK_NAME, Lock, LockTakenError, NoLocksError
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Given up when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""
@@ -35,6 +35,7 @@ _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LOCKING: Final = frozenset({15, 22, 2058, 2314, 3594, 3850})
 """SQLITE_PROTOCOL, NOLFS, IOERR_UNLOCK, IOERR_RDLOCK, IOERR_CHECKRESERVEDLOCK, IOERR_LOCK."""
+_FIX: Final = "name a directory that this user may write to"
 _OR_MEMORY: Final = 'or set buffer.kind = "memory"'
 
 
@@ -116,26 +117,44 @@ class Directory:
 
     def unusable(self, error: Exception | str) -> DirectoryError:
         """Return the error that says that the directory cannot be used, why, and the fix."""
-        why = (isinstance(error, OSError) and error.strerror) or str(error)
-        fix = "name a directory that this user may write to"
-        if isinstance(error, OSError):
-            if error.errno in _NO_ROOM:
-                return NoRoomError(f"buffer.directory: {self.path}: {why}")
+        why, fix = (isinstance(error, OSError) and error.strerror) or str(error), _FIX
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return NoRoomError(f"buffer.directory: {self.path}: {why}")
+        if isinstance(error, (OSError, sqlite3.Error)) and (refused := self._refused()):
+            why, fix = refused
+        elif isinstance(error, OSError):
             if error.errno in _NOT_ALLOWED and str(error.filename or self.path) != str(self.path):
                 why = f"{why}: {error.filename}"
             if error.errno == errno.ENAMETOOLONG:
                 fix = "name a directory with a shorter path"
         elif isinstance(error, sqlite3.Error):
-            code = getattr(error, "sqlite_errorcode", None)
-            if code in _LOCKING:
+            if getattr(error, "sqlite_errorcode", None) in _LOCKING:
                 return self._without_locks(why)
-            if code == sqlite3.SQLITE_FULL:
-                fix = "make room on its disk, 10 MiB at least, name another directory"
-            elif len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
-                why, fix = f"its path is too long for SQLite ({why})", "name a directory with a shorter path"
-            elif self.file.exists() and not _may_use(self.file):
-                why = f"{why}: {self.file} may not be written to"
+            why, fix = self._told_by_sqlite(error)
         return DirectoryError(f"buffer.directory: cannot use {self.path}: {why}; {fix}, {_OR_MEMORY}")
+
+    def _told_by_sqlite(self, error: sqlite3.Error) -> tuple[str, str]:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return str(error), "make room on its disk, 10 MiB at least, name another directory"
+        if len(os.fsencode(self.file.resolve())) > _MAX_PATH_BYTES:
+            return f"its path is too long for SQLite ({error})", "name a directory with a shorter path"
+        if self.is_full:
+            return "its disk has no room for another file", "make room on it, name another directory"
+        return str(error), _FIX
+
+    def _refused(self) -> tuple[str, str] | None:
+        """Return what of it may not be written, and the fix; None if all may be."""
+        if not os.path.isdir(self.path):  # noqa: PTH112 - pathlib raises where its name is too long, or leads round
+            return None
+        if error := _refusal(self.path):
+            return f"nothing can be created in it: {_reason(error)}", _FIX
+        for path in (self.path / LOCK_NAME, self.file, self._log):
+            if error := _refusal(path):
+                return (
+                    f"{path} may not be written: {_reason(error)}",
+                    "make it writable for this user, name another directory",
+                )
+        return None
 
     @property
     def is_open_to_everybody(self) -> bool:
@@ -201,6 +220,9 @@ class Directory:
         for path in (*(self.path / name for name in names), *self.path.glob(f"{FILE_NAME}.*-*")):
             if path.name in names or path.name.startswith((_DAMAGED, _SALVAGED)):
                 files.check(path)
+        for path in (self.file, self._log):  # SQLite would tell it as locks that fail, or as damage
+            if error := _refusal(path):
+                raise error
 
     # Space
 
@@ -218,6 +240,16 @@ class Directory:
         except OSError:
             return False
         return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another file, however small."""
+        try:
+            self._allocate(_ROOM, 1)
+            os.unlink(_ROOM, dir_fd=self._descriptor)
+        except OSError as error:
+            return error.errno in _NO_ROOM
+        return False
 
     @property
     def has_reserve(self) -> bool:
@@ -239,7 +271,7 @@ class Directory:
     @property
     def is_writable(self) -> bool:
         """Whether the database's file may be written to, as far as its permissions and its file system say."""
-        return _may_use(self.path) and (not self.file.exists() or _may_use(self.file))
+        return all(_may_use(path) for path in (self.path, self.file, self._log) if path.exists())
 
     @property
     def has_lost_its_file(self) -> bool:
@@ -317,6 +349,30 @@ class Directory:
 
 def _may_use(path: Path) -> bool:
     return os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+
+
+def _refusal(path: Path) -> OSError | None:
+    """Return why a file may not be written, or nothing be created in a directory; None if it may, or there is nothing."""
+    if _may_use(path) or not path.exists():
+        return None
+    try:
+        if path.is_dir():
+            probe = path / f".probe-{os.getpid()}"
+            probe.mkdir()
+            probe.rmdir()
+        else:
+            os.close(os.open(path, os.O_RDWR | files.OPEN_FLAGS))
+    except OSError as error:
+        return error
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return (
+        f"{error.strerror} (it may be immutable, as lsattr shows)"
+        if error.errno == errno.EPERM
+        else f"{error.strerror}"
+    )
 
 
 def _size_of(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Which files of the buffer's directory may be used: plain files with one name, of this user; no link is followed.
+"""Which files of the buffer's directory may be used: plain files of this user; no symbolic link is followed.
 
 Otherwise another user who may write to the directory could make the daemon write into any file of its own user. Blocking;
 used by `directory` and `elsewhere` alone.
@@ -41,11 +41,6 @@ def judge(path: Path, found: os.stat_result) -> None:
     for is_kind, what in _KINDS:
         if is_kind(found.st_mode):
             raise UnfitFileError(f"{path} {what}")
-    if found.st_nlink > 1:
-        raise UnfitFileError(
-            f"{path} has {found.st_nlink} names (hard links), and may be changed by another; remove the others, or put a "
-            "copy in its place"
-        )
     user = os.geteuid()
     if found.st_uid != user and found.st_uid != _owner_of_new_files(path.parent, user):
         raise UnfitFileError(

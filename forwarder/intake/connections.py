@@ -27,6 +27,8 @@ LINGERING_SECONDS: Final = 2
 """How long the rest of a refused body is read and thrown away, or its client could not read why it is refused."""
 _RESERVED_FILES: Final = 256
 """For all that is no connection of an intake: the buffer, delivery's own connections beside `others`, metrics, the log."""
+_LEAST_FILES: Final = 32
+"""With fewer, not even the buffer and the listeners can be opened."""
 _ACCEPTED_AT_ONCE: Final = 128
 """As many as an event loop may accept of each listener before anything here can close others."""
 
@@ -295,6 +297,23 @@ class Server(web.Server):
         if message.path is None or message.url is None:
             message = message._replace(path="/", url=URL("/"), should_close=True)
         return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+
+
+def too_few_files() -> str | None:
+    """Return why the process cannot be a daemon, with as few files open as it may have; None if it can.
+
+    The soft limit is raised to the least that a daemon needs, if it is lower and the hard limit allows.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _LEAST_FILES:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_FILES, hard))
+        except (ValueError, OSError):
+            return (
+                f"the limit of open files (RLIMIT_NOFILE) is {soft}, and the daemon needs {_LEAST_FILES} at least: raise "
+                "it, with ulimit -n 4096, LimitNOFILE=4096 in a unit of systemd, or --ulimit nofile=4096 of docker run"
+            )
+    return None
 
 
 def affordable(max_connections: int, *, listeners: int, others: int = 0) -> int:

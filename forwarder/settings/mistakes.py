@@ -5,10 +5,12 @@ value, as it may be a secret. All is pure. Only the package's own modules import
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 _QUOTED: Final = re.compile(r"""(["'`]).*\1""", re.DOTALL)
+_QUOTES: Final = ('"', "'", "`")
 _VARIABLE: Final = r"\$(?:\{[^}]*\}|\([^)]*\)|[A-Za-z_]\w*)"
 _PLACEHOLDER: Final = re.compile(
     r"\$(?:\{[^}]*\}|\([^)]*\)|[A-Z_][A-Z0-9_]*)|%[A-Z_][A-Z0-9_]*%|\{\{.*\}\}|<.*>", re.DOTALL
@@ -26,7 +28,7 @@ _KUBERNETES: Final = re.compile(
     r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
-BOM: Final = b"\xef\xbb\xbf"
+_BOMS: Final = re.compile(rb"(?:\xef\xbb\xbf)*")
 
 
 def is_quoted(text: str) -> bool:
@@ -37,6 +39,11 @@ def is_quoted(text: str) -> bool:
 def is_utf_16(content: bytes) -> bool:
     """Whether a file is UTF-16 or UTF-32, as Windows writes it at times: it says so, or has zeros between its letters."""
     return content.startswith(_UTF_16) or b"\0" in content[:4]
+
+
+def without_boms(content: bytes) -> bytes:
+    """Return a file's content without its byte-order marks: each program that saves it may have put one before it."""
+    return _BOMS.sub(b"", content, count=1)
 
 
 def path_fault(text: str) -> str:
@@ -95,6 +102,8 @@ def secret_doubt(text: str) -> str:
         return "looks like a placeholder; give the secret itself"
     if text.startswith(("/", "./", "~")):
         return "looks like the path of a file; that belongs into the setting of the same name with _file"
+    if len(text) > 1 and (text.startswith(_QUOTES) or text.endswith(_QUOTES)):
+        return "begins or ends with a quote, which is sent too; if it does not belong to the secret, leave it out"
     if " " in text:
         return "holds a space: is it the secret and nothing else?"
     return ""
@@ -124,12 +133,15 @@ def misspelt(
         elif name.startswith("FORWARDER_") or variable.upper().startswith("GROWLYTICS_FORWARDER_"):
             meant = _meant(name.removeprefix("FORWARDER_"), paths)
         else:
-            continue
+            # A word before the whole name is on purpose, as in OTHER_GROWLYTICS_API_KEY.
+            meant = "" if name.endswith(_WITH_A_WORD_BEFORE) else _nearest_convenient(name, cutoff=0.9)
         if meant:
             yield variable, meant
 
 
+_MOST_APART: Final = 4
 _CONVENIENT: Final = ("GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE")
+_WITH_A_WORD_BEFORE: Final = tuple(f"_{name}" for name in _CONVENIENT)
 _OTHER_WORDS: Final = {
     "apikey": "api_key", "key": "api_key", "token": "api_key", "secret": "api_key", "api_token": "api_key",
     "apikey_file": "api_key_file", "key_file": "api_key_file", "api_key_path": "api_key_file", "key_path": "api_key_file",
@@ -158,9 +170,19 @@ def _meant_of_growlytics(name: str, paths: Mapping[tuple[str, str], str]) -> str
         return f"GROWLYTICS_{key.upper()}"
     if ("growlytics", key) in paths:
         return paths["growlytics", key]
-    if "__" in name:
-        return _meant(name, paths)
+    return _meant(name, paths) if "__" in name else _nearest_convenient(f"GROWLYTICS_{flat.upper()}", cutoff=0.85)
+
+
+def _nearest_convenient(name: str, *, cutoff: float) -> str:
+    """Return the one of the two variables for the key that a name is almost; empty if it is not near."""
+    if not any(_letters_apart(name, each) <= _MOST_APART for each in _CONVENIENT):
+        return ""
     import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
 
-    near = difflib.get_close_matches(f"GROWLYTICS_{flat.upper()}", _CONVENIENT, n=1, cutoff=0.85)
-    return near[0] if near else ""
+    return next(iter(difflib.get_close_matches(name, _CONVENIENT, n=1, cutoff=cutoff)), "")
+
+
+def _letters_apart(one: str, other: str) -> int:
+    """Return how many letters one has and the other has not, in any order: quick, and at most twice the typing errors."""
+    letters, others = Counter(one), Counter(other)
+    return (letters - others).total() + (others - letters).total()

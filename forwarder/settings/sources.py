@@ -112,28 +112,21 @@ def gather(
     failures |= malformed
     for name in [name for name in given if len(name) == 1 and name[0] in sections]:
         failures[name] = f"is a section, [{name[0]}] in the file; set what is in it ({given.pop(name).origin})"
-    return given, failures, warnings + _about_variables(environ, ignored, given, fields)
+    return given, failures, warnings + _about_variables(environ, ignored, fields)
 
 
-def _about_variables(
-    environ: Mapping[str, str], ignored: Sequence[str], given: Layer, fields: Sequence[Field]
-) -> list[str]:
+def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields: Sequence[Field]) -> list[str]:
     """Return what to say of variables that name no setting: what was probably meant, and for the rest, which they are."""
     paths = {
         (each.section, each.key): f"FORWARDER_{'__'.join(each.name).upper()}"
         for each in fields
         if not isinstance(each.reader, ChoiceTable)
     }
-    given_variables = {f"FORWARDER_{'__'.join(name).upper()}" for name in given}
-    if not given.keys().isdisjoint({("growlytics", "api_key"), ("growlytics", "api_key_file")}):
-        given_variables |= {"GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE"}
     others = sorted(name for name in environ if not name.startswith("FORWARDER_"))
     meant = dict(mistakes.misspelt(ignored, others, paths))
     warnings = [
         f"{printable_path((variable,))} is not a setting and was ignored. Did you mean {setting}?"
         for variable, setting in meant.items()
-        # The app may have variables of its own: no noise where the setting is given.
-        if variable in ignored or setting not in given_variables
     ]
     if rest := [variable for variable in ignored if variable not in meant]:
         names = printable_path(tuple(rest), ", ")
@@ -147,9 +140,10 @@ def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures
         content = config.read_bytes()
         if mistakes.is_utf_16(content):
             return {}, {(str(config),): "is UTF-16, and TOML must be UTF-8; save it as that"}, []
-        if content.startswith(mistakes.BOM):
+        text = mistakes.without_boms(content)
+        if text != content:
             warnings.append(f"{config} begins with a byte-order mark, which was ignored; save it as UTF-8 without BOM")
-        document = tomllib.loads(content.removeprefix(mistakes.BOM).decode())
+        document = tomllib.loads(text.decode())
     except OSError as error:
         return {}, {(str(config),): f"cannot be read: {error.strerror}"}, []
     except UnicodeDecodeError as error:

@@ -34,6 +34,12 @@ async def make_read_only(disk: Path) -> None:
     assert code == 0, message
 
 
+async def bind_read_only(file: Path) -> None:
+    for options in (("--bind", str(file)), ("-o", "remount,ro,bind")):
+        code, message = await _run("mount", *options, str(file))
+        assert code == 0, message
+
+
 async def make_larger(disk: Path, *, max_files: int) -> None:
     code, message = await _run("mount", "-o", f"remount,nr_inodes={max_files}", str(disk))
     assert code == 0, message

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.system.processes import (
     starting_daemon,
     until,
 )
-from tests.system.small_disks import fill, make_larger, small_disk
+from tests.system.small_disks import bind_read_only, fill, make_larger, small_disk
 
 
 async def have_the_next_rejected(sandbox: Sandbox, daemon: Daemon) -> str:
@@ -161,20 +162,25 @@ async def one_at_a_time(daemon: Daemon, status: int) -> None:
             assert (await response.json())["errors"][0]["code"] == "buffer_unavailable"
 
 
-@pytest.mark.parametrize("max_files", [0, 2], ids=["no bytes", "no files"])
+@pytest.mark.parametrize(
+    ("max_files", "place"),
+    [(0, "a/b"), (2, "a/b"), (3, "a/b"), (4, "a/b"), (5, "a/b"), (2, ""), (3, ""), (4, "")],
+)
 async def test_the_very_first_start_on_a_full_disk_answers_503_until_there_is_room(
-    tmp_path: Path, max_files: int
+    tmp_path: Path, max_files: int, place: str
 ) -> None:
     async with small_disk(tmp_path / "disk", mib=24, max_files=max_files) as disk, running_sandbox() as sandbox:
-        ballast = fill(disk)
+        ballast = disk / "ballast"
+        if not max_files:
+            fill(disk)
         async with running_daemon(
-            tmp_path, sandbox.url, buffer__directory=disk / "a" / "b", shutdown__drain_seconds=0
+            tmp_path, sandbox.url, buffer__directory=disk / place, shutdown__drain_seconds=0
         ) as daemon:
             await one_at_a_time(daemon, 503)
             status = await daemon.status()
             assert (status["buffer"]["available"], status["ledger"]["for_ever"]["buffered"]) == (False, 0)
             assert (await daemon.metrics())['growlytics_forwarder_buffer_errors_total{operation="commit"}'] > 0
-            ballast.unlink()
+            ballast.unlink(missing_ok=True)
             if max_files:
                 await make_larger(disk, max_files=100)
 
@@ -186,10 +192,65 @@ async def test_the_very_first_start_on_a_full_disk_answers_503_until_there_is_ro
             await one_at_a_time(daemon, 200)
             assert await daemon.stop(signal.SIGKILL) == -signal.SIGKILL
         await sandbox.faults(down=False)
-        async with running_daemon(tmp_path, sandbox.url, buffer__directory=disk / "a" / "b") as daemon:
+        async with running_daemon(tmp_path, sandbox.url, buffer__directory=disk / place) as daemon:
             await until(daemon.drained, "it is delivered")
             assert await sandbox.raw() == [json.dumps(example_event(1))]
             assert not [line for line in daemon.lines if line["level"] == "error"]
+
+
+async def told_on_refusing(directory: Path, command: Sequence[str] = COMMAND) -> str:
+    """Return what a daemon writes that exits 78, as one line on standard error."""
+    process = await asyncio.create_subprocess_exec(
+        *command, "run", f"--set=buffer.directory={directory}", "--set=intake.http=127.0.0.1:0", "--set=admin.http=",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(FORWARDER_GROWLYTICS__API_KEY="k"),
+    )  # fmt: skip
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+    assert process.returncode == 78, out + err
+    assert b"Traceback" not in out + err
+    assert err.count(b"\n") == 1
+    return err.decode()
+
+
+@pytest.mark.parametrize("name", ["buffer.db", "lock", ""])
+async def test_what_is_immutable_is_named_as_that(tmp_path: Path, name: str) -> None:
+    place = tmp_path / "buffer"
+    place.mkdir()
+    (place / name).touch()
+    process = await asyncio.create_subprocess_exec("chattr", "+i", place / name, stderr=asyncio.subprocess.DEVNULL)
+    if await process.wait():
+        pytest.skip("nothing can be made immutable here")
+    try:
+        error = await told_on_refusing(place)
+    finally:
+        process = await asyncio.create_subprocess_exec("chattr", "-i", place / name)
+        await process.wait()
+    what = f"{place / name} may not be written" if name else "nothing can be created in it"
+    assert f"cannot use {place}: {what}: Operation not permitted (it may be immutable, as lsattr shows);" in error
+
+
+async def test_a_file_on_a_read_only_mount_is_named_as_that(tmp_path: Path) -> None:
+    async with small_disk(tmp_path / "disk", mib=12) as disk:
+        (disk / "buffer.db").touch()
+        await bind_read_only(disk / "buffer.db")  # it goes with the disk
+        error = await told_on_refusing(disk)
+    assert f"{disk / 'buffer.db'} may not be written: Read-only file system; make it writable for this" in error
+
+
+async def test_a_limit_of_open_files_that_is_too_low_is_one_clear_error(tmp_path: Path) -> None:
+    for number in (10, 16, 31):
+        command = ["sh", "-c", f'ulimit -n {number}; exec "$@"', "sh", *COMMAND]
+        error = await told_on_refusing(tmp_path, command)
+        assert f"limit of open files (RLIMIT_NOFILE) is {number}, and the daemon needs 32 at least: raise it" in error
+
+
+async def test_a_low_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    command = ["sh", "-c", 'ulimit -S -n 12; exec "$@"', "sh", *COMMAND]
+    async with running_sandbox() as sandbox, starting_daemon(tmp_path, sandbox.url, command) as daemon:
+        assert await daemon.until_ready()
+        await one_at_a_time(daemon, 200)
+        await until(daemon.drained, "it is delivered")
 
 
 async def test_a_limit_on_the_size_of_files_at_the_very_first_start_is_taken_for_a_full_disk(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from forwarder.database.connection import Database, MovedError, Transaction
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.event import Event
 from tests.fakes.databases import inline_database
+from tests.fakes.other_users import not_root, open_directory
 
 PLACE = "buffer"
 FILE, LOG, LOCK = "buffer.db", "buffer.db-wal", "lock"
@@ -402,12 +403,9 @@ def directory_of_nobody() -> Iterator[Path]:
             r"lock belongs to another user \(uid 0, and this process runs as uid 65534\); run as that user, or",
         ),
         (FILE, 0, 0o666, r"buffer.db belongs to another user \(uid 0"),
-        (LOCK, NOBODY, 0o400, r"Permission denied: .*/lock; name a directory that this user may write to, or set"),
-        (FILE, NOBODY, 0o400, r"readonly database: .*/buffer.db may not be written to; name a directory that this"),
-        (FILE, NOBODY, 0o000, r"unable to open database file: .*/buffer.db may not be written to; name a directory"),
     ],
 )
-async def test_a_file_that_this_user_may_not_use_is_named(
+async def test_a_file_of_another_user_is_named(
     directory_of_nobody: Path, name: str, owner: int, mode: int, told: str
 ) -> None:
     path = directory_of_nobody / name
@@ -424,3 +422,40 @@ async def test_a_path_that_is_too_long_for_sqlite_is_named_as_that(tmp_path: Pat
     directory = tmp_path / ("x" * 200) / ("y" * 200) / ("z" * 150)
     with pytest.raises(DirectoryError, match=r"too long for SQLite .*; name a directory with a shorter path"):
         await opened(directory)
+
+
+# Not to be written
+
+
+@pytest.mark.parametrize("name", [FILE, LOG, LOCK])
+@pytest.mark.parametrize("mode", [0o400, 0])
+async def test_a_file_that_may_not_be_written_is_named_with_the_fix(name: str, mode: int) -> None:
+    with open_directory() as directory:
+        place = directory / PLACE
+        await (await opened(place)).close()
+        (place / name).touch()
+        (place / name).chmod(mode)
+        before = {path.name for path in place.iterdir()}
+        with not_root(place, *place.iterdir()):
+            with pytest.raises(DirectoryError) as told:
+                await opened(place)
+            assert f"{place}: {place / name} may not be written: Permission denied; make it writable for this" in str(
+                told.value
+            )
+            assert {path.name for path in place.iterdir()} == before, "nothing is set aside"
+            (place / name).chmod(0o600)
+            await (await opened(place)).close()
+
+
+@pytest.mark.parametrize("lose", [[], [LOCK], [FILE]])
+async def test_a_directory_in_which_nothing_can_be_created_is_told_as_that(lose: list[str]) -> None:
+    with open_directory() as directory:
+        place = directory / PLACE
+        await (await opened(place)).close()
+        for name in lose:
+            (place / name).unlink()
+        with not_root(place, *place.iterdir()):
+            place.chmod(0o500)
+            with pytest.raises(DirectoryError) as told:
+                await opened(place)
+            assert f"cannot use {place}: nothing can be created in it: Permission denied; name a" in str(told.value)

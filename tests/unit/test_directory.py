@@ -99,11 +99,6 @@ def link_to_a_file(path: Path) -> None:
     path.symlink_to("target")
 
 
-def hard_link(path: Path) -> None:
-    (path.parent / "target").write_text("of somebody else")
-    os.link(path.parent / "target", path)
-
-
 def listening_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -145,7 +140,6 @@ NAMES = [
         (pipe, "is a named pipe; remove it"),
         (link, "is a symbolic link, which is not followed; remove it, or put the file itself"),
         (link_to_a_file, "is a symbolic link, which is not followed"),
-        (hard_link, r"has 2 names \(hard links\), .*; remove the others, or put a copy in its place"),
         (Path.mkdir, "is a directory; remove or rename it"),
         (listening_socket, "is a socket; remove it"),
         (device, "is a device; remove it"),
@@ -164,7 +158,17 @@ def test_what_is_no_plain_file_of_this_user_is_refused_by_name_and_not_touched(
         directory.open()
     after = {path.name: path.lstat() for path in directory.path.iterdir() if path.name in before}
     assert after == before
-    (directory.path / name).rename("out of the way") if put is not hard_link else (directory.path / "target").unlink()
+    (directory.path / name).rename("out of the way")
+    directory.open()
+    directory.close()
+
+
+def test_files_that_a_backup_has_made_hard_links_to_are_used(directory: Directory, tmp_path: Path) -> None:
+    directory.path.mkdir()
+    (tmp_path / "backup").mkdir()
+    for name in NAMES:
+        (directory.path / name).touch()
+        os.link(directory.path / name, tmp_path / "backup" / name)
     directory.open()
     directory.close()
 

@@ -112,6 +112,10 @@ def test_what_may_be_a_secret_is_taken_in_silence(tmp_path: Path, secret: str) -
     ("secret", "words"),
     [
         ("two words", "holds a space"),
+        (f'"{KEY}', "begins or ends with a quote"),
+        (f"{KEY}'", "begins or ends with a quote"),
+        (f"\"{KEY}'", "begins or ends with a quote"),
+        (f"{KEY}`", "begins or ends with a quote"),
         ("YOUR_API_KEY", "looks like a placeholder"),
         ("your-growlytics-api-key", "looks like a placeholder"),
         ("changeme", "looks like a placeholder"),
@@ -189,9 +193,10 @@ def test_a_value_in_quotes_that_the_environment_keeps_is_refused_with_the_fix(pa
 # --- The file ---
 
 
-def test_a_byte_order_mark_before_the_settings_is_ignored_with_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_byte_order_marks_before_the_settings_are_ignored_with_a_warning(tmp_path: Path, number: int) -> None:
     file = tmp_path / "config.toml"
-    file.write_bytes(b"\xef\xbb\xbf[log]\r\nlevel = 'debug'\r\n")
+    file.write_bytes(b"\xef\xbb\xbf" * number + b"[log]\r\nlevel = 'debug'\r\n")
     loaded = load(file, environ={})
     assert loaded.settings.log.level == "debug"
     (warning,) = loaded.warnings
@@ -234,6 +239,13 @@ def test_a_file_in_utf_16_is_an_error_that_says_so(tmp_path: Path, encoding: str
         ("GROWLYTICS_API_KEYS", "GROWLYTICS_API_KEY"),
         ("GROWLYTICS__API_KEY", "GROWLYTICS_API_KEY"),
         ("growlytics_api_key", "GROWLYTICS_API_KEY"),
+        ("GROWLYTIC_API_KEY", "GROWLYTICS_API_KEY"),
+        ("GROWLITICS_API_KEY", "GROWLYTICS_API_KEY"),
+        ("GROLWYTICS_API_KEY", "GROWLYTICS_API_KEY"),
+        ("growlytic_apikey", "GROWLYTICS_API_KEY"),
+        ("GROWLYTICSAPIKEY", "GROWLYTICS_API_KEY"),
+        ("GROWLYTIC_API_KEY_FILE", "GROWLYTICS_API_KEY_FILE"),
+        ("GROWLYTICS_API_KEY_FLIE", "GROWLYTICS_API_KEY_FILE"),
         ("GROWLYTICS_API_KEY_PATH", "GROWLYTICS_API_KEY_FILE"),
         ("GROWLYTICS_APIKEY_FILE", "GROWLYTICS_API_KEY_FILE"),
         ("GROWLYTICS_KEY_FILE", "GROWLYTICS_API_KEY_FILE"),
@@ -271,15 +283,38 @@ def test_what_kubernetes_makes_for_a_service_is_never_taken_for_a_setting() -> N
 
 
 @pytest.mark.parametrize(
-    "variable", ["GROWLYTICS_PROJECT", "GROWLYTICS_ENABLED", "forwarder_of_mine", "GROWL_KEY", "LOG_LEVEL"]
+    "variable",
+    [
+        "GROWLYTICS_PROJECT",
+        "GROWLYTICS_ENABLED",
+        "forwarder_of_mine",
+        "GROWL_KEY",
+        "MY_GROWLYTICS_API_KEY",
+        "ANALYTICS_API_KEY",
+        "LOG_LEVEL",
+    ],
 )
 def test_a_variable_of_somebody_else_is_no_reason_for_a_warning(variable: str) -> None:
     assert warnings({variable: "x"}) == ()
 
 
-def test_a_variable_of_the_app_is_no_reason_for_a_warning_where_the_setting_is_given(tmp_path: Path) -> None:
-    given = {"FORWARDER_GROWLYTICS__URL": "http://127.0.0.1:1/", "FORWARDER_GROWLYTICS__API_KEY": "k"}
-    assert warnings({"GROWLYTICS_URL": "http://localhost:8920", "GROWLYTICS_KEY": "k", **given}) == ()
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("GROWLYTICS_URL", "FORWARDER_GROWLYTICS__URL"),
+        ("GROWLYTICS_APIKEY", "GROWLYTICS_API_KEY"),
+        ("GROWLYTICS_KEY", "GROWLYTICS_API_KEY"),
+        ("GROWLYTICS_API_KEY_FLIE", "GROWLYTICS_API_KEY_FILE"),
+        ("growlytics_api_key", "GROWLYTICS_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("key", ["FORWARDER_GROWLYTICS__API_KEY", "GROWLYTICS_API_KEY"])
+def test_a_variable_that_is_almost_a_setting_is_warned_of_also_where_the_setting_is_given(
+    variable: str, meant: str, key: str
+) -> None:
+    given = {"FORWARDER_GROWLYTICS__URL": "http://127.0.0.1:1/", key: "c0ffee"}
+    expected = f"{variable} is not a setting and was ignored. Did you mean {meant}?"
+    assert warnings({variable: "c0ffee-value", **given}) == (expected,)
 
 
 def test_what_was_meant_explains_what_is_missing_and_shows_nothing() -> None:
@@ -295,10 +330,3 @@ def test_a_byte_order_mark_before_the_first_variable_of_a_file_explains_why_that
     (warning,) = warnings({"\ufeffGROWLYTICS_API_KEY": "k"})
     assert "Did you mean GROWLYTICS_API_KEY?" in warning
     assert warning.isascii(), "or nobody would see the difference"
-
-
-def test_a_key_in_a_file_is_the_key_too(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text("k")
-    assert warnings({"GROWLYTICS_KEY": "k", "GROWLYTICS_API_KEY_FILE": str(file)}) == ()
-    assert warnings({"GROWLYTICS_KEY_FILE": "k", "FORWARDER_GROWLYTICS__API_KEY": "k"}) == ()
