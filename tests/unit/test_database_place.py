@@ -274,6 +274,21 @@ async def test_a_lock_that_cannot_be_made_anew_counts_as_gone_until_it_can(tmp_p
     await database.close()
 
 
+async def test_a_log_that_cannot_be_made_anew_counts_as_gone_at_every_look_until_it_can(tmp_path: Path) -> None:
+    database = await opened(tmp_path)
+    await database.run(store(1))
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).mkdir()
+    assert "cannot be recreated" in str((await database.look()).moved)
+    assert "cannot be recreated" in str((await database.look()).moved), "and was not: nothing came back"
+    (tmp_path / LOG).rmdir()
+    assert await database.run(read) == [1]
+    assert (await database.look()).moved is None
+    await database.run(store(2))
+    await database.close()
+    assert await ids_in(tmp_path) == [1, 2]
+
+
 async def test_a_database_in_memory_or_one_that_is_closed_has_no_place_to_look_at(tmp_path: Path) -> None:
     database = Database(None)
     await database.open()
