@@ -12,6 +12,7 @@ import attrs
 
 from forwarder.settings.sources import LIVE
 from forwarder.settings.values import (
+    ApiKey,
     KIB,
     MIB,
     Address,
@@ -48,7 +49,7 @@ class GrowlyticsSettings:
     )
     api_key: Annotated[
         Secret | None,
-        SecretText(),
+        ApiKey(),
         "The key of your Growlytics project; better kept out of this file, see api_key_file",
         LIVE,
     ] = None
