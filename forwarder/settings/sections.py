@@ -12,10 +12,10 @@ import attrs
 
 from forwarder.settings.sources import LIVE
 from forwarder.settings.values import (
-    ApiKey,
     KIB,
     MIB,
     Address,
+    ApiKey,
     CertificatesFile,
     ChoiceTable,
     DirectoryPath,
