@@ -1,5 +1,6 @@
 """The database's file in its place: made for the first time, locked by others, removed, renamed, replaced."""
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -260,6 +261,18 @@ async def test_a_lock_that_is_removed_or_replaced_is_taken_anew_so_that_no_other
     with pytest.raises(DirectoryInUseError, match=f"in use by process {os.getpid()}; stop it"):
         await opened(tmp_path)
     assert (await database.look()).made_anew == []
+    await database.close()
+
+
+async def test_a_lock_that_another_process_has_made_and_locked_meanwhile_stays_with_that(tmp_path: Path) -> None:
+    database = await opened(tmp_path)
+    (tmp_path / LOCK).unlink()
+    with (tmp_path / LOCK).open("x") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(2):
+            found = await database.look()
+            assert (found.moved, found.made_anew) == (None, [])
+    assert (await database.look()).made_anew == ["lock"], "it is free"
     await database.close()
 
 
