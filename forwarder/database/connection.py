@@ -388,9 +388,8 @@ class Database:
 
     def _look(self) -> Look:
         if self.directory is None or self._connection is None:
-            return Look(
-                self._moved
-            )  # if a file beside it could not be recreated, that is tried again with the next job
+            # If a file beside it could not be recreated, that is tried again with the next job.
+            return Look(self._moved)
         if self.directory.is_intact:
             self._moved = None
             return Look()

@@ -399,6 +399,7 @@ async def test_serving_polls_until_it_is_cancelled(watched: Watched) -> None:
     assert watched.keys == [NEW, THIRD]
 
 
+@pytest.mark.timeout(10)
 def test_while_no_file_is_set_there_is_nothing_to_wake_up_for(watched: Watched) -> None:
     watched.key_file.use(None, Secret(OLD))
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner, pytest.raises(NothingWillHappenError):
