@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +155,14 @@ def test_a_number_that_stands_for_all_others_is_nobodys_in_a_namespace_and_a_use
     assert peer == Peer(None, {7})
     assert not Operators(ControlSettings()).include(peer), "though the daemon is one of them itself"
     assert peer_of(Connected(5, 7, [7, 8])) == Peer(5, {7, 8})
+
+
+def test_where_the_system_does_not_tell_who_is_nobody_the_usual_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    assert peer_of(Connected(65534, 65534, [65534, 7])) == Peer(None, {7})
 
 
 def test_where_the_system_does_not_tell_the_groups_of_a_socket_its_database_does(
