@@ -16,8 +16,9 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, assert_never
 
@@ -32,7 +33,7 @@ from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
 from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.database.elsewhere import left_behind
+from forwarder.database.elsewhere import LeftBehind, left_behind
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock, EventIds, by_customer, each_alone
@@ -66,13 +67,14 @@ from forwarder.settings import (
 )
 from forwarder.status import Status
 from forwarder.telemetry import Telemetry
-from forwarder.threads import in_own_thread
+from forwarder.threads import NoThreadError, in_own_thread
 
 State = Literal["starting", "ready", "stopping", "draining", "stopped"]
 
 _DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
 _SAMPLE_SECONDS: Final = 2.0
+_ELSEWHERE_SECONDS: Final = 2.0
 
 
 class App:
@@ -409,7 +411,12 @@ class App:
     async def _look_elsewhere(self) -> None:
         """Tell of events that wait where this daemon will not find them."""
         state_directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-        for each in await asyncio.to_thread(left_behind, self._settings.buffer, state_directory=state_directory):
+        look = partial(left_behind, self._settings.buffer, state_directory=state_directory)
+        found: list[LeftBehind] = []
+        with suppress(TimeoutError, NoThreadError):  # a file system that does not answer must not keep this one waiting
+            async with asyncio.timeout(_ELSEWHERE_SECONDS):
+                found = await in_own_thread(look, name="events elsewhere")
+        for each in found:
             self.telemetry.events_left_behind(str(each.directory), events=each.events, in_use=each.in_use)
 
     async def _recall(self) -> None:

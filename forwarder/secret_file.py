@@ -56,6 +56,7 @@ class WatchedFile(Generic[Value]):
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._path = path
+        self._is_named = asyncio.Event()
         self._setting = setting
         self._read = read
         self._current = current
@@ -64,10 +65,12 @@ class WatchedFile(Generic[Value]):
         self._poll_seconds = poll_seconds
         self._signature: Signature | None = None  # of the last look; None before the first
         self._fault = ""  # of the last look
+        self.use(path, current)
 
     async def serve(self) -> None:
-        """Poll now, then every `poll_seconds`, until cancelled."""
+        """Poll now, then every `poll_seconds`, until cancelled; while there is nothing to watch, wait."""
         while True:
+            await self._is_named.wait()
             await self.poll()
             await asyncio.sleep(self._poll_seconds)
 
@@ -79,6 +82,10 @@ class WatchedFile(Generic[Value]):
         if path != self._path:
             self._path, self._fault = path, ""
         self._current, self._signature = current, None
+        if path is None:
+            self._is_named.clear()
+        else:
+            self._is_named.set()
 
     async def poll(self) -> bool:
         """Look at the file, and read it if it changed, or was of no use the last time.

@@ -111,13 +111,11 @@ class Upkeep:
         while True:
             await asyncio.sleep(SPACE_SECONDS)
             self._write_declined()
-            await self.look()
-            with suppress(UnavailableError, DamagedError):  # the next commit tells
-                await self._database.run(connection.give_back_space)
+            await self.look(then=connection.give_back_space)
 
-    async def look(self) -> bool:
+    async def look(self, *, then: Job[None] | None = None) -> bool:
         """Look whether the file is in its place, tell what is news of that, and return whether it is."""
-        found = await self._database.look()
+        found = await self._database.look(then=then)
         for name in found.made_anew:
             self._telemetry.buffer_file_made_anew(name)
         if found.moved is not None:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -92,7 +92,7 @@ class Look:
     """What a look at the directory found."""
 
     moved: MovedError | None = None
-    made_anew: Sequence[str] = ()
+    made_anew: Sequence[str] = field(default_factory=list)
     """Names of files beside the database's that were gone."""
 
 
@@ -191,13 +191,19 @@ class Database:
 
         self._thread.submit(work)
 
-    async def look(self) -> Look:
+    async def look(self, *, then: Job[None] | None = None) -> Look:
         """Look whether the file, its log and the lock are in their places. To be asked once a second, and at the end.
 
         A log or a lock that is gone is recreated, without a loss. While the file is gone no job may put anything in it, but
-        what it has can be read and removed. The file may come back.
+        what it has can be read and removed. The file may come back. `then` is a job to run next, in the same turn of the
+        thread, whose failure the next job tells.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look)
+        looking = self._thread.submit(self._look)
+        if then is None:
+            return await asyncio.wrap_future(looking)
+        with suppress(UnavailableError, DamagedError):
+            await self.run(then)
+        return looking.result()
 
     @property
     def lacks_file(self) -> bool:
@@ -389,6 +395,10 @@ class Database:
 
     def _look(self) -> Look:
         if self.directory is None or self._connection is None:
+            # If a file beside it could not be recreated, that is tried again with the next job.
+            return Look(self._moved)
+        if self.directory.is_intact:
+            self._moved = None
             return Look()
         why = self.directory.moved()
         if why is None:

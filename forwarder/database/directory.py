@@ -173,6 +173,11 @@ class Directory:
                 f"{self.file} was replaced while it was opened; let only this user write to its directory"
             )
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the database's files and the lock are in their places, which nearly every look finds."""
+        return files.are_there((*self._found.items(), *self._lock.found.items()))
+
     def moved(self) -> str | None:
         """Return what became of the database's file if it is not in its place any more."""
         if self.file not in self._found:

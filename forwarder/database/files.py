@@ -6,6 +6,7 @@ used by `directory` and `elsewhere` alone.
 
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,18 @@ def identity_of(path: Path) -> Identity:
     """Return which file is there, without following a link. Raises OSError."""
     found = path.lstat()
     return found.st_dev, found.st_ino
+
+
+def are_there(found: Iterable[tuple[Path, Identity]]) -> bool:
+    """Return whether these files are all where they were found."""
+    try:
+        for path, identity in found:
+            here = path.lstat()
+            if (here.st_dev, here.st_ino) != identity:
+                return False
+    except OSError:
+        return False
+    return True
 
 
 def is_open_here(identity: Identity) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from forwarder.database import files
+from forwarder.database.files import Identity
 
 LOCK_NAME: Final = "lock"
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -31,6 +32,8 @@ class Lock:
     def __init__(self, directory: Path) -> None:
         self._path = directory / LOCK_NAME
         self._file: int | None = None
+        self.found: dict[Path, Identity] = {}
+        """The file that is locked, if one is."""
 
     @property
     def is_taken(self) -> bool:
@@ -42,7 +45,8 @@ class Lock:
         files.check(self._path)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o600)
         try:
-            files.judge(self._path, os.fstat(file))
+            opened = os.fstat(file)
+            files.judge(self._path, opened)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(file)
@@ -56,7 +60,7 @@ class Lock:
             os.close(file)
             raise
         self.release()
-        self._file = file
+        self._file, self.found = file, {self._path: (opened.st_dev, opened.st_ino)}
         with suppress(OSError):  # a full disk: only the name of the holder would be missing
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
@@ -67,10 +71,8 @@ class Lock:
         If another process has locked the new file, return False: SQLite's own lock on the database keeps that process out.
         """
         assert self._file is not None
-        held = os.fstat(self._file)
-        with suppress(FileNotFoundError):
-            if files.identity_of(self._path) == (held.st_dev, held.st_ino):
-                return False
+        if files.are_there(self.found.items()):
+            return False
         try:
             self.take()
         except LockTakenError:
@@ -96,4 +98,4 @@ class Lock:
         """Let others have it. May be called again."""
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file, self.found = None, {}

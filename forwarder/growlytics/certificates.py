@@ -18,15 +18,18 @@ class Certificates:
 
 def read(path: str) -> Certificates:
     """Return the authorities in a file. Raises RefusedError with the reason if it is of no use as a whole."""
-    if fault := certificates_fault(path):
-        raise RefusedError(fault)
+    why: str | None = "it changed meanwhile"
     try:
-        # The digest first: if the file changes in between, it differs from what is found at the next look.
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        return Certificates(digest, _for_http(ssl.create_default_context(cafile=path)))
+        if Path(path).is_file():  # reading a device or a pipe might never end
+            # The digest first: if the file changes in between, it differs from what is found at the next look.
+            with Path(path).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+            context = ssl.create_default_context(cafile=path)
+            if context.cert_store_stats()["x509"]:
+                return Certificates(digest, _for_http(context))
     except OSError as error:  # ssl.SSLError is one
-        raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
+        why = error.strerror
+    raise RefusedError(certificates_fault(path) or f"names a file that cannot be read: {why}")
 
 
 def of_system() -> Certificates:

@@ -20,6 +20,8 @@ from forwarder.event import Clock
 from forwarder.settings import IntakeSettings
 
 _EVENT_BITS: Final = 64
+_EXACT: Final = 1 << 53
+"""Up to here each whole number has a double of its own."""
 _EVENT_MASK: Final = (1 << _EVENT_BITS) - 1
 
 
@@ -36,14 +38,27 @@ def key_of(text: str, raw: bytes, event: object) -> Key:
     """Return what is remembered of a key and its event: the bytes as they came, and what they say.
 
     What says the same is the same event, whatever its white space and the order of its members, as some libraries write
-    those again for each try. Numbers are compared as they were parsed, so 1 and 1.0 differ.
+    those again for each try. 1 and 1.0 are the same number; beyond 2**53, where doubles are too coarse to tell, they differ.
     """
     try:
         said = orjson.dumps(event, option=orjson.OPT_SORT_KEYS)
+        if b".0" in said:
+            said = orjson.dumps(_with_whole_numbers(event), option=orjson.OPT_SORT_KEYS)
     except TypeError:  # it holds what only the bytes tell apart, such as lone surrogates; or is nested too deeply
         said = raw.strip()
     digest = int.from_bytes(blake2b(said, digest_size=_EVENT_BITS // 8).digest(), "big")
     return Key(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), digest or 1)
+
+
+def _with_whole_numbers(value: object) -> object:
+    """Return a JSON value whose whole numbers are all integers, as far as doubles are exact. Its depth is bounded."""
+    if isinstance(value, dict):
+        return {name: _with_whole_numbers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return int(value)
+    return value
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,14 @@ _PLACEHOLDER: Final = re.compile(
     r"\$(?:\{[^}]*\}|\([^)]*\)|[A-Z_][A-Z0-9_]*)|%[A-Z_][A-Z0-9_]*%|\{\{.*\}\}|<.*>", re.DOTALL
 )
 _SPECIFIER: Final = r"%(?:\w+%|[A-Za-z](?![A-Za-z]))"
+_OUR_NAME: Final = r"(?:GROWLYTICS|FORWARDER)_[A-Z_]+|(?i:(?:[\w.]+[-_.])?api[-_]?key|growlytics[-_.]key)"
+_GIVEN: Final = r"\W?\s*(?:=[^=]|:\s*[\"'\s])"
 _ASSIGNMENT: Final = re.compile(
-    r"(?:export\s+|set\s+)?\W{0,2}(?:[A-Z_][A-Z0-9_]{2,}|\w*(?:key|token|secret|proxy)\w*)\W?\s*(?:=[^=]|:\s*[\"'\s]).*",
-    re.DOTALL,
+    rf"(?:(?:export|set)\s+\w+=|\W{{0,2}}(?:(?i:x-growlytics-key)\W?\s*[=:]|(?:{_OUR_NAME}){_GIVEN})).*", re.DOTALL
 )
+"""What begins with a name of ours, or as a shell's command, and so is never a secret."""
+_NAMED: Final = re.compile(rf"(?:[A-Z_][A-Z0-9_]{{2,}}|\w*(?:key|token|secret|proxy)\w*){_GIVEN}.*", re.DOTALL)
+"""What begins with any other name, and may be a secret: there are such with an equals sign within."""
 _SAMPLE: Final = re.compile(
     r"(?:your|my|the)?[-_ ]?(?:growlytics[-_ ])?(?:api|app)[-_ ]?key|(?:change|replace)[-_ ]?me\w*|\.+|x+|"
     r"\$\w+|%\w+%|\[.*\]|__\w+__"
@@ -79,6 +83,13 @@ def secret_fault(text: str) -> str:
     return (
         f"cannot be sent in an HTTP header: {_unsendable(text)}; only printable ASCII can be, without spaces around it"
     )
+
+
+def key_doubt(text: str) -> str:
+    """Return what may be wrong with an API key, beyond what may be with any secret; empty if nothing is."""
+    if _NAMED.fullmatch(text):
+        return "looks like NAME=secret: is it the secret and nothing else?"
+    return ""
 
 
 def _unsendable(text: str) -> str:

@@ -15,6 +15,7 @@ from forwarder.settings.values import (
     KIB,
     MIB,
     Address,
+    ApiKey,
     CertificatesFile,
     ChoiceTable,
     DirectoryPath,
@@ -48,7 +49,7 @@ class GrowlyticsSettings:
     )
     api_key: Annotated[
         Secret | None,
-        SecretText(),
+        ApiKey(),
         "The key of your Growlytics project; better kept out of this file, see api_key_file",
         LIVE,
     ] = None

@@ -508,6 +508,14 @@ class SecretText(Reader):
 
 
 @attrs.frozen
+class ApiKey(SecretText):
+    """The key of Growlytics, which issues it; a token of one's own may look in any way."""
+
+    def doubt(self, value: object) -> str:
+        return super().doubt(value) or (mistakes.key_doubt(value.reveal()) if isinstance(value, Secret) else "")
+
+
+@attrs.frozen
 class ProxyUrl(SecretText):
     """The URL of a forward proxy, which may hold a password, so all of it is a secret."""
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -223,3 +225,35 @@ async def test_a_stop_before_it_opens_accepts_nothing(tmp_path: Path) -> None:
     assert app.addresses.keys() <= {"admin"}
     assert await app.close() == (0, 0)
     assert app.ledger()["accepted"] == 0
+
+
+async def test_a_file_system_elsewhere_that_does_not_answer_keeps_the_start_waiting_for_a_moment_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "buffer.db"
+    file.touch()
+    asked, answers = threading.Event(), threading.Event()
+    real = os.open
+
+    def hang(path: str | Path, *options: int, **more: int) -> int:
+        if path == file:
+            asked.set()
+            answers.wait(30)
+        return real(path, *options, **more)
+
+    monkeypatch.setattr("os.open", hang)
+    app = App(
+        Settings(
+            growlytics=GrowlyticsSettings(api_key=Secret(KEY)),
+            intake=IntakeSettings(http=Address("127.0.0.1", 0)),
+            buffer=BufferSettings(kind="memory", directory=str(tmp_path)),
+            admin=AdminSettings(http=Address("127.0.0.1", 0)),
+        )
+    )
+    try:
+        async with asyncio.timeout(20):
+            assert await app.open()
+        assert asked.is_set()
+    finally:
+        answers.set()
+        await app.close()

@@ -1,11 +1,17 @@
 """Who may operate the daemon over a Unix socket that every user may post to: its own user, root, a group, or the token."""
 
+import array
 import asyncio
+import errno
 import logging
 import os
+import pwd
 import shutil
 import socket
+import struct
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +114,66 @@ def test_the_daemons_own_user_is_an_operator_and_who_is_not_known_is_none() -> N
     assert operators.include(Peer(0, ()))
     assert not operators.include(Peer(54321, (0, 54322)))
     assert not operators.include(None)
+
+
+def test_root_is_an_operator_of_a_daemon_that_runs_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    operators = Operators(ControlSettings())
+    assert operators.include(Peer(0, ()))
+    assert operators.include(Peer(54321, ()))
+    assert not operators.include(Peer(54322, ()))
+
+
+class Connected:
+    """What the kernel would tell of a socket; without `groups` it does not know of that option."""
+
+    def __init__(self, user: int, group: int, groups: Sequence[int] | None = None) -> None:
+        self._credentials = struct.pack("=iII", 1, user, group)
+        self._groups = groups
+
+    def getsockopt(self, _: int, option: int, __: int) -> bytes:
+        if option == socket.SO_PEERCRED:
+            return self._credentials
+        if self._groups is None:
+            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+        return array.array("I", self._groups).tobytes()
+
+
+@pytest.mark.parametrize("stand_in", [65534, 4000])
+def test_a_number_that_stands_for_all_others_is_nobodys_in_a_namespace_and_a_user_outside_of_one(
+    monkeypatch: pytest.MonkeyPatch, stand_in: int
+) -> None:
+    whole = Peer(stand_in, {7, stand_in})
+    assert peer_of(Connected(stand_in, 7, [7, stand_in])) == whole
+    told = {
+        **{f"/proc/self/{kind}_map": "0 1000 1\n" for kind in ("uid", "gid")},
+        **{f"/proc/sys/kernel/overflow{kind}": f"{stand_in}\n" for kind in ("uid", "gid")},
+    }
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path, **_: told[str(path)])
+    monkeypatch.setattr("os.geteuid", lambda: stand_in)
+    peer = peer_of(Connected(stand_in, 7, [7, stand_in]))
+    assert peer == Peer(None, {7})
+    assert not Operators(ControlSettings()).include(peer), "though the daemon is one of them itself"
+    assert peer_of(Connected(5, 7, [7, 8])) == Peer(5, {7, 8})
+
+
+def test_where_the_system_does_not_tell_who_is_nobody_the_usual_number_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    assert peer_of(Connected(65534, 65534, [65534, 7])) == Peer(None, {7})
+
+
+def test_where_the_system_does_not_tell_the_groups_of_a_socket_its_database_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = pwd.getpwuid(0).pw_name
+    monkeypatch.setattr("os.getgrouplist", lambda who, group: [group, GROUP.number] if who == name else [])
+    peer = peer_of(Connected(0, 7))
+    assert peer == Peer(0, {7, GROUP.number})
+    assert Operators(ControlSettings(group=GROUP)).include(peer)
+    assert peer_of(Connected(54321, 7)) == Peer(54321, {7}), "whom the database does not know"
 
 
 _IN_A_NAMESPACE = """

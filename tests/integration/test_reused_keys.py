@@ -82,6 +82,28 @@ async def test_a_repetition_may_be_written_otherwise(body: bytes) -> None:
         assert is_refused(await served.post(ONE, other, Idempotency_Key="k", **headers))
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("1", "1.0", True),
+        ("1.0", "1e0", True),
+        ("0", "-0.0", True),
+        ("10", "1.0e1", True),
+        ("9007199254740992", "9007199254740992.0", True),
+        ("1", "1.5", False),
+        ("1.0", "true", False),
+        ("1.0", '"1.0"', False),
+        ("9007199254740993", "9007199254740992.0", False),
+    ],
+)
+async def test_numbers_are_compared_by_their_value(one: str, other: str, is_same: bool) -> None:
+    async with serving() as served:
+        for text, status in ((one, 200), (other, 200 if is_same else 422), (one, 200)):
+            attributes = b'{"Price":%b}' % text.encode()
+            body = event(1).replace(b'"attributes": {}', b'"attributes":' + attributes)
+            assert (await served.post(ONE, body, Idempotency_Key="k")).status == status
+
+
 async def test_a_key_counts_whichever_way_the_event_comes() -> None:
     async with serving() as served:
         await first(served)

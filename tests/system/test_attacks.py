@@ -447,9 +447,8 @@ HOSTILE = [
 
 
 async def test_hostile_names_never_forge_a_log_line(tmp_path: Path) -> None:
-    async with running_daemon(
-        tmp_path, NOWHERE, contract__attribute_types="observe", log__level="debug", loop="asyncio"
-    ) as daemon:
+    settings = {"contract__attribute_types": "observe", "log__level": "debug", "shutdown__drain_seconds": 0}
+    async with running_daemon(tmp_path, NOWHERE, loop="asyncio", **settings) as daemon:
         for number, text in enumerate([*HOSTILE, "\ud800lone\udfff"]):
             for value in (1, "text", True):
                 event: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """The age of events under a wall clock that jumps: a jump ages nothing, and nothing is too old by more than was measured."""
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -90,6 +91,20 @@ def test_a_clock_that_goes_wrong_and_right_again_ages_nothing() -> None:
     right = ages.wall()
     clocks.pass_(60)
     assert [ages.age_seconds(each) for each in (first, wrong, right)] == [180, 120, 60]
+
+
+def test_of_two_eras_in_which_the_clock_said_its_time_an_event_belongs_to_the_later() -> None:
+    clocks = Clocks(NOW)
+    ages = clocks.process()
+    clocks.pass_(600)
+    clocks.set_wall(NOW)
+    ages.wall()
+    clocks.pass_(100)
+    accepted_at = ages.wall()
+    clocks.pass_(200)
+    ages.wall()
+    clocks.set_wall(NOW + 10 * DAY)
+    assert ages.age_seconds(accepted_at) == 200, "by the earlier era it would be 800"
 
 
 def test_a_jump_is_noticed_by_whoever_asks_first() -> None:
@@ -197,3 +212,17 @@ def test_a_clock_that_is_corrected_again_and_again_lets_events_become_old_all_th
         clocks.set_wall(clocks.wall() + 2)
         ages.wall()
     assert DAY - 3600 <= ages.age_seconds(accepted_at) <= DAY + 1
+
+
+def test_however_often_the_clock_jumps_no_more_is_kept_of_it_than_a_bound() -> None:
+    clocks = Clocks(NOW)
+    ages = clocks.process()
+    tracemalloc.start()
+    try:
+        for number in range(8 * MAX_ERAS):
+            clocks.set_wall(NOW + number * DAY)
+            ages.wall()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2 * MAX_ERAS * 300

@@ -2,10 +2,16 @@
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from forwarder.growlytics import certificates
 from forwarder.growlytics.certificates import Certificates
@@ -94,6 +100,19 @@ async def test_the_same_certificates_written_again_change_nothing(watched: Watch
     replace(watched.path, authorities[0])
     assert not await watched.file.poll()
     assert watched.counts == (0, 1, 0)
+
+
+def test_a_file_that_only_says_which_certificates_are_revoked_is_refused(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateRevocationListBuilder(
+        issuer_name=name, last_update=at, next_update=at + timedelta(days=1)
+    )
+    file = tmp_path / "ca.pem"
+    file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    with pytest.raises(RefusedError, match="names a file that holds no certificate"):
+        certificates.read(str(file))
 
 
 def _remove(path: Path) -> None:

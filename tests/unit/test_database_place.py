@@ -1,5 +1,6 @@
 """The database's file in its place: made for the first time, locked by others, removed, renamed, replaced."""
 
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -264,6 +265,18 @@ async def test_a_lock_that_is_removed_or_replaced_is_taken_anew_so_that_no_other
     await database.close()
 
 
+async def test_a_lock_that_another_process_has_made_and_locked_meanwhile_stays_with_that(tmp_path: Path) -> None:
+    database = await opened(tmp_path)
+    (tmp_path / LOCK).unlink()
+    with (tmp_path / LOCK).open("x") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(2):
+            found = await database.look()
+            assert (found.moved, found.made_anew) == (None, [])
+    assert (await database.look()).made_anew == ["lock"], "it is free"
+    await database.close()
+
+
 async def test_a_lock_that_cannot_be_made_anew_counts_as_gone_until_it_can(tmp_path: Path) -> None:
     database = await opened(tmp_path)
     (tmp_path / LOCK).unlink()
@@ -273,6 +286,21 @@ async def test_a_lock_that_cannot_be_made_anew_counts_as_gone_until_it_can(tmp_p
     found = await database.look()
     assert (found.moved, found.made_anew) == (None, ["lock"])
     await database.close()
+
+
+async def test_a_log_that_cannot_be_made_anew_counts_as_gone_at_every_look_until_it_can(tmp_path: Path) -> None:
+    database = await opened(tmp_path)
+    await database.run(store(1))
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).mkdir()
+    assert "cannot be recreated" in str((await database.look()).moved)
+    assert "cannot be recreated" in str((await database.look()).moved), "and was not: nothing came back"
+    (tmp_path / LOG).rmdir()
+    assert await database.run(read) == [1]
+    assert (await database.look()).moved is None
+    await database.run(store(2))
+    await database.close()
+    assert await ids_in(tmp_path) == [1, 2]
 
 
 async def test_a_database_in_memory_or_one_that_is_closed_has_no_place_to_look_at(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.database.directory import FILE_NAME, Directory, DirectoryError, DirectoryInUseError
+from forwarder.database.files import UnfitFileError
 
 SMALL_RESERVE_BYTES = 64 * 1024
 
@@ -73,6 +74,58 @@ def test_a_lock_file_without_a_number_does_not_disturb_the_message(directory: Di
     (directory.path / "lock").write_text("not a number")
     with pytest.raises(DirectoryInUseError, match="in use by another process"):
         Directory(directory.path).open()
+    directory.close()
+
+
+def test_taking_the_lock_again_leaves_no_file_open(directory: Directory) -> None:
+    directory.open()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        (directory.path / "lock").unlink()
+        assert directory.lock_again()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    directory.close()
+
+
+def test_a_lock_that_is_swapped_just_before_it_is_opened_is_refused_and_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    target.write_text("of somebody else")
+    real = os.open
+
+    def swap(path: str | Path, *options: int, **more: int) -> int:
+        if str(path).endswith("lock"):
+            os.link(target, path)
+        return real(path, *options, **more)
+
+    monkeypatch.setattr("os.open", swap)
+    with pytest.raises(DirectoryError, match=r"lock has 2 names"):
+        Directory(tmp_path / "buffer").open()
+    assert target.read_text() == "of somebody else"
+
+
+def test_a_file_that_is_swapped_while_sqlite_opens_it_is_refused(directory: Directory) -> None:
+    directory.open()
+    with directory.file.open("x"):
+        directory.note_files()
+        directory.file.rename(directory.path / "swapped")
+        directory.file.touch()
+        with pytest.raises(UnfitFileError, match="was replaced while it was opened"):
+            directory.note_files()
+    directory.close()
+
+
+def test_files_of_another_user_will_do_where_new_files_belong_to_that_one_too(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server of NFS has one user for all."""
+    directory.path.mkdir()
+    directory.file.touch()
+    user = os.geteuid()
+    monkeypatch.setattr("os.geteuid", lambda: user + 1)
+    directory.open()
+    assert names(directory) == {"lock", FILE_NAME}, "nothing is left of the trial"
     directory.close()
 
 

@@ -13,6 +13,8 @@ from forwarder.settings import BufferSettings
 from tests.fakes.events import EventMaker
 from tests.fixtures.buffer_0_1_0 import contents, copy_to
 
+LOG = "buffer.db-wal"
+
 
 def state_of(directory: Path) -> dict[str, tuple[int, int, bytes]]:
     return {
@@ -50,6 +52,55 @@ async def test_a_directory_that_is_in_use_is_looked_at_without_a_trace(tmp_path:
     found = look_at(tmp_path)
     assert found is not None
     assert (found.events, found.in_use) == (5, False)
+
+
+async def logs_of(directory: Path, *, transactions: int) -> list[bytes]:
+    """Commit an event each; return the log after each. What it has is not in the file."""
+    database = Database(directory, reserve_bytes=4096)
+    await database.open()
+    logs = []
+    for _ in range(transactions):
+        await database.run(lambda transaction: transaction.count("buffered"))
+        logs.append((directory / LOG).read_bytes())
+    await database.close()
+    return logs
+
+
+def events_by(log: bytes, directory: Path) -> int:
+    (directory / LOG).write_bytes(log)
+    found = look_at(directory)
+    assert found is not None
+    return found.events
+
+
+async def test_of_the_log_only_what_is_committed_and_of_its_last_round_counts(tmp_path: Path) -> None:
+    logs = await logs_of(tmp_path, transactions=3)
+    assert [events_by(log, tmp_path) for log in logs] == [1, 2, 3]
+    head, frame = 32, 24 + 4096
+    assert (len(logs[2]) - head) % frame == 0
+    last = len(logs[2]) - frame
+    uncommitted = logs[2][: last + 4] + bytes(4) + logs[2][last + 8 :]
+    assert events_by(uncommitted, tmp_path) == 2, "the page is there, but not the end of the transaction"
+    first_round = b"".join(
+        logs[0][at : at + 8] + b"salts..." + logs[0][at + 16 : at + frame] for at in range(head, len(logs[0]), frame)
+    )
+    assert events_by(logs[2] + first_round, tmp_path) == 3, "the rest was written before the log was begun again"
+
+
+async def test_events_of_a_process_that_runs_are_its_own_affair_where_the_buffer_is_on_disk(tmp_path: Path) -> None:
+    database = Database(tmp_path / "used", reserve_bytes=4096)
+    await database.open()
+    await database.run(lambda transaction: transaction.count("buffered"))
+    on_disk, in_memory = (
+        BufferSettings(directory=str(tmp_path / "new")),
+        BufferSettings(kind="memory", directory=str(tmp_path / "used")),
+    )
+    assert left_behind(on_disk, state_directory=str(tmp_path / "used")) == []
+    assert left_behind(in_memory, state_directory="") == [LeftBehind(tmp_path / "used", 1, in_use=True)]
+    await database.close()
+    assert left_behind(on_disk, state_directory=str(tmp_path / "used")) == [
+        LeftBehind(tmp_path / "used", 1, in_use=False)
+    ]
 
 
 def test_where_there_is_nothing_or_nothing_of_ours_nothing_is_said(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from forwarder.secret_file import WatchedFile
 from forwarder.settings import Secret, read_secret_file
 from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
+from tests.fakes.virtual_time import NothingWillHappenError, VirtualTimeLoop
 
 OLD, NEW, THIRD = "sk-THE-OLD-KEY", "sk-THE-NEW-KEY", "sk-THE-THIRD-KEY"
 
@@ -396,3 +397,24 @@ async def test_serving_polls_until_it_is_cancelled(watched: Watched) -> None:
         await asyncio.wait([serving])
     assert serving.cancelled()
     assert watched.keys == [NEW, THIRD]
+
+
+@pytest.mark.timeout(10)
+def test_while_no_file_is_set_there_is_nothing_to_wake_up_for(watched: Watched) -> None:
+    watched.key_file.use(None, Secret(OLD))
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner, pytest.raises(NothingWillHappenError):
+        runner.run(watched.key_file.serve())
+
+
+async def test_a_file_that_is_set_later_is_polled_from_then_on(watched: Watched) -> None:
+    watched.key_file = watched.made(poll_seconds=0.001)
+    watched.key_file.use(None, Secret(OLD))
+    serving = asyncio.create_task(watched.key_file.serve())
+    await asyncio.sleep(0)
+    watched.key_file.use(str(watched.path), Secret(OLD))
+    replace(watched.path, NEW)
+    async with asyncio.timeout(10):
+        while watched.keys != [NEW]:
+            await asyncio.sleep(0.001)
+    serving.cancel()
+    await asyncio.wait([serving])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.settings import RefusedError, SettingsError, load, read_secret_file
+from forwarder.settings import RefusedError, Secret, SettingsError, load, read_secret_file
 
 KEY = "c0ffee-THE-KEY-ITSELF"
 PATHS = [
@@ -43,7 +43,19 @@ WRONG_SECRETS = {
     f"api_key = '{KEY}'": "begins with a name",
     f"api_key: {KEY}": "begins with a name",
     f'{{"api_key":"{KEY}"}}': "begins with a name",
-    f"KEY={KEY}\nOTHER=1": "begins with a name",
+    f"API_KEY={KEY}\nOTHER=1": "begins with a name",
+    f"GROWLYTICS_API_KEY_FILE={KEY}": "begins with a name",
+    f"FORWARDER_GROWLYTICS__API_KEY={KEY}": "begins with a name",
+    f"FORWARDER_INTAKE__TOKEN={KEY}": "begins with a name",
+    f"growlytics.api_key={KEY}": "begins with a name",
+    f"MY_API_KEY={KEY}": "begins with a name",
+    f"apiKey={KEY}": "begins with a name",
+    f"api-key: {KEY}": "begins with a name",
+    f"export X={KEY}": "begins with a name",
+    f"set X={KEY}": "begins with a name",
+    f"x-growlytics-key: {KEY}": "begins with a name",
+    f"X-Growlytics-Key:{KEY}": "begins with a name",
+    f"KEY={KEY}\nOTHER=1": "several lines",
     "${GROWLYTICS_API_KEY}": "placeholder",
     "${KEY:-}": "placeholder",
     "$GROWLYTICS_API_KEY": "placeholder",
@@ -97,7 +109,8 @@ def test_a_key_file_in_utf_16_is_explained(tmp_path: Path, encoding: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "secret", ["a=b", "QUJD=", "QUJDRA==", 'a"b', '"', "abc$def", "x:y", "50%", "k_1-2.3~4", "AB=1"]
+    "secret",
+    ["a=b", "QUJD=", "QUJDRA==", 'a"b', '"', "abc$def", "x:y", "50%", "k_1-2.3~4", "AB=1", "apikey:SG", "myapikey=="],
 )
 def test_what_may_be_a_secret_is_taken_in_silence(tmp_path: Path, secret: str) -> None:
     file = tmp_path / "key"
@@ -106,6 +119,17 @@ def test_what_may_be_a_secret_is_taken_in_silence(tmp_path: Path, secret: str) -
         loaded = load(None, environ={"GROWLYTICS_API_KEY_FILE": str(file), "FORWARDER_INTAKE__TOKEN": secret})
         assert loaded.warnings == ()
         assert loaded.settings.growlytics.api_key == loaded.settings.intake.token
+
+
+@pytest.mark.parametrize("secret", ["AAAA=BBBB", "QUJDRA==QUJDRA==", "mytoken=abc", "KEY=c0ffee", "SECRET_X=c0ffee"])
+def test_a_secret_with_an_equals_sign_within_is_taken_and_only_a_key_that_begins_with_a_name_is_warned_of(
+    secret: str,
+) -> None:
+    loaded = load(None, environ={"GROWLYTICS_API_KEY": secret, "FORWARDER_INTAKE__TOKEN": secret})
+    assert loaded.settings.growlytics.api_key == loaded.settings.intake.token == Secret(secret)
+    (warning,) = loaded.warnings
+    assert warning.startswith("growlytics.api_key looks like NAME=secret")
+    assert secret not in warning
 
 
 @pytest.mark.parametrize(
