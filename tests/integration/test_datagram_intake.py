@@ -208,7 +208,7 @@ async def test_others_have_their_turn_in_a_flood(served: WayIn) -> None:
     try:
         async with asyncio.timeout(10):
             while served.counts().received < 1000:
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01)  # to count takes long enough to keep the other thread waiting
             for _ in range(50):
                 await asyncio.sleep(0.001)
     finally:

@@ -98,7 +98,7 @@ def test_a_lock_that_is_swapped_just_before_it_is_opened_is_refused(
         return real(path, *options, **more)
 
     monkeypatch.setattr("os.open", swap)
-    with pytest.raises(DirectoryError, match=r"lock is a pipe"):
+    with pytest.raises(DirectoryError, match=r"lock is a named pipe"):
         Directory(tmp_path / "buffer").open()
 
 
