@@ -4,9 +4,9 @@ Pure, with times given by the caller (seconds of the event loop's clock). Used b
 mixes of tests/unit/test_suspects_mixes.py. The rule:
 
 - Own errors (400, 409, 413, 422, `success: false`) are not decided here: see `Engine._rejected`.
-- Any refusal by a forward proxy is about us: delivery holds at once (`auth`). It is not decided here, as no event left.
-- A 401 or 407 holds at once, too. But one to an
-  event that was refused before, while attempts begun since with the same key were delivered, makes that event a suspect.
+- A refusal by a forward proxy is about us: delivery holds at once (`auth`). Not decided here: the proxy saw no event.
+- A 401 or 407 is about us, too, and holds at once. But one to an event that was refused before, while attempts begun since
+  with the same key were delivered, makes that event a suspect.
 - Any other refusal makes the event a suspect. Its lane waits with the normal backoff, and all others go on.
 - Confirmed: a refusal of a suspect counts only if another event's attempt, begun after this event's previous refusal and
   with the same key, was delivered. After three counted refusals over at least `delivery.systemic_seconds` the event is a
