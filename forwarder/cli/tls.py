@@ -42,7 +42,7 @@ def fault() -> str | None:
     import ssl
 
     try:
-        ssl.create_default_context()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the authorities, which take time and memory
     except (ssl.SSLError, OSError) as error:
         reason = getattr(error, "reason", None) or error.strerror or str(error)
         return f"TLS cannot be used ({reason}); look at the file that OPENSSL_CONF names, or unset it"
@@ -65,7 +65,7 @@ def certificate_warnings(environ: MutableMapping[str, str]) -> Iterator[str]:
             yield f"SSL_CERT_DIR names a directory that cannot be read: {error.strerror}; correct it, unset it, {fix}"
     paths = ssl.get_default_verify_paths()
     directories = environ.get(paths.openssl_capath_env, paths.openssl_capath).split(os.pathsep)
-    if not ssl.create_default_context().cert_store_stats()["x509"] and not any(map(_has_certificates, directories)):
+    if not any(map(_has_certificates, directories)) and not ssl.create_default_context().cert_store_stats()["x509"]:
         yield f"no certificate authority is known, so nothing can be delivered: install ca-certificates, {fix}"
 
 
