@@ -179,7 +179,7 @@ async def test_the_status_shows_state_ledger_buffer_and_delivery_without_any_pay
 
 async def test_the_states_of_buffered_events_add_up_to_how_many_there_are_at_every_moment(tmp_path: Path) -> None:
     async with running(Faults(latency_ms=1), directory=tmp_path) as (app, _, base), aiohttp.ClientSession() as http:
-        body = "[" + ",".join(event_text("{}", product=str(number)) for number in range(150)) + "]"
+        body = "[" + ",".join(event_text("{}", product=str(number)) for number in range(50)) + "]"
         async with http.post(f"{base}/v1/events", data=body.encode()) as response:
             assert response.status == 202
         while (buffered := app.buffer.ledger().buffered) > 0:
