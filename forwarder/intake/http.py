@@ -140,7 +140,7 @@ class HttpIntake:
             return None if self._locks.demand_a_token else "unauthorized"
         connection = cast("Connection", request.protocol)
         peer = connection.peer()
-        if self._may_operate.include(peer) or self._rules.shows_token(request.headers):
+        if self._may_operate.include(peer) or self._rules.shows_token(_plain(request.headers)):
             return None
         self._telemetry.operator_refused("forbidden_user", user=None if peer is None else peer.user)
         return "forbidden_user"
@@ -196,10 +196,10 @@ class HttpIntake:
             return answers.refusal("not_found")
         method, handler = route
         if is_preflight:
-            return answers.preflight(preflight(request.headers, method))
+            return answers.preflight(preflight(_plain(request.headers), method))
         if request.method != method:
             return answers.refusal("method_not_allowed", allow=method)
-        if self._locks is not None and request.body_exists and may_be_unasked(request.headers):
+        if self._locks is not None and request.body_exists and may_be_unasked(_plain(request.headers)):
             return self._refuse(request, "unsupported_content_type")
         response = await handler(request)
         self._telemetry.request_answered(perf_counter() - started)
@@ -208,7 +208,7 @@ class HttpIntake:
     def _locked_out(self, request: web.BaseRequest, *, is_preflight: bool) -> str | None:
         if self._locks is None:
             return None
-        code = self._locks.refuse(request.headers, authority=_authority(request), is_preflight=is_preflight)
+        code = self._locks.refuse(_plain(request.headers), authority=_authority(request), is_preflight=is_preflight)
         if code == "unauthorized" and request.path == "/":
             return None
         if code is not None:
@@ -217,7 +217,7 @@ class HttpIntake:
 
     def _add_cors(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         if self._locks is not None and "Origin" in request.headers:
-            response.headers.update(self._locks.cors(request.headers))
+            response.headers.update(self._locks.cors(_plain(request.headers)))
 
     async def _show_status(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - a handler's shape
         return answers.content(self._status())
@@ -280,7 +280,10 @@ class HttpIntake:
         """Whether nothing speaks against a post of one event with these headers, and so long a body, which is there."""
         if self._closing or is_special(headers) or size_bytes > self._max_body_bytes:
             return False
-        return self._locks is None or (self._locks.refuse(headers) is None and not may_be_unasked(headers))
+        if self._locks is None:
+            return True
+        plain = _plain(headers)
+        return self._locks.refuse(plain) is None and not may_be_unasked(plain)
 
     async def answer(self, headers: Headers, body: bytes) -> tuple[bytes, bool]:
         """Take in an event; return the whole answer, raw, and whether the connection is to be closed after it."""
@@ -366,6 +369,15 @@ def _is_lines(request: web.BaseRequest) -> bool:
 def _key(headers: Mapping[str, str]) -> str | None:
     """Return the app's own key of what it posts, if it gives one."""
     return headers.get("Idempotency-Key")
+
+
+def _plain(headers: Headers) -> dict[str, str]:
+    """Return aiohttp's headers as the locks take them."""
+    plain: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        plain[key] = f"{plain[key]}, {value}" if key in plain else value
+    return plain
 
 
 def _authority(request: web.BaseRequest) -> str | None:
