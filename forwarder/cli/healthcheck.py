@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or error
         return _no(f"no daemon can be reached at http://{address}: {reason}")
+    if status == 403:
+        return _no(f"http://{address}/livez answered 403: add {address.host} to the daemon's intake.allowed_hosts")
     if status != 200:
         return _no(f"http://{address}/livez did not answer 200; is it admin.http?")
     return EXIT_OK

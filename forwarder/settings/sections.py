@@ -127,8 +127,8 @@ class IntakeSettings:
     allowed_hosts: Annotated[
         tuple[str, ...],
         HostNames(),
-        "By which names apps may call the forwarder over TCP (Host), besides the address in intake.http; "
-        "others are refused, as a page in a browser may have made them up",
+        "By which names apps may call the forwarder over TCP (Host), besides the address in intake.http, and by which "
+        "Prometheus may call admin.http; others are refused, as a page in a browser may have made them up",
         LIVE,
     ] = ("localhost", "127.0.0.1", "::1")
     allowed_origins: Annotated[
@@ -321,7 +321,8 @@ class AdminSettings:
     http: Annotated[
         Address | None,
         ListenAddress(),
-        "Where /metrics, /livez and /readyz answer; they show no events and change nothing",
+        "Where /metrics, /livez and /readyz answer, to IP addresses and the names in intake.allowed_hosts; "
+        "they show no events and change nothing",
     ] = attrs.field(default=Address("127.0.0.1", 9920))
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from forwarder.settings import load
+from forwarder.intake.locks import AdminLock
+from forwarder.settings import IntakeSettings, load
 from tests.deploy.tools import DEPLOY, from_npm, output, run
 from tests.system.tools import needs
 
@@ -74,6 +75,11 @@ def test_prometheus_and_grafana_find_what_they_need() -> None:
     scraped = yaml.safe_load(COMPOSE.with_name("prometheus.yml").read_text(encoding="utf-8"))
     targets = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
     assert targets == ["forwarder:9920"]
+    allowed = services()["forwarder"]["environment"]["FORWARDER_INTAKE__ALLOWED_HOSTS"]
+    settings = load(None, environ={}, overrides=[f"intake.allowed_hosts={allowed}"]).settings
+    lock = AdminLock(settings.intake, own=settings.admin.http)
+    assert [lock.refuse({"host": target}) for target in targets] == [None]
+    assert set(settings.intake.allowed_hosts) > set(IntakeSettings().allowed_hosts)
     inside = {volume.split(":")[1] for name in ("prometheus", "grafana") for volume in services()[name]["volumes"]}
     assert set(scraped["rule_files"]) <= inside
     dashboards = yaml.safe_load((COMPOSE.parent / "grafana/dashboards.yml").read_text(encoding="utf-8"))

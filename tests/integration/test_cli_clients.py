@@ -484,6 +484,14 @@ def test_healthcheck_with_a_file_that_cannot_be_used_is_its_no(
     assert "cannot be read: No such file or directory" in second
 
 
+async def test_healthcheck_by_a_name_that_the_daemon_refuses_says_where_to_allow_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with scripted(lambda _: web.Response(status=403)) as server:
+        assert await asyncio.to_thread(main, ["healthcheck", "--url", server.url]) == 1
+    assert capsys.readouterr().err.endswith("/livez answered 403: add 127.0.0.1 to the daemon's intake.allowed_hosts\n")
+
+
 @pytest.mark.timeout(20)
 def test_healthcheck_waits_two_seconds_for_an_answer_and_no_longer(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
