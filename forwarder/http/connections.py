@@ -1,0 +1,155 @@
+"""The connections of one listener: how many there are, and how long each may take; else they are closed.
+
+Invariants: at most `max_connections` are kept, and at the cap one more that is new, so that who has completed a request is
+never closed for who has not. Times are looked at by one sweep over all connections, which is only made while there are any.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from email.utils import formatdate
+
+from forwarder.http.messages import Application, Limits
+from forwarder.http.protocol import Connection
+
+
+class Bodies:
+    """The large bodies of all listeners that are not answered yet: together they take at most `max_bytes`.
+
+    Where they would take more, the one goes that began first of those that are not complete: it is the slowest.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._incomplete: OrderedDict[Connection, None] = OrderedDict()
+        self.held_bytes = 0
+
+    def hold(self, connection: Connection, more_bytes: int) -> None:
+        """Count more of a body that is not complete."""
+        self._incomplete.setdefault(connection)
+        self.held_bytes += more_bytes
+        self._make_room()
+
+    def complete(self, connection: Connection, more_bytes: int) -> bool:
+        """Count the rest of a body that is complete; return whether there is room for it."""
+        self._incomplete.pop(connection, None)
+        self.held_bytes += more_bytes
+        return self._make_room()
+
+    def drop(self, connection: Connection, held_bytes: int) -> None:
+        """Forget a body that was counted so, as it is answered, or will not be."""
+        self._incomplete.pop(connection, None)
+        self.held_bytes -= held_bytes
+
+    def _make_room(self) -> bool:
+        while self.held_bytes > self._max_bytes and self._incomplete:
+            next(iter(self._incomplete)).refuse("busy")
+        return self.held_bytes <= self._max_bytes
+
+
+class Connections:
+    """Makes the connections of one listener and keeps them within bounds. `clock` gives seconds, rising."""
+
+    def __init__(
+        self,
+        application: Application,
+        limits: Limits,
+        *,
+        max_connections: int,
+        bodies: Bodies,
+        clock: Callable[[], float],
+    ) -> None:
+        self.application = application
+        self.limits = limits
+        self.bodies = bodies
+        self.clock = clock
+        self.closing = False
+        """Whether no more requests are wanted."""
+        self.tasks: set[asyncio.Task[object]] = set()
+        """Those that answer requests."""
+        self._max_connections = max_connections
+        self._new: OrderedDict[Connection, None] = OrderedDict()
+        """Those that have not completed a request; the oldest first."""
+        self._used: OrderedDict[Connection, None] = OrderedDict()
+        """The others; whose last one is longest ago comes first."""
+        self._sweep_seconds = min(1.0, limits.head_seconds / 4, limits.body_seconds / 4, limits.answer_seconds / 4)
+        self._timer: asyncio.TimerHandle | None = None
+        self._date = 0, ""
+        self.emptied = asyncio.Event()
+        """Set while there are none."""
+        self.emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._used)
+
+    def make(self) -> Connection:
+        """Return the protocol of a new connection, which adds itself when it is made."""
+        return Connection(self)
+
+    def add(self, connection: Connection) -> None:
+        """Take in a connection, and close another if they are too many."""
+        self._new[connection] = None
+        self.emptied.clear()
+        if self._timer is None:
+            self._sweep_later()
+        if len(self._new) > max(1, self._max_connections - len(self._used)):
+            self._close_oldest(self._new)
+
+    def used(self, connection: Connection) -> None:
+        """Note that a connection has completed a request just now."""
+        if connection in self._used:
+            self._used.move_to_end(connection)
+        elif connection in self._new:
+            del self._new[connection]
+            self._used[connection] = None
+            if len(self._used) > self._max_connections:
+                self._close_oldest(self._used)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed. May be called again."""
+        self._new.pop(connection, None)
+        self._used.pop(connection, None)
+        if not self:
+            self.emptied.set()
+
+    def close(self) -> None:
+        """Close those that ask for nothing now, and the others with their answers."""
+        self.closing = True
+        for connection in (*self._new, *self._used):
+            connection.close_if_idle()
+
+    def abort(self) -> None:
+        """Close all at once, and sweep no more."""
+        for connection in (*self._new, *self._used):
+            connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def sweep(self) -> None:
+        """Close those whose time is up."""
+        now = self.clock()
+        for connection in (*self._new, *self._used):
+            connection.check_time(now)
+
+    def date_line(self) -> str:
+        """Return the header that says what time it is."""
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = now, f"Date: {formatdate(now, usegmt=True)}\r\n"
+        return self._date[1]
+
+    def _close_oldest(self, connections: OrderedDict[Connection, None]) -> None:
+        oldest, _ = connections.popitem(last=False)
+        oldest.abort()
+        self.application.connection_closed("too_many")
+
+    def _sweep_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep_again)
+
+    def _sweep_again(self) -> None:
+        self._timer = None
+        self.sweep()
+        if self:
+            self._sweep_later()

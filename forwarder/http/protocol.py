@@ -1,0 +1,391 @@
+"""One connection of a server: what `reading` finds is answered in its order, and written together where it can be.
+
+What the connection waits for is one explicit state, with the time at which it began; the sweep of `connections` judges by
+these alone.
+"""
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+from forwarder.http.messages import CONTINUE, Answer, CloseReason, Refusal, Request, Resource, State, encode
+from forwarder.http.reading import SLICE_BYTES, RequestReader
+
+if TYPE_CHECKING:
+    from forwarder.http.connections import Connections
+
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""Smaller bodies are not counted among those that take memory together: each connection may have one."""
+_DISCARDED_BYTES: Final = 1 << 20
+"""As long may a body be that is not wanted, without the connection being closed for it."""
+
+
+class _Exchange:
+    """A request and its answer."""
+
+    __slots__ = ("answer", "held_bytes", "is_last", "is_refused", "request", "resource", "version", "with_body")
+
+    def __init__(
+        self, request: Request | None, *, version: str = "1.1", is_last: bool = True, with_body: bool = True
+    ) -> None:
+        self.request = request
+        self.version = version
+        self.is_last = is_last
+        """Whether the client wants none to follow it."""
+        self.is_refused = False
+        """Whether none can follow it."""
+        self.with_body = with_body
+        """Whether the answer is to have its body."""
+        self.resource: Resource | None = None
+        self.answer: Answer | None = None
+        self.held_bytes = 0
+        """As much of its body is counted."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection, which `keeper` keeps and closes."""
+
+    __slots__ = (
+        "_application", "_exchange", "_has_ended", "_invites", "_is_flushing", "_is_held_up", "_is_unread", "_keeper",
+        "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_waiting", "_waiting_bytes", "since", "state",
+    )  # fmt: skip
+
+    def __init__(self, keeper: "Connections") -> None:
+        self._keeper = keeper
+        self._application = keeper.application
+        self._limits = keeper.limits
+        self.state = State.NEW
+        self.since = keeper.clock()
+        """When the state began."""
+        self._exchange: _Exchange | None = None
+        """What is being read, if its head is complete."""
+        self._waiting: deque[_Exchange] = deque()
+        """What nobody was asked yet, but that comes after what is running."""
+        self._waiting_bytes = 0
+        """Of the bodies of these."""
+        self._running: deque[_Exchange] = deque()
+        """What is being answered, or is answered and waits for an answer before it."""
+        self._is_held_up = False
+        """Whether the last one of these is to end before the next one begins."""
+        self._is_flushing = False
+        self._is_unread = False
+        """Whether the client has much to read."""
+        self._unfed = b""
+        """What came while too much was waiting."""
+        self._has_ended = False
+        """Whether the client sends no more."""
+        self._invites = False
+        """Whether the client waits for leave to send a body."""
+
+    # From the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._loop = asyncio.get_running_loop()
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
+        self._reader = RequestReader(self, self._limits, peer=transport.get_extra_info("socket"))
+        self._keeper.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, and give out what is complete."""
+        if self._unfed or self._is_full():
+            self._unfed += data
+            self._transport.pause_reading()
+        else:
+            self._feed(data)
+
+    def eof_received(self) -> bool:
+        """Answer what is complete, as the client may still read; return whether there is anything to answer."""
+        self._has_ended = True
+        if self._reader.phase is State.HEAD:
+            self.refuse("malformed_http")
+        elif self._reader.phase is State.BODY:
+            self.refuse("malformed_body")
+        self._settle()
+        is_over = self.state is State.LINGERING or self.state is State.CLOSED
+        return not is_over and self._transport.get_extra_info("ssl_object") is None
+
+    def pause_writing(self) -> None:
+        """Note that the client leaves much unread."""
+        self._is_unread = True
+        self._settle()
+
+    def resume_writing(self) -> None:
+        """Note that the client has read most of it."""
+        self._is_unread = False
+        self._go_on()
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - the transport tells
+        """End. What is being answered is answered to nobody."""
+        self._keeper.remove(self)
+        if self._reader.phase is State.BODY and self._exchange is not None:
+            self.refused("malformed_body")
+        self._reader.end()
+        self._forget_exchanges()
+        self._unfed = b""
+        self.state = State.CLOSED
+
+    # From the keeper
+
+    def check_time(self, now: float) -> None:
+        """Close if what is waited for has taken too long."""
+        limits, waited = self._limits, now - self.since
+        match self.state:
+            case State.NEW if waited > limits.head_seconds:
+                self._close_for_others("header_timeout")
+            case State.HEAD if waited > limits.head_seconds:
+                self._application.connection_closed("header_timeout")
+                self.refuse("headers_too_slow")
+            case State.BODY if waited > limits.body_seconds:
+                self._application.connection_closed("body_timeout")
+                self.refuse("body_too_slow")
+            case State.UNREAD | State.CLOSED if waited > limits.answer_seconds:
+                self._close_for_others("answer_timeout")
+            case State.LINGERING if waited > limits.lingering_seconds:
+                self.abort()
+            case State.IDLE if waited > limits.idle_seconds:
+                self.abort()
+            case _:
+                pass
+
+    def close_if_idle(self) -> None:
+        """Close unless there is a request to answer, or its body to come."""
+        if self.state in (State.NEW, State.IDLE, State.HEAD):
+            self._close()
+
+    def abort(self) -> None:
+        """Close at once, whatever is still to be written."""
+        self._transport.abort()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer what is being read, and no more, with a refusal."""
+        self.refused(refusal)
+        self._reader.end()
+        self._go_on()
+
+    # From the reader
+
+    def head_began(self) -> None:
+        """See Receiver."""
+        if self.state is State.HEAD or self.state is State.BODY:
+            self.state = State.IDLE  # so that the time of this one counts anew
+
+    def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
+        """See Receiver."""
+        self._exchange = exchange = _Exchange(request, version=version, is_last=is_last, with_body=with_body)
+        try:
+            begun = self._application.begin(request)
+        except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+            begun = self._application.fail(error, request)
+        waits = bool(body_bytes) and version == "1.1" and request.headers.get("expect", "").lower() == "100-continue"
+        if isinstance(begun, Resource):
+            exchange.resource = begun
+            self._invites = waits and body_bytes <= begun.max_body_bytes
+            return begun.max_body_bytes
+        exchange.answer = begun
+        if begun.closes or waits:  # who waits for leave may send the body, or leave it: nobody knows what comes next
+            self._end_exchange(exchange)
+            return -1
+        self._reader.discards = True
+        return _DISCARDED_BYTES
+
+    def body_ended(self, body: bytes) -> None:
+        """See Receiver."""
+        exchange = self._exchange
+        assert exchange is not None, "its head has ended"
+        assert exchange.request is not None
+        self._keeper.used(self)
+        if len(body) > LARGE_BODY_BYTES:
+            more, exchange.held_bytes = len(body) - exchange.held_bytes, len(body)
+            if not self._keeper.bodies.complete(self, more):
+                self.refused("busy")
+                self._reader.end()
+                return
+        exchange.request.body = body
+        self._waiting_bytes += len(body)
+        self._end_exchange(exchange)
+
+    def refused(self, refusal: Refusal) -> None:
+        """See Receiver."""
+        exchange = self._exchange or _Exchange(self._reader.begun())
+        if exchange.answer is None:
+            exchange.answer = self._application.refuse(refusal, exchange.request)
+        exchange.is_refused = True
+        self._forget_body(exchange)
+        self._end_exchange(exchange)
+
+    def _end_exchange(self, exchange: _Exchange) -> None:
+        """Have what was read answered after all before it."""
+        self._exchange = None
+        self._invites = False
+        self._waiting.append(exchange)
+
+    def _forget_body(self, exchange: _Exchange) -> None:
+        if exchange.held_bytes:
+            self._keeper.bodies.drop(self, exchange.held_bytes)
+            exchange.held_bytes = 0
+
+    # From what came to who answers it
+
+    def _is_full(self) -> bool:
+        return (
+            len(self._waiting) + len(self._running) >= self._limits.max_waiting_requests
+            or self._waiting_bytes > self._limits.max_waiting_bytes
+        )
+
+    def _feed(self, data: bytes) -> None:
+        reader = self._reader
+        if len(data) <= SLICE_BYTES:
+            reader.feed(data)
+            self._give_out()
+        else:
+            rest = memoryview(data)
+            while rest and reader.phase is not State.CLOSED:
+                reader.feed(rest[:SLICE_BYTES])
+                rest = rest[SLICE_BYTES:]
+                self._give_out()
+                if rest and self._is_full():
+                    self._unfed = bytes(rest)
+                    self._transport.pause_reading()
+                    break
+        if reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not reader.discards:
+            more = reader.body_bytes - self._exchange.held_bytes
+            self._exchange.held_bytes += more
+            self._keeper.bodies.hold(self, more)
+        self._settle()
+
+    def _give_out(self) -> None:
+        """Ask for answers in the order of the requests, and write those that are there."""
+        while self._waiting and not self._is_held_up and not self._is_unread:
+            exchange = self._waiting.popleft()
+            self._running.append(exchange)
+            if exchange.answer is None:
+                self._ask(exchange)
+        if self._running and self._running[0].answer is not None:
+            self._write()
+
+    def _ask(self, exchange: _Exchange) -> None:
+        request, resource = exchange.request, exchange.resource
+        assert request is not None
+        assert resource is not None
+        self._waiting_bytes -= len(request.body)
+        try:
+            reply = resource.answer(request)
+        except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+            reply = self._application.fail(error, request)
+        if isinstance(reply, Answer):
+            exchange.answer = reply
+            self._forget_body(exchange)
+            return
+        if not isinstance(reply, asyncio.Future):
+            self._is_held_up = True
+            reply = self._loop.create_task(reply, name="answer to a request")
+            self._keeper.tasks.add(reply)
+            reply.add_done_callback(self._keeper.tasks.discard)
+            reply.add_done_callback(self._let_next_begin)
+        reply.add_done_callback(partial(self._answered, exchange))
+
+    def _let_next_begin(self, _: object) -> None:
+        self._is_held_up = False
+
+    # From answers to what is sent
+
+    def _answered(self, exchange: _Exchange, reply: asyncio.Future[Answer]) -> None:
+        assert exchange.request is not None
+        self._forget_body(exchange)
+        error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
+        if error is None:
+            exchange.answer = reply.result()
+        else:
+            exchange.answer = self._application.fail(error, exchange.request)
+        if len(self._running) == 1:
+            self._go_on()
+        elif self._running and not self._is_flushing:  # the others are perhaps answered in this turn, too
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Do all that can be done now."""
+        self._give_out()
+        if self._unfed and not self._is_full():
+            unfed, self._unfed = self._unfed, b""
+            self._transport.resume_reading()
+            self._feed(unfed)
+        else:
+            self._settle()
+
+    def _write(self) -> None:
+        answers = b""
+        ends = lingers = False
+        while self._running and not ends and (answer := self._running[0].answer) is not None:
+            exchange = self._running.popleft()
+            lingers = answer.closes or exchange.is_refused
+            ends = lingers or exchange.is_last or (self._keeper.closing and self._is_idle())
+            connection = "close" if ends else "keep-alive" if exchange.version == "1.0" else ""
+            date = self._keeper.date_line()
+            answers += encode(answer, date=date, connection=connection, with_body=exchange.with_body)
+        self._transport.write(answers)
+        if ends:
+            self._forget_exchanges()
+            if lingers and not self._has_ended:
+                self._linger()
+            else:
+                self._close()
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._waiting and self._reader.phase is not State.BODY
+
+    # What is waited for
+
+    def _settle(self) -> None:
+        """Note what is waited for now."""
+        if self.state is State.LINGERING or self.state is State.CLOSED:
+            return
+        if self._is_unread:
+            state = State.UNREAD
+        elif self._running or self._waiting:
+            state = State.ANSWERING
+        elif (state := self._reader.phase) is not State.BODY and (self._has_ended or self._keeper.closing):
+            self._close()
+            return
+        if self._invites and state is State.BODY and not self._reader.body_bytes:
+            self._invites = False
+            self._transport.write(CONTINUE)
+        if state is not self.state:
+            self._enter(state)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.since = self._keeper.clock()
+
+    def _close(self) -> None:
+        self._reader.end()
+        self._enter(State.CLOSED)
+        self._transport.close()
+
+    def _linger(self) -> None:
+        """Read and throw away for a while, as closing now would make the client lose what was written."""
+        self._reader.end()
+        self._enter(State.LINGERING)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        if self._unfed:
+            self._unfed = b""
+            self._transport.resume_reading()
+
+    def _close_for_others(self, reason: CloseReason) -> None:
+        self._application.connection_closed(reason)
+        self.abort()
+
+    def _forget_exchanges(self) -> None:
+        """Answer nothing more."""
+        for exchange in (*self._waiting, *((self._exchange,) if self._exchange else ())):
+            self._forget_body(exchange)
+        self._exchange = None
+        self._waiting.clear()
+        self._running.clear()

@@ -1,0 +1,237 @@
+"""From bytes to requests: what httptools finds, held within bounds, and what it leaves to its user.
+
+That is: it bounds no head; after an `Upgrade` it takes the body for another protocol; it has nothing against HTTP/2.0
+or 0.9, no Host or several. A callback that raises would lose the rest of what came, so none does: what is refused ends
+the reading.
+"""
+
+from typing import Any, Final, Protocol
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from forwarder.http.messages import Limits, Refusal, Request, State
+
+_LINE_BYTES: Final = 4
+"""What a header has besides its name and value."""
+_OVERHEAD: Final = 16
+"""As many bytes may come for each byte of a body, besides as many as a head may have: chunks of one byte have six."""
+SLICE_BYTES: Final = 16 * 1024
+"""At most as much is to be fed at once, as it is not known how much of that is of one request."""
+_REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
+
+
+class Receiver(Protocol):
+    """Who is told what was read."""
+
+    def head_began(self) -> None:
+        """Note that the first byte of a request has come."""
+        ...
+
+    def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
+        """Take a head; return how long the body may be, or -1 if nothing more is to be read.
+
+        `is_last`: the client wants to ask no more. `with_body`: the answer is to have its body. `body_bytes`: as many
+        come, 0 for none, -1 if that is not said.
+        """
+        ...
+
+    def body_ended(self, body: bytes) -> None:
+        """Take the body of that request, which has come completely."""
+        ...
+
+    def refused(self, refusal: Refusal) -> None:
+        """Note that reading has ended, and why."""
+        ...
+
+
+class RequestReader:
+    """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
+
+    __slots__ = (
+        "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes",
+        "_parser", "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "phase",
+    )  # fmt: skip
+
+    def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
+        self._receiver = receiver
+        self._limits = limits
+        self._peer = peer
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self.phase = State.NEW
+        """NEW, IDLE, HEAD or BODY; CLOSED when nothing more is read."""
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._fields = 0
+        self._came_bytes = 0
+        """In all slices before, of which something is of the head, or of the body."""
+        self._body: list[bytes] = []
+        self.body_bytes = 0
+        """Of what came of the body."""
+        self.discards = False
+        """Whether the body is thrown away as it comes."""
+        self._max_body_bytes = 0
+        self._is_last = False
+        self._slice_bytes = 0
+        self._stops_before_body = False
+        """Whether the parser is about to, as it takes the body for another protocol."""
+
+    def feed(self, data: "bytes | memoryview") -> None:
+        """Read more, at most SLICE_BYTES at a time."""
+        self._slice_bytes = len(data)
+        rest = data
+        while self._parser is not None:
+            try:
+                self._parser.feed_data(rest)
+                break
+            except HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+                self._begin_anew()
+            except HttpParserCallbackError as error:
+                raise error.__context__ or error from None
+            except HttpParserError:
+                self._refuse("malformed_body" if self.phase is State.BODY else "malformed_http")
+        if self.phase is State.HEAD or self.phase is State.BODY:
+            self._bound()
+
+    def end(self) -> None:
+        """Read no more. May be called again."""
+        self.phase = State.CLOSED
+        self._parser = None  # it and this refer to each other
+        self._body.clear()
+
+    def begun(self) -> Request | None:
+        """Return what is known of the request whose head is incomplete, or of which only the head is complete."""
+        if not self._target or self._parser is None:
+            return None
+        return Request(self._parser.get_method().decode(), self._target.decode("ascii"), self._headers, b"", self._peer)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.phase is not State.CLOSED:
+            self._receiver.refused(refusal)
+            self.end()
+
+    def _bound(self) -> None:
+        """Refuse a head that is too long already, or a body with too much besides, which the parser keeps, or ignores."""
+        self._came_bytes += self._slice_bytes
+        spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self._came_bytes
+        if self.phase is State.BODY:
+            if spare_bytes + _OVERHEAD * self.body_bytes < 0:
+                self._refuse("malformed_body")
+        elif len(self._target) > self._limits.max_target_bytes:
+            self._refuse("uri_too_long")
+        elif spare_bytes < 0:
+            self._refuse("headers_too_large")
+
+    def _begin_anew(self) -> None:
+        """Go on behind a request that offers another protocol, which nobody here speaks; with its body, if it has one."""
+        if self.phase is State.CLOSED:
+            return
+        self._parser = HttpRequestParser(self)
+        if self.phase is State.BODY:
+            length = self._headers.get("content-length")
+            framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+            self._parser.feed_data(_REPLAYED_HEAD % framing.encode())
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        """See httptools."""
+        if self.phase is State.IDLE or self.phase is State.NEW:
+            self.phase = State.HEAD
+            self._target = b""
+            self._headers = {}
+            self._fields = 0
+            self._came_bytes = 0
+            self._receiver.head_began()
+
+    def on_url(self, part: bytes) -> None:
+        """See httptools."""
+        if self.phase is State.HEAD:
+            self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools. It is also called for the trailers of a body in chunks, which mean nothing here."""
+        if self.phase is not State.HEAD:
+            return
+        self._fields += 1
+        key = name.decode("ascii").lower()
+        text = value.decode("utf-8", "surrogateescape").strip(" \t")
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        parser, headers = self._parser, self._headers
+        if self.phase is not State.HEAD or parser is None:
+            return
+        version = parser.get_http_version()
+        if (refusal := self._wrong_head(version)) is not None:
+            self._refuse(refusal)
+            return
+        if "content-length" in headers:
+            length = int(headers["content-length"])
+        else:
+            length = -1 if "transfer-encoding" in headers else 0
+        method = parser.get_method().decode()
+        offers_another = parser.should_upgrade()
+        self.phase = State.BODY
+        self.body_bytes = 0
+        self.discards = False
+        self._came_bytes = 0
+        self._stops_before_body = offers_another and length != 0
+        self._is_last = not (offers_another or parser.should_keep_alive())
+        self._max_body_bytes = self._receiver.head_ended(
+            Request("GET" if method == "HEAD" else method, self._target.decode("ascii"), headers, b"", self._peer),
+            version=version,
+            is_last=self._is_last,
+            with_body=method != "HEAD",
+            body_bytes=length,
+        )
+        if self._max_body_bytes < 0:
+            self.end()
+        elif length > self._max_body_bytes:
+            self._refuse("body_too_large")
+
+    def _wrong_head(self, version: str) -> Refusal | None:
+        headers = self._headers
+        if version not in ("1.1", "1.0"):
+            return "malformed_http"
+        if len(self._target) > self._limits.max_target_bytes:
+            return "uri_too_long"
+        if self._fields > self._limits.max_headers or self._head_is_too_long():
+            return "headers_too_large"
+        coding = headers.get("transfer-encoding", "chunked").lower()
+        if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
+            is_chunked = coding.rpartition(",")[2].strip() == "chunked"
+            return "unsupported_transfer_encoding" if is_chunked and version == "1.1" else "malformed_http"
+        # Without a Host nobody knows whom a request of HTTP/1.1 is for, and with two even less.
+        return "malformed_http" if "," in headers.get("host", "," if version == "1.1" else "") else None
+
+    def _head_is_too_long(self) -> bool:
+        if self._came_bytes + self._slice_bytes <= self._limits.max_head_bytes:
+            return False
+        sizes = (len(name) + len(value) for name, value in self._headers.items())
+        return len(self._target) + sum(sizes) + _LINE_BYTES * self._fields > self._limits.max_head_bytes
+
+    def on_body(self, part: bytes) -> None:
+        """See httptools."""
+        if self.phase is not State.BODY:
+            return
+        self.body_bytes += len(part)
+        if self.body_bytes > self._max_body_bytes:
+            self._refuse("body_too_large")
+        elif not self.discards:
+            self._body.append(part)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        if self._stops_before_body:
+            self._stops_before_body = False
+            return
+        if self.phase is not State.BODY:
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self.phase = State.IDLE
+        self._receiver.body_ended(body)
+        if self._is_last:
+            self.end()
