@@ -11,10 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from aiohttp import HttpVersion11, web
-
-from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
+from forwarder.http.messages import Request
 
 _WINDOW_BYTES: Final = 4096
 """How much is inflated at a time, as the rest is copied whenever a member ends."""
@@ -77,87 +74,44 @@ ENCODINGS: Final = tuple(_INFLATERS)
 """What is understood here as Content-Encoding."""
 
 
-class BodyReader:
-    """Reads the bodies of one listener's requests."""
-
-    def __init__(self, settings: IntakeSettings, telemetry: Telemetry) -> None:
-        self._max_bytes = settings.max_body_bytes
-        self._timeout_seconds = settings.body_timeout_seconds
-        self._telemetry = telemetry
-
-    async def read(self, request: web.BaseRequest) -> bytes:
-        """Return the whole body, inflated, or raise `RefusedBodyError`."""
-        inflater = _inflater_for(request) if "Content-Encoding" in request.headers else None
-        if (request.content_length or 0) > self._max_bytes:
-            raise RefusedBodyError("body_too_large")
-        try:
-            if request.content.is_eof():
-                body = request.content.read_nowait()
-                if len(body) > self._max_bytes:
-                    raise RefusedBodyError("body_too_large")
-            else:
-                body = await self._read_slowly(request)
-        except (web.RequestPayloadError, ConnectionError):
-            raise RefusedBodyError("malformed_body") from None
-        except RuntimeError:
-            if request.protocol.connected:
-                raise
-            raise RefusedBodyError("malformed_body") from None  # the client left before anybody waited for more
-        return body if inflater is None else await self._inflate(body, inflater)
-
-    async def _read_slowly(self, request: web.BaseRequest) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await _invite(request)
-                while chunk := await request.content.readany():
-                    body += chunk
-                    if len(body) > self._max_bytes:
-                        raise RefusedBodyError("body_too_large")
-        except TimeoutError:
-            self._telemetry.connection_closed("body_timeout")
-            raise RefusedBodyError("too_slow") from None
-        return bytes(body)
-
-    async def _inflate(self, body: bytes, new_inflater: Callable[[bytes], _Inflater]) -> bytes:
-        """Inflate all members, each to its end, and stop when there is too much."""
-        inflated = bytearray()
-        rest = memoryview(body)
-        turn_bytes = 0
-        try:
-            for _ in range(_MAX_MEMBERS):
-                inflater = new_inflater(body)
-                while not inflater.eof and rest:
-                    window = rest[:_WINDOW_BYTES]
-                    part = inflater.decompress(window, self._max_bytes - len(inflated) + 1)
-                    inflated += part
-                    if len(inflated) > self._max_bytes:
-                        raise RefusedBodyError("body_too_large")
-                    rest = rest[len(window) - len(inflater.unused_data) :]
-                    turn_bytes += len(part)
-                    if turn_bytes > _BYTES_PER_TURN:
-                        turn_bytes = 0
-                        await asyncio.sleep(0)
-                if not inflater.eof:
-                    break
-                if not rest:
-                    return bytes(inflated)
-        except _BROKEN:
-            pass
-        raise RefusedBodyError("malformed_body")
-
-
-def _inflater_for(request: web.BaseRequest) -> Callable[[bytes], _Inflater] | None:
-    encoding = ",".join(request.headers.getall("Content-Encoding")).lower()
-    if encoding in {"", "identity"}:
+def inflater_for(encoding: str | None) -> Callable[[bytes], _Inflater] | None:
+    """Return what inflates a body of this Content-Encoding, or None."""
+    if encoding is None or encoding.lower() in {"", "identity"}:
         return None
-    if encoding not in _INFLATERS:
+    if encoding.lower() not in _INFLATERS:
         raise RefusedBodyError("unsupported_encoding")
-    return _INFLATERS[encoding]
+    return _INFLATERS[encoding.lower()]
 
 
-async def _invite(request: web.BaseRequest) -> None:
-    """Tell a client that waits for leave that it may send its body, as curl does with a large one."""
-    if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer proper has not begun
+async def inflated(request: Request, *, max_bytes: int) -> bytes:
+    """Return a request's body as it was before it was compressed. Raises RefusedBodyError."""
+    inflater = inflater_for(request.headers.get("content-encoding"))
+    return request.body if inflater is None else await inflate(request.body, inflater, max_bytes=max_bytes)
+
+
+async def inflate(body: bytes, new_inflater: Callable[[bytes], _Inflater], *, max_bytes: int) -> bytes:
+    """Inflate all members, each to its end, and stop when there is too much."""
+    inflated = bytearray()
+    rest = memoryview(body)
+    turn_bytes = 0
+    try:
+        for _ in range(_MAX_MEMBERS):
+            inflater = new_inflater(body)
+            while not inflater.eof and rest:
+                window = rest[:_WINDOW_BYTES]
+                part = inflater.decompress(window, max_bytes - len(inflated) + 1)
+                inflated += part
+                if len(inflated) > max_bytes:
+                    raise RefusedBodyError("body_too_large")
+                rest = rest[len(window) - len(inflater.unused_data) :]
+                turn_bytes += len(part)
+                if turn_bytes > _BYTES_PER_TURN:
+                    turn_bytes = 0
+                    await asyncio.sleep(0)
+            if not inflater.eof:
+                break
+            if not rest:
+                return bytes(inflated)
+    except _BROKEN:
+        pass
+    raise RefusedBodyError("malformed_body")

@@ -16,13 +16,16 @@ from forwarder.buffer.memory import MemoryBuffer
 from forwarder.dead_letters import DeadLetters
 from forwarder.event import Event, EventIds
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.host.sockets import bind_tcp, bind_unix
+from forwarder.http.connections import Bodies
+from forwarder.http.messages import State
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
-from forwarder.intake.http import HttpIntake
+from forwarder.intake.event_routes import EventRoutes
+from forwarder.intake.http import HttpIntake, Operating
 from forwarder.intake.replay import Replayer
-from forwarder.intake.sockets import bind_tcp, bind_unix
 from forwarder.receipts import Receipts
 from forwarder.settings import (
     Address,
@@ -170,12 +173,18 @@ class Served:
     buffer: MemoryBuffer
     telemetry: Telemetry
     place: Address | Path
+    status: dict[str, object]
+    """What /v1/status shows."""
 
     async def connect(self) -> Connection:
         async with asyncio.timeout(DEADLINE_SECONDS):
             if isinstance(self.place, Path):
                 return Connection(*await asyncio.open_unix_connection(self.place))
             return Connection(*await asyncio.open_connection(self.place.host, self.place.port))
+
+    def awaiting(self, state: State) -> int:
+        """Return how many connections wait for something."""
+        return sum(connection.state is state for connection in self.intake.server.connections)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -253,24 +262,25 @@ async def serving(
     async def receipt(event_id: int) -> dict[str, object] | None:
         return {"state": "buffered"} if await buffer.holds(event_id) else None
 
+    status: dict[str, object] = {"state": "ready"}
     name = "unix" if unix else "http"
+    acceptor = Acceptor(
+        elements,
+        buffer=buffer,
+        types=AttributeTypes(ContractSettings(), telemetry=telemetry, clock=time.time),
+        keys=DuplicateKeys(settings, clock=time.time),
+        telemetry=telemetry,
+        ids=EventIds(),
+        clock=time.time,
+    )
     intake = HttpIntake(
         settings,
         control=ControlSettings(group=group),
         intake=name,
-        acceptor=Acceptor(
-            elements,
-            buffer=buffer,
-            types=AttributeTypes(ContractSettings(), telemetry=telemetry, clock=time.time),
-            keys=DuplicateKeys(settings, clock=time.time),
-            telemetry=telemetry,
-            ids=EventIds(),
-            clock=time.time,
-        ),
+        events=EventRoutes(settings, intake=name, acceptor=acceptor, telemetry=telemetry),
+        bodies=Bodies(32 * settings.max_body_bytes),
         telemetry=telemetry,
-        status=lambda: {"state": "ready"},
-        receipt=receipt,
-        operators={"dead-letters": DeadLetterRoutes(letters, replayer)},
+        operating=Operating(lambda: status, receipt, {"dead-letters": DeadLetterRoutes(letters, replayer)}),
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")
@@ -279,7 +289,7 @@ async def serving(
     place = unix or Address(*listener.getsockname()[:2])
     await intake.open(listener)
     try:
-        yield Served(intake, buffer, telemetry, place)
+        yield Served(intake, buffer, telemetry, place, status)
     finally:
         await intake.close()
         await buffer.close()
