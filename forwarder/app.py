@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -68,8 +68,7 @@ from forwarder.settings import (
 from forwarder.status import Status
 from forwarder.telemetry import Telemetry
 from forwarder.threads import NoThreadError, in_own_thread
-
-State = Literal["starting", "ready", "stopping", "draining", "stopped"]
+from forwarder.words import DaemonState, Intake
 
 _DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
@@ -96,7 +95,7 @@ class App:
         self._wall, self._ages = wall, Ages(wall=wall, steady=steady)
         self._settings = settings
         self._clock = loop.time
-        self.state: State = "starting"
+        self.state: DaemonState = "starting"
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
         self.telemetry = Telemetry(clock=wall, age_seconds=self._ages.age_seconds)
@@ -388,7 +387,7 @@ class App:
             "attribute-types": AttributeTypeRoutes(self._types, self.buffer.note),
         }
 
-        def http(name: str) -> HttpIntake:
+        def http(name: Intake) -> HttpIntake:
             return HttpIntake(
                 settings,
                 control=self._settings.control,

@@ -3,20 +3,24 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 import orjson
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
 
+from forwarder import words
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
+from forwarder.words import Code, EventCode, RequestCode
 
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
 RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
-_MESSAGES: Final = {
+RETRY_AFTER_BUSY_SECONDS: Final = 1
+_MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
+    "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
     "buffer_unavailable": (
@@ -54,17 +58,41 @@ _MESSAGES: Final = {
         "any page could send this Content-Type, or none: send JSON's, as in curl -H 'Content-Type: application/json'",
     ),
     "malformed_body": (400, "the body is not what its headers say: cut short, or not the compression that it claims"),
+    "headers_too_large": (431, "the headers are too many, or too large: leave out what the forwarder does not need"),
+    "uri_too_long": (414, "the path and query are too long: events belong in the body"),
+    "unsupported_transfer_encoding": (
+        501,
+        "the Transfer-Encoding is not chunked alone: send that or a Content-Length, and compress with Content-Encoding",
+    ),
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
+    "busy": (
+        429,
+        "too much is being parsed at once (intake.max_parsing_bytes), so this request was not taken: send it again later",
+    ),
+    "internal_error": (500, "the forwarder failed at this request, which was not taken; its log says more"),
 }
+_CLOSING: Final = frozenset({400, 401, 403, 408, 413, 414, 415, 431, 500, 501})
+"""Statuses after which the connection is closed: the rest of the request is not read, or nobody knows where it ends."""
+
 
 _SERVER: Final = SERVER_SOFTWARE.encode()
-_RETRY_AFTER_SECONDS: Final = {
+_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
+    "busy": RETRY_AFTER_BUSY_SECONDS,
     "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
     "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 
 
-def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | None = None) -> web.Response:
+class Error(TypedDict):
+    """One thing that is wrong with a request or an event."""
+
+    code: Code
+    field: str | None
+    """Where: `name`, `attributes.Price`; None when it is the whole."""
+    message: str
+
+
+def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds: int | None = None) -> web.Response:
     """Refuse a request as a whole; the caller knows when it may come again, or else the code says it."""
     status, message = _MESSAGES[code]
     headers = {}
@@ -74,9 +102,9 @@ def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | N
         headers["Allow"] = allow
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    response = _errors(status, [{"code": code, "field": None, "message": message}], headers)
-    if status in (400, 401, 403, 408, 413, 415) or code == "shutting_down":
-        response.force_close()  # the rest of the body is not read, or no more requests are wanted
+    response = _errors(status, [_error(code, message)], headers)
+    if status in _CLOSING or code == "shutting_down":
+        response.force_close()
     return response
 
 
@@ -88,36 +116,19 @@ def preflight(headers: Mapping[str, str]) -> web.Response:
 def too_slow_headers() -> bytes:
     """Return a whole response, raw, for a client whose request never began, as its headers did not end."""
     message = "the request's headers did not arrive within intake.header_timeout_seconds"
-    errors = [{"code": "too_slow", "field": None, "message": message}]
-    body = orjson.dumps({"success": False, "errors": errors})
+    body = _refused([_error("too_slow", message)])
     head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def violations(refused: Refused) -> web.Response:
     """Refuse a single event, with all that is wrong with it."""
-    malformed = refused.violations[0].code == "malformed_json"
-    return _errors(400 if malformed else 422, described(refused.violations))
+    return _errors(_status_of(refused.violations[0].code), described(refused.violations))
 
 
 def malformed_json(message: str) -> web.Response:
     """Refuse a body that is not JSON as a whole."""
-    return _errors(400, [{"code": "malformed_json", "field": None, "message": message}])
-
-
-def malformed_http(message: str) -> web.Response:
-    """Refuse what is not HTTP, and close the connection, as nobody knows where the next request would begin."""
-    response = _errors(400, [{"code": "malformed_http", "field": None, "message": message}])
-    response.force_close()
-    return response
-
-
-def internal_error() -> web.Response:
-    """Own up to a bug."""
-    message = "the forwarder failed at this request, which was not taken; its log says more"
-    response = _errors(500, [{"code": "internal_error", "field": None, "message": message}])
-    response.force_close()
-    return response
+    return _errors(_status_of("malformed_json"), [_error("malformed_json", message)])
 
 
 def accepted_one(event_id: int) -> web.Response:
@@ -172,7 +183,7 @@ def content(answer: Mapping[str, object]) -> web.Response:
 
 @cache
 def _document() -> bytes:
-    return Path(__file__).with_name("openapi.yaml").read_bytes()
+    return words.put_into(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")).encode()
 
 
 def document() -> web.Response:
@@ -182,7 +193,7 @@ def document() -> web.Response:
 
 def wrong_request(message: str) -> web.Response:
     """Refuse a request that is not for an event, and is not understood."""
-    return _errors(422, [{"code": "wrong_type", "field": None, "message": message}])
+    return _errors(_status_of("wrong_type"), [_error("wrong_type", message)])
 
 
 def text(value: str) -> str:
@@ -190,15 +201,28 @@ def text(value: str) -> str:
     return value.encode(errors="replace").decode()
 
 
-def described(found: Sequence[Violation]) -> list[dict[str, object]]:
+def described(found: Sequence[Violation]) -> list[Error]:
     """Return violations as they stand in an answer."""
-    return [{"code": one.code, "field": one.field, "message": one.message} for one in found]
+    return [_error(one.code, one.message, one.field) for one in found]
 
 
-def _errors(
-    http_status: int, errors: Sequence[Mapping[str, object]], headers: Mapping[str, str] | None = None
-) -> web.Response:
-    return _json(http_status, orjson.dumps({"success": False, "errors": errors}), headers)
+def _status_of(code: EventCode) -> int:
+    """Return the status of an answer whose first error is one event's."""
+    return 400 if code == "malformed_json" else 422
+
+
+def _error(code: Code, message: str, field: str | None = None) -> Error:
+    return {"code": code, "field": field, "message": message}
+
+
+def _refused(errors: Sequence[Error]) -> bytes:
+    """Return the body of every error: all that is wrong, and what is wrong first once more for simple clients."""
+    first = errors[0]
+    return orjson.dumps({"success": False, "code": first["code"], "message": first["message"], "errors": errors})
+
+
+def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None) -> web.Response:
+    return _json(http_status, _refused(errors), headers)
 
 
 def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -15,6 +15,7 @@ from aiohttp import HttpVersion11, web
 
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import SharedCode
 
 _WINDOW_BYTES: Final = 4096
 """How much is inflated at a time, as the rest is copied whenever a member ends."""
@@ -29,7 +30,7 @@ _MAX_ZSTD_WINDOW_LOG: Final = 23
 class RefusedBodyError(Exception):
     """The body cannot be had; `code` says why."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: SharedCode) -> None:
         super().__init__(code)
         self.code = code
 

@@ -30,6 +30,7 @@ from forwarder.intake.peers import Operators
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, RequestCode, SharedCode
 
 CLOSING_SECONDS: Final = 2
 """How long requests under way may take to end when the intake closes."""
@@ -67,11 +68,13 @@ class OperatorRoutes(Protocol):
         """Whether a GET may name one of them, by its id."""
         ...
 
-    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> web.Response:
+    async def get(
+        self, path: str, query: Mapping[str, str], *, lacking: Callable[[], RequestCode | None]
+    ) -> web.Response:
         """Answer a GET; `path` is the id, or empty."""
         ...
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
+    async def post(self, path: str, body: bytes, *, lacking: RequestCode | None) -> web.Response:
         """Answer a POST for one of the `changes`."""
         ...
 
@@ -88,7 +91,7 @@ class HttpIntake:
         settings: IntakeSettings,
         *,
         control: ControlSettings,
-        intake: str,
+        intake: Intake,
         acceptor: Acceptor,
         telemetry: Telemetry,
         status: Callable[[], Mapping[str, object]],
@@ -130,7 +133,7 @@ class HttpIntake:
         """Go by these settings' group from now on."""
         self._may_operate.use(settings)
 
-    def _lacking(self, request: web.BaseRequest) -> str | None:
+    def _lacking(self, request: web.BaseRequest) -> RequestCode | None:
         """Return the code of what a request lacks to see payloads and change something; None if it may.
 
         Over TCP who is let in has shown the token, if there is one. A Unix socket may be open to many, so there it counts
@@ -205,7 +208,7 @@ class HttpIntake:
         self._telemetry.request_answered(perf_counter() - started)
         return response
 
-    def _locked_out(self, request: web.BaseRequest, *, is_preflight: bool) -> str | None:
+    def _locked_out(self, request: web.BaseRequest, *, is_preflight: bool) -> SharedCode | None:
         if self._locks is None:
             return None
         code = self._locks.refuse(request.headers, authority=_authority(request), is_preflight=is_preflight)
@@ -290,7 +293,7 @@ class HttpIntake:
             taken = await self._take(body, _key(headers))
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
             self._telemetry.request_failed(error)
-            taken = answers.internal_error()
+            taken = answers.refusal("internal_error")
         finally:
             self._under_way -= 1
         self._telemetry.request_answered(perf_counter() - started)
@@ -321,7 +324,7 @@ class HttpIntake:
             return _no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")
 
-    def _refuse(self, request: web.BaseRequest, code: str) -> web.Response:
+    def _refuse(self, request: web.BaseRequest, code: SharedCode) -> web.Response:
         """Refuse a request before it is split; one for events counts as one of them."""
         if request.method == "POST" and request.path in _EVENT_PATHS:
             self._telemetry.events_refused(1, intake=self._intake, reason=code)
@@ -330,10 +333,10 @@ class HttpIntake:
     def _refuse_early(self, request: web.BaseRequest, error: BaseException | None, status: int) -> web.Response:
         """Answer what aiohttp could not make a request of, or what a handler raised, which is a bug."""
         if status == 400:
-            return answers.malformed_http("this is not a request of HTTP/1.1 that the forwarder understands")
+            return answers.refusal("malformed_http")
         if error is not None:
             self._telemetry.request_failed(error)
-        response = answers.internal_error()
+        response = answers.refusal("internal_error")
         self._add_cors(request, response)
         return response
 

@@ -13,6 +13,7 @@ from ipaddress import IPv6Address
 from typing import Final, Protocol
 
 from forwarder.settings import IntakeSettings
+from forwarder.words import SharedCode
 
 _PREFLIGHT_SECONDS: Final = 600
 _ALLOWED_HEADERS: Final = "content-type, idempotency-key, authorization, x-growlytics-key, accept"
@@ -55,7 +56,9 @@ class Locks:
         """Whether who is let in has shown one."""
         return self._token != b""
 
-    def refuse(self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False) -> str | None:
+    def refuse(
+        self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False
+    ) -> SharedCode | None:
         """Return the code of what a request lacks, or None to let it in.
 
         `authority` is that of a target that is a whole URL, which then counts, and not the Host. A preflight shows no token.

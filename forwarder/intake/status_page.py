@@ -12,6 +12,8 @@ from typing import Final
 
 from aiohttp import web
 
+from forwarder import words
+
 _FILES: Final = Path(__file__).with_name("page")
 _SCRIPTS: Final = ("drawing.js", "advice.js", "sections.js", "polling.js")
 
@@ -35,7 +37,7 @@ def status_page(*, asks_for_token: bool) -> web.Response:
 @cache
 def _made() -> tuple[str, str]:
     """Return the page and its policy."""
-    style, script = _read("style.css"), "".join(map(_read, _SCRIPTS))
+    style, script = _read("style.css"), words.put_into("".join(map(_read, _SCRIPTS)))
     page = _read("page.html").replace("{{style}}", style).replace("{{script}}", script)
     policy = (
         "default-src 'none'",

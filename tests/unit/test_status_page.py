@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import forwarder.intake
-from forwarder.gauges import HOLD_CAUSES
 from forwarder.settings import reference
-from forwarder.telemetry import DROP_REASONS
+from forwarder.words import DROP_REASONS, HOLD_CAUSES
 
 TEXTS = {
     file.name: file.read_text(encoding="utf-8")
