@@ -25,7 +25,8 @@ from yarl import URL
 from forwarder.event import printable
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoNameServerError
-from forwarder.growlytics.outcome import Failure, FailureKind
+from forwarder.growlytics.outcome import Failure
+from forwarder.words import FailureKind
 
 _MAX_TEXT_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 10

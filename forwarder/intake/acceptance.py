@@ -19,6 +19,7 @@ from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.telemetry import Telemetry
+from forwarder.words import EventCode, Intake, RefusalReason
 
 ELEMENTS_PER_TURN: Final = 250
 """How many elements of one request are checked before others get a turn of the event loop."""
@@ -68,7 +69,7 @@ class _Refusals:
     """The refused elements of one request, all counted, but only so many listed that their memory is bounded."""
 
     listed: list[tuple[int, Refused]] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
+    codes: dict[EventCode, int] = field(default_factory=dict)
     """Elements by the code of their first violation."""
     first: dict[str, Refused] = field(default_factory=dict)
     """Of each code."""
@@ -116,7 +117,7 @@ class Acceptor:
         self._ids = ids
         self._clock = clock
 
-    async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
+    async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted."""
         request = await self._judge(elements)
         if any(draft.key for draft in request.drafts):
@@ -147,7 +148,7 @@ class Acceptor:
             ids[index] = first if isinstance(first, int) else claimed[first]
         return Accepted(ids, len(events), len(repeats), request.refused.listed, reused)
 
-    async def accept_one(self, element: Element, *, intake: str) -> int | Refused | Full | NeverFits | Unavailable:
+    async def accept_one(self, element: Element, *, intake: Intake) -> int | Refused | Full | NeverFits | Unavailable:
         """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
         raw, checked, key = element
         if (
@@ -232,7 +233,7 @@ class Acceptor:
         judged: Sequence[Judged],
         claimed: Mapping[Key, int],
         *,
-        intake: str,
+        intake: Intake,
         now: float,
     ) -> PutAnswer:
         """Put events, whose keys are claimed meanwhile; if they are not stored, none is remembered."""
@@ -269,4 +270,8 @@ _KEY_REUSED: Final = (
         "this key (Idempotency-Key) came with another event before: give each event a key of its own, or post it as it was",
     ),
 )
-_REASONS: Final = {Full: "buffer_full", NeverFits: "body_too_large", Unavailable: "buffer_unavailable"}
+_REASONS: Final[Mapping[type, RefusalReason]] = {
+    Full: "buffer_full",
+    NeverFits: "body_too_large",
+    Unavailable: "buffer_unavailable",
+}

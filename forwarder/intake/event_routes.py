@@ -15,6 +15,7 @@ from forwarder.intake.bodies import RefusedBodyError, inflated
 from forwarder.intake.elements import Element
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, SharedCode
 
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 
@@ -22,7 +23,7 @@ _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "
 class EventRoutes:
     """Answers posts of events to one listener, whose name in the metrics is `intake`."""
 
-    def __init__(self, settings: IntakeSettings, *, intake: str, acceptor: Acceptor, telemetry: Telemetry) -> None:
+    def __init__(self, settings: IntakeSettings, *, intake: Intake, acceptor: Acceptor, telemetry: Telemetry) -> None:
         self._intake = intake
         self._acceptor = acceptor
         self._telemetry = telemetry
@@ -81,8 +82,9 @@ class EventRoutes:
             return _no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")
 
-    def _refuse(self, code: str) -> Answer:
+    def _refuse(self, code: SharedCode) -> Answer:
         self._telemetry.events_refused(1, intake=self._intake, reason=code)
+        self._telemetry.request_refused(code)
         return answers.refusal(code)
 
 
