@@ -26,8 +26,8 @@ from forwarder.settings import LogSettings
 _MAX_WAITING_LINES: Final = 10_000
 _MAX_VALUE_CHARACTERS: Final = 1000
 _CLOSING_SECONDS: Final = 2.0
-_VALUE: Final = re.compile(r"""[^\s"'=\\]+""")
-_MESSAGE: Final = re.compile(r"""(?! )[^"=\\]+(?<! )""")
+_VALUE: Final = re.compile(r"""[^\s"'=]+""")
+_MESSAGE: Final = re.compile(r"""(?! )[^"=]+(?<! )""")
 """Has spaces, and apostrophes; ends before the first field."""
 
 

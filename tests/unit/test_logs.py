@@ -130,7 +130,7 @@ def test_a_record_is_one_printable_line_of_text_whatever_its_fields(value: objec
 LINE = re.compile(
     r"""(?P<time>\S+) (?P<level>[A-Z]+) +(?P<message>"(?:[^"\\]|\\.)*"|[^"=]*?)(?P<fields>(?: \w+=.*)?)"""
 )
-FIELD = re.compile(r""" (\w+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)""")
+FIELD = re.compile(r""" (\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)""")
 
 
 def read(line: str) -> tuple[str, str, dict[str, str]]:
