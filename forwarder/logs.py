@@ -5,9 +5,11 @@ and are lost, counted, when it is full. Used by the commands that serve; nobody 
 """
 
 import io
+import json
 import logging
 import os
 import queue
+import re
 import select
 import sys
 import threading
@@ -24,6 +26,9 @@ from forwarder.settings import LogSettings
 _MAX_WAITING_LINES: Final = 10_000
 _MAX_VALUE_CHARACTERS: Final = 1000
 _CLOSING_SECONDS: Final = 2.0
+_VALUE: Final = re.compile(r"""[^\s"'=]+""")
+_MESSAGE: Final = re.compile(r"""(?! )[^"=]+(?<! )""")
+"""Has spaces, and apostrophes; ends before the first field."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -38,13 +43,15 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`time LEVEL message field=value ...`, for a person at a terminal; a traceback follows on lines of its own."""
+    """`time LEVEL message field=value ...`, for a person at a terminal; a traceback follows, indented.
+
+    What could be read as another field or line, a value with white space or a message with an equals sign, is in quotes, as
+    a JSON string.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        words = [_time(record), f"{record.levelname:<7}", printable(record.getMessage(), _MAX_VALUE_CHARACTERS)]
-        words += [
-            f"{name}={printable(str(_plain(value)), _MAX_VALUE_CHARACTERS)}" for name, value in _fields(record).items()
-        ]
+        words = [_time(record), f"{record.levelname:<7}", _unmistakable(record.getMessage(), _MESSAGE)]
+        words += [f"{name}={_unmistakable(str(_plain(value)), _VALUE)}" for name, value in _fields(record).items()]
         traceback = (f"  {printable(line, _MAX_VALUE_CHARACTERS)}" for line in _traceback(record).splitlines())
         return "\n".join((" ".join(words), *traceback))
 
@@ -59,6 +66,15 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _traceback(record: logging.LogRecord) -> str:
     return logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+
+
+def _unmistakable(text: str, plain: re.Pattern[str]) -> str:
+    """Return a text, cut if it is long, in quotes unless it is `plain`, and without what is not printable."""
+    cut = text if len(text) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
+    if cut.isprintable() and plain.fullmatch(cut):
+        return cut
+    quoted = json.dumps(cut, ensure_ascii=False)
+    return quoted if quoted.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
 
 
 def _plain(value: object) -> object:

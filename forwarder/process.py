@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from forwarder.app import App
-from forwarder.host.open_files import affordable
+from forwarder.host.open_files import OpenFiles, affordable
 from forwarder.settings import Settings
 from forwarder.signals import Signals
 from forwarder.systemd import Systemd
@@ -51,6 +51,8 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
             loop.call_soon_threadsafe(partial(_on_signal, app, name, on_stop=stopping))
 
     signals.tell_to(tell)
+    files = OpenFiles(app.telemetry.open_files_exhausted)
+    loop.set_exception_handler(files.on_loop_error)
     try:
         may_serve = await app.open()
     except BaseException:
@@ -65,8 +67,10 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
                 systemd.ready()
             async with asyncio.TaskGroup() as tasks:
                 telling = tasks.create_task(systemd.serve(lambda: _in_a_line(app)), name="systemd")
+                trying = tasks.create_task(files.serve(), name="open files")
                 await app.serve()
                 telling.cancel()
+                trying.cancel()
     finally:
         lost_events, lost_letters = await app.close()
         app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())

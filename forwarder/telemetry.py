@@ -102,6 +102,14 @@ _CLOSED: Final[Mapping[CloseReason, str]] = {
     "body_timeout": "connections are closed that do not send all they began: see intake.body_timeout_seconds",
     "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
 }
+_FILES_OF_THE_PROCESS: Final = (
+    "the limit of open files is reached, so new connections wait or are closed: raise it (ulimit -n, LimitNOFILE= in a unit "
+    "of systemd, --ulimit nofile= of docker run)"
+)
+_FILES_OF_THE_MACHINE: Final = (
+    "the machine's limit of open files is reached, so new connections wait or are closed: find who has so many open (lsof), "
+    "or raise it (sysctl fs.file-max)"
+)
 _RELOADED: Final[Mapping[ReloadResult, str]] = {
     "changed": "%s was read again: it has changed, and what it holds is used from now on",
     "unchanged": "%s was read again: it holds the same",
@@ -302,6 +310,11 @@ class Telemetry:
             "the limit of open files allows fewer connections than intake.max_connections: raise it (ulimit -n)",
             extra={"fields": {"connections": connections, "max_connections": wanted}},
         )
+
+    def open_files_exhausted(self, *, limit: int | None) -> None:
+        """No more files and connections can be opened: the process has `limit`; or, if None, the machine all it may have."""
+        message = _FILES_OF_THE_MACHINE if limit is None else _FILES_OF_THE_PROCESS
+        self._log_seldom(message, kind=0, level=logging.ERROR, limit=limit)
 
     def attribute_type_conflict(self, *, action: ConflictAction, kind: ConflictKind) -> None:
         """An attribute of an accepted or refused event had another type than before."""

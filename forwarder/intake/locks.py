@@ -27,8 +27,8 @@ _UNASKED_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipa
 _USUAL_TYPES: Final = frozenset({"application/json", "application/x-ndjson"})
 """What nearly all apps send, and browsers not unasked."""
 
-
 Headers = Mapping[str, str]
+"""Values by names in lower case, as the module's docstring says."""
 
 
 class Hosts:
@@ -76,8 +76,8 @@ class Locks:
 
         `authority` is that of a target that is a whole URL, which then counts, and not the Host. A preflight shows no token.
         """
-        host = headers.get("host", ",")
-        if "," in host or not self._hosts.include(host if authority is None else authority):
+        host = headers.get("host")
+        if host is None or "," in host or not self._hosts.include(host if authority is None else authority):
             return "forbidden_host"
         if "origin" in headers and self._origin(headers) is None:
             return "forbidden_origin"

@@ -2,7 +2,7 @@
 
 A section is a frozen class, and a component takes exactly its own (`sections`). `load` reports every error at once; a
 section that is constructed directly, as tests do, is taken as it is. No error and no dump ever shows a secret. Everybody may
-import this module; `sections`, `sources`, `values` and `mistakes` are its inner parts.
+import this module; the others of this package are its inner parts.
 """
 
 import tomllib
@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from forwarder.settings.exposure import exposures
 from forwarder.settings.proxies import ignored_proxy
 from forwarder.settings.sections import (
     AdminSettings,
@@ -133,6 +134,7 @@ def load(
     warnings += doubts
     if given.keys().isdisjoint({("growlytics", "proxy"), ("growlytics", "proxy_file")}):
         warnings += filter(None, [ignored_proxy(environ, settings.growlytics.url)])
+    warnings += exposures(settings.intake, settings.admin)
     if settings.growlytics.ca_file and (fault := certificates_fault(settings.growlytics.ca_file)):
         failures["growlytics", "ca_file"] = fault
     problems = [_problem(name, message, given) for name, message in failures.items()]

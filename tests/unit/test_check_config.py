@@ -115,6 +115,19 @@ def test_warnings_are_shown_whether_or_not_there_are_problems(
     assert "10.0.0.1" not in err
 
 
+def test_settings_that_let_strangers_in_are_warned_of_on_a_line_each_and_are_no_problem(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = ["growlytics.api_key=k", "intake.http=0.0.0.0:8920", "intake.token=q0q", "intake.allowed_hosts=*"]
+    assert check(*(part for each in settings for part in ("--set", each))) == 0
+    out, err = capsys.readouterr()
+    assert out == "configuration ok\n"
+    token, host = err.splitlines()
+    assert token.startswith("configuration: warning: intake.token: the token has fewer than 16 characters")
+    assert host.startswith('configuration: warning: intake.allowed_hosts has "*"')
+    assert "q0q" not in err
+
+
 def test_a_command_that_sends_nothing_needs_no_key() -> None:
     parser = argparse.ArgumentParser()
     add_config_arguments(parser)

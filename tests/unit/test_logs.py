@@ -15,6 +15,8 @@ from pathlib import PurePath
 from typing import Any, Literal, TextIO
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from forwarder.logs import JsonFormatter, TextFormatter, logging_to_stdout
 from forwarder.settings import LogSettings
@@ -123,6 +125,75 @@ def test_a_record_is_one_printable_line_of_text_whatever_its_fields(value: objec
     assert len(text) < 3000
     assert " hello field=" in text
     assert text.endswith(" other=1")
+
+
+LINE = re.compile(
+    r"""(?P<time>\S+) (?P<level>[A-Z]+) +(?P<message>"(?:[^"\\]|\\.)*"|[^"=]*?)(?P<fields>(?: \w+=.*)?)"""
+)
+FIELD = re.compile(r""" (\w+)=("(?:[^"\\]|\\.)*"|[^\s"=]+)""")
+
+
+def read(line: str) -> tuple[str, str, dict[str, str]]:
+    """Read a line of text as a person or a program would: the level, the message and the fields."""
+    parts = LINE.fullmatch(line)
+    assert parts is not None, line
+    fields, rest = {}, parts["fields"]
+    while rest:
+        field = FIELD.match(rest)
+        assert field is not None, rest
+        assert field[1] not in fields
+        fields[field[1]] = unquoted(field[2])
+        rest = rest[field.end() :]
+    return parts["level"], unquoted(parts["message"]), fields
+
+
+def unquoted(text: str) -> str:
+    return str(json.loads(text)) if text.startswith('"') else text
+
+
+HOSTILE_NAMES = (
+    *("x level=error y=", "x message=forged", "a b", " ", "", "\t", "x=y", "=", "=1", '"', 'a"b', '" other=2 z="', "'"),
+    *("\\", '\\"', '\\" other=2', "x\\", "\\n", "\\u0020other=2", "a\nb", "x\r\n2026-01-01T00:00:00.000+00:00 ERROR forged"),
+    *("\x00", "\x1b[2K\r", "\x7f", "\x85other=2", "\u2028other=2", "\u00a0other=2", "\u3000other=2", "\u202e=", "\ufeff"),
+    *("\U0001f4a5", "\U000e0001", "Zahlung \u00fcber 5", "a,b;c", "/tmp/x", "127.0.0.1:1", "[::1]:1", "it's"),
+    *("name", "-", "x" * 1000, " " * 1000),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", HOSTILE_NAMES)
+def test_no_value_and_no_message_forges_a_field_or_a_line(value: str) -> None:
+    check_that_a_reader_gets_back("event rejected", {"first": 1, "name": value, "other": 1})
+    check_that_a_reader_gets_back(value, {"name": value, "other": 1})
+    check_that_a_reader_gets_back(value, {})
+
+
+@given(st.text(max_size=50), st.dictionaries(st.sampled_from(["a", "level", "message", "z_9"]), st.text(max_size=50)))
+@example("level=error", {"a": " level=error"})
+def test_a_reader_gets_back_exactly_the_message_and_the_fields(message: str, fields: dict[str, str]) -> None:
+    check_that_a_reader_gets_back(message, fields)
+
+
+def check_that_a_reader_gets_back(message: str, fields: Mapping[str, object]) -> None:
+    made = record("%s", message)
+    made.__dict__["fields"] = fields
+    line = TextFormatter().format(made)
+    assert line.isprintable()
+    assert read(line) == ("INFO", message, {name: str(value) for name, value in fields.items()})
+
+
+def test_what_is_long_is_cut_before_it_is_quoted() -> None:
+    _, message, fields = read(TextFormatter().format(record("m" * 2000, name=" " * 2000, other="n\n" * 2000)))
+    assert (message, fields["name"]) == ("m" * 999 + "…", " " * 999 + "…")
+    assert len(fields["other"]) == 1000
+
+
+def test_only_what_could_be_mistaken_is_quoted() -> None:
+    line = TextFormatter().format(
+        record("the app's post: refused", pid=7, path="/tmp/x-1.db", at="[::1]:1", ok=True, name="Add To Cart")
+    )
+    assert line.endswith(
+        ' INFO    the app\'s post: refused pid=7 path=/tmp/x-1.db at=[::1]:1 ok=True name="Add To Cart"'
+    )
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\r\n2026-01-01 ERROR forged", "\x1b[2J", "\ud800", "\u2028"])
