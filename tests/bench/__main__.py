@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.bench.accepting import DAEMON
 from tests.bench.catalogue import Entry, catalogue, chosen
 from tests.bench.machine import OTHER_CORE, Others
 from tests.bench.ours import warm_up
@@ -43,7 +44,7 @@ async def run(entries: dict[str, Entry], names: Sequence[str]) -> Report:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    entries = catalogue()
+    entries = catalogue(arguments.base)
     if arguments.list:
         print("\n".join(f"{name}{' (main)' if entry.main else ''}" for name, entry in entries.items()))
         return 0
@@ -66,6 +67,13 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
+def _checkout(name: str) -> Path:
+    path = Path(name).absolute()
+    if not (path / DAEMON).exists():
+        raise argparse.ArgumentTypeError(f"{path} has no {DAEMON}: run make .venv/dev there")
+    return path
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--all", action="store_true", help="not the main rows alone")
@@ -75,4 +83,5 @@ if __name__ == "__main__":
     parser.add_argument(
         "--into", metavar="FILE", type=Path, help="put the tables into this document, between its marks"
     )
+    parser.add_argument("--base", metavar="CHECKOUT", type=_checkout, help="another one, to compare with")
     sys.exit(main(parser.parse_args()))

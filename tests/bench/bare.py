@@ -4,6 +4,7 @@ On aiohttp, which the daemon has below it; or on httptools with an answer writte
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ async def _track(request: web.Request) -> web.Response:
 
 
 async def _serve_on_aiohttp() -> int:
+    logging.getLogger("aiohttp.server").disabled = True  # the flood ends amid requests, after what is measured
     app = web.Application()
     app.router.add_post("/track/event", _track)
     runner = web.AppRunner(app, access_log=None)

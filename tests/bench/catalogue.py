@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 from tests.bench import (
     accepting,
     backlog,
+    bounds,
     compared,
     delivering,
     floors,
@@ -28,6 +30,7 @@ from tests.bench.ours import BEST_CONCURRENCY, KINDS, WAYS, ours
 from tests.bench.rows import LOOPS, Rows
 from tests.bench.systems import Conditions, System
 from tests.bench.through import Through, measure_through
+from tests.system import crowds
 
 Result = Figure | Through | Curve | Rows
 _ROW_SECONDS = 60.0
@@ -45,18 +48,35 @@ class Entry:
     """The program without which it is not measured."""
 
 
-def catalogue() -> dict[str, Entry]:
+def catalogue(base: Path | None = None) -> dict[str, Entry]:
+    """Return each by its name; `base` is another checkout to compare with, if there is one."""
     missing = "" if nginx.found() else "nginx"
     libraries = (AIOHTTP, HTTPTOOLS)
     return {
         "accepting/uvloop": Entry(lambda: accepting.measure("uvloop"), 240, main=True),
+        "accepting/two-segments": Entry(partial(accepting.measure, "uvloop", accepting.TWO_SEGMENTS), 240, main=True),
         "accepting/asyncio": Entry(lambda: accepting.measure("asyncio"), 240),
         "accepting/kinds": Entry(lambda: accepting.measure("uvloop", kinds=list(KINDS)), 480),
+        "batches": Entry(
+            partial(accepting.measure_batches, base or Path()),
+            240,
+            main=True,
+            missing="" if base else "another checkout (BASE)",
+        ),
         "delivering/uvloop": Entry(lambda: delivering.measure("uvloop"), 300, main=True, missing=missing),
         "delivering/asyncio": Entry(lambda: delivering.measure("asyncio"), 300, missing=missing),
         "lines-to-delivered": Entry(compared.measure_cpu, 300, main=True, missing=missing),
         "throughput-at-50ms": Entry(compared.measure_throughput, 480, main=True, missing=missing),
         "resting": Entry(resting.measure, 120, main=True),
+        **{
+            f"crowds/batches/{kind}": Entry(partial(bounds.measure_batches, kind), 240, main=kind != "chunked")
+            for kind in crowds.KINDS
+        },
+        "crowds/bodies": Entry(bounds.measure_parts, 180, main=True),
+        **{
+            f"crowds/silent/{listener}": Entry(partial(bounds.measure_silence, listener), 180, main=True)
+            for listener in ("admin", "intake")
+        },
         **{
             f"bare-{what}/{library}/{loop}": Entry(
                 partial(measure, library, loop), 60, main=loop == "uvloop", missing=lacking

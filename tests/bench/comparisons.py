@@ -56,7 +56,8 @@ class Figure:
         return found
 
     def __str__(self) -> str:
-        digits = 1 if self.unit == "MB" else 0 if statistics.median(self.values) >= 10 else 2
+        is_count = all(float(value).is_integer() for value in self.values)
+        digits = 1 if self.unit == "MB" else 0 if is_count or statistics.median(self.values) >= 10 else 2
         counted = self.ratios if self.second_values else self.values
         cells = [
             f"{self.name}, {self.unit}",

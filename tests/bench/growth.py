@@ -11,6 +11,7 @@ from tests.bench.comparisons import alternate
 from tests.bench.delivering import drain_ours, reach
 from tests.bench.far_side import running_far_side
 from tests.bench.filling import fill
+from tests.bench.flood import Traffic
 from tests.bench.machine import cpu_seconds
 from tests.bench.ours import running_ours
 from tests.bench.rows import spread
@@ -49,13 +50,13 @@ async def measure_customers() -> list[Curve]:
 
 async def measure_attributes() -> list[Curve]:
     return [
-        await _curve("attributes: accepting", ATTRIBUTES, lambda n: flood_ours(LOOP, attributes=n)),
+        await _curve("attributes: accepting", ATTRIBUTES, lambda n: flood_ours(LOOP, traffic=Traffic(attributes=n))),
         await _curve("attributes: delivering", ATTRIBUTES, lambda n: drain_ours(LOOP, events=EVENTS, attributes=n)),
     ]
 
 
 async def measure_connections() -> list[Curve]:
-    return [await _curve("connections: accepting", CONNECTIONS, lambda n: flood_ours(LOOP, connections=n))]
+    return [await _curve("connections: accepting", CONNECTIONS, lambda n: flood_ours(LOOP, traffic=Traffic(n)))]
 
 
 async def _curve(name: str, sizes: tuple[int, ...], measure: Callable[[int], Awaitable[float]]) -> Curve:

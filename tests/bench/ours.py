@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,14 +65,16 @@ def _address(daemon: Daemon, directory: Path, way: str) -> str:
 
 
 @asynccontextmanager
-async def running_ours(directory: Path, far: Nginx | str, **settings: object) -> AsyncIterator[tuple[Daemon, float]]:
-    """Run the daemon on the measured core; yield it with the seconds from its start to `/readyz`."""
+async def running_ours(
+    directory: Path, far: Nginx | str, command: Sequence[str] = COMMAND, /, **settings: object
+) -> AsyncIterator[tuple[Daemon, float]]:
+    """Run the daemon, or that of another `command`, on the measured core; yield it with the seconds to `/readyz`."""
     url = far if isinstance(far, str) else far.url
     if isinstance(far, Nginx) and far.authority is not None:
         settings["growlytics__ca_file"] = far.authority
     started = time.perf_counter()
-    command = [*on_core(MEASURED_CORE), *COMMAND]
-    async with starting_daemon(directory, url, command, **(ROOM | settings)) as daemon:
+    pinned = [*on_core(MEASURED_CORE), *command]
+    async with starting_daemon(directory, url, pinned, **(ROOM | settings)) as daemon:
         assert await daemon.until_ready(), daemon.lines
         async with daemon.http.get(f"{daemon.admin}/readyz") as response:
             assert response.status == 200

@@ -34,6 +34,7 @@ async def main() -> int:
     others = Others()
     async with asyncio.timeout(SECONDS):
         figures = await accepting.measure("uvloop", libraries=[AIOHTTP], pairs=PAIRS)
+        figures += await accepting.measure("uvloop", accepting.TWO_SEGMENTS, libraries=[AIOHTTP], pairs=PAIRS)
         figures += await delivering.measure(
             "uvloop", libraries=[AIOHTTP], pairs=PAIRS, opening=_open_far_side, events=EVENTS
         )

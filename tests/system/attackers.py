@@ -4,8 +4,60 @@ import asyncio
 import random
 import resource
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 _HALF = b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nX-Half: "
+
+
+@dataclass
+class Attacked:
+    """What an attack came to, once it has ended."""
+
+    still_open: int = 0
+    closed: int = 0
+    """How often a connection was closed by the daemon."""
+
+
+@asynccontextmanager
+async def attacking(port: int, *, connections: int, pause_seconds: float = 0) -> AsyncIterator[Attacked]:
+    """Attack a port of 127.0.0.1 meanwhile, from a process of its own: see `main`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__, str(port), str(connections), str(pause_seconds)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    attacked = Attacked()
+    try:
+        async with asyncio.timeout(20):
+            assert await process.stdout.readline() == b"attacking\n"
+        yield attacked
+        process.stdin.write(b"\n")
+        async with asyncio.timeout(20):
+            attacked.still_open, attacked.closed = map(int, (await process.stdout.readline()).split())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+class _Silent(asyncio.Protocol):
+    """Sends nothing, and does not come back when it is closed."""
+
+    def __init__(self, attack: "_Attack") -> None:
+        self._attack = attack
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: ARG002 - asyncio gives it
+        self._attack.open += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio gives it
+        self._attack.open -= 1
+        self._attack.closed += 1
 
 
 class _Slow(asyncio.Protocol):
@@ -44,6 +96,7 @@ class _Attack:
         self.open = self.closed = 0
         self.pause_seconds = pause_seconds
         self._port = port
+        self._make = lambda: _Slow(self) if pause_seconds else _Silent(self)
         self._connections = connections
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,9 +107,9 @@ class _Attack:
 
     async def _connect(self) -> None:
         try:
-            await asyncio.get_running_loop().create_connection(lambda: _Slow(self), "127.0.0.1", self._port)
+            await asyncio.get_running_loop().create_connection(self._make, "127.0.0.1", self._port)
         except OSError:
-            await asyncio.sleep(self.pause_seconds)
+            await asyncio.sleep(self.pause_seconds or 1)
             self.begin()
 
     async def run(self) -> None:
@@ -69,7 +122,10 @@ class _Attack:
 
 
 def main() -> None:
-    """Attack a port with so many connections, each of which pauses so many seconds, until standard input ends."""
+    """Attack a port with so many connections until standard input ends.
+
+    Each sends a byte of a head every so many seconds, and comes again when it is closed; with 0 seconds it sends nothing.
+    """
     port, connections, pause_seconds = sys.argv[1:]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -148,10 +148,20 @@ class Daemon:
         return not (await self.ledger())["buffered"]
 
     def rss_bytes(self) -> int:
+        return self._memory_bytes("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """Return the most resident memory since the start, or since `forget_peak`, as the kernel notes it."""
+        return self._memory_bytes("VmHWM")
+
+    def forget_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def _memory_bytes(self, name: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
-        raise AssertionError("the kernel does not tell the resident memory")
+        raise AssertionError(f"the kernel does not tell {name}")
 
     async def stop(self, number: int = signal.SIGTERM, *, seconds: float = 30.0) -> int:
         """Send a signal and return the exit code."""

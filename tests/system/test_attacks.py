@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.attackers import attacking
 from tests.system.processes import Daemon, running_daemon, until
 
 NOWHERE = "http://127.0.0.1:9/track/event"
@@ -132,26 +133,11 @@ def cpu_seconds(daemon: Daemon) -> float:
 
 @asynccontextmanager
 async def slowloris(daemon: Daemon, *, connections: int, pause_seconds: float) -> AsyncIterator[None]:
-    port = daemon.ready["http"].rpartition(":")[2]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.system.attackers", port, str(connections), str(pause_seconds)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        async with asyncio.timeout(20):
-            assert await process.stdout.readline() == b"attacking\n"
+    port = int(daemon.ready["http"].rpartition(":")[2])
+    async with attacking(port, connections=connections, pause_seconds=pause_seconds) as attacked:
         yield
-        process.stdin.write(b"\n")
-        async with asyncio.timeout(20):
-            still, closed = (await process.stdout.readline()).split()
-        print(f"attackers: {int(still)} connected, {int(closed)} times closed by the daemon")
-        assert int(closed) > 0
-    finally:
-        process.kill()
-        await process.wait()
+    print(f"attackers: {attacked.still_open} connected, {attacked.closed} times closed by the daemon")
+    assert attacked.closed > 0
 
 
 def post_steadily(daemon: Daemon, seconds: float, *, is_kept: bool) -> list[float]:

@@ -1,6 +1,7 @@
 """What the benchmark concludes from what it measured."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,11 @@ def test_the_tables_in_the_document_are_replaced_and_the_rest_of_it_is_kept() ->
 def test_every_main_row_exists() -> None:
     entries = catalogue.catalogue()
     assert {name for name, entry in entries.items() if entry.main} >= catalogue.MAIN_ROWS
+
+
+def test_another_checkout_is_compared_with_where_one_is_named(tmp_path: Path) -> None:
+    assert catalogue.catalogue()["batches"].missing == "another checkout (BASE)"
+    assert not catalogue.catalogue(tmp_path)["batches"].missing
 
 
 def test_a_name_chooses_itself_what_begins_with_it_and_what_it_matches() -> None:
