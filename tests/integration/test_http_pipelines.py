@@ -1,4 +1,4 @@
-"""Requests that do not wait for answers, and clients that say that they send no more: all are answered, in order, however cut."""
+"""Requests that do not wait for answers, and clients that say they send no more: all are answered, in order, however cut."""
 
 import random
 from collections.abc import AsyncIterator

@@ -117,7 +117,11 @@ async def test_heads_beyond_a_bound_are_refused_by_name_and_counted_and_logged(d
         "a cookie of 40 kB": (post(ONE, GOOD, "Cookie: " + "x" * 40_000), 431, "headers_too_large"),
         "300 headers": (post(BATCH, GOOD, *["X: y"] * 300), 431, "headers_too_large"),
         "a target of 9 kB": (post(ONE + "?" + "x" * 9000), 414, "uri_too_long"),
-        "headers without an end": (post(ONE).partition(b"\r\n\r\n")[0] + b"\r\nX: y" * 50_000, 431, "headers_too_large"),
+        "headers without an end": (
+            post(ONE).partition(b"\r\n\r\n")[0] + b"\r\nX: y" * 50_000,
+            431,
+            "headers_too_large",
+        ),
         "a target without an end": (b"POST /track/event?" + b"x" * 300_000, 414, "uri_too_long"),
     }
     for number, place in enumerate(places(daemon), start=1):
@@ -137,7 +141,9 @@ async def test_heads_beyond_a_bound_are_refused_by_name_and_counted_and_logged(d
 
 async def test_an_offer_to_upgrade_is_served_without_it(daemon: Daemon) -> None:
     offer = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
-    data = post(ONE, GOOD, *offer) + post(BATCH) + in_chunks(BATCH, [GOOD], *offer) + get("/v1/status", *offer) + post(ONE)
+    data = (
+        post(ONE, GOOD, *offer) + post(BATCH) + in_chunks(BATCH, [GOOD], *offer) + get("/v1/status", *offer) + post(ONE)
+    )
     for place in places(daemon):
         for segments in ([data], cut(data, *range(0, len(data), 13))):
             async with wire_to(place) as wire:
@@ -280,9 +286,24 @@ async def test_a_body_that_the_admin_listener_does_not_want_is_bounded_too(daemo
 async def test_the_admin_listener_answers_to_addresses_and_allowed_names_only(tmp_path: Path, allowed: str) -> None:
     async with running_daemon(tmp_path, NOWHERE, intake__allowed_hosts=allowed) as daemon:
         _, _, port = daemon.ready["admin"].rpartition(":")
-        good = ["localhost", f"localhost:{port}", "LOCALHOST.", "127.0.0.1", f"127.0.0.1:{port}", "10.1.2.3:9920", "[::1]"]
+        good = [
+            "localhost",
+            f"localhost:{port}",
+            "LOCALHOST.",
+            "127.0.0.1",
+            f"127.0.0.1:{port}",
+            "10.1.2.3:9920",
+            "[::1]",
+        ]
         good += ["[fd00::1]:9920"]
-        bad = ["evil.example", "evil.example:9920", "127.0.0.1.evil.example", "localhost.evil.example", "10.1.2.3.4", "1x"]
+        bad = [
+            "evil.example",
+            "evil.example:9920",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "10.1.2.3.4",
+            "1x",
+        ]
         (good if "forwarder" in allowed else bad).append("forwarder.internal:9920")
         for path in [*PROBES, "/nothing"]:
             for host in good + bad:
