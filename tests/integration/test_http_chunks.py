@@ -170,7 +170,7 @@ async def test_a_body_in_chunks_is_too_large_when_it_has_become_so() -> None:
         assert served.counts().rejected == {"body_too_large": 2}
 
 
-async def test_a_chunk_that_says_it_is_too_large_is_refused_before_it_is_sent() -> None:
+async def test_a_body_that_has_become_too_large_is_refused_before_the_end_of_its_chunk() -> None:
     async with serving(max_body_bytes=1000, body_timeout_seconds=60) as served, wire_to(served.place) as wire:
         await wire.send(HEAD + b"100000\r\n" + b" " * 1001)
         assert [(reply.status, reply.code) for reply in await wire.rest()] == [(413, "body_too_large")]

@@ -4,14 +4,14 @@ import asyncio
 import gzip
 import random
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.wire import BATCH, GOOD, ONE, Wire, cut, event, get, in_chunks, post, wire_to
-from tests.system.processes import Daemon, running_daemon, until
+from tests.system.processes import COMMAND, Daemon, running_daemon, starting_daemon, until
 
 NOWHERE = "http://127.0.0.1:9/track/event"
 MB = 1_000_000
@@ -282,7 +282,7 @@ async def test_a_body_that_the_admin_listener_does_not_want_is_bounded_too(daemo
             assert (await wire.reply()).status in (405, 413)
 
 
-@pytest.mark.parametrize("allowed", ['["localhost"]', '["forwarder.internal","localhost"]'])
+@pytest.mark.parametrize("allowed", ["localhost", "localhost,forwarder.internal"])
 async def test_the_admin_listener_answers_to_addresses_and_allowed_names_only(tmp_path: Path, allowed: str) -> None:
     async with running_daemon(tmp_path, NOWHERE, intake__allowed_hosts=allowed) as daemon:
         _, _, port = daemon.ready["admin"].rpartition(":")
@@ -313,12 +313,20 @@ async def test_the_admin_listener_answers_to_addresses_and_allowed_names_only(tm
                     assert status == ((404 if path == "/nothing" else 200) if host in good else 403), (path, host)
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 async def test_silent_connections_to_the_admin_listener_take_neither_descriptors_nor_answers(tmp_path: Path) -> None:
     """A scraper and probes that are kept are not pushed out either."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    async with running_daemon(tmp_path, NOWHERE) as daemon, AsyncExitStack() as stack:
-        await asyncio.to_thread(limit_descriptors, daemon, 1024)
+    limited = ["sh", "-c", 'ulimit -n 1024; exec "$@"', "sh", *COMMAND]
+    async with starting_daemon(tmp_path, NOWHERE, limited) as daemon, AsyncExitStack() as stack:
+        assert await daemon.until_ready(), daemon.lines
         admin = daemon.ready["admin"]
         kept = await stack.enter_async_context(wire_to(admin))
         await kept.send(get("/metrics"))
@@ -337,11 +345,6 @@ async def test_silent_connections_to_the_admin_listener_take_neither_descriptors
         await kept.send(get("/metrics"))
         assert (await kept.reply()).status == 200
         assert open_files(daemon) < 200
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def limit_descriptors(daemon: Daemon, count: int) -> None:
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (count, count))
 
 
 def open_files(daemon: Daemon) -> int:
