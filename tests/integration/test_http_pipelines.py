@@ -93,6 +93,8 @@ async def test_answers_of_every_kind_keep_their_order(served: Served) -> None:
         (post(ONE, b"{}"), "POST", 422),
         (get(ONE), "GET", 405),
         (post("/v1/status", GOOD, method="GET"), "GET", 200),
+        (in_chunks("/v1/status", [GOOD]).replace(b"POST", b"GET", 1), "GET", 200),
+        (post("/v1/status", GOOD, method="HEAD"), "HEAD", 200),
         (post(ONE, event(2)), "POST", 200),
     ]
     for segment in (1, 2, 3, 50, 100_000):
