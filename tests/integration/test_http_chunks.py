@@ -129,8 +129,11 @@ async def test_what_one_may_be_strict_about_is_taken_as_it_is_meant_or_refused(b
             wire.half_close()
             replies = await wire.rest()
             if replies[0].status == 200:
-                assert [reply.status for reply in replies] == [200, 200]
-                assert [event.body for event in await served.take_all()] == [GOOD, event(2)]
+                # Who takes a wish to close from a trailer may refuse what follows.
+                assert [reply.status for reply in replies] in ([200, 200], [200, 400], [200])
+                stored = [GOOD] if [reply.status for reply in replies] != [200, 200] else [GOOD, event(2)]
+                assert len(stored) == 2 or b"close" in body
+                assert [event.body for event in await served.take_all()] == stored
             else:
                 assert [(reply.status, reply.closes) for reply in replies] == [(400, True)]
                 assert served.buffer.occupancy().events == 0
