@@ -1,7 +1,10 @@
 """Requests that do not wait for answers, and clients that say they send no more: all are answered, in order, however cut."""
 
+import os
 import random
+import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -104,6 +107,33 @@ async def test_answers_of_every_kind_keep_their_order(served: Served) -> None:
             for _ in range(20):
                 assert [(await wire.reply(to=method)).status for _, method, _ in asked] == [each for *_, each in asked]
         assert [event.body for event in await served.take_all()] == [event(i) for i in range(3)] * 20
+
+
+async def test_the_kernel_does_not_hold_back_an_answer_until_another_was_read() -> None:
+    """As it would, for 40 ms: asyncio turns that off only for sockets that say they are of TCP, not for all that are."""
+    async with serving() as served, wire_to(served.place) as wire:
+        await wire.send(post(ONE))
+        assert (await wire.reply()).status == 200
+        with other_side(wire.socket) as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def other_side(connection: socket.socket) -> socket.socket:
+    """Return the server's socket of a connection within this process."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it was closed meanwhile, as the one of this very directory
+            number = os.dup(int(entry.name))
+            try:
+                found = socket.socket(fileno=number)
+            except OSError:  # no socket
+                os.close(number)
+                continue
+            if found.family == socket.AF_INET and found.getsockname() == connection.getpeername():
+                with suppress(OSError):  # the listener's own
+                    if found.getpeername() == connection.getsockname():
+                        return found
+            found.close()
+    raise AssertionError("the server has no such connection")
 
 
 LAST: dict[str, tuple[bytes, int]] = {
