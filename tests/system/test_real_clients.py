@@ -163,6 +163,34 @@ async def test_undici_over_the_unix_socket(tmp_path: Path) -> None:
         await assert_arrived(sandbox, daemon, [body] * 20)
 
 
+_PIPELINE: Final = """
+import { Client } from "undici";
+const [origin, socketPath, body] = process.argv.slice(2);
+const client = new Client(origin, {pipelining: 20, connect: socketPath ? {socketPath} : {}});
+const headers = {"Content-Type": "application/json"};
+const post = {path: "/track/event", method: "POST", headers, body, idempotent: true};
+const answers = await Promise.all(Array.from({length: 200}, () => client.request(post)));
+for (const answer of answers) {
+  const content = await answer.body.json();
+  if (answer.statusCode !== 200 || content.success !== true) throw new Error(JSON.stringify(content));
+}
+await client.close();
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_undici_in_pipelines(tmp_path: Path, loop: str) -> None:
+    node = needs("node")
+    await _fetch_undici(tmp_path)
+    script = tmp_path / "pipeline.mjs"
+    script.write_text(_PIPELINE, encoding="utf-8")
+    body = json.dumps(EXAMPLE)
+    async with forwarding(tmp_path, loop=loop) as (sandbox, daemon):
+        for origin, path in ((daemon.base, ""), ("http://localhost", str(daemon.unix_socket))):
+            await run(node, str(script), origin, path, body)
+        await assert_arrived(sandbox, daemon, [body] * 400)
+
+
 # The vendor's example for Node names these two headers and sends a JSON body; only the address is another.
 _VENDOR: Final = """
 const http = require("http");
