@@ -25,7 +25,7 @@ def failing(number: int) -> OpenFiles:
     def fail() -> None:
         raise OSError(number, os.strerror(number))
 
-    return OpenFiles(Telemetry(clock=ManualClock()), try_one=fail)
+    return OpenFiles(Telemetry(clock=ManualClock()).open_files_exhausted, try_one=fail)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_another_reason_why_a_file_cannot_be_opened_is_not_the_limit(
 
 
 def test_while_files_can_be_opened_nothing_is_said_and_none_is_left_open(caplog: pytest.LogCaptureFixture) -> None:
-    files = OpenFiles(Telemetry())
+    files = OpenFiles(Telemetry().open_files_exhausted)
     before = opened()
     for _ in range(10):
         files.poll()
