@@ -84,11 +84,8 @@ class AttributeTypes:
 
     # Events
 
-    def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
-        """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
-
-        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
-        """
+    def know(self, event: Conforming) -> bool:
+        """Return whether there is nothing to say or to note of an event: its attributes have the types that are known."""
         known = self._known.of(event.name)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # as in `type_of`, whose call would take as long as all the rest
@@ -96,8 +93,15 @@ class AttributeTypes:
             else:
                 found = TYPE_OF[type(value)]
             if known.get(attribute) != found:
-                return self._judge_closely(body, event, known, seen or Seen())
-        return None
+                return False
+        return True
+
+    def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
+        """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
+
+        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
+        """
+        return None if self.know(event) else self._judge_closely(body, event, self._known.of(event.name), seen or Seen())
 
     def settled(self, judged: Sequence[Judged]) -> None:
         """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""

@@ -2,20 +2,27 @@
 
 All the ways in share it, whatever they speak. Elements fail alone; what is good of one request is put together, all or
 nothing. Every element is counted exactly once: as accepted, as a duplicate or as refused.
+
+Of a body that is refused as a whole, nothing is put, learned or counted here: all its elements are read before. Of those that
+wait for that, only what the put needs is kept; bodies with very many of them are read one at a time, first come, first
+served.
 """
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final, assert_never
+from typing import Final
+
+import msgspec
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
+from forwarder.growlytics import json_text
 from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
-from forwarder.growlytics.contract import Conforming, Refused, Violation
+from forwarder.growlytics.contract import Conforming, Refused, Violation, check
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.telemetry import Telemetry
@@ -51,16 +58,16 @@ class Accepted:
 Acceptance = Accepted | Full | NeverFits | Unavailable
 
 
-@dataclass(slots=True)
-class _Draft:
+class _Draft(msgspec.Struct, gc=False):  # no cycles, and up to a million of them
     """An element that may become an event."""
 
     index: int
     body: bytes
-    checked: Conforming
+    customer: str
+    name: str
     key: Key | None
     """The app's own."""
-    judged: Judged | None
+    judged: Judged | None = None
 
 
 @dataclass(slots=True)
@@ -91,6 +98,8 @@ class _Request:
     drafts: list[_Draft] = field(default_factory=list)
     refused: _Refusals = field(default_factory=_Refusals)
     refused_for_types: list[Judged] = field(default_factory=list)
+    has_keys: bool = False
+    has_judged: bool = False
 
 
 class Acceptor:
@@ -112,21 +121,44 @@ class Acceptor:
         self._types = types
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
+        self._large = asyncio.Lock()
+        """Held by the one body with very many elements that is being read."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
 
+    async def accept_body(self, body: bytes, key: str | None, *, intake: str, is_lines: bool) -> Acceptance:
+        """Take in all that one body holds: JSON, or lines of it. `key` is that of the whole request, from its headers.
+
+        Raises MalformedJsonError, having counted nothing, if the body is refused as a whole.
+        """
+        read = self.read.lines if is_lines else self.read.json
+        if len(body) <= BYTES_PER_TURN and (posted := read(body, key)).most <= ELEMENTS_PER_TURN:
+            return await self.accept(posted.elements, intake=intake)
+        posted = None
+        async with self._large:
+            request = await self._judge(read(body, key).elements)
+        return await self._settle(request, intake=intake, patient=False)
+
     async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
-        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted."""
-        request = await self._judge(elements)
-        if any(draft.key for draft in request.drafts):
+        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
+
+        Raises what `elements` raises, having counted nothing.
+        """
+        return await self._settle(await self._judge(elements), intake=intake, patient=patient)
+
+    async def _settle(self, request: _Request, *, intake: str, patient: bool) -> Acceptance:
+        """Put what is good of a request, and count all of it."""
+        if request.has_keys:
             await self._wait_for_claims(request)
         # From here to the put there is no await, so that ids rise in the order of the puts, and no key is claimed twice.
-        fresh, repeats, reused = self._sift(request)
-        now = self._clock()
-        events = [Event(next(self._ids), one.checked.customer, one.checked.name, one.body, now) for one in fresh]
-        claimed = {one.key: event.id for one, event in zip(fresh, events, strict=True) if one.key}
-        judged = [one.judged for one in fresh if one.judged is not None]
+        fresh, repeats, reused = self._sift(request) if request.has_keys else (request.drafts, {}, ())
+        now, next_id = self._clock(), self._ids.__next__
+        events = [Event(next_id(), one.customer, one.name, one.body, now) for one in fresh]
+        claimed: dict[Key, int] = {}
+        if request.has_keys:
+            claimed = {one.key: event.id for one, event in zip(fresh, events, strict=True) if one.key}
+        judged = [one.judged for one in fresh if one.judged is not None] if request.has_judged else []
         answer = await self._put(events, judged, claimed, intake=intake, now=now)
         if not isinstance(answer, Stored):
             if not patient:
@@ -154,7 +186,7 @@ class Acceptor:
             isinstance(checked, Conforming)
             and key is None
             and self._keys.forgotten_to <= self._forgotten_to
-            and self._types.judge(raw, checked, None) is None
+            and self._types.know(checked)
         ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
             event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
             stored = await self._buffer.put((event,), intake=intake)
@@ -169,30 +201,54 @@ class Acceptor:
         return answer.refusals[0][1] if event_id is None else event_id
 
     async def _judge(self, elements: Iterable[Element]) -> _Request:
+        """Read all elements, and then look closely at the attributes of those that have something new about them."""
         request = _Request()
-        seen = Seen()
+        unknown: list[_Draft] = []
+        keys_are_kept, know = self._keys.are_kept, self._types.know
         size = 0
-        for index, (raw, checked, key) in enumerate(elements):
+        for body, checked, key in elements:
+            if isinstance(checked, Conforming):
+                draft = _Draft(request.elements, body, checked.customer, checked.name, None)
+                if key is not None and keys_are_kept:
+                    draft.key = key
+                    request.has_keys = True
+                request.drafts.append(draft)
+                if not know(checked):
+                    unknown.append(draft)
+            else:
+                request.refused.add(request.elements, checked)
             request.elements += 1
-            size += len(raw)
-            match checked:
-                case Conforming():
-                    judged = self._types.judge(raw, checked, seen)
-                    if judged is not None and judged.refused is not None:
-                        request.refused.add(index, judged.refused)
-                        request.refused_for_types.append(judged)
-                    else:
-                        body = raw if judged is None else judged.body
-                        own = key if self._keys.are_kept else None
-                        request.drafts.append(_Draft(index, body, checked, own, judged))
-                case Refused():
-                    request.refused.add(index, checked)
-                case _:
-                    assert_never(checked)
+            size += len(body)
             if size >= BYTES_PER_TURN or request.elements % ELEMENTS_PER_TURN == 0:
                 size = 0
                 await asyncio.sleep(0)
+        if unknown:
+            await self._judge_types(request, unknown)
         return request
+
+    async def _judge_types(self, request: _Request, drafts: Sequence[_Draft]) -> None:
+        """Judge the attributes of drafts, which are read again: all of them at once would be far larger than the body."""
+        seen = Seen()
+        refused: set[int] = set()
+        size = 0
+        for number, draft in enumerate(drafts, 1):
+            checked = check(json_text.parse(draft.body))
+            assert isinstance(checked, Conforming), "it was checked before"
+            judged = self._types.judge(draft.body, checked, seen)
+            size += len(draft.body)
+            if judged is not None and judged.refused is not None:
+                request.refused.add(draft.index, judged.refused)
+                request.refused_for_types.append(judged)
+                refused.add(draft.index)
+            elif judged is not None:
+                draft.body, draft.judged = judged.body, judged
+                request.has_judged = True
+            if size >= BYTES_PER_TURN or number % ELEMENTS_PER_TURN == 0:
+                size = 0
+                await asyncio.sleep(0)
+        if refused:
+            request.drafts = [draft for draft in request.drafts if draft.index not in refused]
+            request.refused.listed.sort(key=itemgetter(0))
 
     async def _wait_for_claims(self, request: _Request) -> None:
         """Wait until none of the keys is of an event that is just being put."""
@@ -221,7 +277,7 @@ class Acceptor:
                 repeats[draft.index] = draft.key if isinstance(found, Key) else found
             else:
                 reused.add(draft.index)
-                request.refused.add(draft.index, Refused(_KEY_REUSED, draft.checked.name))
+                request.refused.add(draft.index, Refused(_KEY_REUSED, draft.name))
         if reused:
             request.refused.listed.sort(key=itemgetter(0))
         return fresh, repeats, reused
