@@ -8,24 +8,26 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Final
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Event:
     """One event that satisfies the contract.
 
-    Events are compared by identity; `id` is what names one across restarts.
+    Events are compared by identity; `id` is what names one across restarts. They are final for mypy rather than frozen:
+    that would make each of them four times as expensive.
     """
 
-    id: int
+    id: Final[int]
     """Unique, and rising in the order of acceptance. In the API it is written as a decimal string."""
-    customer: str
+    customer: Final[str]
     """The `customerId`, or a digest of a long one: the lane of the event. Never logged. May hold lone surrogates."""
-    name: str
+    name: Final[str]
     """The event's name, 1 to 49 UTF-16 code units. Text from strangers: log it as `printable(name)`."""
-    body: bytes
+    body: Final[bytes]
     """The exact JSON bytes to send, as the app wrote them."""
-    accepted_at: float
+    accepted_at: Final[float]
     """When intake accepted it, in seconds since 1970."""
 
     @property

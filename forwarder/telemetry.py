@@ -45,6 +45,7 @@ REJECTION_REASONS: Final = (
     "idempotency_key_reused",
     "body_too_large",
     "buffer_full",
+    "busy",
     "buffer_unavailable",
     "shutting_down",
     "unauthorized",

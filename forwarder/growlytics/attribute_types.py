@@ -101,7 +101,9 @@ class AttributeTypes:
 
         `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
         """
-        return None if self.know(event) else self._judge_closely(body, event, self._known.of(event.name), seen or Seen())
+        return (
+            None if self.know(event) else self._judge_closely(body, event, self._known.of(event.name), seen or Seen())
+        )
 
     def settled(self, judged: Sequence[Judged]) -> None:
         """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""

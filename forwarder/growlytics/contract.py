@@ -61,14 +61,14 @@ class Violation:
     """What is wrong and the mend, for a person."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conforming:
-    """What the forwarder needs to know of an event that satisfies the contract."""
+    """What the forwarder needs to know of an event that satisfies the contract. Final for mypy, as `Event` is."""
 
-    customer: str
+    customer: Final[str]
     """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""
-    name: str
-    attributes: Mapping[str, str | int | float | bool]
+    name: Final[str]
+    attributes: Final[Mapping[str, str | int | float | bool]]
     """For a look at their types only: integers beyond 64 bits may have become floats."""
 
 

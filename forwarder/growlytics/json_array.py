@@ -20,7 +20,7 @@ _DECODER: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class JsonArray:
-    """The elements of `text`, which begins like an array: see `is_array`. While this lives, `most` times 72 bytes are held."""
+    """The elements of `text`, for which `is_array` holds. While this lives, `most` times 72 bytes are held."""
 
     def __init__(self, text: bytes) -> None:
         self._text = text

@@ -3,9 +3,9 @@
 All the ways in share it, whatever they speak. Elements fail alone; what is good of one request is put together, all or
 nothing. Every element is counted exactly once: as accepted, as a duplicate or as refused.
 
-Of a body that is refused as a whole, nothing is put, learned or counted here: all its elements are read before. Of those that
-wait for that, only what the put needs is kept; bodies with very many of them are read one at a time, first come, first
-served.
+Of a body that is refused as a whole, nothing is put, learned or counted here: all its elements are read before. Of those
+that wait for that, only what the put needs is kept. Bodies that take more than one turn of the event loop are read one at a
+time, first come, first served.
 """
 
 import asyncio
@@ -133,9 +133,11 @@ class Acceptor:
         Raises MalformedJsonError, having counted nothing, if the body is refused as a whole.
         """
         read = self.read.lines if is_lines else self.read.json
-        if len(body) <= BYTES_PER_TURN and (posted := read(body, key)).most <= ELEMENTS_PER_TURN:
-            return await self.accept(posted.elements, intake=intake)
-        posted = None
+        if len(body) <= BYTES_PER_TURN:
+            posted = read(body, key)
+            if posted.most <= ELEMENTS_PER_TURN:
+                return await self.accept(posted.elements, intake=intake)
+            del posted  # it may be far larger than the body
         async with self._large:
             request = await self._judge(read(body, key).elements)
         return await self._settle(request, intake=intake, patient=False)

@@ -13,12 +13,17 @@ from aiohttp.http import SERVER_SOFTWARE
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
+from forwarder.intake.parsing import RETRY_AFTER_SECONDS as RETRY_AFTER_BUSY_SECONDS
 
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
 RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
 _MESSAGES: Final = {
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
+    "busy": (
+        429,
+        "other requests' bodies take all of intake.max_parsing_bytes: nothing was taken; send it again later",
+    ),
     "buffer_unavailable": (
         503,
         "the disk of the buffer is full, fails or is gone: nothing of this request was done; send it again later",
@@ -60,6 +65,7 @@ _MESSAGES: Final = {
 _SERVER: Final = SERVER_SOFTWARE.encode()
 _RETRY_AFTER_SECONDS: Final = {
     "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
+    "busy": RETRY_AFTER_BUSY_SECONDS,
     "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 

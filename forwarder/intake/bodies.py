@@ -1,7 +1,6 @@
-"""The bodies of requests: read within a deadline, and inflated up to a size.
+"""The bodies of requests: inflated up to a size, as their Content-Encoding says. Pure, but others get their turns.
 
-They are inflated here rather than by aiohttp, which does not notice a gzip stream that is cut short: its events would be
-taken as if they were all.
+A stream that is cut short is noticed: its events would be taken as if they were all.
 """
 
 import asyncio
@@ -10,11 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
-
-from aiohttp import HttpVersion11, web
-
-from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 
 _WINDOW_BYTES: Final = 4096
 """How much is inflated at a time, as the rest is copied whenever a member ends."""
@@ -34,7 +28,7 @@ class RefusedBodyError(Exception):
         self.code = code
 
 
-class _Inflater(Protocol):
+class Inflating(Protocol):
     """Inflates one member, at most `max_length` bytes of it, which is never reached twice."""
 
     def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
@@ -46,16 +40,20 @@ class _Inflater(Protocol):
     def unused_data(self) -> bytes: ...
 
 
-def _of_gzip(_: bytes) -> _Inflater:
+Inflater = Callable[[bytes], Inflating]
+"""Starts on a member of a compressed body, of which it is given all."""
+
+
+def _of_gzip(_: bytes) -> Inflating:
     return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
 
 
-def _of_deflate(body: bytes) -> _Inflater:
+def _of_deflate(body: bytes) -> Inflating:
     # Some send it without the zlib header that RFC 9110, section 8.4.1.2 demands.
     return zlib.decompressobj(wbits=zlib.MAX_WBITS if body[:1] and body[0] & 0xF == 8 else -zlib.MAX_WBITS)
 
 
-_INFLATERS: dict[str, Callable[[bytes], _Inflater]] = {"gzip": _of_gzip, "deflate": _of_deflate}
+_INFLATERS: dict[str, Inflater] = {"gzip": _of_gzip, "deflate": _of_deflate}
 _BROKEN: tuple[type[Exception], ...] = (zlib.error,)
 """What inflaters raise."""
 
@@ -74,90 +72,53 @@ if library := _zstd():
     _BROKEN += (library.ZstdError,)
 
 ENCODINGS: Final = tuple(_INFLATERS)
-"""What is understood here as Content-Encoding."""
+"""What is understood here as Content-Encoding, and that is said; other names of them are understood, too."""
+_INFLATERS["x-gzip"] = _of_gzip  # RFC 9110, section 8.4.1.3
 
 
-class BodyReader:
-    """Reads the bodies of one listener's requests."""
+def inflater_for(content_encoding: str | None) -> Inflater | None:
+    """Return what inflates a body with this Content-Encoding; None if it is not compressed.
 
-    def __init__(self, settings: IntakeSettings, telemetry: Telemetry) -> None:
-        self._max_bytes = settings.max_body_bytes
-        self._timeout_seconds = settings.body_timeout_seconds
-        self._telemetry = telemetry
-
-    async def read(self, request: web.BaseRequest) -> bytes:
-        """Return the whole body, inflated, or raise `RefusedBodyError`."""
-        inflater = _inflater_for(request) if "Content-Encoding" in request.headers else None
-        if (request.content_length or 0) > self._max_bytes:
-            raise RefusedBodyError("body_too_large")
-        try:
-            if request.content.is_eof():
-                body = request.content.read_nowait()
-                if len(body) > self._max_bytes:
-                    raise RefusedBodyError("body_too_large")
-            else:
-                body = await self._read_slowly(request)
-        except (web.RequestPayloadError, ConnectionError):
-            raise RefusedBodyError("malformed_body") from None
-        except RuntimeError:
-            if request.protocol.connected:
-                raise
-            raise RefusedBodyError("malformed_body") from None  # the client left before anybody waited for more
-        return body if inflater is None else await self._inflate(body, inflater)
-
-    async def _read_slowly(self, request: web.BaseRequest) -> bytes:
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                await _invite(request)
-                while chunk := await request.content.readany():
-                    body += chunk
-                    if len(body) > self._max_bytes:
-                        raise RefusedBodyError("body_too_large")
-        except TimeoutError:
-            self._telemetry.connection_closed("body_timeout")
-            raise RefusedBodyError("too_slow") from None
-        return bytes(body)
-
-    async def _inflate(self, body: bytes, new_inflater: Callable[[bytes], _Inflater]) -> bytes:
-        """Inflate all members, each to its end, and stop when there is too much."""
-        inflated = bytearray()
-        rest = memoryview(body)
-        turn_bytes = 0
-        try:
-            for _ in range(_MAX_MEMBERS):
-                inflater = new_inflater(body)
-                while not inflater.eof and rest:
-                    window = rest[:_WINDOW_BYTES]
-                    part = inflater.decompress(window, self._max_bytes - len(inflated) + 1)
-                    inflated += part
-                    if len(inflated) > self._max_bytes:
-                        raise RefusedBodyError("body_too_large")
-                    rest = rest[len(window) - len(inflater.unused_data) :]
-                    turn_bytes += len(part)
-                    if turn_bytes > _BYTES_PER_TURN:
-                        turn_bytes = 0
-                        await asyncio.sleep(0)
-                if not inflater.eof:
-                    break
-                if not rest:
-                    return bytes(inflated)
-        except _BROKEN:
-            pass
-        raise RefusedBodyError("malformed_body")
-
-
-def _inflater_for(request: web.BaseRequest) -> Callable[[bytes], _Inflater] | None:
-    encoding = ",".join(request.headers.getall("Content-Encoding")).lower()
-    if encoding in {"", "identity"}:
+    Several headers are joined by commas. Raises RefusedBodyError if the encoding is unknown, or more than one.
+    """
+    if content_encoding is None:
         return None
-    if encoding not in _INFLATERS:
+    names = [
+        name for each in content_encoding.lower().split(",") if (name := each.strip(" \t")) not in {"", "identity"}
+    ]
+    if not names:
+        return None
+    if len(names) > 1 or names[0] not in _INFLATERS:
         raise RefusedBodyError("unsupported_encoding")
-    return _INFLATERS[encoding]
+    return _INFLATERS[names[0]]
 
 
-async def _invite(request: web.BaseRequest) -> None:
-    """Tell a client that waits for leave that it may send its body, as curl does with a large one."""
-    if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer proper has not begun
+async def inflate(body: bytes, inflater: Inflater, *, max_bytes: int) -> bytes:
+    """Inflate all members of a body, each to its end.
+
+    Raises RefusedBodyError if a member is broken or cut short, or if that is more than `max_bytes`.
+    """
+    inflated = bytearray()
+    rest = memoryview(body)
+    turn_bytes = 0
+    try:
+        for _ in range(_MAX_MEMBERS):
+            member = inflater(body)
+            while not member.eof and rest:
+                window = rest[:_WINDOW_BYTES]
+                part = member.decompress(window, max_bytes - len(inflated) + 1)
+                inflated += part
+                if len(inflated) > max_bytes:
+                    raise RefusedBodyError("body_too_large")
+                rest = rest[len(window) - len(member.unused_data) :]
+                turn_bytes += len(part)
+                if turn_bytes > _BYTES_PER_TURN:
+                    turn_bytes = 0
+                    await asyncio.sleep(0)
+            if not member.eof:
+                break
+            if not rest:
+                return bytes(inflated)
+    except _BROKEN:
+        pass
+    raise RefusedBodyError("malformed_body")

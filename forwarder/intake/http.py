@@ -8,12 +8,13 @@ first; the page, which has no data, needs no token.
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol, assert_never, cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.database.connection import DamagedError, UnavailableError
@@ -21,11 +22,11 @@ from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Accepted, Acceptor
-from forwarder.intake.bodies import BodyReader, RefusedBodyError
+from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.connections import Connection, Connections, Server
 from forwarder.intake.direct import DirectConnection, Headers, is_special
-from forwarder.intake.elements import Element
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.parsing import ParsingBudget, unpacked
 from forwarder.intake.peers import Operators
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
@@ -83,13 +84,14 @@ class HttpIntake:
     the next part of their paths.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a part of the daemon that it speaks for
         self,
         settings: IntakeSettings,
         *,
         control: ControlSettings,
         intake: str,
         acceptor: Acceptor,
+        budget: ParsingBudget,
         telemetry: Telemetry,
         status: Callable[[], Mapping[str, object]],
         receipt: Callable[[int], Awaitable[Mapping[str, object] | None]],
@@ -105,7 +107,8 @@ class HttpIntake:
         self._locks: Locks | None = self._rules
         """None on a Unix socket, where all may post who may connect."""
         self._may_operate = Operators(control)
-        self._bodies = BodyReader(settings, telemetry)
+        self._budget = budget
+        self._body_timeout_seconds = settings.body_timeout_seconds
         self._connections = Connections(settings, telemetry=telemetry, too_slow=answers.too_slow_headers())
         self._max_body_bytes = settings.max_body_bytes
         self._closing = False
@@ -254,17 +257,17 @@ class HttpIntake:
         _, _, name, change = request.path.split("/")
         lacking = self._lacking(request)  # now, as a token may be set while the body comes, and this one has shown none
         try:
-            body = await self._read(request)
+            async with self._body(request) as body:
+                return await self._operators[name].post(change, body, lacking=lacking)
         except RefusedBodyError as error:
             return answers.refusal(error.code)
-        return await self._operators[name].post(change, body, lacking=lacking)
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            body = await self._read(request)
+            async with self._body(request) as body:
+                taken = await self._take(body, _key(request.headers))
         except RefusedBodyError as error:
             return self._refuse(request, error.code)
-        taken = await self._take(body, _key(request.headers))
         return answers.accepted_one(taken) if isinstance(taken, int) else taken
 
     async def _take(self, body: bytes, key: str | None) -> int | web.Response:
@@ -305,21 +308,23 @@ class HttpIntake:
 
     async def _batch(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
-            body = await self._read(request)
+            async with self._body(request) as body:
+                return await self._take_batch(request, body)
         except RefusedBodyError as error:
             return self._refuse(request, error.code)
+
+    async def _take_batch(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
         with_ids = request.query.get("ids", "false")
         if with_ids not in {"true", "false"}:
             self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
             return answers.wrong_request("ids: true or false")
-        elements: Iterable[Element]
         try:
-            read = self._acceptor.read.lines if _is_lines(request) else self._acceptor.read.json
-            elements = read(body, _key(request.headers))
+            answer = await self._acceptor.accept_body(
+                body, _key(request.headers), intake=self._intake, is_lines=_is_lines(request)
+            )
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
             return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
-        answer = await self._acceptor.accept(elements, intake=self._intake)
         if not isinstance(answer, Accepted):
             return _no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")
@@ -340,14 +345,56 @@ class HttpIntake:
         self._add_cors(request, response)
         return response
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
+    @asynccontextmanager
+    async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        """Read the whole body and inflate it, for as long as the block takes. Raises RefusedBodyError."""
         if self._closing:
             raise RefusedBodyError("shutting_down")
+        inflater = inflater_for(", ".join(request.headers.getall("Content-Encoding", ())))
         is_here = request.content.is_eof()
-        body = await self._bodies.read(request)
+        body = await self._read(request)
         if not is_here:
             cast("Connection", request.protocol).request_completed()
-        return body
+        async with unpacked(body, inflater, max_bytes=self._max_body_bytes, budget=self._budget) as whole:
+            yield whole
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        if (request.content_length or 0) > self._max_body_bytes:
+            raise RefusedBodyError("body_too_large")
+        try:
+            if request.content.is_eof():
+                body = request.content.read_nowait()
+                if len(body) > self._max_body_bytes:
+                    raise RefusedBodyError("body_too_large")
+                return body
+            return await self._read_slowly(request)
+        except (web.RequestPayloadError, ConnectionError):
+            raise RefusedBodyError("malformed_body") from None
+        except RuntimeError:
+            if request.protocol.connected:
+                raise
+            raise RefusedBodyError("malformed_body") from None  # the client left before anybody waited for more
+
+    async def _read_slowly(self, request: web.BaseRequest) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._body_timeout_seconds):
+                await _invite(request)
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > self._max_body_bytes:
+                        raise RefusedBodyError("body_too_large")
+        except TimeoutError:
+            self._telemetry.connection_closed("body_timeout")
+            raise RefusedBodyError("too_slow") from None
+        return bytes(body)
+
+
+async def _invite(request: web.BaseRequest) -> None:
+    """Tell a client that waits for leave that it may send its body, as curl does with a large one."""
+    if request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer proper has not begun
 
 
 def _no_room(answer: Full | NeverFits | Unavailable) -> web.Response:

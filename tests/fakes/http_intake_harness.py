@@ -21,6 +21,7 @@ from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.http import HttpIntake
+from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.intake.sockets import bind_tcp, bind_unix
 from forwarder.receipts import Receipts
@@ -267,6 +268,7 @@ async def serving(
             ids=EventIds(),
             clock=time.time,
         ),
+        budget=ParsingBudget(settings.max_parsing_bytes),
         telemetry=telemetry,
         status=lambda: {"state": "ready"},
         receipt=receipt,

@@ -550,7 +550,7 @@ async def test_a_client_that_sends_far_too_much_can_still_read_why_it_is_refused
 @pytest.mark.parametrize(
     "encoding",
     [
-        *("br", "compress", "x-gzip", "gzip, gzip", "gzip, br", "identity, gzip", "rot13", "*", "\xe9"),
+        *("br", "compress", "gzip, gzip", "gzip, br", "identity, br", "gzip, x-gzip", "rot13", "*", "\xe9"),
         *([] if "zstd" in ENCODINGS else ["zstd"]),
     ],
 )

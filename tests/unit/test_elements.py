@@ -50,7 +50,10 @@ def test_a_wrapped_event_brings_its_key_which_comes_before_that_of_the_request()
     wrapped = b'{"event":%b,"idempotency_key":"own"}' % GOOD
     assert read.line(wrapped)[2] == key("own")
     assert read.line(wrapped, "header")[2] == key("own")
-    assert [one[2] for one in read.json(b"[%b,%b]" % (wrapped, GOOD), "header").elements] == [key("own"), key("header\n1")]
+    assert [one[2] for one in read.json(b"[%b,%b]" % (wrapped, GOOD), "header").elements] == [
+        key("own"),
+        key("header\n1"),
+    ]
     assert [one[2] for one in read.json(GOOD, "header").elements] == [key("header")]
     assert [one[2] for one in read.lines(GOOD + b"\n" + GOOD, "h").elements] == [key("h\n0"), key("h\n1")]
     assert [one[2] for one in read.json(b"[%b]" % GOOD).elements] == [None]
