@@ -60,12 +60,20 @@ def _parse_carefully(raw: bytes, index: int) -> object:
 
     It is parsed inside of an array, as it came: that is one level deeper, which the parsers bound.
     """
-    fault = "a value is missing"
+    where = f"in element {index}, counted from 0"
     try:
         array = json_text.parse(b"[%b]" % raw)
-        if isinstance(array, list) and len(array) == 1:
-            return array[0]
+    except MalformedJsonError as error:
+        raise MalformedJsonError(f"{where}: {_fault(raw) or error}") from None
+    if not isinstance(array, list) or len(array) != 1:
+        raise MalformedJsonError(f"{where}: a value is missing")
+    return array[0]
+
+
+def _fault(raw: bytes) -> str:
+    """Return what is wrong with an element, with the place in it; empty if nothing is wrong with it alone."""
+    try:
         json_text.parse(raw)
     except MalformedJsonError as error:
-        fault = str(error)
-    raise MalformedJsonError(f"in element {index}, counted from 0: {fault}")
+        return str(error)
+    return ""
