@@ -18,6 +18,7 @@ from aiohttp import HttpVersion11, web
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.database.connection import DamagedError, UnavailableError
+from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake import answers
@@ -437,5 +438,5 @@ def _authority(request: web.BaseRequest) -> str | None:
 
 
 def _hint_at_lines(body: bytes) -> str:
-    looks_like_lines = body.lstrip()[:1] == b"{" and b"\n{" in body
+    looks_like_lines = json_text.bare(body)[:1] == b"{" and b"\n{" in body
     return "; for one object a line, send Content-Type: application/x-ndjson" if looks_like_lines else ""

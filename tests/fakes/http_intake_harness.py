@@ -171,6 +171,7 @@ class Served:
     buffer: MemoryBuffer
     telemetry: Telemetry
     place: Address | Path
+    budget: ParsingBudget
 
     async def connect(self) -> Connection:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -255,6 +256,7 @@ async def serving(
         return {"state": "buffered"} if await buffer.holds(event_id) else None
 
     name = "unix" if unix else "http"
+    budget = ParsingBudget(settings.max_parsing_bytes)
     intake = HttpIntake(
         settings,
         control=ControlSettings(group=group),
@@ -268,7 +270,7 @@ async def serving(
             ids=EventIds(),
             clock=time.time,
         ),
-        budget=ParsingBudget(settings.max_parsing_bytes),
+        budget=budget,
         telemetry=telemetry,
         status=lambda: {"state": "ready"},
         receipt=receipt,
@@ -281,7 +283,7 @@ async def serving(
     place = unix or Address(*listener.getsockname()[:2])
     await intake.open(listener)
     try:
-        yield Served(intake, buffer, telemetry, place)
+        yield Served(intake, buffer, telemetry, place, budget)
     finally:
         await intake.close()
         await buffer.close()
