@@ -6,28 +6,27 @@ may import this module; it imports nothing of the project.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final
+
+import msgspec
 
 
-@dataclass(slots=True, eq=False)
-class Event:
+class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event that satisfies the contract.
 
-    Events are compared by identity; `id` is what names one across restarts. They are final for mypy rather than frozen:
-    that would make each of them four times as expensive.
+    Events are compared by identity; `id` is what names one across restarts. A struct of msgspec is made ten times as fast
+    as a frozen dataclass, and the garbage collector need not look at it.
     """
 
-    id: Final[int]
+    id: int
     """Unique, and rising in the order of acceptance. In the API it is written as a decimal string."""
-    customer: Final[str]
+    customer: str
     """The `customerId`, or a digest of a long one: the lane of the event. Never logged. May hold lone surrogates."""
-    name: Final[str]
+    name: str
     """The event's name, 1 to 49 UTF-16 code units. Text from strangers: log it as `printable(name)`."""
-    body: Final[bytes]
+    body: bytes
     """The exact JSON bytes to send, as the app wrote them."""
-    accepted_at: Final[float]
+    accepted_at: float
     """When intake accepted it, in seconds since 1970."""
 
     @property
@@ -65,18 +64,6 @@ class EventIds(Iterator[int]):
     def rise_above(self, last: int) -> None:
         """Yield only what is higher than `last`."""
         self._next = max(self._next, last + 1)
-
-
-def printable(text: str, limit: int = 100) -> str:
-    """Return `text`, which a stranger chose, fit for a log line or a terminal.
-
-    Control characters, lone surrogates and whatever else is not printable are escaped; the text is cut at `limit`
-    characters.
-    """
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    if cut.isprintable():
-        return cut
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in cut)
 
 
 Clock = Callable[[], float]

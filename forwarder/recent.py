@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from forwarder.event import Clock, printable
+from forwarder.event import Clock
+from forwarder.text import printable
 
 MAX_SHOWN: Final = 20
 """How many kinds of refusals are kept, and how many dead letters."""

@@ -41,7 +41,7 @@ def add_file_argument(parser: argparse.ArgumentParser) -> None:
 
 def file_name(file: str) -> str:
     """Return what messages call the file."""
-    from forwarder.event import printable
+    from forwarder.text import printable
 
     return "<stdin>" if file == "-" else printable(file, 500)
 

@@ -13,7 +13,7 @@ from itertools import chain, dropwhile
 from typing import Final
 
 from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
-from forwarder.event import Clock, printable
+from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.attribute_values import TYPE_OF, converted, is_date, is_nameable, type_of
 from forwarder.growlytics.contract import Conforming, Refused, Violation
@@ -21,6 +21,7 @@ from forwarder.growlytics.known_types import KnownTypes
 from forwarder.growlytics.type_conflicts import Action, Conflict, TypeConflicts
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
+from forwarder.text import printable
 
 MAX_CROWDED_NAMES: Final = 100
 """So many event names are known to have too many attributes; beyond that the first ones may be told of again."""

@@ -15,8 +15,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final, Literal
 
-from forwarder.event import printable
 from forwarder.growlytics.json_text import OutOfRange
+from forwarder.text import printable
 
 Code = Literal[
     "malformed_json",
@@ -63,7 +63,10 @@ class Violation:
 
 @dataclass(slots=True)
 class Conforming:
-    """What the forwarder needs to know of an event that satisfies the contract. Final for mypy, as `Event` is."""
+    """What the forwarder needs to know of an event that satisfies the contract.
+
+    Final for mypy only: to be frozen would make it cost three times as much.
+    """
 
     customer: Final[str]
     """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""

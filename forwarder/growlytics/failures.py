@@ -22,10 +22,10 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
-from forwarder.event import printable
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoNameServerError
 from forwarder.growlytics.outcome import Failure, FailureKind
+from forwarder.text import printable
 
 _MAX_TEXT_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 10

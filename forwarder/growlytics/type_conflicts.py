@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Final, Literal
 
 from forwarder.database.attribute_types import AttributeType, Place
-from forwarder.event import printable
 from forwarder.growlytics.attribute_values import is_soft
+from forwarder.text import printable
 
 MAX_RECORDED_ATTRIBUTES: Final = 10_000
 MAX_SHOWN_ATTRIBUTES: Final = 100
