@@ -1127,7 +1127,7 @@ MEBIBYTE: Final = 1 << 20
 MAX_TURN_SECONDS: Final = 0.5
 """Of the processor, at a stretch, for one request: so long everybody else waits, on a machine of their own."""
 REQUEST_MEMORY_FACTOR: Final = 40
-"""app.py promises: for each request under way 2 MiB and up to forty times its body."""
+"""app.py promises: for the one that is being split and checked up to forty times its body."""
 
 
 def _fill(element: bytes, size: int, *, as_lines: bool = False) -> bytes:
