@@ -121,7 +121,7 @@ def test_an_array_is_refused_exactly_if_the_whole_text_is(text: bytes) -> None:
 
 
 @pytest.mark.parametrize("innermost", [b"1", b"", b'"\\ud800"', b"1e400", b"x"])
-@pytest.mark.parametrize("depth", [2, 5, 100, 400, *range(1010, 1035, 2), 5000, 100_000])
+@pytest.mark.parametrize("depth", [2, 5, 100, 400, *range(1010, 1035, 2), 5000, 20_000])
 @pytest.mark.parametrize("beside", [b"", b"1,", b'"\\ud800",'])
 def test_depth_is_judged_as_in_the_whole_text_but_whatever_stands_beside(
     depth: int, innermost: bytes, beside: bytes
