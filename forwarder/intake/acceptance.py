@@ -10,30 +10,20 @@ time, first come, first served.
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
-
-import msgspec
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics import json_text
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
-from forwarder.growlytics.contract import Conforming, Refused, Violation, check
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged
+from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
+from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judge, Judgement
 from forwarder.telemetry import Telemetry
-
-ELEMENTS_PER_TURN: Final = 250
-"""How many elements of one request are checked before others get a turn of the event loop."""
-BYTES_PER_TURN: Final = 64 * 1024
-"""And how many bytes of them."""
-
-MAX_LISTED_VIOLATIONS: Final = 1000
-"""Of one request: no more elements are listed then, only counted, or a small request could ask for a huge answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +48,6 @@ class Accepted:
 Acceptance = Accepted | Full | NeverFits | Unavailable
 
 
-class _Draft(msgspec.Struct, gc=False):  # no cycles, and up to a million of them
-    """An element that may become an event."""
-
-    index: int
-    body: bytes
-    customer: str
-    name: str
-    key: Key | None
-    """The app's own."""
-    judged: Judged | None = None
-
-
-@dataclass(slots=True)
-class _Refusals:
-    """The refused elements of one request, all counted, but only so many listed that their memory is bounded."""
-
-    listed: list[tuple[int, Refused]] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
-    """Elements by the code of their first violation."""
-    first: dict[str, Refused] = field(default_factory=dict)
-    """Of each code."""
-    violations: int = 0
-
-    def add(self, index: int, refused: Refused) -> None:
-        code = refused.violations[0].code
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self.first.setdefault(code, refused)
-        if self.violations < MAX_LISTED_VIOLATIONS:
-            self.violations += len(refused.violations)
-            self.listed.append((index, refused))
-
-
-@dataclass(slots=True)
-class _Request:
-    """The elements of one request, judged."""
-
-    elements: int = 0
-    drafts: list[_Draft] = field(default_factory=list)
-    refused: _Refusals = field(default_factory=_Refusals)
-    refused_for_types: list[Judged] = field(default_factory=list)
-    has_keys: bool = False
-    has_judged: bool = False
-
-
 class Acceptor:
     """Puts what `read` read into the buffer. `ids` gives rising ids; `clock` gives seconds since 1970."""
 
@@ -119,6 +65,7 @@ class Acceptor:
         self.read = elements
         self._buffer = buffer
         self._types = types
+        self._judge = Judge(types)
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
         self._large = asyncio.Lock()
@@ -139,7 +86,7 @@ class Acceptor:
                 return await self.accept(posted.elements, intake=intake)
             del posted  # it may be far larger than the body
         async with self._large:
-            request = await self._judge(read(body, key).elements)
+            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
         return await self._settle(request, intake=intake, patient=False)
 
     async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
@@ -147,9 +94,11 @@ class Acceptor:
 
         Raises what `elements` raises, having counted nothing.
         """
-        return await self._settle(await self._judge(elements), intake=intake, patient=patient)
+        return await self._settle(
+            await self._judge.judge(elements, keys_are_kept=self._keys.are_kept), intake=intake, patient=patient
+        )
 
-    async def _settle(self, request: _Request, *, intake: str, patient: bool) -> Acceptance:
+    async def _settle(self, request: Judgement, *, intake: str, patient: bool) -> Acceptance:
         """Put what is good of a request, and count all of it."""
         if request.has_keys:
             await self._wait_for_claims(request)
@@ -202,69 +151,19 @@ class Acceptor:
         event_id = answer.ids[0]
         return answer.refusals[0][1] if event_id is None else event_id
 
-    async def _judge(self, elements: Iterable[Element]) -> _Request:
-        """Read all elements, and then look closely at the attributes of those that have something new about them."""
-        request = _Request()
-        unknown: list[_Draft] = []
-        keys_are_kept, know = self._keys.are_kept, self._types.know
-        size = 0
-        for body, checked, key in elements:
-            if isinstance(checked, Conforming):
-                draft = _Draft(request.elements, body, checked.customer, checked.name, None)
-                if key is not None and keys_are_kept:
-                    draft.key = key
-                    request.has_keys = True
-                request.drafts.append(draft)
-                if not know(checked):
-                    unknown.append(draft)
-            else:
-                request.refused.add(request.elements, checked)
-            request.elements += 1
-            size += len(body)
-            if size >= BYTES_PER_TURN or request.elements % ELEMENTS_PER_TURN == 0:
-                size = 0
-                await asyncio.sleep(0)
-        if unknown:
-            await self._judge_types(request, unknown)
-        return request
-
-    async def _judge_types(self, request: _Request, drafts: Sequence[_Draft]) -> None:
-        """Judge the attributes of drafts, which are read again: all of them at once would be far larger than the body."""
-        seen = Seen()
-        refused: set[int] = set()
-        size = 0
-        for number, draft in enumerate(drafts, 1):
-            checked = check(json_text.parse(draft.body))
-            assert isinstance(checked, Conforming), "it was checked before"
-            judged = self._types.judge(draft.body, checked, seen)
-            size += len(draft.body)
-            if judged is not None and judged.refused is not None:
-                request.refused.add(draft.index, judged.refused)
-                request.refused_for_types.append(judged)
-                refused.add(draft.index)
-            elif judged is not None:
-                draft.body, draft.judged = judged.body, judged
-                request.has_judged = True
-            if size >= BYTES_PER_TURN or number % ELEMENTS_PER_TURN == 0:
-                size = 0
-                await asyncio.sleep(0)
-        if refused:
-            request.drafts = [draft for draft in request.drafts if draft.index not in refused]
-            request.refused.listed.sort(key=itemgetter(0))
-
-    async def _wait_for_claims(self, request: _Request) -> None:
+    async def _wait_for_claims(self, request: Judgement) -> None:
         """Wait until none of the keys is of an event that is just being put."""
         self._keys.forget_old()
         keys = [draft.key for draft in request.drafts if draft.key]
         while claims := {found for key in keys if isinstance(found := self._keys.find(key), asyncio.Future)}:
             await asyncio.wait(claims)
 
-    def _sift(self, request: _Request) -> tuple[list[_Draft], dict[int, int | Key], Collection[int]]:
+    def _sift(self, request: Judgement) -> tuple[list[Draft], dict[int, int | Key], Collection[int]]:
         """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones.
 
         Also the indexes of those that use the key of another event, which are refused.
         """
-        fresh: list[_Draft] = []
+        fresh: list[Draft] = []
         repeats: dict[int, int | Key] = {}
         reused: set[int] = set()
         claimed: dict[bytes, Key] = {}

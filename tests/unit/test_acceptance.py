@@ -13,9 +13,10 @@ from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.json_text import MalformedJsonError
-from forwarder.intake.acceptance import ELEMENTS_PER_TURN, Acceptance, Accepted, Acceptor
+from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
 from forwarder.intake.duplicates import DuplicateKeys, key_of
 from forwarder.intake.elements import Elements
+from forwarder.intake.judging import ELEMENTS_PER_TURN
 from forwarder.settings import ContractSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
 from tests.fakes.buffers import memory_buffer
