@@ -1,43 +1,127 @@
 """The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`. Nothing here shows a payload or changes anything.
 
 Readiness is about this process alone: Growlytics being down or a full buffer must not take the app's pod out of service.
+It has a few connections of its own, so that who only connects takes none from those who post.
 """
 
+import gzip
 import socket
 from collections.abc import Callable
+from typing import Final
 
-from aiohttp import web
-from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.exposition import choose_encoder
 
+from forwarder.http.connections import Bodies
+from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Request, Resource
+from forwarder.http.server import Server
+from forwarder.intake.locks import AdminLock
+from forwarder.settings import Address, IntakeSettings
 from forwarder.telemetry import Telemetry
+
+MAX_CONNECTIONS: Final = 64
+_CLOSING_SECONDS: Final = 1.0
+_MAX_BODY_BYTES: Final = 4096
+"""Of a GET, which is read and thrown away."""
 
 
 class Admin:
-    """Serves one listening socket; `is_ready` is asked at every `/readyz`."""
+    """Serves one listening socket; `is_ready` is asked at every `/readyz`. `own` is the address, `admin.http`."""
 
-    def __init__(self, *, telemetry: Telemetry, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: IntakeSettings, *, own: Address | None, telemetry: Telemetry, is_ready: Callable[[], bool]
+    ) -> None:
+        self._lock = AdminLock(settings, own=own)
         self._telemetry = telemetry
         self._is_ready = is_ready
-        self._runner: web.AppRunner | None = None
+        self._server = Server(
+            self,
+            Limits(
+                head_seconds=settings.header_timeout_seconds,
+                body_seconds=settings.body_timeout_seconds,
+                answer_seconds=settings.body_timeout_seconds,
+            ),
+            max_connections=MAX_CONNECTIONS,
+            bodies=Bodies(0),
+        )
+        self._routes: dict[str, Resource] = {
+            path: Resource(answer, _MAX_BODY_BYTES)
+            for path, answer in (
+                ("/metrics", self._metrics),
+                ("/livez", self._alive),
+                ("/healthz", self._alive),
+                ("/readyz", self._ready),
+            )
+        }
+
+    def use(self, settings: IntakeSettings) -> None:
+        """Go by these settings' hosts from now on."""
+        self._lock.use(settings)
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens."""
-        app = web.Application()
-        app.router.add_get("/metrics", make_aiohttp_handler(self._telemetry.registry))
-        app.router.add_get("/livez", self._alive)
-        app.router.add_get("/healthz", self._alive)
-        app.router.add_get("/readyz", self._ready)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, shutdown_timeout=1)
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        await self._server.open(listener)
 
     async def close(self) -> None:
         """Stop serving. May be called again."""
-        if self._runner:
-            await self._runner.cleanup()
+        await self._server.close(seconds=_CLOSING_SECONDS)
 
-    async def _alive(self, request: web.Request) -> web.Response:  # noqa: ARG002 - a handler's shape
-        return web.Response(text="ok\n")
+    def begin(self, request: Request) -> Resource | Answer:
+        """See Application."""
+        if (code := self._lock.refuse(request.headers, authority=request.authority)) is not None:
+            self._telemetry.locked_out(code)
+            return _text(403, f"{code}: call this by an IP address, or add the name to intake.allowed_hosts\n")
+        if (resource := self._routes.get(request.path)) is None:
+            return _text(404, f"there are {', '.join(self._routes)} here\n")
+        if request.method != "GET":
+            return Answer(405, {"Allow": "GET, HEAD"})
+        return resource
 
-    async def _ready(self, request: web.Request) -> web.Response:  # noqa: ARG002 - a handler's shape
-        return web.Response(text="ok\n") if self._is_ready() else web.Response(status=503, text="not ready\n")
+    def refuse(self, refusal: Refusal, request: Request | None) -> Answer:  # noqa: ARG002 - as of Application
+        """See Application."""
+        return _text(_STATUSES[refusal], f"{refusal}\n")
+
+    def fail(self, error: BaseException, request: Request) -> Answer:  # noqa: ARG002 - as of Application
+        """See Application."""
+        self._telemetry.request_failed(error)
+        return _text(500, "the forwarder failed at this request; its log says more\n")
+
+    def connection_closed(self, reason: CloseReason) -> None:
+        """See Application."""
+        self._telemetry.connection_closed(reason)
+
+    def _metrics(self, request: Request) -> Answer:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        body = encode(self._telemetry.registry)
+        headers = {"Content-Type": content_type, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, compresslevel=1)
+        return Answer(200, headers, body)
+
+    def _alive(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
+        return _text(200, "ok\n")
+
+    def _ready(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
+        return _text(200, "ok\n") if self._is_ready() else _text(503, "not ready\n")
+
+
+_STATUSES: Final[dict[Refusal, int]] = {
+    "malformed_http": 400,
+    "uri_too_long": 414,
+    "headers_too_large": 431,
+    "unsupported_transfer_encoding": 501,
+    "headers_too_slow": 408,
+    "body_too_large": 413,
+    "malformed_body": 400,
+    "body_too_slow": 408,
+    "busy": 429,
+}
+
+
+def _text(status: int, text: str) -> Answer:
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+    return Answer(status, headers, text.encode(), closes=status == 403)

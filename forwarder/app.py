@@ -44,17 +44,19 @@ from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.history import History
+from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
+from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
-from forwarder.intake.http import HttpIntake, OperatorRoutes
+from forwarder.intake.event_routes import EventRoutes
+from forwarder.intake.http import HttpIntake, Operating, OperatorRoutes
 from forwarder.intake.lines import LinesIntake
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.intake.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.receipts import Receipts
 from forwarder.reload import Reloading
 from forwarder.secret_file import WatchedFile
@@ -73,6 +75,8 @@ from forwarder.threads import NoThreadError, in_own_thread
 
 State = Literal["starting", "ready", "stopping", "draining", "stopped"]
 
+_BODIES: Final = 32
+"""So many of the largest bodies may come at the same time."""
 _DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
 _SAMPLE_SECONDS: Final = 2.0
@@ -143,7 +147,12 @@ class App:
         self._intakes = self._make_intakes()
         self._key_file, self._token_file = self._watched_key(), self._watched_token()
         self._ca_file = self._watched_certificates()
-        self._admin = Admin(telemetry=self.telemetry, is_ready=lambda: self.state == "ready")
+        self._admin = Admin(
+            settings.intake,
+            own=settings.admin.http,
+            telemetry=self.telemetry,
+            is_ready=lambda: self.state == "ready",
+        )
         self.addresses: dict[str, str] = {}
         self._opened = AsyncExitStack()
         self.telemetry.daemon_described(
@@ -286,6 +295,7 @@ class App:
         for intake in self._http:
             intake.use(self._settings.intake)
             intake.use_control(self._settings.control)
+        self._admin.use(self._settings.intake)
 
     def _use_certificates(self, new: Certificates) -> None:
         self._client.use_certificates(new)
@@ -389,6 +399,9 @@ class App:
             "dead-letters": DeadLetterRoutes(self.dead_letters, replayer),
             "attribute-types": AttributeTypeRoutes(self._types, self.buffer.note),
         }
+        operating = Operating(self.status, self.receipt, operators)
+
+        bodies = Bodies(_BODIES * settings.max_body_bytes)
 
         budget = ParsingBudget(settings.max_parsing_bytes)
 
@@ -397,12 +410,11 @@ class App:
                 settings,
                 control=self._settings.control,
                 intake=name,
-                acceptor=acceptor,
+                events=EventRoutes(settings, intake=name, acceptor=acceptor, budget=budget, telemetry=self.telemetry),
+                bodies=bodies,
                 budget=budget,
                 telemetry=self.telemetry,
-                status=self.status,
-                receipt=self.receipt,
-                operators=operators,
+                operating=operating,
             )
 
         self._http = http("http"), http("unix")

@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from forwarder.app import App
-from forwarder.intake.connections import affordable
+from forwarder.host.open_files import affordable
 from forwarder.settings import Settings
 from forwarder.signals import Signals
 from forwarder.systemd import Systemd

@@ -46,7 +46,6 @@ REJECTION_REASONS: Final = (
     "idempotency_key_reused",
     "body_too_large",
     "buffer_full",
-    "busy",
     "buffer_unavailable",
     "shutting_down",
     "unauthorized",
@@ -56,6 +55,10 @@ REJECTION_REASONS: Final = (
     "unsupported_content_type",
     "malformed_body",
     "too_slow",
+    "headers_too_large",
+    "uri_too_long",
+    "unsupported_transfer_encoding",
+    "busy",
 )
 CLOSE_REASONS: Final = ("too_many", "header_timeout", "body_timeout", "answer_timeout")
 CONFLICT_ACTIONS: Final = ("observe", "coerce", "strip", "reject")

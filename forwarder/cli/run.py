@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from forwarder import process
     from forwarder.database.directory import DirectoryError, DirectoryInUseError
     from forwarder.growlytics.types_file import TypesFileError
-    from forwarder.intake.connections import too_few_files
-    from forwarder.intake.sockets import CannotBindError
+    from forwarder.host.open_files import too_few_files
+    from forwarder.host.sockets import CannotBindError
     from forwarder.logs import logging_to_stdout
     from forwarder.settings import load
     from forwarder.threads import end_threads

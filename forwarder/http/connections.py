@@ -7,7 +7,7 @@ never closed for who has not. Times are looked at by one sweep over all connecti
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 
 from forwarder.http.messages import Application, Limits
@@ -83,6 +83,9 @@ class Connections:
     def __len__(self) -> int:
         return len(self._new) + len(self._used)
 
+    def __iter__(self) -> Iterator[Connection]:
+        return iter((*self._new, *self._used))
+
     def make(self) -> Connection:
         """Return the protocol of a new connection, which adds itself when it is made."""
         return Connection(self)
@@ -116,12 +119,12 @@ class Connections:
     def close(self) -> None:
         """Close those that ask for nothing now, and the others with their answers."""
         self.closing = True
-        for connection in (*self._new, *self._used):
+        for connection in self:
             connection.close_if_idle()
 
     def abort(self) -> None:
         """Close all at once, and sweep no more."""
-        for connection in (*self._new, *self._used):
+        for connection in self:
             connection.abort()
         if self._timer is not None:
             self._timer.cancel()
@@ -130,7 +133,7 @@ class Connections:
     def sweep(self) -> None:
         """Close those whose time is up."""
         now = self.clock()
-        for connection in (*self._new, *self._used):
+        for connection in self:
             connection.check_time(now)
 
     def date_line(self) -> str:

@@ -1,11 +1,15 @@
 """Requests and answers of HTTP/1.1, and what a server asks of who answers them. Pure."""
 
+import re
 from asyncio import Future
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, Final, Literal, NamedTuple, Protocol
+from urllib.parse import parse_qsl, unquote
+
+_WHOLE_URL: Final = re.compile("[^/?#]+://([^/?#]*)")
 
 Refusal = Literal[
     "malformed_http",
@@ -40,9 +44,21 @@ class Request:
     """The socket of the connection, to ask about it only."""
 
     @property
+    def authority(self) -> str | None:
+        """The host in a target that is a whole URL, as a proxy is sent; it counts in place of the Host. Else None."""
+        whole = _WHOLE_URL.match(self.target)
+        return None if whole is None else whole[1]
+
+    @property
     def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
+        """The path in the target, with the characters that escapes stand for."""
+        whole = _WHOLE_URL.match(self.target)
+        return unquote(self.target[0 if whole is None else whole.end() :].partition("?")[0]) or "/"
+
+    @property
+    def query(self) -> dict[str, str]:
+        """What follows `?` in the target; of what is there twice, the last."""
+        return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
 
 
 @dataclass(slots=True)

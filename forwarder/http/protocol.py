@@ -5,6 +5,7 @@ these alone.
 """
 
 import asyncio
+import socket
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
@@ -84,7 +85,10 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._loop = asyncio.get_running_loop()
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
-        self._reader = RequestReader(self, self._limits, peer=transport.get_extra_info("socket"))
+        peer = transport.get_extra_info("socket")
+        if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio looks whether the listener names TCP
+        self._reader = RequestReader(self, self._limits, peer=peer)
         self._keeper.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -168,8 +172,8 @@ class Connection(asyncio.Protocol):
 
     def head_began(self) -> None:
         """See Receiver."""
-        if self.state is State.HEAD or self.state is State.BODY:
-            self.state = State.IDLE  # so that the time of this one counts anew
+        if self.state is not State.ANSWERING and self.state is not State.UNREAD:
+            self.state = State.NEW  # so that whatever is waited for next counts anew
 
     def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
         """See Receiver."""
@@ -185,6 +189,7 @@ class Connection(asyncio.Protocol):
             return begun.max_body_bytes
         exchange.answer = begun
         if begun.closes or waits:  # who waits for leave may send the body, or leave it: nobody knows what comes next
+            exchange.is_refused = True
             self._end_exchange(exchange)
             return -1
         self._reader.discards = True

@@ -90,7 +90,7 @@ class RequestReader:
                 raise error.__context__ or error from None
             except HttpParserError:
                 self._refuse("malformed_body" if self.phase is State.BODY else "malformed_http")
-        if self.phase is State.HEAD or self.phase is State.BODY:
+        if self._parser is not None:
             self._bound()
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ class RequestReader:
             self.end()
 
     def _bound(self) -> None:
-        """Refuse a head that is too long already, or a body with too much besides, which the parser keeps, or ignores."""
+        """Refuse what has come too much of already, and the parser keeps or ignores: of a head, beside a body, of nothing."""
         self._came_bytes += self._slice_bytes
         spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self._came_bytes
         if self.phase is State.BODY:
@@ -120,7 +120,7 @@ class RequestReader:
         elif len(self._target) > self._limits.max_target_bytes:
             self._refuse("uri_too_long")
         elif spare_bytes < 0:
-            self._refuse("headers_too_large")
+            self._refuse("headers_too_large" if self.phase is State.HEAD else "malformed_http")
 
     def _begin_anew(self) -> None:
         """Go on behind a request that offers another protocol, which nobody here speaks; with its body, if it has one."""

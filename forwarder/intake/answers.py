@@ -1,4 +1,4 @@
-"""The answers of the HTTP intake: JSON, of one shape for every error. Pure but for aiohttp's response objects."""
+"""The answers of the HTTP intake: JSON, of one shape for every error. Pure."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -6,24 +6,18 @@ from pathlib import Path
 from typing import Final
 
 import orjson
-from aiohttp import web
-from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 
 from forwarder.growlytics.contract import Refused, Violation
+from forwarder.http.messages import Answer
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
-from forwarder.intake.parsing import RETRY_AFTER_SECONDS as RETRY_AFTER_BUSY_SECONDS
 
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
 RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
+RETRY_AFTER_BUSY_SECONDS: Final = 1
 _MESSAGES: Final = {
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
-    "busy": (
-        429,
-        "other requests' bodies take all of intake.max_parsing_bytes: nothing was taken; send it again later",
-    ),
     "buffer_unavailable": (
         503,
         "the disk of the buffer is full, fails or is gone: nothing of this request was done; send it again later",
@@ -59,18 +53,36 @@ _MESSAGES: Final = {
         "any page could send this Content-Type, or none: send JSON's, as in curl -H 'Content-Type: application/json'",
     ),
     "malformed_body": (400, "the body is not what its headers say: cut short, or not the compression that it claims"),
+    "headers_too_large": (431, "the headers are too many, or too large: leave out what the forwarder does not need"),
+    "uri_too_long": (414, "the path and query are too long: events belong in the body"),
+    "unsupported_transfer_encoding": (
+        501,
+        "the Transfer-Encoding is not chunked alone: send that or a Content-Length, and compress with Content-Encoding",
+    ),
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
+    "busy": (
+        429,
+        "too much is being parsed at once (intake.max_parsing_bytes), so this request was not taken: send it again later",
+    ),
+    "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
+    "internal_error": (500, "the forwarder failed at this request, which was not taken; its log says more"),
+}
+_CLOSING: Final = frozenset({400, 401, 403, 408, 413, 414, 415, 431, 500, 501})
+"""Statuses after which the connection is closed: the rest of the request is not read, or nobody knows where it ends."""
+_JSON: Final = {
+    "Content-Type": "application/json",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
 }
 
-_SERVER: Final = SERVER_SOFTWARE.encode()
 _RETRY_AFTER_SECONDS: Final = {
-    "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
     "busy": RETRY_AFTER_BUSY_SECONDS,
+    "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
     "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 
 
-def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | None = None) -> web.Response:
+def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | None = None) -> Answer:
     """Refuse a request as a whole; the caller knows when it may come again, or else the code says it."""
     status, message = _MESSAGES[code]
     headers = {}
@@ -80,83 +92,39 @@ def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | N
         headers["Allow"] = allow
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    response = _errors(status, [{"code": code, "field": None, "message": message}], headers)
-    if status in (400, 401, 403, 408, 413, 415) or code == "shutting_down":
-        response.force_close()  # the rest of the body is not read, or no more requests are wanted
-    return response
+    answer = _errors(status, [{"code": code, "field": None, "message": message}], headers)
+    answer.closes = status in _CLOSING or code == "shutting_down"
+    return answer
 
 
-def preflight(headers: Mapping[str, str]) -> web.Response:
+def preflight(headers: Mapping[str, str]) -> Answer:
     """Tell a browser what it may send."""
-    return web.Response(status=204, headers=headers)
+    return Answer(204, headers)
 
 
-def too_slow_headers() -> bytes:
-    """Return a whole response, raw, for a client whose request never began, as its headers did not end."""
+def too_slow_headers() -> Answer:
+    """Refuse who sends the headers too slowly."""
     message = "the request's headers did not arrive within intake.header_timeout_seconds"
-    errors = [{"code": "too_slow", "field": None, "message": message}]
-    body = orjson.dumps({"success": False, "errors": errors})
-    head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return _errors(408, [{"code": "too_slow", "field": None, "message": message}])
 
 
-def violations(refused: Refused) -> web.Response:
+def violations(refused: Refused) -> Answer:
     """Refuse a single event, with all that is wrong with it."""
     malformed = refused.violations[0].code == "malformed_json"
     return _errors(400 if malformed else 422, described(refused.violations))
 
 
-def malformed_json(message: str) -> web.Response:
+def malformed_json(message: str) -> Answer:
     """Refuse a body that is not JSON as a whole."""
     return _errors(400, [{"code": "malformed_json", "field": None, "message": message}])
 
 
-def malformed_http(message: str) -> web.Response:
-    """Refuse what is not HTTP, and close the connection, as nobody knows where the next request would begin."""
-    response = _errors(400, [{"code": "malformed_http", "field": None, "message": message}])
-    response.force_close()
-    return response
-
-
-def internal_error() -> web.Response:
-    """Own up to a bug."""
-    message = "the forwarder failed at this request, which was not taken; its log says more"
-    response = _errors(500, [{"code": "internal_error", "field": None, "message": message}])
-    response.force_close()
-    return response
-
-
-def accepted_one(event_id: int) -> web.Response:
+def accepted_one(event_id: int) -> Answer:
     """Confirm a single event."""
     return _json(200, b'{"success":true,"id":"%d"}' % event_id)
 
 
-def accepted_one_raw(event_id: int) -> bytes:
-    """The same as a whole response, raw."""
-    body = b'{"success":true,"id":"%d"}' % event_id
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n%b" % (
-        len(body),
-        _general_headers(),
-        body,
-    )
-
-
-def raw(response: web.Response) -> bytes:
-    """Return a whole response, raw, as aiohttp would write it."""
-    body = response.body
-    assert isinstance(body, bytes), "the answers here are"
-    fields = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
-    head = f"HTTP/1.1 {response.status} {response.reason}\r\n{fields}Content-Length: {len(body)}\r\n".encode()
-    closes = b"Connection: close\r\n" if response.keep_alive is False else b""
-    return b"%b%b%b\r\n%b" % (head, _general_headers(), closes, body)
-
-
-def _general_headers() -> bytes:
-    """Return what every response has."""
-    return b"Date: %b\r\nServer: %b\r\n" % (rfc822_formatted_time().encode(), _SERVER)
-
-
-def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
+def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:
     """Confirm a batch: 202, or 422 if every one of its elements was refused."""
     content: dict[str, object] = {
         "accepted": accepted.accepted,
@@ -171,9 +139,14 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> web.Response:
     return _json(422 if accepted.refusals and not taken else 202, orjson.dumps(content))
 
 
-def content(answer: Mapping[str, object]) -> web.Response:
+def content(answer: Mapping[str, object]) -> Answer:
     """Show what was asked for."""
     return _json(200, orjson.dumps(answer))
+
+
+def encoded(body: bytes) -> Answer:
+    """Show what was asked for, which is JSON already."""
+    return _json(200, body)
 
 
 @cache
@@ -181,12 +154,12 @@ def _document() -> bytes:
     return Path(__file__).with_name("openapi.yaml").read_bytes()
 
 
-def document() -> web.Response:
+def document() -> Answer:
     """Show the OpenAPI document."""
-    return web.Response(body=_document(), content_type="application/yaml")
+    return Answer(200, {**_JSON, "Content-Type": "application/yaml"}, _document())
 
 
-def wrong_request(message: str) -> web.Response:
+def wrong_request(message: str) -> Answer:
     """Refuse a request that is not for an event, and is not understood."""
     return _errors(422, [{"code": "wrong_type", "field": None, "message": message}])
 
@@ -203,9 +176,9 @@ def described(found: Sequence[Violation]) -> list[dict[str, object]]:
 
 def _errors(
     http_status: int, errors: Sequence[Mapping[str, object]], headers: Mapping[str, str] | None = None
-) -> web.Response:
+) -> Answer:
     return _json(http_status, orjson.dumps({"success": False, "errors": errors}), headers)
 
 
-def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(status=http_status, body=body, content_type="application/json", headers=headers)
+def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(http_status, _JSON if headers is None else {**_JSON, **headers}, body)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
 
 from forwarder.database.attribute_types import AttributeType, Place, TypeChanges
 from forwarder.database.connection import DamagedError, UnavailableError
@@ -16,6 +15,7 @@ from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, TYPES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.growlytics.known_types import TooManyTypesError
+from forwarder.http.messages import Answer
 from forwarder.intake import answers
 
 MAX_PAGE_TYPES: Final = 500
@@ -64,14 +64,14 @@ class AttributeTypeRoutes:
         query: Mapping[str, str],
         *,
         lacking: Callable[[], str | None],  # noqa: ARG002 - a shape
-    ) -> web.Response:
+    ) -> Answer:
         """Answer a GET of what follows `/v1/attribute-types`, without a slash; there is nothing that needs leave."""
         try:
             return answers.refusal("not_found") if path else self._list(query)
         except _AskedWronglyError as error:
             return answers.wrong_request(str(error))
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
+    async def post(self, path: str, body: bytes, *, lacking: str | None) -> Answer:
         """Answer a POST to what follows `/v1/attribute-types/`; `lacking`: the code of what it lacks to change things."""
         if lacking is not None:
             return answers.refusal(lacking)
@@ -88,7 +88,7 @@ class AttributeTypeRoutes:
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    def _list(self, query: Mapping[str, str]) -> web.Response:
+    def _list(self, query: Mapping[str, str]) -> Answer:
         limit, after = _limit(query.get("limit", str(MAX_PAGE_TYPES))), query.get("after")
         pieces: list[bytes] = []
         left = MAX_PAGE_BYTES
@@ -102,9 +102,9 @@ class AttributeTypeRoutes:
             last = place
         head = self._types.counts() | {"next": None if following is None else _cursor(following)}
         body = _json(head)[:-1] + b',"types":[' + b",".join(pieces) + b"]}"
-        return web.Response(body=body, content_type="application/json")
+        return answers.encoded(body)
 
-    async def _forget(self, asked: Mapping[str, Any]) -> web.Response:
+    async def _forget(self, asked: Mapping[str, Any]) -> Answer:
         name, attribute = asked.get("name"), asked.get("attribute")
         if not isinstance(name, str):
             raise _AskedWronglyError("name must be the name of events, a string")
@@ -117,7 +117,7 @@ class AttributeTypeRoutes:
             return answers.refusal("buffer_unavailable")
         return answers.content({"forgotten": len(forgotten), "fixed": self._types.is_fixed(name, attribute)})
 
-    async def _import(self, asked: Mapping[str, Any]) -> web.Response:
+    async def _import(self, asked: Mapping[str, Any]) -> Answer:
         types = await _types_in(asked.get("types"))
         try:
             changes = self._types.imported(types)

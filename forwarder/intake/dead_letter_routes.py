@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import orjson
-from aiohttp import web
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.database.connection import DamagedError, UnavailableError
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.dead_letters import MAX_LETTERS, DeadLetters
+from forwarder.http.messages import Answer
 from forwarder.intake import answers
 from forwarder.intake.replay import Replayed, Replayer
 
@@ -30,7 +30,7 @@ class DeadLetterRoutes:
         self._dead_letters = dead_letters
         self._replayer = replayer
 
-    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> web.Response:
+    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> Answer:
         """Answer a GET of what follows `/v1/dead-letters`, without a slash; `lacking` tells what it lacks for payloads."""
         try:
             with_payload = bool(path) or _flag(query.get("payload", "false"), "payload")
@@ -42,7 +42,7 @@ class DeadLetterRoutes:
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> web.Response:
+    async def post(self, path: str, body: bytes, *, lacking: str | None) -> Answer:
         """Answer a POST to what follows `/v1/dead-letters/`; `lacking`: the code of what it lacks to change things."""
         if lacking is not None:
             return answers.refusal(lacking)
@@ -63,7 +63,7 @@ class DeadLetterRoutes:
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    async def _list(self, query: Mapping[str, str], *, with_payload: bool) -> web.Response:
+    async def _list(self, query: Mapping[str, str], *, with_payload: bool) -> Answer:
         limit = _integer(query.get("limit", "100"), "limit", 1, MAX_LETTERS)
         after = _integer(query.get("after", "0"), "after", 0, _MAX_INTEGER)
         page = await self._dead_letters.page(after_place=after, max_letters=limit, reason=query.get("reason"))
@@ -75,7 +75,7 @@ class DeadLetterRoutes:
             }
         )
 
-    async def _show(self, path: str) -> web.Response:
+    async def _show(self, path: str) -> Answer:
         if not path.isascii() or not path.isdecimal() or int(path) > _MAX_INTEGER:
             return answers.refusal("not_found")
         found = await self._dead_letters.find([int(path)])
@@ -102,7 +102,7 @@ def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:
     return described
 
 
-def _replayed(answer: Replayed | Full | NeverFits | Unavailable) -> web.Response:
+def _replayed(answer: Replayed | Full | NeverFits | Unavailable) -> Answer:
     match answer:
         case Replayed(moved, refused, missing):
             return answers.content(

@@ -20,8 +20,6 @@ EXEMPT_BYTES: Final = 64 * 1024
 """Below it a body that is not compressed reserves nothing."""
 WAIT_SECONDS: Final = 1.0
 """How long a request may wait for others before it is refused."""
-RETRY_AFTER_SECONDS: Final = 1
-"""When one that was refused may come again."""
 
 
 class ParsingBudget:

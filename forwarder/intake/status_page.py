@@ -10,16 +10,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
+from forwarder.http.messages import Answer
 
 _FILES: Final = Path(__file__).with_name("page")
 _SCRIPTS: Final = ("drawing.js", "advice.js", "sections.js", "polling.js")
 
 
-def status_page(*, asks_for_token: bool) -> web.Response:
+def status_page(*, asks_for_token: bool) -> Answer:
     """Show the page; `asks_for_token`: it need not find out first that there is a token."""
     page, policy = _made()
     headers = {
+        "Content-Type": "text/html; charset=utf-8",
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
@@ -29,7 +30,7 @@ def status_page(*, asks_for_token: bool) -> web.Response:
     }
     if asks_for_token:
         page = page.replace("<body>", "<body data-token>", 1)
-    return web.Response(text=page, content_type="text/html", headers=headers)
+    return Answer(200, headers, page.encode())
 
 
 @cache

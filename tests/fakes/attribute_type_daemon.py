@@ -63,8 +63,10 @@ class AttributeTypeDaemon:
         assert request.path.startswith(_PATH)
         rest = request.path.removeprefix(_PATH).removeprefix("/")
         if request.method == "GET":
-            return await routes.get(rest, request.query, lacking=lambda: None)
-        return await routes.post(rest, body, lacking=None if self.allowed else "unauthorized")
+            answer = await routes.get(rest, request.query, lacking=lambda: None)
+        else:
+            answer = await routes.post(rest, body, lacking=None if self.allowed else "unauthorized")
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
 
 @asynccontextmanager

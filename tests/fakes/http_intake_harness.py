@@ -16,14 +16,17 @@ from forwarder.buffer.memory import MemoryBuffer
 from forwarder.dead_letters import DeadLetters
 from forwarder.event import Event, EventIds
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.host.sockets import bind_tcp, bind_unix
+from forwarder.http.connections import Bodies
+from forwarder.http.messages import State
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
-from forwarder.intake.http import HttpIntake
+from forwarder.intake.event_routes import EventRoutes
+from forwarder.intake.http import HttpIntake, Operating
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.intake.sockets import bind_tcp, bind_unix
 from forwarder.receipts import Receipts
 from forwarder.settings import (
     Address,
@@ -172,12 +175,18 @@ class Served:
     telemetry: Telemetry
     place: Address | Path
     budget: ParsingBudget
+    status: dict[str, object]
+    """What /v1/status shows."""
 
     async def connect(self) -> Connection:
         async with asyncio.timeout(DEADLINE_SECONDS):
             if isinstance(self.place, Path):
                 return Connection(*await asyncio.open_unix_connection(self.place))
             return Connection(*await asyncio.open_connection(self.place.host, self.place.port))
+
+    def awaiting(self, state: State) -> int:
+        """Return how many connections wait for something."""
+        return sum(connection.state is state for connection in self.intake.server.connections)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -255,26 +264,27 @@ async def serving(
     async def receipt(event_id: int) -> dict[str, object] | None:
         return {"state": "buffered"} if await buffer.holds(event_id) else None
 
+    status: dict[str, object] = {"state": "ready"}
     name = "unix" if unix else "http"
     budget = ParsingBudget(settings.max_parsing_bytes)
+    acceptor = Acceptor(
+        elements,
+        buffer=buffer,
+        types=AttributeTypes(ContractSettings(), telemetry=telemetry, clock=time.time),
+        keys=DuplicateKeys(settings, clock=time.time),
+        telemetry=telemetry,
+        ids=EventIds(),
+        clock=time.time,
+    )
     intake = HttpIntake(
         settings,
         control=ControlSettings(group=group),
         intake=name,
-        acceptor=Acceptor(
-            elements,
-            buffer=buffer,
-            types=AttributeTypes(ContractSettings(), telemetry=telemetry, clock=time.time),
-            keys=DuplicateKeys(settings, clock=time.time),
-            telemetry=telemetry,
-            ids=EventIds(),
-            clock=time.time,
-        ),
+        events=EventRoutes(settings, intake=name, acceptor=acceptor, budget=budget, telemetry=telemetry),
+        bodies=Bodies(32 * settings.max_body_bytes),
         budget=budget,
         telemetry=telemetry,
-        status=lambda: {"state": "ready"},
-        receipt=receipt,
-        operators={"dead-letters": DeadLetterRoutes(letters, replayer)},
+        operating=Operating(lambda: status, receipt, {"dead-letters": DeadLetterRoutes(letters, replayer)}),
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")
@@ -283,7 +293,7 @@ async def serving(
     place = unix or Address(*listener.getsockname()[:2])
     await intake.open(listener)
     try:
-        yield Served(intake, buffer, telemetry, place, budget)
+        yield Served(intake, buffer, telemetry, place, budget, status)
     finally:
         await intake.close()
         await buffer.close()

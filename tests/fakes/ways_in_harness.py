@@ -15,12 +15,12 @@ from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Event, EventIds
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.host.sockets import bind_unix, bind_unix_datagram
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.datagram import DatagramIntake
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.lines import LinesIntake
-from forwarder.intake.sockets import bind_unix, bind_unix_datagram
 from forwarder.settings import BufferSettings, ContractSettings, IntakeSettings
 from forwarder.telemetry import CLOSE_REASONS, INTAKES, REJECTION_REASONS, Telemetry
 from tests.fakes.buffers import memory_buffer

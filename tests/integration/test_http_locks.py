@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.http.messages import State
 from forwarder.settings import IntakeSettings, Secret
 from tests.fakes.http_intake_harness import Answer, Served, request_bytes, serving, until
 
@@ -124,11 +125,7 @@ async def test_a_page_of_an_allowed_origin_posts_and_reads_the_answers_also_erro
 
 async def test_a_bug_too_is_answered_so_that_the_page_can_read_it(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(allowed_origins=(SHOP,)) as served:
-
-        def fail() -> dict[str, object]:
-            raise RuntimeError
-
-        served.intake._status = fail
+        served.status["state"] = object()  # which no JSON can hold
         answer = await get(served, STATUS, Origin=SHOP)
     assert answer.status == 500
     assert answer.headers["access-control-allow-origin"] == SHOP
@@ -202,7 +199,7 @@ async def test_who_came_in_before_there_was_a_token_has_not_shown_one() -> None:
     async with serving() as served, served.connection() as connection:
         whole = request_bytes("/v1/dead-letters/purge", body)
         await connection.send(whole[: -len(body)])
-        await until(lambda: served.intake._under_way == 1, what="its headers are there")
+        await until(lambda: served.awaiting(State.BODY) == 1, what="its head has come")
         served.intake.use(IntakeSettings(token=Secret("t")))
         await connection.send(body)
         assert_refused(await connection.answer(), 401, "unauthorized")

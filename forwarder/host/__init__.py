@@ -1,0 +1,1 @@
+"""What the daemon needs of the machine that it runs on."""

@@ -1,0 +1,120 @@
+"""The two ways to post events over HTTP: one, as Growlytics itself takes it, and many at once."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from time import perf_counter
+from typing import Final, assert_never
+
+from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.growlytics import json_text
+from forwarder.growlytics.contract import Refused
+from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.http.messages import Answer, Reply, Request
+from forwarder.intake import answers
+from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.intake.bodies import RefusedBodyError, inflater_for
+from forwarder.intake.elements import Element
+from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
+from forwarder.settings import IntakeSettings
+from forwarder.telemetry import Telemetry
+
+_LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+
+
+class EventRoutes:
+    """Answers posts of events to one listener, whose name in the metrics is `intake`."""
+
+    def __init__(
+        self,
+        settings: IntakeSettings,
+        *,
+        intake: str,
+        acceptor: Acceptor,
+        budget: ParsingBudget,
+        telemetry: Telemetry,
+    ) -> None:
+        self._intake = intake
+        self._budget = budget
+        self._acceptor = acceptor
+        self._telemetry = telemetry
+        self._max_body_bytes = settings.max_body_bytes
+
+    def one(self, request: Request) -> Reply:
+        """Answer a post of one event."""
+        started = perf_counter()
+        key = request.headers.get("idempotency-key")
+        if "content-encoding" in request.headers or len(request.body) >= EXEMPT_BYTES:
+            return self._one_unpacked(request, key, started)
+        taking = self._one(self._acceptor.read.one(request.body, key), started)
+        if key is not None:  # it may have to wait before it is put
+            return taking
+        return asyncio.get_running_loop().create_task(taking, name="post of an event")
+
+    async def _one_unpacked(self, request: Request, key: str | None, started: float) -> Answer:
+        try:
+            async with self._unpacked(request) as body:
+                return await self._one(self._acceptor.read.one(body, key), started)
+        except RefusedBodyError as error:
+            return self._refuse(error.code)
+
+    async def _one(self, element: Element, started: float) -> Answer:
+        answer = await self._acceptor.accept_one(element, intake=self._intake)
+        self._telemetry.request_answered(perf_counter() - started)
+        if isinstance(answer, int):
+            return answers.accepted_one(answer)
+        return answers.violations(answer) if isinstance(answer, Refused) else _no_room(answer)
+
+    async def batch(self, request: Request) -> Answer:
+        """Answer a post of a batch."""
+        started = perf_counter()
+        try:
+            async with self._unpacked(request) as body:
+                answer = await self._batch(request, body)
+        except RefusedBodyError as error:
+            return self._refuse(error.code)
+        self._telemetry.request_answered(perf_counter() - started)
+        return answer
+
+    async def _batch(self, request: Request, body: bytes) -> Answer:
+        with_ids = request.query.get("ids", "false")
+        if with_ids not in {"true", "false"}:
+            self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
+            return answers.wrong_request("ids: true or false")
+        key = request.headers.get("idempotency-key")
+        try:
+            answer = await self._acceptor.accept_body(body, key, intake=self._intake, is_lines=_is_lines(request))
+        except MalformedJsonError as error:
+            self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
+            return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
+        if not isinstance(answer, Accepted):
+            return _no_room(answer)
+        return answers.accepted_batch(answer, with_ids=with_ids == "true")
+
+    def _unpacked(self, request: Request) -> AbstractAsyncContextManager[bytes]:
+        inflater = inflater_for(request.headers.get("content-encoding"))
+        return unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget)
+
+    def _refuse(self, code: str) -> Answer:
+        self._telemetry.events_refused(1, intake=self._intake, reason=code)
+        return answers.refusal(code)
+
+
+def _no_room(answer: Full | NeverFits | Unavailable) -> Answer:
+    match answer:
+        case Full():
+            return answers.refusal("buffer_full", retry_after_seconds=answer.retry_after_seconds)
+        case Unavailable():
+            return answers.refusal("buffer_unavailable")
+        case NeverFits():
+            return answers.refusal("body_too_large")
+        case _:
+            assert_never(answer)
+
+
+def _is_lines(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() in _LINES_TYPES
+
+
+def _hint_at_lines(body: bytes) -> str:
+    looks_like_lines = json_text.bare(body)[:1] == b"{" and b"\n{" in body
+    return "; for one object a line, send Content-Type: application/x-ndjson" if looks_like_lines else ""
