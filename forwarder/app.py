@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 import attrs
 
@@ -72,8 +72,7 @@ from forwarder.settings import (
 from forwarder.status import Status
 from forwarder.telemetry import Telemetry
 from forwarder.threads import NoThreadError, in_own_thread
-
-State = Literal["starting", "ready", "stopping", "draining", "stopped"]
+from forwarder.words import DaemonState, Intake
 
 _BODIES: Final = 32
 """So many of the largest bodies may come at the same time."""
@@ -102,7 +101,7 @@ class App:
         self._wall, self._ages = wall, Ages(wall=wall, steady=steady)
         self._settings = settings
         self._clock = loop.time
-        self.state: State = "starting"
+        self.state: DaemonState = "starting"
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
         self.telemetry = Telemetry(clock=wall, age_seconds=self._ages.age_seconds)
@@ -405,7 +404,7 @@ class App:
 
         budget = ParsingBudget(settings.max_parsing_bytes)
 
-        def http(name: str) -> HttpIntake:
+        def http(name: Intake) -> HttpIntake:
             return HttpIntake(
                 settings,
                 control=self._settings.control,

@@ -12,6 +12,7 @@ from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Database
 from forwarder.database.dead_letters import DeadLetter, Page
 from forwarder.telemetry import Telemetry
+from forwarder.words import DeadReason
 
 MAX_LETTERS: Final = 1000
 """The most that are read or changed at once."""
@@ -37,7 +38,7 @@ class DeadLetters:
         """How much they count against `dead_letters.max_bytes`."""
         return self._database.ledger["dead_letters_bytes"]
 
-    async def page(self, *, after_place: int, max_letters: int, reason: str | None = None) -> Page:
+    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> Page:
         """Read up to `max_letters`, 1 to `MAX_LETTERS`, oldest first; fewer, but at least one, if they are large."""
         return await self._database.run(
             partial(

@@ -8,17 +8,16 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from forwarder.words import BUFFER_STATES, HOLD_CAUSES, BufferState, HoldCause
+
 METRICS_PREFIX: Final = "growlytics_forwarder"
-HOLD_CAUSES: Final = ("breaker", "retry_after", "auth", "systemic", "not_growlytics")
-BUFFER_STATES: Final = ("ready", "parked", "in_flight")
 
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """All of them, as of one moment."""
 
-    buffer_events: Mapping[str, int]
-    """By state: `ready`, `parked`, `in_flight`."""
+    buffer_events: Mapping[BufferState, int]
     buffer_bytes: int
     oldest_accepted_at: float | None
     """Seconds since 1970; None when the buffer is empty."""
@@ -26,7 +25,7 @@ class Gauges:
     """Attempts on the wire."""
     concurrency_limit: int
     """How many there may be now."""
-    holds: Container[str]
+    holds: Container[HoldCause]
     """The causes because of which nothing is sent but probes."""
     suspects: int
     """Events that are refused, and perhaps no others."""

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from forwarder.settings import ReceiptsSettings
+from forwarder.words import DeadReason, DropReason, ReceiptState
 
 Receipt = Mapping[str, object]
 
@@ -17,17 +18,17 @@ class Receipts:
     def __init__(self, settings: ReceiptsSettings, *, clock: Callable[[], float]) -> None:
         self._max_events = settings.max_events
         self._clock = clock
-        self._ended: OrderedDict[int, tuple[str, float, str | int | None]] = OrderedDict()
+        self._ended: OrderedDict[int, tuple[ReceiptState, float, str | int | None]] = OrderedDict()
 
     def delivered(self, event_id: int) -> None:
         """Growlytics has it."""
         self._end(event_id, "delivered", None)
 
-    def dead_lettered(self, event_id: int, reason: str) -> None:
+    def dead_lettered(self, event_id: int, reason: DeadReason) -> None:
         """It became a dead letter."""
         self._end(event_id, "dead_letter", reason)
 
-    def dropped(self, event_id: int, reason: str) -> None:
+    def dropped(self, event_id: int, reason: DropReason) -> None:
         """It is lost."""
         self._end(event_id, "dropped", reason)
 
@@ -48,7 +49,7 @@ class Receipts:
             receipt["reason"] = detail
         return receipt
 
-    def _end(self, event_id: int, state: str, detail: str | int | None) -> None:
+    def _end(self, event_id: int, state: ReceiptState, detail: str | int | None) -> None:
         self._ended[event_id] = (state, self._clock(), detail)
         self._ended.move_to_end(event_id)
         if len(self._ended) > self._max_events:

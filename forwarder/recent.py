@@ -9,10 +9,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Final
+from typing import Final, TypedDict
 
 from forwarder.event import Clock
 from forwarder.text import printable
+from forwarder.words import DeadReason, FailureKind, Intake, OutcomeName, RefusalReason
 
 MAX_SHOWN: Final = 20
 """How many kinds of refusals are kept, and how many dead letters."""
@@ -20,8 +21,15 @@ MAX_TIMES: Final = 1000
 """Of how many attempts, and deliveries, the times are kept."""
 
 
-FailureFields = Mapping[str, str | int | None]
-"""Why an attempt failed: `kind`, `status` (of the answer, if there was one), `error` (in words) and `host`."""
+class FailureFields(TypedDict):
+    """Why an attempt failed."""
+
+    kind: FailureKind
+    status: int | None
+    """Of the answer, if there was one."""
+    error: str
+    """In words."""
+    host: str | None
 
 
 @dataclass(slots=True)
@@ -37,15 +45,17 @@ class Recent:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._refusals: OrderedDict[tuple[str, str, str | None, str | None], _Refusal] = OrderedDict()
+        self._refusals: OrderedDict[tuple[Intake, RefusalReason, str | None, str | None], _Refusal] = OrderedDict()
         """By intake, code, name and field, so that a flood of one kind leaves the others in sight; the latest last."""
-        self._dead_letters: deque[tuple[int, float, str, int | None, str]] = deque(maxlen=MAX_SHOWN)
+        self._dead_letters: deque[tuple[int, float, DeadReason, int | None, str]] = deque(maxlen=MAX_SHOWN)
         self._last_failure: tuple[float, FailureFields] | None = None
-        self._attempts: Counter[str] = Counter()
+        self._attempts: Counter[OutcomeName] = Counter()
         self._attempt_seconds: deque[float] = deque(maxlen=MAX_TIMES)
         self._latency_seconds: deque[float] = deque(maxlen=MAX_TIMES)
 
-    def refused(self, count: int, *, intake: str, code: str, name: str | None = None, field: str | None = None) -> None:
+    def refused(
+        self, count: int, *, intake: Intake, code: RefusalReason, name: str | None = None, field: str | None = None
+    ) -> None:
         """`count` events were refused; `name` and `field` are those of one of them, if they are known."""
         kind = intake, code, None if name is None else printable(name), None if field is None else printable(field)
         refusal = self._refusals.get(kind)
@@ -57,11 +67,11 @@ class Recent:
         refusal.events += count
         self._refusals.move_to_end(kind)
 
-    def dead_lettered(self, event_id: int, *, reason: str, status: int | None, name: str) -> None:
+    def dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
         """An event was given up; `status` is that of the last answer, if there was one."""
         self._dead_letters.append((event_id, self._clock(), reason, status, name))
 
-    def attempted(self, outcome: str, seconds: float) -> None:
+    def attempted(self, outcome: OutcomeName, seconds: float) -> None:
         """An attempt came to `outcome`."""
         self._attempts[outcome] += 1
         self._attempt_seconds.append(seconds)
@@ -75,7 +85,7 @@ class Recent:
         self._latency_seconds.append(seconds)
 
     @property
-    def attempts(self) -> Mapping[str, int]:
+    def attempts(self) -> Mapping[OutcomeName, int]:
         """Return how many there were since the start, by what they came to."""
         return self._attempts
 

@@ -12,8 +12,9 @@ from forwarder.gauges import Gauges
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.history import History
 from forwarder.reload import Reloading
-from forwarder.telemetry import OUTCOMES, Telemetry
+from forwarder.telemetry import Telemetry
 from forwarder.text import printable
+from forwarder.words import OUTCOMES, DaemonState
 
 
 class Status:
@@ -65,7 +66,7 @@ class Status:
             )
         ) | {"unaccounted": now.unaccounted}
 
-    def content(self, state: str) -> dict[str, object]:
+    def content(self, state: DaemonState) -> dict[str, object]:
         """Return the content of /v1/status."""
         gauges, settings = self.gauges(), self._reloading.settings
         oldest = gauges.oldest_accepted_at

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,70 +27,42 @@ from forwarder.event import Clock
 from forwarder.gauges import METRICS_PREFIX, Gauges, ReadGauges
 from forwarder.recent import FailureFields, Recent
 from forwarder.text import printable
+from forwarder.words import (
+    BUFFER_OPERATIONS,
+    CLOSE_REASONS,
+    CONFLICT_ACTIONS,
+    CONFLICT_KINDS,
+    DEAD_REASONS,
+    DROP_REASONS,
+    EVICTION_REASONS,
+    FAILURE_KINDS,
+    INTAKES,
+    OUTCOMES,
+    REFUSAL_REASONS,
+    RELOAD_RESULTS,
+    REQUEST_REFUSAL_REASONS,
+    RETRY_REASONS,
+    AttributeType,
+    BufferOperation,
+    CloseReason,
+    Code,
+    ConflictAction,
+    ConflictKind,
+    DeadReason,
+    DropReason,
+    EvictionReason,
+    HoldCause,
+    Intake,
+    OutcomeName,
+    RefusalReason,
+    ReloadResult,
+    RequestRefusalReason,
+    RetryReason,
+)
 
 log = logging.getLogger("forwarder")
 
-INTAKES: Final = ("http", "unix", "lines", "datagram", "replay")
-REJECTION_REASONS: Final = (
-    "malformed_json",
-    "not_an_object",
-    "missing_field",
-    "wrong_type",
-    "empty",
-    "name_too_long",
-    "too_many_attributes",
-    "attribute_type_not_allowed",
-    "time_not_milliseconds",
-    "number_out_of_range",
-    "attribute_type_conflict",
-    "idempotency_key_reused",
-    "body_too_large",
-    "buffer_full",
-    "buffer_unavailable",
-    "shutting_down",
-    "unauthorized",
-    "forbidden_origin",
-    "forbidden_host",
-    "unsupported_encoding",
-    "unsupported_content_type",
-    "malformed_body",
-    "too_slow",
-    "headers_too_large",
-    "uri_too_long",
-    "unsupported_transfer_encoding",
-    "busy",
-)
-CLOSE_REASONS: Final = ("too_many", "header_timeout", "body_timeout", "answer_timeout")
-CONFLICT_ACTIONS: Final = ("observe", "coerce", "strip", "reject")
-CONFLICT_KINDS: Final = ("hard", "date")
-DEAD_REASONS: Final = ("rejected", "expired", "ambiguous")
-EVICTION_REASONS: Final = ("full", "purged", "shutdown")
-DROP_REASONS: Final = ("drop_oldest", "corrupt", "shutdown")
-BUFFER_OPERATIONS: Final = ("commit", "read", "count", "salvage", "directory")
-OUTCOMES: Final = ("delivered", "retryable", "rejected", "blocked")
-RETRY_REASONS: Final = (
-    "network",
-    "timeout",
-    "status_408",
-    "status_413",
-    "status_425",
-    "status_429",
-    "status_5xx",
-    "blocked",
-    "suspect",
-)
-FAILURE_KINDS: Final = (
-    "dns",
-    "connect",
-    "tls",
-    "proxy",
-    "timeout_connect",
-    "timeout_answer",
-    "reset",
-    "protocol",
-    "status",
-)
-RELOAD_RESULTS: Final = ("changed", "unchanged", "failed")
+_Word = TypeVar("_Word", bound=str)
 
 _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10)
 _ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -98,27 +70,40 @@ _LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 30, 120, 600, 3600, 21600
 _LOG_INTERVAL_SECONDS: Final = 10.0
 _MAX_CONFLICT_LINES: Final = 10
 """In that time."""
-_DROPPED: Final = {
+_DROPPED: Final[Mapping[DropReason, str]] = {
     "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
     "corrupt": "events are lost: the buffer's disk altered them",
 }
-_LOCKED_OUT: Final = {
+_LOCKED_OUT: Final[Mapping[Code, str]] = {
     "unauthorized": "requests over TCP lack the token: see intake.token",
     "forbidden_origin": "pages in a browser post to the forwarder, and are refused: see intake.allowed_origins",
     "forbidden_host": "requests over TCP name another host, and are refused: see intake.allowed_hosts",
 }
-_REFUSED: Final = {
-    "buffer_full": "the buffer is full: events are refused until there is room; see buffer.max_events and max_bytes"
+_REFUSED: Final[Mapping[Code, str]] = {
+    "buffer_full": "the buffer is full: events are refused until there is room; see buffer.max_events and max_bytes",
+    "busy": "requests are refused, as too much is being parsed at once: send smaller batches, or fewer at the same time; "
+    "or raise intake.max_parsing_bytes",
+    "malformed_http": "requests are refused that are not valid HTTP/1.1: check the client, and whether it speaks TLS or "
+    "HTTP/2 to a port of plain HTTP/1.1",
+    "headers_too_large": "requests are refused whose headers are too many or too large: leave out those that the forwarder "
+    "does not need, such as cookies",
+    "uri_too_long": "requests are refused whose path and query are too long: send events in the body",
+    "unsupported_transfer_encoding": "requests are refused whose Transfer-Encoding is not chunked alone: send that, or a "
+    "Content-Length; compress with Content-Encoding",
+    **dict.fromkeys(_LOCKED_OUT, ""),
+    "too_slow": "",
+    "buffer_unavailable": "",
+    "shutting_down": "",
 }
+"""Of events and of requests; empty if another method tells of it."""
 _WRONG: Final = "events are refused: code, name and field say why"
-_LOGGED_ELSEWHERE: Final = frozenset({*_LOCKED_OUT, "too_slow", "buffer_unavailable", "shutting_down"})
-_CLOSED: Final = {
+_CLOSED: Final[Mapping[CloseReason, str]] = {
     "too_many": "too many connections: those without a request for longest are closed; see intake.max_connections",
     "header_timeout": "connections are closed that do not send a whole request: see intake.header_timeout_seconds",
     "body_timeout": "connections are closed that do not send all they began: see intake.body_timeout_seconds",
     "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
 }
-_RELOADED: Final = {
+_RELOADED: Final[Mapping[ReloadResult, str]] = {
     "changed": "%s was read again: it has changed, and what it holds is used from now on",
     "unchanged": "%s was read again: it holds the same",
 }
@@ -132,11 +117,11 @@ _UNUSABLE_CERTIFICATES: Final = (
     "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
     "form; it is tried again every second"
 )
-_GIVEN_UP: Final = {
+_GIVEN_UP: Final[Mapping[DeadReason, str]] = {
     "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
     "ambiguous": "event not repeated, although it may not have arrived: see growlytics-forwarder dead-letters list",
 }
-_HOLDS: Final = {
+_HOLDS: Final[Mapping[HoldCause, str]] = {
     "breaker": "delivery holds: attempts fail one after the other",
     "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
     "auth": "delivery holds: the forwarder is refused; check growlytics.api_key, growlytics.url and growlytics.proxy",
@@ -162,14 +147,20 @@ class Telemetry:
         self.age_seconds = age_seconds or (lambda accepted_at: max(0.0, clock() - accepted_at))
         """How long ago an event was accepted that was accepted at this time."""
         self._logged: dict[tuple[str, object], tuple[float, int]] = {}
-        self._untold_holds: dict[str, dict[str, object]] = {}  # those that last, and whose lines were left out
+        self._untold_holds: dict[HoldCause, dict[str, object]] = {}  # those that last, and whose lines were left out
         self._conflict_lines = float("-inf"), 0, 0
         """Since when how many lines about conflicts were written, and how many were left out."""
         self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
         self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
         self._duplicates = self._counter("events_duplicate", "Events that repeated the key of one accepted before")
         self._rejected = self._labelled(
-            "events_rejected", "Events refused, by the first error's code", "reason", REJECTION_REASONS
+            "events_rejected", "Events refused, by the first error's code", "reason", REFUSAL_REASONS
+        )
+        self._requests_refused = self._labelled(
+            "http_requests_refused",
+            "Requests refused before anything of an event is known",
+            "reason",
+            REQUEST_REFUSAL_REASONS,
         )
         self._closed = self._labelled(
             "connections_closed", "Connections that an intake closed for the sake of others", "reason", CLOSE_REASONS
@@ -248,14 +239,20 @@ class Telemetry:
 
     # Intake
 
-    def events_accepted(self, count: int, *, intake: str) -> None:
+    def events_accepted(self, count: int, *, intake: Intake) -> None:
         """The buffer took charge of `count` events."""
         self.received += count
         self._received[intake].inc(count)
         self._accepted[intake].inc(count)
 
     def events_refused(
-        self, count: int, *, intake: str, reason: str, name: str | None = None, field: str | None = None
+        self,
+        count: int,
+        *,
+        intake: Intake,
+        reason: RefusalReason,
+        name: str | None = None,
+        field: str | None = None,
     ) -> None:
         """`count` events were refused, for the first of their errors; `name` and `field` are those of one of them."""
         self.received += count
@@ -265,28 +262,33 @@ class Telemetry:
         if not count:
             return
         self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
-        if reason not in _LOGGED_ELSEWHERE:
+        if message := _REFUSED.get(reason, _WRONG):
             name, field = (None if text is None else printable(text) for text in (name, field))
-            message = _REFUSED.get(reason, _WRONG)
             self._log_seldom(message, kind=reason, code=reason, count=count, name=name, field=field)
 
-    def events_duplicate(self, count: int, *, intake: str) -> None:
+    def events_duplicate(self, count: int, *, intake: Intake) -> None:
         """`count` events repeated keys of events accepted before, so they are not taken again."""
         self.received += count
         self.duplicates += count
         self._received[intake].inc(count)
         self._duplicates.inc(count)
 
-    def locked_out(self, code: str) -> None:
+    def request_refused(self, reason: RequestRefusalReason) -> None:
+        """A request was refused before anything of an event is known. Reasons that others tell of are only counted."""
+        self._requests_refused[reason].inc()
+        if message := _REFUSED.get(reason):
+            self._log_seldom(message, kind=reason, code=reason)
+
+    def locked_out(self, code: RequestRefusalReason) -> None:
         """A request over TCP lacked what it must have, or came from where none may; see _LOCKED_OUT."""
         self._log_seldom(_LOCKED_OUT[code], kind=code, code=code)
 
-    def operator_refused(self, code: str, *, user: int | None) -> None:
+    def operator_refused(self, code: RequestRefusalReason, *, user: int | None) -> None:
         """A request over a Unix socket was for what operators do, and `user` is none of them."""
         message = "a user who is no operator asked for payloads or changes over the Unix socket: see control.group"
         self._log_seldom(message, kind=code, code=code, user=user)
 
-    def connection_closed(self, reason: str) -> None:
+    def connection_closed(self, reason: CloseReason) -> None:
         """An intake closed a connection for the sake of others."""
         self._closed[reason].inc()
         self._log_seldom(_CLOSED[reason], kind=reason, reason=reason)
@@ -302,11 +304,13 @@ class Telemetry:
             extra={"fields": {"connections": connections, "max_connections": wanted}},
         )
 
-    def attribute_type_conflict(self, *, action: str, kind: str) -> None:
+    def attribute_type_conflict(self, *, action: ConflictAction, kind: ConflictKind) -> None:
         """An attribute of an accepted or refused event had another type than before."""
         self._conflicts[action, kind].inc()
 
-    def attribute_conflicts_first(self, *, name: str, attribute: str, expected: str, found: str, action: str) -> None:
+    def attribute_conflicts_first(
+        self, *, name: str, attribute: str, expected: AttributeType, found: AttributeType, action: ConflictAction
+    ) -> None:
         """For the first time since the start this attribute of events of this name had another type than before.
 
         Of very many at once only some are logged.
@@ -336,7 +340,7 @@ class Telemetry:
             extra={"fields": fields},
         )
 
-    def attribute_types_unfixed(self, policy: str) -> None:
+    def attribute_types_unfixed(self, policy: ConflictAction) -> None:
         """At the start: the policy changes or refuses events by what was learned, as no types are fixed."""
         log.warning(
             "contract.attribute_types goes by what is learned, and Growlytics may have learned another type before: "
@@ -377,14 +381,14 @@ class Telemetry:
         self._latency.observe(seconds)
         self.recent.delivered(seconds)
 
-    def event_dead_lettered(self, event_id: int, *, reason: str, status: int | None, name: str) -> None:
+    def event_dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
         """An event left the buffer because it was given up; for what was rejected see `event_rejected`."""
         self._dead_lettered[reason].inc()
         self.recent.dead_lettered(event_id, reason=reason, status=status, name=name)
         if reason in _GIVEN_UP:
             self._log_seldom(_GIVEN_UP[reason], kind=reason, reason=reason)
 
-    def events_dropped(self, count: int, *, reason: str) -> None:
+    def events_dropped(self, count: int, *, reason: DropReason) -> None:
         """Accepted events are lost."""
         self._dropped[reason].inc(count)
         if count and reason != "shutdown":
@@ -399,7 +403,7 @@ class Telemetry:
             status=status,
         )
 
-    def attempt_finished(self, outcome: str, seconds: float) -> None:
+    def attempt_finished(self, outcome: OutcomeName, seconds: float) -> None:
         """An attempt on the wire came to `outcome` after `seconds`."""
         self._attempts[outcome].inc()
         self._attempt_duration.observe(seconds)
@@ -407,10 +411,10 @@ class Telemetry:
 
     def attempt_failed(self, failure: FailureFields) -> None:
         """It did not deliver, because of this."""
-        self._failures[str(failure["kind"])].inc()
+        self._failures[failure["kind"]].inc()
         self.recent.failed(failure)
 
-    def retry_scheduled(self, *, reason: str, maybe_delivered: bool) -> None:
+    def retry_scheduled(self, *, reason: RetryReason, maybe_delivered: bool) -> None:
         """An attempt failed in a way that may pass, so there will be another."""
         self._retries[reason].inc()
         if maybe_delivered:
@@ -442,7 +446,7 @@ class Telemetry:
         """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
         self._possible_duplicates.inc()
 
-    def hold_started(self, cause: str, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
+    def hold_started(self, cause: HoldCause, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
         """Nothing is sent any more but one probe at a time; `failure` is of the attempt that made it so."""
         fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1), **(failure or {})}
         if not self._log_seldom(_HOLDS[cause], kind=cause, more=fields):
@@ -456,7 +460,7 @@ class Telemetry:
                 self._log_seldom(_HOLDS[cause], kind=cause, more=fields)
                 del self._untold_holds[cause]
 
-    def hold_ended(self, cause: str, *, seconds: float) -> None:
+    def hold_ended(self, cause: HoldCause, *, seconds: float) -> None:
         """An event was delivered, so this holds no longer."""
         if self._untold_holds.pop(cause, None) is None:
             self._log_seldom(
@@ -469,7 +473,7 @@ class Telemetry:
 
     # Buffer and dead letters
 
-    def dead_letters_evicted(self, count: int, *, reason: str) -> None:
+    def dead_letters_evicted(self, count: int, *, reason: EvictionReason) -> None:
         """Dead letters were removed, other than by replaying them."""
         self._evicted[reason].inc(count)
         if count and reason == "full":
@@ -477,7 +481,7 @@ class Telemetry:
                 "dead letters removed: there is no room for more (dead_letters.max_events, max_bytes)", kind=0
             )
 
-    def buffer_failed(self, operation: str, error: Exception) -> None:
+    def buffer_failed(self, operation: BufferOperation, error: Exception) -> None:
         """The buffer's disk is full or fails; it will be tried again."""
         self._buffer_errors[operation].inc()
         self._log_seldom(
@@ -559,7 +563,7 @@ class Telemetry:
 
     # Files that settings name
 
-    def file_reloaded(self, setting: str, result: str, *, notable: bool = True) -> None:
+    def file_reloaded(self, setting: str, result: ReloadResult, *, notable: bool = True) -> None:
         """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
         self._reloads[result].inc()
         if notable:
@@ -659,7 +663,7 @@ class Telemetry:
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)
 
-    def _labelled(self, name: str, text: str, label: str, values: tuple[str, ...]) -> dict[str, Counter]:
+    def _labelled(self, name: str, text: str, label: str, values: tuple[_Word, ...]) -> dict[_Word, Counter]:
         """Make a counter with one label and a child for each of its values, so that every series starts at 0."""
         parent = Counter(f"{METRICS_PREFIX}_{name}", text, (label,), registry=self.registry)
         return {value: parent.labels(value) for value in values}

@@ -8,6 +8,7 @@ from prometheus_client import Metric
 from forwarder.gauges import Gauges
 from forwarder.settings import reference
 from forwarder.telemetry import Telemetry
+from forwarder.words import BUFFER_STATES
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "growlytics_forwarder_"
@@ -31,9 +32,8 @@ def metrics_table() -> str:
 def described_metrics() -> list[Metric]:
     """Return every metric that a daemon shows, with all its series."""
     telemetry = Telemetry()
-    states = {"ready": 0, "parked": 0, "in_flight": 0}
     gauges = Gauges(
-        states,
+        dict.fromkeys(BUFFER_STATES, 0),
         buffer_bytes=0,
         oldest_accepted_at=None,
         delivery_in_flight=0,

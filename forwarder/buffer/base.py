@@ -13,12 +13,13 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
-from forwarder.buffer.fates import DeadReason, DropReason, Fate
+from forwarder.buffer.fates import Fate
 from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
+from forwarder.words import DeadReason, DropReason, Intake, WhenFull
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Buffer(Protocol):
         ...
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         """Store all of `events`, whose ids rise, or none; return when the promise holds.
 
@@ -183,7 +184,7 @@ class Buffer(Protocol):
         """Return whether the event is in."""
         ...
 
-    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+    def use(self, when_full: WhenFull) -> None:
         """Do this when full, from now on."""
         ...
 

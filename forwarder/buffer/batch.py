@@ -14,6 +14,7 @@ from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.marks import Mark
 from forwarder.event import Event
+from forwarder.words import Intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Put:
     events: Sequence[Event]
     size_bytes: int
     """Of the events."""
-    intake: str
+    intake: Intake | None
+    """None: they are salvaged."""
     done: asyncio.Future[PutAnswer]
     deadline: float
     """Until when, by the event loop's clock, it may wait for the disk."""

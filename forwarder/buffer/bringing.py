@@ -45,7 +45,7 @@ class Bringing:
         ]
         size = sum(event.size_bytes for event in new)
         loop = asyncio.get_running_loop()
-        put = Put(new, size, "", loop.create_future(), loop.time() + PUT_SECONDS, salvaged=source, ended=ended)
+        put = Put(new, size, None, loop.create_future(), loop.time() + PUT_SECONDS, salvaged=source, ended=ended)
         async with self._room.queue:
             self._submit(put)
         if await put.done != Stored():

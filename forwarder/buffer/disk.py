@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
-from typing import Final, Literal
+from typing import Final
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Ack, Batch, Put
@@ -40,6 +40,7 @@ from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, WhenFull
 
 _COMMIT_SECONDS: Final = 0.5
 """What of the time that a put may take is left for its commit, when it or the one before it waited for room."""
@@ -142,7 +143,7 @@ class DiskBuffer:
             tasks.create_task(self._commits.watch(), name="buffer failure")
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
         size = sum(event.size_bytes for event in events)
@@ -165,6 +166,7 @@ class DiskBuffer:
         """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
         if self._when_full == "drop_oldest":
             return await self._make_room(put)
+        assert put.intake is not None, "what is salvaged asks for no room"
         return self._turns.ask(put.events, put.size_bytes, intake=put.intake, free=self._room.free())
 
     async def _make_room(self, put: Put) -> Full | Unavailable | None:
@@ -259,7 +261,7 @@ class DiskBuffer:
             return True
         return await self._database.run(lambda transaction: rows.is_held(transaction, event_id))
 
-    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+    def use(self, when_full: WhenFull) -> None:
         """See Buffer."""
         self._when_full = when_full
 
@@ -343,7 +345,7 @@ class DiskBuffer:
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
         self._declined.committed(batch.declined)
-        accepted: Counter[str] = Counter()
+        accepted: Counter[Intake] = Counter()
         for put in batch.puts:
             if not put.written:
                 self._refuse(put)
@@ -352,6 +354,7 @@ class DiskBuffer:
             if put.dropped:
                 self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
             if put.salvaged is None:
+                assert put.intake is not None, "only what is salvaged came by none"
                 accepted[put.intake] += len(put.events)
                 self._reading.add(put.events)
             else:

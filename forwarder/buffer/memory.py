@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
-from typing import Literal
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
-from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, Dropped, Fate
+from forwarder.buffer.fates import Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
 from forwarder.buffer.turns import Turns
@@ -26,6 +25,7 @@ from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import DEAD_REASONS, DROP_REASONS, Intake, WhenFull
 
 
 class MemoryBuffer:
@@ -70,7 +70,7 @@ class MemoryBuffer:
         self,
         events: Sequence[Event],
         *,
-        intake: str,
+        intake: Intake,
         replayed: Sequence[int] = (),
         notes: Notes = NO_NOTES,  # noqa: ARG002 - who made them has them in memory, too
     ) -> PutAnswer:
@@ -184,7 +184,7 @@ class MemoryBuffer:
         """See Buffer."""
         return event_id in self._taken or any(event.id == event_id for event in self._ordering)
 
-    def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
+    def use(self, when_full: WhenFull) -> None:
         """See Buffer."""
         self._when_full = when_full
 

@@ -20,8 +20,9 @@ from typing import Final
 from forwarder.buffer.base import Full
 from forwarder.event import Clock, Event
 from forwarder.settings import BufferSettings
+from forwarder.words import Intake
 
-IN_PARTS: Final = frozenset({"lines", "datagram"})
+IN_PARTS: Final = frozenset[Intake]({"lines", "datagram"})
 """Ways in that put as many events at once as there is room for: to them what is kept is as good for few as for many."""
 SLACK_SECONDS: Final = 1.0
 """How much later than it was told to a request may come again and find its turn kept."""
@@ -78,7 +79,7 @@ class Turns:
         self._kinds: OrderedDict[tuple[str, int], _Kind] = OrderedDict()  # who is first has the next odd place
         self._open = [0, 0]  # what is free and kept for nobody
 
-    def ask(self, events: Sequence[Event], size_bytes: int, *, intake: str, free: tuple[int, int]) -> Full | None:
+    def ask(self, events: Sequence[Event], size_bytes: int, *, intake: Intake, free: tuple[int, int]) -> Full | None:
         """Return None if these events may be put now, which must happen then; `free` is what is free, events and bytes."""
         now = self._clock()
         self._share_out(now, free)

@@ -8,9 +8,10 @@ from urllib.parse import urlencode
 from forwarder.cli.daemon import Answer, Daemon, not_a_forwarder
 from forwarder.cli.dead_letter_requests import stopped_by
 from forwarder.cli.patience import StoppedError
+from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import AttributeType, Place
+    from forwarder.database.attribute_types import Place
 
 MAX_LISTED_TYPES: Final = 10_000_000
 """Ten times as many as can be learned: who lists more goes on for ever."""
@@ -107,10 +108,9 @@ def _strange(daemon: Daemon, answer: Answer) -> StoppedError:
 
 
 def _known_type(entry: Mapping[str, object]) -> KnownType | None:
-    from forwarder.growlytics.attribute_values import TYPES
 
     name, attribute, conflicts = entry.get("name"), entry.get("attribute"), entry.get("conflicts")
-    kind = next((each for each in TYPES if each == entry.get("type")), None)
+    kind = next((each for each in ATTRIBUTE_TYPES if each == entry.get("type")), None)
     first_seen = entry.get("first_seen")
     if not isinstance(name, str) or not isinstance(attribute, str) or kind is None or type(conflicts) is not int:
         return None

@@ -19,9 +19,10 @@ from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 from forwarder.cli.output import discard_output
 from forwarder.cli.patience import StoppedError
 from forwarder.text import printable
+from forwarder.words import AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import AttributeType, Place
+    from forwarder.database.attribute_types import Place
 
 _HEADINGS: Final = ("NAME", "ATTRIBUTE", "TYPE", "FIRST SEEN", "CONFLICTS")
 

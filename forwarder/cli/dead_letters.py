@@ -23,10 +23,11 @@ from forwarder.cli.output import discard_output
 from forwarder.cli.patience import Patience, StoppedError
 from forwarder.cli.progress import Ticker
 from forwarder.text import printable
+from forwarder.words import DEAD_REASONS
 
 _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES")
 _NUMBERS: Final = frozenset({"STATUS", "ATTEMPTS", "BYTES"})
-_REASON_HELP: Final = "only those of one reason: rejected, expired or ambiguous"
+_REASON_HELP: Final = f"only those of one reason: {', '.join(DEAD_REASONS)}"
 _MAX_ANSWER_CHARACTERS: Final = 4096
 
 
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return found
 
     listing = action("list", "show what there is, the oldest first", _list)
-    listing.add_argument("--reason", metavar="R", type=_word, help=_REASON_HELP)
+    listing.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
     listing.add_argument("--limit", metavar="N", type=_positive, default=100, help="how many at most; by default 100")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replaying.add_argument("--rate", metavar="N", type=_positive, help="at most so many events a second")
 
     exporting = action("export", "write the events to standard output, one a line, as `load` reads them", _export)
-    exporting.add_argument("--reason", metavar="R", type=_word, help=_REASON_HELP)
+    exporting.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
 
     purging = action("purge", "throw events away, without asking", _change)
     _add_selection(purging)
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--id", metavar="ID", dest="ids", type=_id, nargs="+", action="extend", help="may be repeated")
-    which.add_argument("--reason", metavar="R", type=_word, help=_REASON_HELP)
+    which.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
     which.add_argument("--all", action="store_true", help="all that there are at the start")
 
 
@@ -275,12 +276,6 @@ def _id(text: str) -> str:
     if not is_id(text):
         raise argparse.ArgumentTypeError("must be the id of a dead letter, decimal digits, as `list` shows it")
     return text.lstrip("0") or "0"  # as the daemon names it
-
-
-def _word(text: str) -> str:
-    if re.fullmatch(r"[a-z0-9_]{1,64}", text) is None:
-        raise argparse.ArgumentTypeError("must be a reason, such as rejected")
-    return text
 
 
 def _positive(text: str) -> int:

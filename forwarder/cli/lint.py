@@ -20,9 +20,10 @@ from forwarder.cli.lines import (
     open_lines,
 )
 from forwarder.cli.output import discard_output
+from forwarder.words import AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import AttributeType, Place
+    from forwarder.database.attribute_types import Place
     from forwarder.growlytics.contract import Conforming, Violation
 
 _NOT_AN_OBJECT_MESSAGE: Final = (

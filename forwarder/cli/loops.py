@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal
 
-LoopName = Literal["auto", "uvloop", "asyncio"]
+from forwarder.words import LoopName
 
 
 class LoopMissingError(Exception):

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import get_args
 
 from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
-from forwarder.cli.loops import LoopMissingError, LoopName, loop_factory
+from forwarder.cli.loops import LoopMissingError, loop_factory
 from forwarder.growlytics.sandbox import Sandbox
 from forwarder.growlytics.sandbox_faults import Faults, what_is_wrong
+from forwarder.words import LOOP_NAMES, LoopName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,15 +124,14 @@ def _key(text: str) -> str:
 
 
 def _loop(text: str) -> LoopName:
-    names: tuple[LoopName, ...] = get_args(LoopName)
-    for name in names:
+    for name in LOOP_NAMES:
         if text == name:
             try:
                 loop_factory(name)
             except LoopMissingError as error:
                 raise argparse.ArgumentTypeError(str(error)) from None
             return name
-    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(LOOP_NAMES)}")
 
 
 def _fault(name: str, convert: Callable[[str], float]) -> Callable[[str], float]:

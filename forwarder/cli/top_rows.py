@@ -11,6 +11,7 @@ from math import ceil
 from typing import Final, Literal, NamedTuple
 
 from forwarder.cli.top_status import Hold, Ledger, Occurrence, Percentiles, Status
+from forwarder.words import REFUSAL_CAUSES
 
 LABEL_COLUMNS: Final = 13
 
@@ -124,8 +125,8 @@ def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
         yield Row("holds", "none", "good")
     for number, hold in enumerate(holds):
         probe = "" if hold.probe_in_seconds is None else f", next probe in {duration(hold.probe_in_seconds)}"
-        # These do not end before somebody does something.
-        lasting = hold.cause in {"auth", "systemic", "not_growlytics"}
+        # These mostly last until somebody does something.
+        lasting = hold.cause in REFUSAL_CAUSES
         label = "" if number else "HOLDS"
         yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
 

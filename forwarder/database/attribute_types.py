@@ -8,15 +8,14 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from forwarder.database import events
 from forwarder.database.connection import Transaction
-
-AttributeType = Literal["string", "number", "boolean", "date"]
+from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 COLUMNS: Final = "name, attribute, type, first_seen, checksum, seen_again"
-_TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in get_args(AttributeType)}
+_TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in ATTRIBUTE_TYPES}
 
 
 @dataclass(frozen=True, slots=True)

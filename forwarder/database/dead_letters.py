@@ -13,6 +13,7 @@ from typing import Any, Final
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
+from forwarder.words import DeadReason
 
 COLUMNS: Final = (
     "id, customer, name, body, accepted_at, reason, status, answer, attempts, first_attempt_at, last_attempt_at"
@@ -112,7 +113,9 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
     return found
 
 
-def page(transaction: Transaction, *, after_place: int, reason: str | None, max_letters: int, max_bytes: int) -> Page:
+def page(
+    transaction: Transaction, *, after_place: int, reason: DeadReason | None, max_letters: int, max_bytes: int
+) -> Page:
     """Read dead letters, at least one if there is one; those whose rows were altered are left out."""
     rows = transaction.connection.execute(
         f"SELECT place, {COLUMNS}, checksum FROM dead_letters "  # noqa: S608

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from forwarder.buffer import fates
-from forwarder.delivery.holds import Cause, Holds
+from forwarder.delivery.holds import Holds
 from forwarder.delivery.lane import Lane, Taken
 from forwarder.delivery.lanes import Lanes
 from forwarder.delivery.limiter import Limiter
@@ -21,12 +21,13 @@ from forwarder.delivery.suspects import Suspects
 from forwarder.event import Event
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
+from forwarder.words import HOLD_CAUSES, REFUSAL_CAUSES, DeadReason, HoldCause, RetryReason
 
 WINDOW_EVENTS_PER_PERMIT: Final = 16
 WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 _NO_SIGN_OF_LOAD: Final = frozenset({"status_413", "status_425"})
-_REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
-_MAYBE_THERE: Final = frozenset({"breaker", "retry_after", "not_growlytics"})
+_REFUSED: Final = frozenset(REFUSAL_CAUSES)
+_MAYBE_THERE: Final = frozenset(HOLD_CAUSES) - {"auth", "systemic"}
 """In holds of these causes a probe may come to an attempt of which nobody knows whether the event arrived."""
 _NEVER: Final = float("-inf")
 
@@ -57,7 +58,7 @@ class Ack:
 class Waits:
     """The event is tried again later, because of a failure named as in the metric."""
 
-    reason: str
+    reason: RetryReason
     maybe_delivered: bool
 
 
@@ -288,7 +289,7 @@ class Engine:
         if failure.retry_after_seconds is not None:
             self._hold("retry_after", now, seconds=failure.retry_after_seconds)
 
-    def _hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
+    def _hold(self, cause: HoldCause, now: float, *, seconds: float | None = None) -> None:
         self.limiter.freeze(overload=cause not in _REFUSED)
         if not self.holds.causes:
             self._suspects.hold_began()
@@ -341,7 +342,7 @@ class Engine:
             return _dead_letter(attempt, "ambiguous", status=outcome.status, answer=outcome.answer)
         if refused.confirmed:
             self._end_probe(attempt, now)
-            reason: fates.DeadReason = "ambiguous" if refused.refusals.maybe_there else "rejected"
+            reason: DeadReason = "ambiguous" if refused.refusals.maybe_there else "rejected"
             return _dead_letter(attempt, reason, status=outcome.status, answer=outcome.answer)
         why = Waits("blocked", maybe_delivered=outcome.why == "not_growlytics")
         if not refused.refusals.suspect:
@@ -400,7 +401,7 @@ def ambiguous(attempt: Attempt) -> Ack:
     return _dead_letter(attempt, "ambiguous")
 
 
-def _dead_letter(attempt: Attempt, reason: fates.DeadReason, *, status: int | None = None, answer: bytes = b"") -> Ack:
+def _dead_letter(attempt: Attempt, reason: DeadReason, *, status: int | None = None, answer: bytes = b"") -> Ack:
     story = attempt.taken.story
     return Ack(
         fates.DeadLettered(

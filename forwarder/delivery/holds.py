@@ -8,13 +8,11 @@ are seconds of the event loop's clock.
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final
 
 from forwarder.settings import DeliverySettings
+from forwarder.words import HoldCause
 
-Cause = Literal["breaker", "retry_after", "auth", "systemic", "not_growlytics"]
-
-CAUSES: Final[tuple[Cause, ...]] = get_args(Cause)
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _JITTER: Final = 0.25
 """A wait for a probe is up to this share shorter than it may be, and one that was asked for is longer, so that not all
@@ -26,7 +24,7 @@ forwarders come at once.
 class HoldStarted:
     """There is a new cause; there is no probe because of it for so long."""
 
-    cause: Cause
+    cause: HoldCause
     seconds: float
 
 
@@ -34,7 +32,7 @@ class HoldStarted:
 class HoldEnded:
     """A cause is gone, after so long."""
 
-    cause: Cause
+    cause: HoldCause
     seconds: float
 
 
@@ -43,7 +41,7 @@ class Holds:
 
     def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
         self._random_share = random_share
-        self._since: dict[Cause, float] = {}
+        self._since: dict[HoldCause, float] = {}
         self.use(settings)
         self._next_probe_at = 0.0
         self._early_probe_at = 0.0
@@ -59,7 +57,7 @@ class Holds:
             self._interval_seconds = self._initial_seconds
 
     @property
-    def causes(self) -> Mapping[Cause, float]:
+    def causes(self) -> Mapping[HoldCause, float]:
         """What holds, and since when."""
         return self._since
 
@@ -77,7 +75,7 @@ class Holds:
             return None
         return max(min(self._early_probe_at, self._next_probe_at), self._retry_after_until)
 
-    def hold(self, cause: Cause, now: float, *, seconds: float | None = None) -> None:
+    def hold(self, cause: HoldCause, now: float, *, seconds: float | None = None) -> None:
         """Add a cause, or prolong it; `seconds` is how long the far side asked to be left alone, if it did."""
         until = self._next_probe_at
         if seconds is not None:
@@ -91,7 +89,7 @@ class Holds:
             self._since[cause] = now
             self._news.append(HoldStarted(cause, until - now))
 
-    def clear(self, cause: Cause, now: float) -> None:
+    def clear(self, cause: HoldCause, now: float) -> None:
         """Remove one cause, if it is there."""
         if (since := self._since.pop(cause, None)) is not None:
             self._news.append(HoldEnded(cause, now - since))

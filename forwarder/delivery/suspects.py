@@ -27,16 +27,13 @@ A new key begins with a clean record: what was refused with the old one says not
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from forwarder.settings import DeliverySettings
+from forwarder.words import EventBlockedWhy, RefusalCause
 
 REFUSALS_TO_CONFIRM: Final = 3
 _NEVER: Final = float("-inf")
-
-RefusalCause = Literal["auth", "not_growlytics"]
-EventBlockedWhy = Literal["key", "refusal", "not_growlytics"]
-"""Those of outcome.BlockedWhy of which the event may be the reason: a forward proxy does not see it."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from forwarder.event import Clock, Event
 from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import HoldCause, OutcomeName
 
 ACKS_WAIT_SECONDS: Final = 0.003
 """How long acks wait for others after a commit: a transaction costs about as much CPU time as an attempt."""
@@ -156,7 +157,7 @@ class Delivery:
             attempting=self._engine.limiter.in_flight,
         )
 
-    def holds(self) -> dict[str, float]:
+    def holds(self) -> dict[HoldCause, float]:
         """Return what holds, and for how many seconds."""
         now = asyncio.get_running_loop().time()
         return {cause: now - since for cause, since in self._engine.holds.causes.items()}
@@ -418,7 +419,7 @@ class Delivery:
             self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status, is_page=is_page)
 
 
-_LABELS: Final[dict[type[Outcome], str]] = {
+_LABELS: Final[dict[type[Outcome], OutcomeName]] = {
     Delivered: "delivered",
     Retryable: "retryable",
     Rejected: "rejected",

@@ -12,16 +12,17 @@ from datetime import UTC, datetime
 from itertools import chain, dropwhile
 from typing import Final
 
-from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
+from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.attribute_values import TYPE_OF, converted, is_date, is_nameable, type_of
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.growlytics.known_types import KnownTypes
-from forwarder.growlytics.type_conflicts import Action, Conflict, TypeConflicts
+from forwarder.growlytics.type_conflicts import Conflict, TypeConflicts
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
 from forwarder.text import printable
+from forwarder.words import AttributeType, ConflictAction
 
 MAX_CROWDED_NAMES: Final = 100
 """So many event names are known to have too many attributes; beyond that the first ones may be told of again."""
@@ -311,7 +312,7 @@ class AttributeTypes:
         }
 
 
-def _acted(conflicts: Sequence[Conflict], on: Sequence[Conflict], action: Action) -> list[Conflict]:
+def _acted(conflicts: Sequence[Conflict], on: Sequence[Conflict], action: ConflictAction) -> list[Conflict]:
     """Return the conflicts with what was done about those that something was done `on`."""
     return [replace(each, action=action) if each in on else each for each in conflicts]
 

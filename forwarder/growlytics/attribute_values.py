@@ -10,15 +10,13 @@ an exponent, and can tell it from its neighbours: `3` and `"3"`, but not `"3.0"`
 
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:  # what it imports takes long, and `lint` does without
-    from forwarder.database.attribute_types import AttributeType
+from forwarder.words import AttributeType
 
 Value = str | int | float | bool
 
-TYPES: Final[tuple["AttributeType", ...]] = ("string", "number", "boolean", "date")
-TYPE_OF: Final[dict[type, "AttributeType"]] = {str: "string", int: "number", float: "number", bool: "boolean"}
+TYPE_OF: Final[dict[type, AttributeType]] = {str: "string", int: "number", float: "number", bool: "boolean"}
 """Of Python's types; but a string may be a date."""
 MAX_ATTRIBUTE_BYTES: Final = 256
 """Of the name of an attribute whose type is known, in UTF-8."""
@@ -38,19 +36,19 @@ is_date: Final = _DATE.fullmatch
 """Tells whether a string is a date. A look before, whether it has over 9 characters, the fifth a hyphen, is cheaper."""
 
 
-def type_of(value: Value) -> "AttributeType":
+def type_of(value: Value) -> AttributeType:
     """Return the type of an attribute's value."""
     if type(value) is str:
         return "date" if len(value) > 9 and value[4] == "-" and is_date(value) else "string"
     return TYPE_OF[type(value)]
 
 
-def is_soft(expected: "AttributeType", found: "AttributeType") -> bool:
+def is_soft(expected: AttributeType, found: AttributeType) -> bool:
     """Return whether these differ only as a string and a date do."""
     return {expected, found} == {"string", "date"}
 
 
-def converted(value: Value, wanted: "AttributeType") -> Value | None:
+def converted(value: Value, wanted: AttributeType) -> Value | None:
     """Return what says the same in another type; None if nothing does. It leads back to `value`."""
     match wanted:
         case "string" if type(value) is bool:

@@ -13,25 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Final, Literal
+from typing import Final
 
 from forwarder.growlytics.json_text import OutOfRange
 from forwarder.text import printable
-
-Code = Literal[
-    "malformed_json",
-    "not_an_object",
-    "missing_field",
-    "wrong_type",
-    "empty",
-    "name_too_long",
-    "too_many_attributes",
-    "attribute_type_not_allowed",
-    "time_not_milliseconds",
-    "number_out_of_range",
-    "attribute_type_conflict",
-    "idempotency_key_reused",
-]
+from forwarder.words import EventCode
 
 MAX_NAME_UNITS: Final = 49
 MAX_ATTRIBUTES: Final = 50
@@ -54,7 +40,7 @@ _ALLOWED_OR_OUT_OF_RANGE: Final = _ALLOWED_TYPES | {OutOfRange}
 class Violation:
     """One way in which one event breaks the contract."""
 
-    code: Code
+    code: EventCode
     field: str | None
     """Where: `name`, `attributes.Price`; None when it is the whole."""
     message: str
@@ -184,7 +170,7 @@ def _attributes_violations(attributes: object) -> Iterator[Violation]:
     yield from _unlisted("attribute_type_not_allowed", "attributes", "attributes", len(bad))
 
 
-def _unlisted(code: Code, field: str | None, what: str, count: int) -> Iterator[Violation]:
+def _unlisted(code: EventCode, field: str | None, what: str, count: int) -> Iterator[Violation]:
     if count > MAX_LISTED_VIOLATIONS:
         yield Violation(code, field, f"the same is wrong with {count - MAX_LISTED_VIOLATIONS} more {what}")
 

@@ -24,8 +24,9 @@ from yarl import URL
 
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoNameServerError
-from forwarder.growlytics.outcome import Failure, FailureKind
+from forwarder.growlytics.outcome import Failure
 from forwarder.text import printable
+from forwarder.words import FailureKind
 
 _MAX_TEXT_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 10

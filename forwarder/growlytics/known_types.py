@@ -17,9 +17,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from forwarder.database.attribute_types import AttributeType, LearnedType, Place, TypeChanges
+from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.event import Clock
 from forwarder.growlytics.contract import MAX_ATTRIBUTES
+from forwarder.words import AttributeType
 
 SHARE: Final = 10
 """One event name may take one part in so many, but at least as many types as one event may have attributes."""

@@ -10,15 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import Final
 
 from forwarder.growlytics import answer_body
-
-RetryReason = Literal["network", "timeout", "status_408", "status_413", "status_425", "status_429", "status_5xx"]
-FailureKind = Literal[
-    "dns", "connect", "tls", "proxy", "timeout_connect", "timeout_answer", "reset", "protocol", "status"
-]
-BlockedWhy = Literal["key", "proxy", "refusal", "not_growlytics"]
+from forwarder.recent import FailureFields
+from forwarder.words import BlockedWhy, FailureKind, RetryableReason
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
 """What a longer Retry-After is taken for; who waits may cap it further."""
@@ -36,7 +32,7 @@ class Failure:
     status: int | None = None
     """The status of the answer, if there was one."""
 
-    def described(self) -> dict[str, str | int | None]:
+    def described(self) -> FailureFields:
         """Return it as the log and /v1/status show it."""
         return {"kind": self.kind, "status": self.status, "error": self.text, "host": self.host or None}
 
@@ -56,7 +52,7 @@ class Delivered:
 class Retryable:
     """It did not work this time, for a reason that may pass."""
 
-    reason: RetryReason
+    reason: RetryableReason
     maybe_delivered: bool
     """Whether request bytes may have left without a complete answer: the event may be there, and a retry duplicates it."""
     retry_after_seconds: float | None = None
@@ -104,7 +100,7 @@ _WITHOUT_BODY: Final = frozenset({204, 205})
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _TOO_LARGE: Final = 413
 """With Retry-After it is a passing condition, as HTTP has it; without, the event is too large."""
-_RETRYABLE: Final[dict[int, RetryReason]] = {
+_RETRYABLE: Final[dict[int, RetryableReason]] = {
     408: "status_408",
     413: "status_413",
     425: "status_425",

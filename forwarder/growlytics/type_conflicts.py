@@ -7,17 +7,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal
+from typing import Final
 
-from forwarder.database.attribute_types import AttributeType, Place
+from forwarder.database.attribute_types import Place
 from forwarder.growlytics.attribute_values import is_soft
 from forwarder.text import printable
+from forwarder.words import AttributeType, ConflictAction, ConflictKind
 
 MAX_RECORDED_ATTRIBUTES: Final = 10_000
 MAX_SHOWN_ATTRIBUTES: Final = 100
-
-Action = Literal["observe", "coerce", "strip", "reject"]
-Kind = Literal["hard", "date"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +25,12 @@ class Conflict:
     attribute: str
     expected: AttributeType
     found: AttributeType
-    action: Action
+    action: ConflictAction
     is_usual: bool = True
     """Whether the attribute is fixed, or came more than once before."""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ConflictKind:
         """`date` if they differ only as a string and a date do."""
         return "date" if is_soft(self.expected, self.found) else "hard"
 
@@ -42,7 +40,7 @@ class _Record:
     last: Conflict
     last_at: float
     conflicts: int
-    kinds: set[Kind]
+    kinds: set[ConflictKind]
 
 
 class TypeConflicts:

@@ -13,20 +13,21 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, TYPES, is_nameable
+from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.text import printable
+from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 if TYPE_CHECKING:  # what it imports takes long, and `lint` does without
-    from forwarder.database.attribute_types import AttributeType, Place
+    from forwarder.database.attribute_types import Place
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 MAX_PROBLEMS: Final = 100
 """So many are told; of more only the first."""
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_TYPES: Final[Mapping[str, "AttributeType"]] = {each: each for each in TYPES}
-_WORDS: Final = ", ".join(f'"{each}"' for each in TYPES[:-1]) + f' or "{TYPES[-1]}"'
+_TYPES: Final[Mapping[str, "AttributeType"]] = {each: each for each in ATTRIBUTE_TYPES}
+_WORDS: Final = ", ".join(f'"{each}"' for each in ATTRIBUTE_TYPES[:-1]) + f' or "{ATTRIBUTE_TYPES[-1]}"'
 _OTHER_WORDS: Final = {
     "str": "string", "text": "string", "varchar": "string",
     "int": "number", "integer": "number", "bigint": "number", "float": "number", "double": "number", "decimal": "number",
@@ -131,7 +132,7 @@ def _guess(word: str) -> str | None:
     word = word.strip().lower()
     import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
 
-    close = difflib.get_close_matches(word, TYPES, n=1) if len(word) < 20 else []
+    close = difflib.get_close_matches(word, ATTRIBUTE_TYPES, n=1) if len(word) < 20 else []
     return _OTHER_WORDS.get(word) or (close[0] if close else None)
 
 

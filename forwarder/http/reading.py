@@ -111,7 +111,7 @@ class RequestReader:
             self.end()
 
     def _bound(self) -> None:
-        """Refuse what has come too much of already, and the parser keeps or ignores: of a head, beside a body, of nothing."""
+        """Refuse what too much has come of, and the parser keeps or ignores: of a head, beside a body, before a head."""
         self._came_bytes += self._slice_bytes
         spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self._came_bytes
         if self.phase is State.BODY:
@@ -232,6 +232,7 @@ class RequestReader:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body.clear()
         self.phase = State.IDLE
+        self._came_bytes = 0
         self._receiver.body_ended(body)
         if self._is_last:
             self.end()

@@ -24,6 +24,7 @@ from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judge, Judgement
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, RefusalReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Acceptor:
         self._ids = ids
         self._clock = clock
 
-    async def accept_body(self, body: bytes, key: str | None, *, intake: str, is_lines: bool) -> Acceptance:
+    async def accept_body(self, body: bytes, key: str | None, *, intake: Intake, is_lines: bool) -> Acceptance:
         """Take in all that one body holds: JSON, or lines of it. `key` is that of the whole request, from its headers.
 
         Raises MalformedJsonError, having counted nothing, if the body is refused as a whole.
@@ -89,7 +90,7 @@ class Acceptor:
             request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
         return await self._settle(request, intake=intake, patient=False)
 
-    async def accept(self, elements: Iterable[Element], *, intake: str, patient: bool = False) -> Acceptance:
+    async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
 
         Raises what `elements` raises, having counted nothing.
@@ -98,7 +99,7 @@ class Acceptor:
             await self._judge.judge(elements, keys_are_kept=self._keys.are_kept), intake=intake, patient=patient
         )
 
-    async def _settle(self, request: Judgement, *, intake: str, patient: bool) -> Acceptance:
+    async def _settle(self, request: Judgement, *, intake: Intake, patient: bool) -> Acceptance:
         """Put what is good of a request, and count all of it."""
         if request.has_keys:
             await self._wait_for_claims(request)
@@ -130,7 +131,7 @@ class Acceptor:
             ids[index] = first if isinstance(first, int) else claimed[first]
         return Accepted(ids, len(events), len(repeats), request.refused.listed, reused)
 
-    async def accept_one(self, element: Element, *, intake: str) -> int | Refused | Full | NeverFits | Unavailable:
+    async def accept_one(self, element: Element, *, intake: Intake) -> int | Refused | Full | NeverFits | Unavailable:
         """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
         raw, checked, key = element
         if (
@@ -189,7 +190,7 @@ class Acceptor:
         judged: Sequence[Judged],
         claimed: Mapping[Key, int],
         *,
-        intake: str,
+        intake: Intake,
         now: float,
     ) -> PutAnswer:
         """Put events, whose keys are claimed meanwhile; if they are not stored, none is remembered."""
@@ -226,4 +227,8 @@ _KEY_REUSED: Final = (
         "this key (Idempotency-Key) came with another event before: give each event a key of its own, or post it as it was",
     ),
 )
-_REASONS: Final = {Full: "buffer_full", NeverFits: "body_too_large", Unavailable: "buffer_unavailable"}
+_REASONS: Final[Mapping[type, RefusalReason]] = {
+    Full: "buffer_full",
+    NeverFits: "body_too_large",
+    Unavailable: "buffer_unavailable",
+}

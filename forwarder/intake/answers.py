@@ -3,19 +3,22 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 import orjson
 
+from forwarder import words
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.http.messages import Answer
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
+from forwarder.words import Code, EventCode, RequestCode
 
 RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
 RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
 RETRY_AFTER_BUSY_SECONDS: Final = 1
-_MESSAGES: Final = {
+_MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
+    "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
     "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
     "buffer_unavailable": (
@@ -64,25 +67,34 @@ _MESSAGES: Final = {
         429,
         "too much is being parsed at once (intake.max_parsing_bytes), so this request was not taken: send it again later",
     ),
-    "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
     "internal_error": (500, "the forwarder failed at this request, which was not taken; its log says more"),
 }
 _CLOSING: Final = frozenset({400, 401, 403, 408, 413, 414, 415, 431, 500, 501})
 """Statuses after which the connection is closed: the rest of the request is not read, or nobody knows where it ends."""
+
+
 _JSON: Final = {
     "Content-Type": "application/json",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-
-_RETRY_AFTER_SECONDS: Final = {
+_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
     "busy": RETRY_AFTER_BUSY_SECONDS,
     "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
     "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
 }
 
 
-def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | None = None) -> Answer:
+class Error(TypedDict):
+    """One thing that is wrong with a request or an event."""
+
+    code: Code
+    field: str | None
+    """Where: `name`, `attributes.Price`; None when it is the whole."""
+    message: str
+
+
+def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds: int | None = None) -> Answer:
     """Refuse a request as a whole; the caller knows when it may come again, or else the code says it."""
     status, message = _MESSAGES[code]
     headers = {}
@@ -92,7 +104,7 @@ def refusal(code: str, *, allow: str | None = None, retry_after_seconds: int | N
         headers["Allow"] = allow
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    answer = _errors(status, [{"code": code, "field": None, "message": message}], headers)
+    answer = _errors(status, [_error(code, message)], headers)
     answer.closes = status in _CLOSING or code == "shutting_down"
     return answer
 
@@ -105,18 +117,17 @@ def preflight(headers: Mapping[str, str]) -> Answer:
 def too_slow_headers() -> Answer:
     """Refuse who sends the headers too slowly."""
     message = "the request's headers did not arrive within intake.header_timeout_seconds"
-    return _errors(408, [{"code": "too_slow", "field": None, "message": message}])
+    return _errors(408, [_error("too_slow", message)])
 
 
 def violations(refused: Refused) -> Answer:
     """Refuse a single event, with all that is wrong with it."""
-    malformed = refused.violations[0].code == "malformed_json"
-    return _errors(400 if malformed else 422, described(refused.violations))
+    return _errors(_status_of(refused.violations[0].code), described(refused.violations))
 
 
 def malformed_json(message: str) -> Answer:
     """Refuse a body that is not JSON as a whole."""
-    return _errors(400, [{"code": "malformed_json", "field": None, "message": message}])
+    return _errors(_status_of("malformed_json"), [_error("malformed_json", message)])
 
 
 def accepted_one(event_id: int) -> Answer:
@@ -151,7 +162,7 @@ def encoded(body: bytes) -> Answer:
 
 @cache
 def _document() -> bytes:
-    return Path(__file__).with_name("openapi.yaml").read_bytes()
+    return words.put_into(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")).encode()
 
 
 def document() -> Answer:
@@ -161,7 +172,7 @@ def document() -> Answer:
 
 def wrong_request(message: str) -> Answer:
     """Refuse a request that is not for an event, and is not understood."""
-    return _errors(422, [{"code": "wrong_type", "field": None, "message": message}])
+    return _errors(_status_of("wrong_type"), [_error("wrong_type", message)])
 
 
 def text(value: str) -> str:
@@ -169,15 +180,28 @@ def text(value: str) -> str:
     return value.encode(errors="replace").decode()
 
 
-def described(found: Sequence[Violation]) -> list[dict[str, object]]:
+def described(found: Sequence[Violation]) -> list[Error]:
     """Return violations as they stand in an answer."""
-    return [{"code": one.code, "field": one.field, "message": one.message} for one in found]
+    return [_error(one.code, one.message, one.field) for one in found]
 
 
-def _errors(
-    http_status: int, errors: Sequence[Mapping[str, object]], headers: Mapping[str, str] | None = None
-) -> Answer:
-    return _json(http_status, orjson.dumps({"success": False, "errors": errors}), headers)
+def _status_of(code: EventCode) -> int:
+    """Return the status of an answer whose first error is one event's."""
+    return 400 if code == "malformed_json" else 422
+
+
+def _error(code: Code, message: str, field: str | None = None) -> Error:
+    return {"code": code, "field": field, "message": message}
+
+
+def _refused(errors: Sequence[Error]) -> bytes:
+    """Return the body of every error: all that is wrong, and what is wrong first once more for simple clients."""
+    first = errors[0]
+    return orjson.dumps({"success": False, "code": first["code"], "message": first["message"], "errors": errors})
+
+
+def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None) -> Answer:
+    return _json(http_status, _refused(errors), headers)
 
 
 def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:

@@ -8,15 +8,16 @@ from typing import Any, Final
 
 import orjson
 
-from forwarder.database.attribute_types import AttributeType, Place, TypeChanges
+from forwarder.database.attribute_types import Place, TypeChanges
 from forwarder.database.connection import DamagedError, UnavailableError
 from forwarder.growlytics import json_text
 from forwarder.growlytics.attribute_types import AttributeTypes
-from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, TYPES, is_nameable
+from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.growlytics.known_types import TooManyTypesError
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
+from forwarder.words import ATTRIBUTE_TYPES, AttributeType, RequestCode
 
 MAX_PAGE_TYPES: Final = 500
 MAX_PAGE_BYTES: Final = 1 << 18
@@ -29,7 +30,7 @@ _CURSOR: Final = re.compile(
 """The UTF-16 code units of a name and of an attribute, so that whatever looks like one is one."""
 _TYPES_PER_TURN: Final = 1000
 """How many types are read before others get a turn of the event loop."""
-_TYPES: Final[Mapping[object, AttributeType]] = {each: each for each in TYPES}
+_TYPES: Final[Mapping[object, AttributeType]] = {each: each for each in ATTRIBUTE_TYPES}
 
 
 class _AskedWronglyError(Exception):
@@ -63,7 +64,7 @@ class AttributeTypeRoutes:
         path: str,
         query: Mapping[str, str],
         *,
-        lacking: Callable[[], str | None],  # noqa: ARG002 - a shape
+        lacking: Callable[[], RequestCode | None],  # noqa: ARG002 - a shape
     ) -> Answer:
         """Answer a GET of what follows `/v1/attribute-types`, without a slash; there is nothing that needs leave."""
         try:
@@ -71,7 +72,7 @@ class AttributeTypeRoutes:
         except _AskedWronglyError as error:
             return answers.wrong_request(str(error))
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> Answer:
+    async def post(self, path: str, body: bytes, *, lacking: RequestCode | None) -> Answer:
         """Answer a POST to what follows `/v1/attribute-types/`; `lacking`: the code of what it lacks to change things."""
         if lacking is not None:
             return answers.refusal(lacking)
@@ -188,7 +189,9 @@ def _forget_outcome(noting: "asyncio.Future[None]") -> None:
 
 
 async def _types_in(tables: object) -> dict[Place, AttributeType]:
-    wrong = _AskedWronglyError(f"types must be an object like {_IMPORT_EXAMPLE}, the type one of {', '.join(TYPES)}")
+    wrong = _AskedWronglyError(
+        f"types must be an object like {_IMPORT_EXAMPLE}, the type one of {', '.join(ATTRIBUTE_TYPES)}"
+    )
     if not isinstance(tables, dict):
         raise wrong
     found: dict[Place, AttributeType] = {}

@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
 
+from forwarder.words import SharedCode
+
 _WINDOW_BYTES: Final = 4096
 """How much is inflated at a time, as the rest is copied whenever a member ends."""
 _BYTES_PER_TURN: Final = 1 << 18
@@ -23,7 +25,7 @@ _MAX_ZSTD_WINDOW_LOG: Final = 23
 class RefusedBodyError(Exception):
     """The body cannot be had; `code` says why."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: SharedCode) -> None:
         super().__init__(code)
         self.code = code
 

@@ -15,6 +15,7 @@ from forwarder.growlytics import json_text
 from forwarder.intake.acceptance import Accepted, Acceptor
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import RefusalReason
 
 INTAKE: Final = "datagram"
 MAX_PENDING_EVENTS: Final = 4000
@@ -166,6 +167,6 @@ class DatagramIntake:
                 case _:
                     assert_never(answer)
 
-    def _refuse(self, number: int, reason: str) -> None:
+    def _refuse(self, number: int, reason: RefusalReason) -> None:
         if number:
             self._telemetry.events_refused(number, intake=INTAKE, reason=reason)

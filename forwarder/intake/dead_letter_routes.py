@@ -12,6 +12,7 @@ from forwarder.dead_letters import MAX_LETTERS, DeadLetters
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
 from forwarder.intake.replay import Replayed, Replayer
+from forwarder.words import DEAD_REASONS, DeadReason, RequestCode
 
 _MAX_INTEGER = (1 << 63) - 1
 
@@ -30,7 +31,7 @@ class DeadLetterRoutes:
         self._dead_letters = dead_letters
         self._replayer = replayer
 
-    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> Answer:
+    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], RequestCode | None]) -> Answer:
         """Answer a GET of what follows `/v1/dead-letters`, without a slash; `lacking` tells what it lacks for payloads."""
         try:
             with_payload = bool(path) or _flag(query.get("payload", "false"), "payload")
@@ -42,7 +43,7 @@ class DeadLetterRoutes:
         except (UnavailableError, DamagedError):
             return answers.refusal("buffer_unavailable")
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> Answer:
+    async def post(self, path: str, body: bytes, *, lacking: RequestCode | None) -> Answer:
         """Answer a POST to what follows `/v1/dead-letters/`; `lacking`: the code of what it lacks to change things."""
         if lacking is not None:
             return answers.refusal(lacking)
@@ -66,7 +67,7 @@ class DeadLetterRoutes:
     async def _list(self, query: Mapping[str, str], *, with_payload: bool) -> Answer:
         limit = _integer(query.get("limit", "100"), "limit", 1, MAX_LETTERS)
         after = _integer(query.get("after", "0"), "after", 0, _MAX_INTEGER)
-        page = await self._dead_letters.page(after_place=after, max_letters=limit, reason=query.get("reason"))
+        page = await self._dead_letters.page(after_place=after, max_letters=limit, reason=_reason(query.get("reason")))
         return answers.content(
             {
                 "dead_letters": [_described(letter, with_payload=with_payload) for letter in page.letters],
@@ -144,6 +145,15 @@ def _ids(asked: Mapping[str, Any]) -> Sequence[int]:
     if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_LETTERS:
         raise _AskedWronglyError(f"ids must be a list of 1 to {MAX_LETTERS} ids")
     return list(dict.fromkeys(_integer(each, "ids", 0, _MAX_INTEGER) for each in ids))
+
+
+def _reason(text: str | None) -> DeadReason | None:
+    for reason in DEAD_REASONS:
+        if text == reason:
+            return reason
+    if text is not None:
+        raise _AskedWronglyError(f"reason: one of {', '.join(DEAD_REASONS)}")
+    return None
 
 
 def _flag(text: str, name: str) -> bool:

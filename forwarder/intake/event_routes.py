@@ -17,6 +17,7 @@ from forwarder.intake.elements import Element
 from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, SharedCode
 
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 
@@ -28,7 +29,7 @@ class EventRoutes:
         self,
         settings: IntakeSettings,
         *,
-        intake: str,
+        intake: Intake,
         acceptor: Acceptor,
         budget: ParsingBudget,
         telemetry: Telemetry,
@@ -94,8 +95,9 @@ class EventRoutes:
         inflater = inflater_for(request.headers.get("content-encoding"))
         return unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget)
 
-    def _refuse(self, code: str) -> Answer:
+    def _refuse(self, code: SharedCode) -> Answer:
         self._telemetry.events_refused(1, intake=self._intake, reason=code)
+        self._telemetry.request_refused(code)
         return answers.refusal(code)
 
 

@@ -23,13 +23,13 @@ from forwarder.intake.peers import Operators, peer_of
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake, RequestCode, RequestRefusalReason, SharedCode
 
 CLOSING_SECONDS: Final = 2
 """How long requests under way may take to end when the intake closes."""
 
 _MAX_ID_DIGITS: Final = 18
 _EVENT_PATHS: Final = frozenset({"/track/event", "/v1/events"})
-_CODES: Final[Mapping[Refusal, str]] = {"body_too_slow": "too_slow"}
 
 
 class _Route(NamedTuple):
@@ -53,11 +53,11 @@ class OperatorRoutes(Protocol):
         """Whether a GET may name one of them, by its id."""
         ...
 
-    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], str | None]) -> Answer:
+    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], RequestCode | None]) -> Answer:
         """Answer a GET; `path` is the id, or empty."""
         ...
 
-    async def post(self, path: str, body: bytes, *, lacking: str | None) -> Answer:
+    async def post(self, path: str, body: bytes, *, lacking: RequestCode | None) -> Answer:
         """Answer a POST for one of the `changes`."""
         ...
 
@@ -82,7 +82,7 @@ class HttpIntake:
         settings: IntakeSettings,
         *,
         control: ControlSettings,
-        intake: str,
+        intake: Intake,
         events: EventRoutes,
         bodies: Bodies,
         budget: ParsingBudget,
@@ -154,17 +154,22 @@ class HttpIntake:
 
     def refuse(self, refusal: Refusal, request: Request | None) -> Answer:
         """See Application."""
-        if refusal == "headers_too_slow":
-            return answers.too_slow_headers()
-        code = _CODES.get(refusal, refusal)
-        if request is None or code == "malformed_http":
-            return answers.refusal(code)
-        return self._for_page(self._refuse(request, code), request)
+        match refusal:
+            case "headers_too_slow":
+                self._telemetry.request_refused("too_slow")
+                return answers.too_slow_headers()
+            case "malformed_http":
+                return self._refusal(refusal)
+            case "body_too_slow":
+                code: SharedCode = "too_slow"
+            case _:
+                code = refusal
+        return self._refusal(code) if request is None else self._for_page(self._refuse(request, code), request)
 
     def fail(self, error: BaseException, request: Request) -> Answer:
         """See Application."""
         self._telemetry.request_failed(error)
-        return self._for_page(answers.refusal("internal_error"), request)
+        return self._for_page(self._refusal("internal_error"), request)
 
     def connection_closed(self, reason: CloseReason) -> None:
         """See Application."""
@@ -178,17 +183,17 @@ class HttpIntake:
         if (code := self._locked_out(request, is_preflight=is_preflight)) is not None:
             return self._refuse(request, code)
         if route is None:
-            return answers.refusal("not_found")
+            return self._refusal("not_found")
         method, resource = route
         if is_preflight:
             return answers.preflight(preflight(request.headers, method))
         if request.method != method:
-            return answers.refusal("method_not_allowed", allow="GET, HEAD" if method == "GET" else method)
+            return self._refusal("method_not_allowed", allow="GET, HEAD" if method == "GET" else method)
         if method == "POST" and (code := self._unfit(request)) is not None:
             return self._refuse(request, code)
         return resource
 
-    def _unfit(self, request: Request) -> str | None:
+    def _unfit(self, request: Request) -> SharedCode | None:
         """Return the code of why the body of a post need not be read; None if it must."""
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
@@ -218,7 +223,7 @@ class HttpIntake:
         routes = self._operating.routes.get(parent.removeprefix("/v1/"))
         return self._looking if routes is not None and routes.has_ids else None
 
-    def _locked_out(self, request: Request, *, is_preflight: bool) -> str | None:
+    def _locked_out(self, request: Request, *, is_preflight: bool) -> SharedCode | None:
         if self._locks is None:
             return None
         authority = None if request.target.startswith("/") else request.authority
@@ -228,7 +233,7 @@ class HttpIntake:
         self._telemetry.locked_out(code)
         return code
 
-    def _lacking(self, request: Request) -> str | None:
+    def _lacking(self, request: Request) -> RequestCode | None:
         """Return the code of what a request lacks to see payloads and change something; None if it may.
 
         That is the token. A Unix socket may be open to many, but there it also counts who connected.
@@ -243,11 +248,15 @@ class HttpIntake:
         self._telemetry.operator_refused("forbidden_user", user=None if peer is None else peer.user)
         return "forbidden_user"
 
-    def _refuse(self, request: Request, code: str) -> Answer:
+    def _refuse(self, request: Request, code: SharedCode) -> Answer:
         """Refuse a request before it is split; one for events counts as one of them."""
         if request.method == "POST" and request.path in _EVENT_PATHS:
             self._telemetry.events_refused(1, intake=self._intake, reason=code)
-        return answers.refusal(code)
+        return self._refusal(code)
+
+    def _refusal(self, code: RequestRefusalReason, *, allow: str | None = None) -> Answer:
+        self._telemetry.request_refused(code)
+        return answers.refusal(code, allow=allow)
 
     # Pages of other origins
 
@@ -288,4 +297,4 @@ class HttpIntake:
             async with unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget) as body:
                 return await self._operating.routes[name].post(change, body, lacking=lacking)
         except RefusedBodyError as error:
-            return answers.refusal(error.code)
+            return self._refusal(error.code)

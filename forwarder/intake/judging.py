@@ -17,6 +17,7 @@ from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
 from forwarder.growlytics.contract import Conforming, Refused, check
 from forwarder.intake.duplicates import Key
 from forwarder.intake.elements import Element
+from forwarder.words import EventCode
 
 ELEMENTS_PER_TURN: Final = 250
 """How many elements of one request are checked before others get a turn of the event loop."""
@@ -44,7 +45,7 @@ class Refusals:
     """The refused elements of one request, all counted, but only so many listed that their memory is bounded."""
 
     listed: list[tuple[int, Refused]] = field(default_factory=list)
-    codes: dict[str, int] = field(default_factory=dict)
+    codes: dict[EventCode, int] = field(default_factory=dict)
     """Elements by the code of their first violation."""
     first: dict[str, Refused] = field(default_factory=dict)
     """Of each code."""

@@ -16,13 +16,14 @@ from forwarder.growlytics import json_text
 from forwarder.intake.line_taking import ErrorLines, Received, Taking
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import RefusalReason
 
 MAX_BATCH_LINES: Final = 500
 MAX_GONE: Final = 100
 """Each keeps a file open; connections.affordable has so many to spare."""
 
-_End = Literal["end_of_input", "too_slow", "shutting_down"]
-"""Why nothing more is read."""
+_End = Literal["too_slow", "shutting_down"]
+"""Why nothing more is read, before the client has ended."""
 
 
 class Connections:
@@ -89,7 +90,7 @@ class Connection:
         self._received = Received(settings.max_line_bytes)
         self._lines = 0  # taken so far
         self._reading = False  # when there is something to read
-        self._end: _End = "end_of_input"
+        self._end: _End | None = None
         self._ended = False  # so nothing more is read
         self._errors = ErrorLines(client, telemetry=telemetry, sent=self._close_if_done)
         self._since = 0.0  # since when there is the beginning of a line, or the connection is being closed
@@ -107,7 +108,7 @@ class Connection:
 
     def stop(self, end: _End) -> None:
         """Have the client write no more; take what it wrote so far, then close the connection."""
-        if self._ended or self._end != "end_of_input" or self._client_has_ended():
+        if self._ended or self._end is not None or self._client_has_ended():
             return
         self._end = end
         self._shut(socket.SHUT_RD)  # what is in the kernel can still be read, and then ends
@@ -129,7 +130,7 @@ class Connection:
             return
         if self.done:  # it does not read its last error lines
             self.abort()
-        elif self._reading and self._end == "end_of_input" and self._received.has_beginning:
+        elif self._reading and self._end is None and self._received.has_beginning:
             self._telemetry.connection_closed("body_timeout")
             self.stop("too_slow")
 
@@ -183,7 +184,7 @@ class Connection:
         """All that comes was read."""
         self._pause()
         self._ended = True
-        if self._end == "end_of_input":
+        if self._end is None:
             self._received.end()
         if self.task is None:
             if self._received.whole_bytes:
@@ -246,7 +247,8 @@ class Connection:
         """Refuse what is only the beginning of a line, and close the connection once the error lines are sent."""
         beginning = self._received.take_beginning()
         if json_text.bare(beginning):
-            code = "body_too_large" if self._is_too_long(beginning) else self._end
+            assert self._end is not None, "where the client has ended, the beginning of a line is a whole one"
+            code: RefusalReason = "body_too_large" if self._is_too_long(beginning) else self._end
             self._taking.refuse([(self._lines + 1, beginning)], code, self._errors.tell)
         self.done = True
         self._since = self._loop.time()

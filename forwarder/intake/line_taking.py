@@ -12,6 +12,7 @@ from forwarder.growlytics.contract import Refused
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
 from forwarder.telemetry import Telemetry
+from forwarder.words import RefusalReason
 
 INTAKE: Final = "lines"
 MAX_PENDING_ERROR_BYTES: Final = 64 * 1024
@@ -23,11 +24,11 @@ _KEY_REUSED: Final = "idempotency_key_reused"
 
 Line = tuple[int, bytes]
 """Its number within its connection, from 1, and its text, which is not blank."""
-Errors = Sequence[Mapping[str, object]]
+Errors = Sequence[answers.Error]
 Tell = Callable[[Sequence[Line], Callable[[int], Errors]], None]
 """Takes refused lines, and what tells by its position what is wrong with one of them."""
 
-_MESSAGES: Final = {
+_MESSAGES: Final[Mapping[RefusalReason, str]] = {
     "body_too_large": "the line exceeds intake.max_line_bytes, or the whole buffer",
     "too_slow": "the rest of the line did not arrive within intake.body_timeout_seconds",
     "shutting_down": "the forwarder is shutting down: send it again, to its successor",
@@ -194,7 +195,7 @@ class Taking:
                 case _:
                     size = len(part) // 2 or 1
 
-    def refuse(self, lines: Sequence[Line], code: str, tell: Tell) -> None:
+    def refuse(self, lines: Sequence[Line], code: RefusalReason, tell: Tell) -> None:
         """Refuse lines for what the acceptor does not know of."""
         self._telemetry.events_refused(len(lines), intake=INTAKE, reason=code)
         tell(lines, lambda _: errors_for(code))
@@ -229,6 +230,6 @@ class Taking:
         tell([part[index] for index in refused], errors_of)
 
 
-def errors_for(code: str) -> Errors:
+def errors_for(code: RefusalReason) -> Errors:
     """Return what is wrong with a line that was refused for one of these codes."""
     return [{"code": code, "field": None, "message": _MESSAGES[code]}]

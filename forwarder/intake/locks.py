@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from forwarder.settings import Address, IntakeSettings
+from forwarder.words import SharedCode
 
 _PREFLIGHT_SECONDS: Final = 600
 _ALLOWED_HEADERS: Final = "content-type, idempotency-key, authorization, x-growlytics-key, accept"
@@ -68,7 +69,9 @@ class Locks:
         """Whether who is let in has shown one."""
         return self._token != b""
 
-    def refuse(self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False) -> str | None:
+    def refuse(
+        self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False
+    ) -> SharedCode | None:
         """Return the code of what a request lacks, or None to let it in.
 
         `authority` is that of a target that is a whole URL, which then counts, and not the Host. A preflight shows no token.
@@ -122,7 +125,7 @@ class AdminLock:
         """Go by these settings' hosts from now on."""
         self._hosts = Hosts([*settings.allowed_hosts, *_own(self._own)])
 
-    def refuse(self, headers: Headers, *, authority: str | None = None) -> str | None:
+    def refuse(self, headers: Headers, *, authority: str | None = None) -> SharedCode | None:
         """Return the code of what a request lacks, or None to let it in; `authority` as in `Locks.refuse`."""
         called = headers.get("host") if authority is None else authority
         if called is None or self._hosts.include_any or self._hosts.include(called) or _is_address(called):

@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from forwarder import words
 from forwarder.http.messages import Answer
 
 _FILES: Final = Path(__file__).with_name("page")
@@ -36,7 +37,7 @@ def status_page(*, asks_for_token: bool) -> Answer:
 @cache
 def _made() -> tuple[str, str]:
     """Return the page and its policy."""
-    style, script = _read("style.css"), "".join(map(_read, _SCRIPTS))
+    style, script = _read("style.css"), words.put_into("".join(map(_read, _SCRIPTS)))
     page = _read("page.html").replace("{{style}}", style).replace("{{script}}", script)
     policy = (
         "default-src 'none'",

@@ -6,7 +6,7 @@ the package; a component takes exactly its own section.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import attrs
 
@@ -38,6 +38,7 @@ from forwarder.settings.values import (
     Size,
     SocketPath,
 )
+from forwarder.words import ConflictAction, LoopName, OnAmbiguous, WhenFull
 
 
 @attrs.frozen(kw_only=True)
@@ -179,7 +180,7 @@ class ContractSettings:
     """How far the forwarder goes to meet Growlytics' contract."""
 
     attribute_types: Annotated[
-        Literal["observe", "coerce", "strip", "reject"],
+        ConflictAction,
         "When an attribute comes with another type than the first time, which Growlytics ignores without a word: "
         "forward and count it, convert it where its text stays the same, remove it, or refuse the event with 422",
         LIVE,
@@ -215,7 +216,7 @@ class BufferSettings:
     max_events: Annotated[int, Integer(1), "The most events to hold; beyond that see when_full"] = 100_000
     max_bytes: Annotated[int, Size(KIB), "The most bytes of events to hold"] = 256 * MIB
     when_full: Annotated[
-        Literal["reject", "drop_oldest"],
+        WhenFull,
         "What to do with new events when full: refuse them with 429, or drop the oldest that are not being sent",
         LIVE,
     ] = "reject"
@@ -260,13 +261,13 @@ class DeliverySettings:
         LIVE,
     ] = 86_400.0
     on_ambiguous: Annotated[
-        Literal["retry", "dead_letter"],
+        OnAmbiguous,
         "What to do with an event that may or may not have arrived: send it again, perhaps a second time, or give it up",
         LIVE,
     ] = "retry"
     on_ambiguous_events: Annotated[
-        Mapping[str, Literal["retry", "dead_letter"]],
-        ChoiceTable(("retry", "dead_letter"), keys="event names", example='{ "Order Completed" = "dead_letter" }'),
+        Mapping[str, OnAmbiguous],
+        ChoiceTable(get_args(OnAmbiguous), keys="event names", example='{ "Order Completed" = "dead_letter" }'),
         "The same for events of these names, as for a purchase, which must not be counted twice",
         LIVE,
     ] = attrs.field(default=MappingProxyType({}))
@@ -388,6 +389,6 @@ class Settings:
     shutdown: ShutdownSettings = attrs.field(factory=ShutdownSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
     loop: Annotated[
-        Literal["auto", "uvloop", "asyncio"],
+        LoopName,
         "The event loop; auto is uvloop, which is faster, if it is installed, else asyncio",
     ] = "auto"

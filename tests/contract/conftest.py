@@ -22,6 +22,7 @@ from forwarder.event import Event, EventIds
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake
 from tests.fakes.events import EventMaker
 
 
@@ -109,7 +110,7 @@ class Originals:
         self._originals = originals
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         self._originals |= {event.id: event for event in events}
         return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)

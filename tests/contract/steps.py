@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from forwarder.buffer.base import Buffer, Ledger, Occupancy, Stored
-from forwarder.buffer.fates import DEAD_REASONS, DROP_REASONS, DeadLettered, Delivered, DropReason, Fate
+from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.event import Event
+from forwarder.words import DEAD_REASONS, DROP_REASONS, DropReason
 from tests.contract.conftest import Kind
 
 REJECTED = DeadLettered("rejected", 422, b"no", attempts=1, first_attempt_at=1e9, last_attempt_at=1e9)

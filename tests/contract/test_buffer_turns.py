@@ -17,6 +17,7 @@ from forwarder.buffer.base import Buffer, Full, NeverFits, Stored
 from forwarder.buffer.fates import Delivered
 from forwarder.settings import BufferSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.disk_buffers import open_disk
 from tests.fakes.events import EventMaker
@@ -56,7 +57,7 @@ class Contest:
         for _ in range(events):
             assert await self.buffer.put([self.make("x", size_bytes=size_bytes)], intake="http") == Stored()
 
-    async def put(self, kind: str, events: int, *, intake: str, customer: str, size_bytes: int) -> Full | None:
+    async def put(self, kind: str, events: int, *, intake: Intake, customer: str, size_bytes: int) -> Full | None:
         self.tries[kind] += 1
         made = [replace(self.make(customer, size_bytes=size_bytes), name="n") for _ in range(events)]
         answer = await self.buffer.put(made, intake=intake)
@@ -67,7 +68,14 @@ class Contest:
         return answer
 
     async def posts(
-        self, kind: str, events: int, *, obeys: bool, gives_up: bool = False, size_bytes: int = 20, intake: str = "http"
+        self,
+        kind: str,
+        events: int,
+        *,
+        obeys: bool,
+        gives_up: bool = False,
+        size_bytes: int = 20,
+        intake: Intake = "http",
     ) -> None:
         """Post one request after the other; again, when it was refused, until it is stored, or `gives_up`."""
         while True:

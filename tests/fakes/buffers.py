@@ -15,6 +15,7 @@ from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.receipts import Receipts
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import Intake
 from tests.fakes.databases import inline_database
 
 
@@ -91,7 +92,7 @@ class ObservedBuffer:
         return self.inner.dead_letters_lost
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from itertools import count
 
 from forwarder.buffer.base import Notes
-from forwarder.database.attribute_types import AttributeType, LearnedType
+from forwarder.database.attribute_types import LearnedType
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
 from forwarder.telemetry import Telemetry
+from forwarder.words import AttributeType
 
 
 class EventMaker:

@@ -37,7 +37,8 @@ from forwarder.settings import (
     IntakeSettings,
     ReceiptsSettings,
 )
-from forwarder.telemetry import DROP_REASONS, INTAKES, REJECTION_REASONS, Telemetry
+from forwarder.telemetry import Telemetry
+from forwarder.words import DROP_REASONS, INTAKES, REFUSAL_REASONS, Intake
 from tests.fakes.buffers import memory_buffer
 
 DEADLINE_SECONDS: Final = 10.0
@@ -64,7 +65,8 @@ class Answer:
     def codes(self) -> list[str]:
         """The codes of an error, whose shape must be the documented one."""
         content = self.content
-        assert content.keys() == {"success", "errors"}
+        assert content.keys() == {"success", "code", "message", "errors"}
+        assert {name: content["errors"][0][name] for name in ("code", "message")}.items() <= content.items()
         assert content["success"] is False
         return [code_of(error) for error in content["errors"]]
 
@@ -212,7 +214,7 @@ class Served:
         return events
 
     def counts(self) -> Counts:
-        by_reason = {reason: self._sample("events_rejected", reason=reason) for reason in REJECTION_REASONS}
+        by_reason = {reason: self._sample("events_rejected", reason=reason) for reason in REFUSAL_REASONS}
         counts = Counts(
             received=sum(self._sample("events_received", intake=name) for name in INTAKES),
             accepted=sum(self._sample("events_accepted", intake=name) for name in INTAKES),
@@ -265,7 +267,7 @@ async def serving(
         return {"state": "buffered"} if await buffer.holds(event_id) else None
 
     status: dict[str, object] = {"state": "ready"}
-    name = "unix" if unix else "http"
+    name: Intake = "unix" if unix else "http"
     budget = ParsingBudget(settings.max_parsing_bytes)
     acceptor = Acceptor(
         elements,

@@ -22,7 +22,8 @@ from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.lines import LinesIntake
 from forwarder.settings import BufferSettings, ContractSettings, IntakeSettings
-from forwarder.telemetry import CLOSE_REASONS, INTAKES, REJECTION_REASONS, Telemetry
+from forwarder.telemetry import Telemetry
+from forwarder.words import CLOSE_REASONS, INTAKES, REFUSAL_REASONS, Intake
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.http_intake_harness import DEADLINE_SECONDS, Counts, code_of
 
@@ -38,7 +39,7 @@ class StubbornBuffer(MemoryBuffer):
     """How many events each put had."""
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         self.puts.append(len(events))
         await self.going_on.wait()
@@ -171,7 +172,7 @@ class WayIn:
 
     def counts(self) -> Counts:
         """Return the counters, which must balance."""
-        rejected = {reason: self.sample("events_rejected", reason=reason) for reason in REJECTION_REASONS}
+        rejected = {reason: self.sample("events_rejected", reason=reason) for reason in REFUSAL_REASONS}
         counts = Counts(
             received=sum(self.sample("events_received", intake=name) for name in INTAKES),
             accepted=sum(self.sample("events_accepted", intake=name) for name in INTAKES),

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from forwarder.telemetry import Telemetry
+from forwarder.words import AttributeType, ConflictAction
 from tests.fakes.attribute_type_daemon import NOW, AttributeTypeDaemon, attribute_type_daemon
 
 FIXED = ("Buy", "Total")
@@ -254,7 +255,11 @@ async def test_a_disk_that_fails_when_nobody_waits_any_more_is_no_error_of_the_e
     ],
 )
 def test_the_log_says_that_growlytics_ignores_only_what_it_gets_and_surely_ignores(
-    caplog: pytest.LogCaptureFixture, expected: str, found: str, action: str, is_ignored: bool
+    caplog: pytest.LogCaptureFixture,
+    expected: AttributeType,
+    found: AttributeType,
+    action: ConflictAction,
+    is_ignored: bool,
 ) -> None:
     Telemetry().attribute_conflicts_first(name="Buy", attribute="a", expected=expected, found=found, action=action)
     (record,) = caplog.records

@@ -683,6 +683,7 @@ async def test_a_purge_that_does_not_account_for_each_is_in_doubt(
         ("replay", "--id", "1\n"),
         ("replay", "--all", "--rate", "0"),
         ("purge", "--reason", "a b"),
+        ("list", "--reason", "full"),
         ("show", "../events"),
         ("list", "--limit", "0"),
         ("export", "--token-file"),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.growlytics.outcome import Blocked, Failure, FailureKind, Outcome, Rejected, Retryable
+from forwarder.growlytics.outcome import Blocked, Failure, Outcome, Rejected, Retryable
+from forwarder.words import FailureKind
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import BODY, SHORT_SECONDS, opened
 from tests.fakes.raw_server import Behaviour, Connection, answer, answering, raw_server

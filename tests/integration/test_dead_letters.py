@@ -264,7 +264,10 @@ async def test_the_list_comes_in_pages_and_can_be_narrowed_to_a_reason(tmp_path:
         assert (await system.get("/v1/dead-letters?reason=expired"))["dead_letters"] == []
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=1e3", "after=-1", "after=" + "9" * 30])
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=1001", "limit=x", "limit=1e3", "after=-1", "after=" + "9" * 30, "reason=", "reason=full"],
+)
 async def test_a_list_that_is_asked_for_wrongly_is_refused_with_what_is_allowed(tmp_path: Path, query: str) -> None:
     async with running(tmp_path) as system:
         refused = await system.get(f"/v1/dead-letters?{query}", status=422)

@@ -15,7 +15,6 @@ from tests.system.processes import Daemon, running_daemon, running_sandbox
 
 TOKEN: Final = "the-token"
 HERE: Final = Path(__file__).parent
-DOCUMENT: Final = HERE.parent.parent / "forwarder" / "intake" / "openapi.yaml"
 
 
 async def served(daemon: Daemon) -> dict[str, Any]:
@@ -32,8 +31,7 @@ async def test_the_daemon_serves_a_document_that_is_openapi_and_names_every_code
         metrics = await daemon.metrics()
     validate(document)
     assert document["openapi"].startswith("3.1")
-    assert document == yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
-    codes = set(document["components"]["schemas"]["Violations"]["items"]["properties"]["code"]["enum"])
+    codes = set(document["components"]["schemas"]["Code"]["enum"])
     prefix = 'growlytics_forwarder_events_rejected_total{reason="'
     counted = {series.removeprefix(prefix).removesuffix('"}') for series in metrics if series.startswith(prefix)}
     assert counted <= codes
@@ -62,11 +60,13 @@ async def test_requests_made_from_the_document_break_no_promise_of_it(tmp_path: 
     # It uses the same few keys for one event after the other, which is rightly refused where keys are remembered.
     settings = {"intake__token": TOKEN, "intake__duplicate_window_seconds": 0}
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, **settings) as daemon:
+        document = tmp_path / "openapi.yaml"
+        document.write_text(yaml.safe_dump(await served(daemon)), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("schemathesis")),
             f"--config-file={HERE / 'schemathesis.toml'}",
             "run",
-            str(DOCUMENT),
+            str(document),
             f"--url={daemon.base}",
             f"--header=x-growlytics-key: {TOKEN}",
             "--checks=all",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from forwarder import words
 from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.attribute_types import LearnedType
@@ -38,7 +39,7 @@ class ScriptedBuffer(MemoryBuffer):
     puts: list[tuple[list[Event], Notes]]
 
     async def put(
-        self, events: Sequence[Event], *, intake: str, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
+        self, events: Sequence[Event], *, intake: words.Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         self.puts.append((list(events), notes))
         if self.gate is not None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.database.attribute_types import AttributeType
 from forwarder.growlytics.attribute_values import Value, converted, is_nameable, is_soft, type_of
+from forwarder.words import AttributeType
 
 MAX_SAFE = 2**53 - 1
 NUMBERS = (

@@ -24,15 +24,23 @@ from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.delivery.engine import WINDOW_EVENTS_PER_PERMIT
 from forwarder.delivery.worker import Delivery, Progress
 from forwarder.event import Event, by_customer, each_alone
-from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable, RetryReason
+from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import RetryableReason
 from tests.fakes.buffers import ObservedBuffer, memory_buffer
 from tests.fakes.events import EventMaker, counted, ids
 from tests.fakes.posts import Attempt, ScriptedPost, network_error
 from tests.fakes.virtual_time import in_virtual_time, now
 
-RETRY_REASONS: tuple[RetryReason, ...] = ("network", "timeout", "status_408", "status_425", "status_429", "status_5xx")
+RETRY_REASONS: tuple[RetryableReason, ...] = (
+    "network",
+    "timeout",
+    "status_408",
+    "status_425",
+    "status_429",
+    "status_5xx",
+)
 MIB = 1024 * 1024
 FAR_SECONDS = 3600.0
 
@@ -161,7 +169,7 @@ async def test_a_rejected_event_becomes_a_dead_letter_with_its_story_and_is_neve
 
 @pytest.mark.parametrize("reason", RETRY_REASONS)
 @in_virtual_time
-async def test_a_retryable_event_is_tried_until_it_is_delivered(reason: RetryReason) -> None:
+async def test_a_retryable_event_is_tried_until_it_is_delivered(reason: RetryableReason) -> None:
     post = ScriptedPost(first_attempts_fail(3, Retryable(reason, maybe_delivered=False)))
     async with delivering(post) as running:
         (event,) = await running.put(running.make.of("a"))

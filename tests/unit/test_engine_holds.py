@@ -3,9 +3,10 @@
 import pytest
 
 from forwarder.delivery.engine import Waits
-from forwarder.delivery.holds import CAUSES, Cause, HoldEnded, HoldStarted
+from forwarder.delivery.holds import HoldEnded, HoldStarted
 from forwarder.growlytics.outcome import DELIVERED, Outcome, Retryable
 from forwarder.settings import DeliverySettings
+from forwarder.words import HOLD_CAUSES, HoldCause
 from tests.fakes.engine_harness import BLOCKED, FAILED, LOST, OLD, PAGE, REJECTED, Driver, why
 
 OUT_OF_REACH = 10**9
@@ -36,11 +37,11 @@ def asks_to_wait(seconds: float) -> Retryable:
     return Retryable("status_429", maybe_delivered=False, retry_after_seconds=seconds)
 
 
-def in_hold(cause: Cause, customers: str = "abc", *, accepted_at: float | None = None) -> Driver:
+def in_hold(cause: HoldCause, customers: str = "abc", *, accepted_at: float | None = None) -> Driver:
     """Return an engine that has begun to hold at once, because of its first event; the others are ready."""
     some = driver(breaker_failures=1 if cause == "breaker" else OUT_OF_REACH, systemic_rejections=1)
     some.put(customers, accepted_at=accepted_at)
-    outcomes: dict[Cause, Outcome] = {
+    outcomes: dict[HoldCause, Outcome] = {
         "breaker": FAILED,
         "retry_after": asks_to_wait(1.0),
         "auth": BLOCKED,
@@ -55,8 +56,8 @@ def in_hold(cause: Cause, customers: str = "abc", *, accepted_at: float | None =
 # Any hold
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_in_a_hold_one_probe_goes_at_a_time_and_not_before_its_time(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
+def test_in_a_hold_one_probe_goes_at_a_time_and_not_before_its_time(cause: HoldCause) -> None:
     some = in_hold(cause)
     began = some.now
     some.now += 0.999
@@ -70,10 +71,10 @@ def test_in_a_hold_one_probe_goes_at_a_time_and_not_before_its_time(cause: Cause
     assert some.try_start() is None
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
 @pytest.mark.parametrize("outcome", [FAILED, LOST, BLOCKED, REJECTED])
 def test_a_probe_that_fails_neither_parks_its_event_nor_counts_and_the_next_takes_another_lane(
-    cause: Cause, outcome: Outcome
+    cause: HoldCause, outcome: Outcome
 ) -> None:
     some = in_hold(cause, "abc")
     attempts = {"a": 1, "b": 0, "c": 0}
@@ -83,8 +84,8 @@ def test_a_probe_that_fails_neither_parks_its_event_nor_counts_and_the_next_take
     assert some.pass_to_next_probe().lane is not probe.lane
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_a_delivered_probe_clears_every_cause_and_all_goes_on(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
+def test_a_delivered_probe_clears_every_cause_and_all_goes_on(cause: HoldCause) -> None:
     some = in_hold(cause, "abcdefgh")
     some.end(some.pass_to_next_probe(), DELIVERED)
     assert some.causes == set()
@@ -106,20 +107,20 @@ def test_a_delivered_probe_clears_causes_that_came_while_it_was_under_way() -> N
     assert some.try_start() is not None
 
 
-@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause not in ("systemic", "not_growlytics")])
-def test_an_event_delivered_by_an_attempt_from_before_the_hold_does_not_end_it(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", [cause for cause in HOLD_CAUSES if cause not in ("systemic", "not_growlytics")])
+def test_an_event_delivered_by_an_attempt_from_before_the_hold_does_not_end_it(cause: HoldCause) -> None:
     some = driver(breaker_failures=1)
     some.put("abc")
     a, b = some.start(), some.start()
-    outcomes: dict[Cause, Outcome] = {"breaker": FAILED, "retry_after": asks_to_wait(1.0), "auth": BLOCKED}
+    outcomes: dict[HoldCause, Outcome] = {"breaker": FAILED, "retry_after": asks_to_wait(1.0), "auth": BLOCKED}
     some.end(a, outcomes[cause])
     some.end(b, DELIVERED)
     assert cause in some.causes
     assert some.try_start() is None
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_in_a_hold_the_only_event_is_probed_though_it_is_parked(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
+def test_in_a_hold_the_only_event_is_probed_though_it_is_parked(cause: HoldCause) -> None:
     some = in_hold(cause, "a")
     for _ in range(3):
         some.end(some.pass_to_next_probe(), FAILED)
@@ -139,8 +140,8 @@ def test_the_probe_after_the_one_of_a_parked_event_takes_another_that_is_parked(
     assert sorted(seen) == ["a", "b"]
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_nothing_expires_in_a_hold_or_as_a_probe(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
+def test_nothing_expires_in_a_hold_or_as_a_probe(cause: HoldCause) -> None:
     some = in_hold(cause)
     for _ in range(5):
         some.now += 10_000_000.0

@@ -14,7 +14,8 @@ from yarl import URL
 from forwarder.growlytics import failures
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoAnswerError, NoNameServerError
-from forwarder.growlytics.outcome import Failure, FailureKind
+from forwarder.growlytics.outcome import Failure
+from forwarder.words import FailureKind
 
 HOST = "dc.growlytics.in"
 GROWLYTICS = URL(f"https://{HOST}/track/event?CANARY=CANARY")

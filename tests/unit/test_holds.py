@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.delivery.holds import CAUSES, Cause, HoldEnded, Holds, HoldStarted
+from forwarder.delivery.holds import HoldEnded, Holds, HoldStarted
 from forwarder.settings import DeliverySettings
+from forwarder.words import HOLD_CAUSES, HoldCause
 
 NOW = 1000.0
 NO_JITTER, MOST_JITTER = 0.0, 1.0
@@ -36,8 +37,8 @@ def test_at_first_nothing_holds() -> None:
     assert (dict(some.causes), some.probe_at, some.news()) == ({}, None, [])
 
 
-@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause != "retry_after"])
-def test_the_first_probe_goes_after_the_initial_interval(cause: Cause) -> None:
+@pytest.mark.parametrize("cause", [cause for cause in HOLD_CAUSES if cause != "retry_after"])
+def test_the_first_probe_goes_after_the_initial_interval(cause: HoldCause) -> None:
     some = holds(initial=3.0)
     some.hold(cause, NOW)
     assert some.probe_at == NOW + 3.0

@@ -6,31 +6,24 @@ import math
 from datetime import UTC, datetime
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder import gauges, telemetry
-from forwarder.buffer.fates import DeadReason, DropReason
-from forwarder.delivery.holds import Cause
 from forwarder.growlytics.answer_body import MAX_ANSWER_BYTES
-from forwarder.growlytics.contract import Code
 from forwarder.growlytics.outcome import (
     MAX_RETRY_AFTER_SECONDS,
     Blocked,
     Delivered,
     Failure,
-    FailureKind,
     Outcome,
     Rejected,
     Retryable,
-    RetryReason,
     of_answer,
     of_proxy_refusal,
 )
-from forwarder.intake import answers
+from forwarder.words import RetryableReason
 
 EVERY_STATUS = range(100, 600)
 
@@ -75,7 +68,7 @@ def expected(status: int, *, says_failure: bool) -> Outcome:
     if status in (400, 409, 413, 422):
         return Rejected(status)
     if status in (408, 425, 429):
-        reasons: dict[int, RetryReason] = {408: "status_408", 425: "status_425", 429: "status_429"}
+        reasons: dict[int, RetryableReason] = {408: "status_408", 425: "status_425", 429: "status_429"}
         return Retryable(reasons[status], maybe_delivered=False)
     if status // 100 == 5:
         return Retryable("status_5xx", maybe_delivered=status in (502, 504))
@@ -382,32 +375,3 @@ def test_a_proxy_that_may_change_its_mind_says_when() -> None:
         )
         if not isinstance(decided, Blocked):
             assert decided == Retryable("network", maybe_delivered=False, retry_after_seconds=9.0), status
-
-
-# Telemetry's labels
-
-
-def test_every_code_of_the_contract_has_a_series() -> None:
-    assert set(get_args(Code)) <= set(telemetry.REJECTION_REASONS)
-    assert len(set(telemetry.REJECTION_REASONS)) == len(telemetry.REJECTION_REASONS)
-
-
-def test_every_refusal_of_the_http_intake_that_counts_an_event_has_a_series() -> None:
-    uncounted = {
-        "not_found",
-        "method_not_allowed",
-        "unauthorized",
-        "forbidden_user",
-        "malformed_http",
-        "internal_error",
-    }
-    assert set(answers._MESSAGES) - uncounted <= set(telemetry.REJECTION_REASONS)
-
-
-def test_the_series_of_outcomes_retries_and_drops_are_those_that_occur() -> None:
-    assert set(telemetry.OUTCOMES) == {kind.__name__.lower() for kind in get_args(Outcome)}
-    assert set(telemetry.RETRY_REASONS) == {*get_args(RetryReason), "blocked", "suspect"}
-    assert set(telemetry.FAILURE_KINDS) == set(get_args(FailureKind))
-    assert set(telemetry.DROP_REASONS) == set(get_args(DropReason))
-    assert set(telemetry.DEAD_REASONS) == set(get_args(DeadReason))
-    assert set(gauges.HOLD_CAUSES) == set(get_args(Cause))

@@ -19,7 +19,7 @@ class Watch:
         self.now += 1
         return self.now
 
-    def refuse(self, count: int = 1, **more: str) -> None:
+    def refuse(self, count: int = 1, **more: Any) -> None:
         self.recent.refused(count, **{"intake": "http", "code": "empty", **more})
 
     def bury(self, event_id: int, name: str = "Add To Cart") -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import forwarder.intake
-from forwarder.gauges import HOLD_CAUSES
 from forwarder.settings import reference
-from forwarder.telemetry import DROP_REASONS
+from forwarder.words import DROP_REASONS, HOLD_CAUSES
 
 TEXTS = {
     file.name: file.read_text(encoding="utf-8")
@@ -35,6 +34,9 @@ def test_every_command_that_it_names_can_be_run_like_that(command: str) -> None:
     parser.parse_args(arguments)
 
 
-def test_every_cause_of_a_hold_and_every_reason_of_a_loss_has_its_advice() -> None:
-    for name in (*HOLD_CAUSES, *DROP_REASONS):
-        assert re.search(rf"(?m)^  {name}: ", TEXTS["advice.js"]), name
+@pytest.mark.parametrize(("table", "its_words"), [("HOLDS", HOLD_CAUSES), ("DROPPED", DROP_REASONS)])
+def test_every_cause_of_a_hold_and_every_reason_of_a_loss_has_its_advice(
+    table: str, its_words: tuple[str, ...]
+) -> None:
+    (texts,) = re.findall(rf"(?ms)^const {table} = {{$(.*?)^}};$", TEXTS["advice.js"])
+    assert sorted(re.findall(r"(?m)^  (\w+): ", texts)) == sorted(its_words)

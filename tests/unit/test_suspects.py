@@ -5,8 +5,9 @@ from itertools import count
 
 import pytest
 
-from forwarder.delivery.suspects import EventBlockedWhy, Refusals, Refused, Suspects
+from forwarder.delivery.suspects import Refusals, Refused, Suspects
 from forwarder.settings import DeliverySettings
+from forwarder.words import EventBlockedWhy
 
 
 class Run:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from prometheus_client import Metric, generate_latest
@@ -13,7 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from forwarder.gauges import Gauges
 from forwarder.logs import JsonFormatter, TextFormatter
+from forwarder.recent import FailureFields
 from forwarder.telemetry import Telemetry
+from forwarder.words import REQUEST_REFUSAL_REASONS, HoldCause, RefusalReason, RequestRefusalReason
 from tests.fakes.events import counted
 
 PREFIX = "growlytics_forwarder_"
@@ -36,6 +39,23 @@ COUNTERS = {
                 "unsupported_encoding",
                 "too_slow",
             ),
+            *("headers_too_large", "uri_too_long", "unsupported_transfer_encoding", "busy"),
+        ],
+    ),
+    "http_requests_refused_total": (
+        "reason",
+        [
+            *("malformed_http", "headers_too_large", "uri_too_long", "unsupported_transfer_encoding", "too_slow"),
+            *(
+                "unauthorized",
+                "forbidden_host",
+                "forbidden_origin",
+                "forbidden_user",
+                "not_found",
+                "method_not_allowed",
+            ),
+            *("unsupported_encoding", "unsupported_content_type", "body_too_large", "malformed_body", "busy"),
+            *("shutting_down", "internal_error"),
         ],
     ),
     "events_delivered_total": None,
@@ -306,7 +326,7 @@ def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -
 
 
 @pytest.mark.parametrize("unknown", ["", "stranger's text", "c-123"])
-def test_no_label_can_be_made_up_by_a_stranger(telemetry: Telemetry, unknown: str) -> None:
+def test_no_label_can_be_made_up_by_a_stranger(telemetry: Telemetry, unknown: Any) -> None:
     before = series(telemetry.registry.collect()).keys()
     with pytest.raises(KeyError):
         telemetry.events_refused(1, intake=unknown, reason="empty")
@@ -419,9 +439,44 @@ def test_a_full_buffer_that_refuses_events_says_what_to_look_at(
     ["unauthorized", "forbidden_host", "forbidden_origin", "too_slow", "buffer_unavailable", "shutting_down"],
 )
 def test_what_is_refused_for_a_reason_that_has_a_line_of_its_own_has_no_second_one(
-    telemetry: Telemetry, lines: list[logging.LogRecord], code: str
+    telemetry: Telemetry, lines: list[logging.LogRecord], code: RefusalReason
 ) -> None:
     telemetry.events_refused(1, intake="http", reason=code)
+    assert lines == []
+
+
+FIXES: dict[RequestRefusalReason, str] = {
+    "malformed_http": "TLS or HTTP/2",
+    "headers_too_large": "cookies",
+    "uri_too_long": "in the body",
+    "unsupported_transfer_encoding": "Content-Length",
+    "busy": "intake.max_parsing_bytes",
+}
+
+
+@pytest.mark.parametrize("reason", FIXES)
+def test_a_client_that_speaks_http_in_another_way_is_one_line_in_ten_seconds_that_says_the_fix(
+    telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord], reason: RequestRefusalReason
+) -> None:
+    for _ in range(1000):
+        telemetry.request_refused(reason)
+        clock.now += 0.0001
+    (line,) = lines
+    assert (line.levelname, fields(line)) == ("WARNING", {"code": reason})
+    assert FIXES[reason] in line.getMessage()
+    assert counted(telemetry, "http_requests_refused_total", reason=reason) == 1000
+    clock.now += 10.0
+    telemetry.request_refused(reason)
+    assert fields(lines[1]) == {"code": reason, "repeats_not_logged": 999}
+
+
+@pytest.mark.parametrize("reason", [reason for reason in REQUEST_REFUSAL_REASONS if reason not in FIXES])
+def test_a_request_that_is_refused_for_another_reason_counts_and_is_told_of_elsewhere(
+    telemetry: Telemetry, lines: list[logging.LogRecord], reason: RequestRefusalReason
+) -> None:
+    telemetry.request_refused(reason)
+    assert counted(telemetry, "http_requests_refused_total", reason=reason) == 1
+    assert telemetry.received == telemetry.refused == 0, "it is not known to be an event"
     assert lines == []
 
 
@@ -457,7 +512,7 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
     ],
 )
 def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cause_and_seconds(
-    telemetry: Telemetry, lines: list[logging.LogRecord], cause: str, what_it_says: str
+    telemetry: Telemetry, lines: list[logging.LogRecord], cause: HoldCause, what_it_says: str
 ) -> None:
     telemetry.hold_started(cause, probe_in_seconds=1.2345)
     (started,) = lines
@@ -500,7 +555,12 @@ def test_a_hold_that_lasts_has_its_line_a_little_later_although_another_came_jus
 def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
     telemetry: Telemetry, lines: list[logging.LogRecord]
 ) -> None:
-    failure = {"kind": "connect", "status": None, "error": "connection refused", "host": "dc.growlytics.in:443"}
+    failure: FailureFields = {
+        "kind": "connect",
+        "status": None,
+        "error": "connection refused",
+        "host": "dc.growlytics.in:443",
+    }
     telemetry.attempt_failed(failure)
     assert lines == [], "an attempt by itself is not worth a line"
     telemetry.hold_started("breaker", probe_in_seconds=1.0, failure=failure)
@@ -520,7 +580,7 @@ def test_an_event_that_is_refused_is_named_without_what_is_in_it(
 
 @pytest.mark.parametrize("unknown", ["", "stranger's text"])
 def test_a_hold_has_one_of_the_causes_that_are_known(
-    telemetry: Telemetry, lines: list[logging.LogRecord], unknown: str
+    telemetry: Telemetry, lines: list[logging.LogRecord], unknown: Any
 ) -> None:
     with pytest.raises(KeyError):
         telemetry.hold_started(unknown, probe_in_seconds=1.0)

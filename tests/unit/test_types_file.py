@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.database.attribute_types import AttributeType, Place
+from forwarder.database.attribute_types import Place
 from forwarder.growlytics.attribute_values import is_nameable
 from forwarder.growlytics.types_file import MAX_FILE_BYTES, MAX_PROBLEMS, TypesFileError, parse, read, text
+from forwarder.words import AttributeType
 
 CONFIG = Path(__file__).parents[2] / "config"
 SHOP: dict[Place, AttributeType] = {("Add To Cart", "Price"): "number", ("Add To Cart", "Product Id"): "string"}

@@ -69,14 +69,15 @@ function showDelivery({ delivery, holds }) {
   draw("delivery", [delivery, holds], () => {
     const times = ({ p50, p99 }) => (p50 === null ? ["–"] : [duration(p50), `99 % within ${duration(p99)}`]);
     const held = Object.entries(holds).map(([cause, { probe_in_seconds: probe }]) => `${cause}${typeof probe === "number" ? `, probe ${probe < 1 ? "now" : `in ${duration(probe)}`}` : ""}`);
-    const { delivered, retryable, rejected, blocked } = delivery.attempts;
+    const { delivered, ...others } = delivery.attempts;
+    const rest = Object.entries(others).map(([outcome, number]) => `${count(number)} ${outcome === "retryable" ? "to be repeated" : outcome}`);
     const failure = delivery.last_failure;
     return facts([
       ["On the wire", count(delivery.in_flight), `of ${count(delivery.concurrency_limit)} now, ${count(delivery.max_concurrency)} at most`],
       ["Holds", held.length ? held.join("; ") : "none"],
       ["One attempt", ...times(delivery.attempt_seconds)],
       ["Accepted to delivered", ...times(delivery.latency_seconds)],
-      ["Attempts", `${count(delivered)} delivered`, `${count(retryable)} to be repeated, ${count(rejected)} rejected, ${count(blocked)} blocked`],
+      ["Attempts", `${count(delivered)} delivered`, rest.join(", ")],
       ["Failed last", failure ? strange(failed(failure)) : "none", failure ? `at ${clock(failure.at)}` : null],
     ]);
   });
@@ -86,7 +87,7 @@ function showBuffer({ buffer, forecasts, history, dead_letters: dead }) {
   draw("waiting", [history.buffered, buffer.events], () => [
     legend([
       { name: "buffered", value: count(sum(buffer.events)), label: "waiting" },
-      ...["ready", "parked", "in_flight"].map((state) => ({ name: "plain", value: count(buffer.events[state] ?? 0), label: state.replace("_", " ") })),
+      ..."{{BUFFER_STATES}}".map((state) => ({ name: "plain", value: count(buffer.events[state] ?? 0), label: state.replace("_", " ") })),
     ]),
     chart("Events waiting in the buffer", [{ name: "buffered", label: "waiting", values: history.buffered, area: true }], { least: 10 }),
   ]);
