@@ -2,10 +2,11 @@
 
 Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`,
 260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
-each request under way 2 MiB and up to forty times its body (ten for events, the rest for hostile JSON), at most
-`intake.max_body_bytes`, while it is split and checked; for each connection of the HTTP intakes 100 KiB, and of lines_socket
-1 MiB and twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; for the
-datagrams 8 MiB and `intake.max_line_bytes`; and for each attempt on the wire as much of its answer as comes, at most 2 MiB.
+the requests under way ten times `intake.max_parsing_bytes`, and besides, for one at a time, up to forty times
+`intake.max_body_bytes` while it is split and checked (five times for events, the rest for hostile JSON); for each connection
+of the HTTP intakes 100 KiB, and up to ten times a body below 64 KiB, which is in no budget; and of lines_socket 1 MiB and
+twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; for the datagrams 8 MiB
+and `intake.max_line_bytes`; and for each attempt on the wire as much of its answer as comes, at most 2 MiB.
 
 The events are, in a buffer on disk, 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
 `buffer.max_events` and 4 MiB for SQLite; in memory, `buffer.max_bytes`, about 600 bytes more for each of
@@ -54,6 +55,7 @@ from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake, Operating, OperatorRoutes
 from forwarder.intake.lines import LinesIntake
+from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.receipts import Receipts
 from forwarder.reload import Reloading
@@ -400,13 +402,16 @@ class App:
 
         bodies = Bodies(_BODIES * settings.max_body_bytes)
 
+        budget = ParsingBudget(settings.max_parsing_bytes)
+
         def http(name: Intake) -> HttpIntake:
             return HttpIntake(
                 settings,
                 control=self._settings.control,
                 intake=name,
-                events=EventRoutes(settings, intake=name, acceptor=acceptor, telemetry=self.telemetry),
+                events=EventRoutes(settings, intake=name, acceptor=acceptor, budget=budget, telemetry=self.telemetry),
                 bodies=bodies,
+                budget=budget,
                 telemetry=self.telemetry,
                 operating=operating,
             )

@@ -6,15 +6,16 @@ may import this module; it imports nothing of the project.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Event:
+
+class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event that satisfies the contract.
 
-    Events are compared by identity; `id` is what names one across restarts.
+    Events are compared by identity; `id` is what names one across restarts. A struct of msgspec is made ten times as fast
+    as a frozen dataclass, and the garbage collector need not look at it.
     """
 
     id: int
@@ -63,18 +64,6 @@ class EventIds(Iterator[int]):
     def rise_above(self, last: int) -> None:
         """Yield only what is higher than `last`."""
         self._next = max(self._next, last + 1)
-
-
-def printable(text: str, limit: int = 100) -> str:
-    """Return `text`, which a stranger chose, fit for a log line or a terminal.
-
-    Control characters, lone surrogates and whatever else is not printable are escaped; the text is cut at `limit`
-    characters.
-    """
-    cut = text if len(text) <= limit else text[: limit - 1] + "…"
-    if cut.isprintable():
-        return cut
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in cut)
 
 
 Clock = Callable[[], float]

@@ -20,8 +20,8 @@ from typing import Final, TextIO
 
 import orjson
 
-from forwarder.event import printable
 from forwarder.settings import LogSettings
+from forwarder.text import printable
 
 _MAX_WAITING_LINES: Final = 10_000
 _MAX_VALUE_CHARACTERS: Final = 1000

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, TypedDict
 
-from forwarder.event import Clock, printable
+from forwarder.event import Clock
+from forwarder.text import printable
 from forwarder.words import DeadReason, FailureKind, Intake, OutcomeName, RefusalReason
 
 MAX_SHOWN: Final = 20

@@ -7,13 +7,13 @@ from forwarder import __version__
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.event import printable
 from forwarder.forecast import Forecast
 from forwarder.gauges import Gauges
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.history import History
 from forwarder.reload import Reloading
 from forwarder.telemetry import Telemetry
+from forwarder.text import printable
 from forwarder.words import OUTCOMES, DaemonState
 
 

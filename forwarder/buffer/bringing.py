@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from forwarder.buffer.base import Stored
 from forwarder.buffer.batch import Put, Salvaged

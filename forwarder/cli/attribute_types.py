@@ -18,7 +18,7 @@ from forwarder.cli.daemon import DaemonError
 from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 from forwarder.cli.output import discard_output
 from forwarder.cli.patience import StoppedError
-from forwarder.event import printable
+from forwarder.text import printable
 from forwarder.words import AttributeType
 
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         if self.unix_socket is None:
             return self.url
-        from forwarder.event import printable
+        from forwarder.text import printable
 
         return f"the Unix socket {printable(self.unix_socket, 200)}"
 
@@ -202,7 +202,7 @@ def not_a_forwarder(place: Place, status: int) -> str:
 
 
 def _described(error: Mapping[str, object]) -> str:
-    from forwarder.event import printable
+    from forwarder.text import printable
 
     field, message, code = (error.get(key) for key in ("field", "message", "code"))
     where = f"{printable(field, 200)}: " if isinstance(field, str) else ""
@@ -250,7 +250,7 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _reason(error: Exception) -> str:
-    from forwarder.event import printable
+    from forwarder.text import printable
 
     cause = _cause(error)
     # asyncio puts a text of its own, and the address again, where the system's would be.

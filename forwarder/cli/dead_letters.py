@@ -22,7 +22,7 @@ from forwarder.cli.dead_letter_requests import Action, DeadLetters, Pages
 from forwarder.cli.output import discard_output
 from forwarder.cli.patience import Patience, StoppedError
 from forwarder.cli.progress import Ticker
-from forwarder.event import printable
+from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 
 _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES")

@@ -25,7 +25,7 @@ class Line(NamedTuple):
     number: int
     """Where it is in the file, from 1."""
     text: bytes | None
-    """Without the white space around it; None if it is longer than MAX_LINE_BYTES."""
+    """Without the white space around it and the byte order mark before it; None if it is longer than MAX_LINE_BYTES."""
     end_bytes: int
     """Where in the file it ends."""
 
@@ -41,7 +41,7 @@ def add_file_argument(parser: argparse.ArgumentParser) -> None:
 
 def file_name(file: str) -> str:
     """Return what messages call the file."""
-    from forwarder.event import printable
+    from forwarder.text import printable
 
     return "<stdin>" if file == "-" else printable(file, 500)
 
@@ -72,9 +72,13 @@ def numbered_lines(file: BinaryIO, *, name: str, max_line_bytes: int = MAX_LINE_
         if not size_bytes:
             return
         end_bytes += size_bytes
-        if number == 1 and text is not None:
-            text = text.removeprefix(codecs.BOM_UTF8)  # some editors put it before the first line
-        if text is None or (text := text.strip(_WHITESPACE)):
+        if text is not None:
+            text = text.strip(_WHITESPACE)
+            if text.startswith(
+                codecs.BOM_UTF8
+            ):  # as some editors write before the first line; files may be joined, too
+                text = text[len(codecs.BOM_UTF8) :].lstrip(_WHITESPACE)
+        if text != b"":
             yield Line(number, text, end_bytes)
 
 

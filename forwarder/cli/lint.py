@@ -111,9 +111,9 @@ class Checker:
     def _conflicts(self, event: "Conforming") -> "Iterator[tuple[bool, Place, Violation]]":
         if not self._types:
             return
-        from forwarder.event import printable
         from forwarder.growlytics.attribute_values import is_soft, type_of
         from forwarder.growlytics.contract import Violation
+        from forwarder.text import printable
 
         for attribute, value in event.attributes.items():
             place = event.name, attribute
@@ -130,7 +130,7 @@ def check_line(line: Line) -> list[str]:
 
 
 def _told(violation: "Violation") -> str:
-    from forwarder.event import printable
+    from forwarder.text import printable
 
     field = f"{printable(violation.field, 200)}: " if violation.field else ""
     return f"{field}{printable(violation.message, 500)} ({violation.code})"

@@ -125,7 +125,7 @@ async def _post(daemon: Daemon, body: bytes) -> Answer:
 def _report(place: Place, answer: Answer) -> int:
     event_id = answer.content.get("id")
     if answer.status == 200 and isinstance(event_id, str):
-        from forwarder.event import printable
+        from forwarder.text import printable
 
         print(f"accepted, id {printable(event_id)}")
         return EXIT_OK

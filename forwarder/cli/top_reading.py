@@ -21,7 +21,7 @@ from forwarder.cli.top_status import (
     Settings,
     Status,
 )
-from forwarder.event import printable
+from forwarder.text import printable
 
 MAX_SHOWN: Final = 20
 """Of holds, conflicts, refusals and other lists."""

@@ -13,7 +13,7 @@ from itertools import chain, dropwhile
 from typing import Final
 
 from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
-from forwarder.event import Clock, printable
+from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.attribute_values import TYPE_OF, converted, is_date, is_nameable, type_of
 from forwarder.growlytics.contract import Conforming, Refused, Violation
@@ -21,6 +21,7 @@ from forwarder.growlytics.known_types import KnownTypes
 from forwarder.growlytics.type_conflicts import Conflict, TypeConflicts
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
+from forwarder.text import printable
 from forwarder.words import AttributeType, ConflictAction
 
 MAX_CROWDED_NAMES: Final = 100
@@ -85,11 +86,8 @@ class AttributeTypes:
 
     # Events
 
-    def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
-        """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
-
-        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
-        """
+    def know(self, event: Conforming) -> bool:
+        """Return whether there is nothing to say or to note of an event: its attributes have the types that are known."""
         known = self._known.of(event.name)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # as in `type_of`, whose call would take as long as all the rest
@@ -97,8 +95,17 @@ class AttributeTypes:
             else:
                 found = TYPE_OF[type(value)]
             if known.get(attribute) != found:
-                return self._judge_closely(body, event, known, seen or Seen())
-        return None
+                return False
+        return True
+
+    def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
+        """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
+
+        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
+        """
+        return (
+            None if self.know(event) else self._judge_closely(body, event, self._known.of(event.name), seen or Seen())
+        )
 
     def settled(self, judged: Sequence[Judged]) -> None:
         """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""

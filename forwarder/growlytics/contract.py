@@ -15,8 +15,8 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Final
 
-from forwarder.event import printable
 from forwarder.growlytics.json_text import OutOfRange
+from forwarder.text import printable
 from forwarder.words import EventCode
 
 MAX_NAME_UNITS: Final = 49
@@ -47,14 +47,17 @@ class Violation:
     """What is wrong and the mend, for a person."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Conforming:
-    """What the forwarder needs to know of an event that satisfies the contract."""
+    """What the forwarder needs to know of an event that satisfies the contract.
 
-    customer: str
+    Final for mypy only: to be frozen would make it cost three times as much.
+    """
+
+    customer: Final[str]
     """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""
-    name: str
-    attributes: Mapping[str, str | int | float | bool]
+    name: Final[str]
+    attributes: Final[Mapping[str, str | int | float | bool]]
     """For a look at their types only: integers beyond 64 bits may have become floats."""
 
 

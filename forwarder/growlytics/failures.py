@@ -22,10 +22,10 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
-from forwarder.event import printable
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
 from forwarder.growlytics.connections import NoNameServerError
 from forwarder.growlytics.outcome import Failure
+from forwarder.text import printable
 from forwarder.words import FailureKind
 
 _MAX_TEXT_CHARACTERS: Final = 200

@@ -90,18 +90,26 @@ _EXACT: Final = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_c
 
 
 def elements(array: bytes) -> Iterator[bytes]:
-    """Yield the raw bytes of each element of `array`, the text of a JSON array that `parse` has accepted."""
-    position = _after_space(array, array.index(b"[") + 1)
+    """Yield the raw bytes of each element of `array`, which begins like the text of a JSON array.
+
+    It is an array if each of them is JSON and none is empty. Raises MalformedJsonError, perhaps only behind some of them,
+    where brackets, commas or the end are wrong.
+    """
+    position = _after_space(array, _after_space(array, 0) + 1)
     if array[position : position + 1] == b"]":
-        return
-    while True:
-        container = _CONTAINER.match(array, position)
-        end = container.end() if container else _end_of_value(array, position)
-        yield array[position:end].rstrip(_WHITESPACE)
-        separator = _after_space(array, end)
-        if array[separator : separator + 1] != b",":
-            return
-        position = _after_space(array, separator + 1)
+        end = position
+    else:
+        while True:
+            end = _end_of_value(array, position)
+            yield array[position:end].rstrip(_WHITESPACE)
+            end = _after_space(array, end)
+            if array[end : end + 1] != b",":
+                break
+            position = _after_space(array, end + 1)
+    if array[end : end + 1] != b"]":
+        raise MalformedJsonError(f"expected a comma or the end of the array at byte {end}")
+    if (behind := _after_space(array, end + 1)) < len(array):
+        raise MalformedJsonError(f"there is more behind the end of the array, at byte {behind}")
 
 
 def members(text: bytes, *, most: int) -> dict[str, bytes] | None:
@@ -116,8 +124,7 @@ def members(text: bytes, *, most: int) -> dict[str, bytes] | None:
         key = _WHOLE_STRING.match(text, position)
         assert key is not None, "the object was parsed before"
         position = _after_space(text, _after_space(text, key.end()) + 1)  # behind the colon
-        container = _CONTAINER.match(text, position)
-        end = container.end() if container else _end_of_value(text, position)
+        end = _end_of_value(text, position)
         found[str(parse(key[0]))] = text[position:end].rstrip(_WHITESPACE)
         position = _after_space(text, _after_space(text, end) + 1)  # behind the comma
     return found
@@ -130,13 +137,17 @@ def _after_space(text: bytes, position: int) -> int:
 
 
 def _end_of_value(text: bytes, position: int) -> int:
-    """Return where the value that starts at `position` ends: at the `,`, `]` or `}` behind it."""
+    """Return where the value that starts at `position` ends: behind it, or at the `,`, `]` or `}` that follows it.
+
+    Raises MalformedJsonError if it has no end.
+    """
+    if container := _CONTAINER.match(text, position):
+        return container.end()
     depth = 0
     while True:
-        if container := _CONTAINER.match(text, position):
-            position = container.end()
         token = _TOKEN.match(text, position)
-        assert token is not None, "the array was parsed before"
+        if token is None:
+            raise MalformedJsonError(f"a string, an array or an object has no end, at byte {position}")
         match token[1]:
             case b"[" | b"{":
                 depth += 1
@@ -145,13 +156,25 @@ def _end_of_value(text: bytes, position: int) -> int:
             case b"]" | b"}":
                 depth -= 1
         position = token.end()
+        if container := _CONTAINER.match(text, position):
+            position = container.end()
 
 
 def lines(text: bytes) -> Iterator[bytes]:
-    """Yield the lines of `text` that are not blank, without the white space around them."""
-    for line in text.split(b"\n"):
-        if stripped := line.strip(_WHITESPACE):
-            yield stripped
+    """Yield the lines of `text` that are not blank, each as `bare` returns it; of the others nothing is kept."""
+    start = 0
+    while (end := text.find(b"\n", start)) >= 0:
+        if line := bare(text[start:end]):
+            yield line
+        start = end + 1
+    if line := bare(text[start:]):
+        yield line
+
+
+def bare(text: bytes) -> bytes:
+    """Return `text` without the white space around it and the byte order mark before it, which some editors write."""
+    text = text.strip(_WHITESPACE)
+    return text[len(codecs.BOM_UTF8) :].lstrip(_WHITESPACE) if text.startswith(codecs.BOM_UTF8) else text
 
 
 class TooDeepError(ValueError):

@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Final
 
 from forwarder.database.attribute_types import Place
-from forwarder.event import printable
 from forwarder.growlytics.attribute_values import is_soft
+from forwarder.text import printable
 from forwarder.words import AttributeType, ConflictAction, ConflictKind
 
 MAX_RECORDED_ATTRIBUTES: Final = 10_000

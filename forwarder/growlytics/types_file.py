@@ -13,9 +13,9 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from forwarder.event import printable
 from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
+from forwarder.text import printable
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 if TYPE_CHECKING:  # what it imports takes long, and `lint` does without

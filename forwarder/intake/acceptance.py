@@ -2,32 +2,29 @@
 
 All the ways in share it, whatever they speak. Elements fail alone; what is good of one request is put together, all or
 nothing. Every element is counted exactly once: as accepted, as a duplicate or as refused.
+
+Of a body that is refused as a whole, nothing is put, learned or counted here: all its elements are read before. Of those
+that wait for that, only what the put needs is kept. Bodies that take more than one turn of the event loop are read one at a
+time, first come, first served.
 """
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final, assert_never
+from typing import Final
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
+from forwarder.growlytics.attribute_types import AttributeTypes, Judged
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
+from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judge, Judgement
 from forwarder.telemetry import Telemetry
-from forwarder.words import EventCode, Intake, RefusalReason
-
-ELEMENTS_PER_TURN: Final = 250
-"""How many elements of one request are checked before others get a turn of the event loop."""
-BYTES_PER_TURN: Final = 64 * 1024
-"""And how many bytes of them."""
-
-MAX_LISTED_VIOLATIONS: Final = 1000
-"""Of one request: no more elements are listed then, only counted, or a small request could ask for a huge answer."""
+from forwarder.words import Intake, RefusalReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,48 +49,6 @@ class Accepted:
 Acceptance = Accepted | Full | NeverFits | Unavailable
 
 
-@dataclass(slots=True)
-class _Draft:
-    """An element that may become an event."""
-
-    index: int
-    body: bytes
-    checked: Conforming
-    key: Key | None
-    """The app's own."""
-    judged: Judged | None
-
-
-@dataclass(slots=True)
-class _Refusals:
-    """The refused elements of one request, all counted, but only so many listed that their memory is bounded."""
-
-    listed: list[tuple[int, Refused]] = field(default_factory=list)
-    codes: dict[EventCode, int] = field(default_factory=dict)
-    """Elements by the code of their first violation."""
-    first: dict[str, Refused] = field(default_factory=dict)
-    """Of each code."""
-    violations: int = 0
-
-    def add(self, index: int, refused: Refused) -> None:
-        code = refused.violations[0].code
-        self.codes[code] = self.codes.get(code, 0) + 1
-        self.first.setdefault(code, refused)
-        if self.violations < MAX_LISTED_VIOLATIONS:
-            self.violations += len(refused.violations)
-            self.listed.append((index, refused))
-
-
-@dataclass(slots=True)
-class _Request:
-    """The elements of one request, judged."""
-
-    elements: int = 0
-    drafts: list[_Draft] = field(default_factory=list)
-    refused: _Refusals = field(default_factory=_Refusals)
-    refused_for_types: list[Judged] = field(default_factory=list)
-
-
 class Acceptor:
     """Puts what `read` read into the buffer. `ids` gives rising ids; `clock` gives seconds since 1970."""
 
@@ -111,23 +66,51 @@ class Acceptor:
         self.read = elements
         self._buffer = buffer
         self._types = types
+        self._judge = Judge(types)
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
+        self._large = asyncio.Lock()
+        """Held by the one body with very many elements that is being read."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
 
+    async def accept_body(self, body: bytes, key: str | None, *, intake: Intake, is_lines: bool) -> Acceptance:
+        """Take in all that one body holds: JSON, or lines of it. `key` is that of the whole request, from its headers.
+
+        Raises MalformedJsonError, having counted nothing, if the body is refused as a whole.
+        """
+        read = self.read.lines if is_lines else self.read.json
+        if len(body) <= BYTES_PER_TURN:
+            posted = read(body, key)
+            if posted.most <= ELEMENTS_PER_TURN:
+                return await self.accept(posted.elements, intake=intake)
+            del posted  # it may be far larger than the body
+        async with self._large:
+            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
+        return await self._settle(request, intake=intake, patient=False)
+
     async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
-        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted."""
-        request = await self._judge(elements)
-        if any(draft.key for draft in request.drafts):
+        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
+
+        Raises what `elements` raises, having counted nothing.
+        """
+        return await self._settle(
+            await self._judge.judge(elements, keys_are_kept=self._keys.are_kept), intake=intake, patient=patient
+        )
+
+    async def _settle(self, request: Judgement, *, intake: Intake, patient: bool) -> Acceptance:
+        """Put what is good of a request, and count all of it."""
+        if request.has_keys:
             await self._wait_for_claims(request)
         # From here to the put there is no await, so that ids rise in the order of the puts, and no key is claimed twice.
-        fresh, repeats, reused = self._sift(request)
-        now = self._clock()
-        events = [Event(next(self._ids), one.checked.customer, one.checked.name, one.body, now) for one in fresh]
-        claimed = {one.key: event.id for one, event in zip(fresh, events, strict=True) if one.key}
-        judged = [one.judged for one in fresh if one.judged is not None]
+        fresh, repeats, reused = self._sift(request) if request.has_keys else (request.drafts, {}, ())
+        now, next_id = self._clock(), self._ids.__next__
+        events = [Event(next_id(), one.customer, one.name, one.body, now) for one in fresh]
+        claimed: dict[Key, int] = {}
+        if request.has_keys:
+            claimed = {one.key: event.id for one, event in zip(fresh, events, strict=True) if one.key}
+        judged = [one.judged for one in fresh if one.judged is not None] if request.has_judged else []
         answer = await self._put(events, judged, claimed, intake=intake, now=now)
         if not isinstance(answer, Stored):
             if not patient:
@@ -155,7 +138,7 @@ class Acceptor:
             isinstance(checked, Conforming)
             and key is None
             and self._keys.forgotten_to <= self._forgotten_to
-            and self._types.judge(raw, checked, None) is None
+            and self._types.know(checked)
         ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
             event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
             stored = await self._buffer.put((event,), intake=intake)
@@ -169,45 +152,19 @@ class Acceptor:
         event_id = answer.ids[0]
         return answer.refusals[0][1] if event_id is None else event_id
 
-    async def _judge(self, elements: Iterable[Element]) -> _Request:
-        request = _Request()
-        seen = Seen()
-        size = 0
-        for index, (raw, checked, key) in enumerate(elements):
-            request.elements += 1
-            size += len(raw)
-            match checked:
-                case Conforming():
-                    judged = self._types.judge(raw, checked, seen)
-                    if judged is not None and judged.refused is not None:
-                        request.refused.add(index, judged.refused)
-                        request.refused_for_types.append(judged)
-                    else:
-                        body = raw if judged is None else judged.body
-                        own = key if self._keys.are_kept else None
-                        request.drafts.append(_Draft(index, body, checked, own, judged))
-                case Refused():
-                    request.refused.add(index, checked)
-                case _:
-                    assert_never(checked)
-            if size >= BYTES_PER_TURN or request.elements % ELEMENTS_PER_TURN == 0:
-                size = 0
-                await asyncio.sleep(0)
-        return request
-
-    async def _wait_for_claims(self, request: _Request) -> None:
+    async def _wait_for_claims(self, request: Judgement) -> None:
         """Wait until none of the keys is of an event that is just being put."""
         self._keys.forget_old()
         keys = [draft.key for draft in request.drafts if draft.key]
         while claims := {found for key in keys if isinstance(found := self._keys.find(key), asyncio.Future)}:
             await asyncio.wait(claims)
 
-    def _sift(self, request: _Request) -> tuple[list[_Draft], dict[int, int | Key], Collection[int]]:
+    def _sift(self, request: Judgement) -> tuple[list[Draft], dict[int, int | Key], Collection[int]]:
         """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones.
 
         Also the indexes of those that use the key of another event, which are refused.
         """
-        fresh: list[_Draft] = []
+        fresh: list[Draft] = []
         repeats: dict[int, int | Key] = {}
         reused: set[int] = set()
         claimed: dict[bytes, Key] = {}
@@ -222,7 +179,7 @@ class Acceptor:
                 repeats[draft.index] = draft.key if isinstance(found, Key) else found
             else:
                 reused.add(draft.index)
-                request.refused.add(draft.index, Refused(_KEY_REUSED, draft.checked.name))
+                request.refused.add(draft.index, Refused(_KEY_REUSED, draft.name))
         if reused:
             request.refused.listed.sort(key=itemgetter(0))
         return fresh, repeats, reused

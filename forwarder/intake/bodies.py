@@ -1,7 +1,6 @@
-"""The bodies of requests: read within a deadline, and inflated up to a size.
+"""The bodies of requests: inflated up to a size, as their Content-Encoding says. Pure, but others get their turns.
 
-They are inflated here rather than by aiohttp, which does not notice a gzip stream that is cut short: its events would be
-taken as if they were all.
+A stream that is cut short is noticed: its events would be taken as if they were all.
 """
 
 import asyncio
@@ -11,7 +10,6 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, Protocol
 
-from forwarder.http.messages import Request
 from forwarder.words import SharedCode
 
 _WINDOW_BYTES: Final = 4096
@@ -32,7 +30,7 @@ class RefusedBodyError(Exception):
         self.code = code
 
 
-class _Inflater(Protocol):
+class Inflating(Protocol):
     """Inflates one member, at most `max_length` bytes of it, which is never reached twice."""
 
     def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
@@ -44,16 +42,20 @@ class _Inflater(Protocol):
     def unused_data(self) -> bytes: ...
 
 
-def _of_gzip(_: bytes) -> _Inflater:
+Inflater = Callable[[bytes], Inflating]
+"""Starts on a member of a compressed body, of which it is given all."""
+
+
+def _of_gzip(_: bytes) -> Inflating:
     return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
 
 
-def _of_deflate(body: bytes) -> _Inflater:
+def _of_deflate(body: bytes) -> Inflating:
     # Some send it without the zlib header that RFC 9110, section 8.4.1.2 demands.
     return zlib.decompressobj(wbits=zlib.MAX_WBITS if body[:1] and body[0] & 0xF == 8 else -zlib.MAX_WBITS)
 
 
-_INFLATERS: dict[str, Callable[[bytes], _Inflater]] = {"gzip": _of_gzip, "deflate": _of_deflate}
+_INFLATERS: dict[str, Inflater] = {"gzip": _of_gzip, "deflate": _of_deflate}
 _BROKEN: tuple[type[Exception], ...] = (zlib.error,)
 """What inflaters raise."""
 
@@ -72,44 +74,50 @@ if library := _zstd():
     _BROKEN += (library.ZstdError,)
 
 ENCODINGS: Final = tuple(_INFLATERS)
-"""What is understood here as Content-Encoding."""
+"""What is understood here as Content-Encoding, and that is said; other names of them are understood, too."""
+_INFLATERS["x-gzip"] = _of_gzip  # RFC 9110, section 8.4.1.3
 
 
-def inflater_for(encoding: str | None) -> Callable[[bytes], _Inflater] | None:
-    """Return what inflates a body of this Content-Encoding, or None."""
-    if encoding is None or encoding.lower() in {"", "identity"}:
+def inflater_for(content_encoding: str | None) -> Inflater | None:
+    """Return what inflates a body with this Content-Encoding; None if it is not compressed.
+
+    Several headers are joined by commas. Raises RefusedBodyError if the encoding is unknown, or more than one.
+    """
+    if content_encoding is None:
         return None
-    if encoding.lower() not in _INFLATERS:
+    names = [
+        name for each in content_encoding.lower().split(",") if (name := each.strip(" \t")) not in {"", "identity"}
+    ]
+    if not names:
+        return None
+    if len(names) > 1 or names[0] not in _INFLATERS:
         raise RefusedBodyError("unsupported_encoding")
-    return _INFLATERS[encoding.lower()]
+    return _INFLATERS[names[0]]
 
 
-async def inflated(request: Request, *, max_bytes: int) -> bytes:
-    """Return a request's body as it was before it was compressed. Raises RefusedBodyError."""
-    inflater = inflater_for(request.headers.get("content-encoding"))
-    return request.body if inflater is None else await inflate(request.body, inflater, max_bytes=max_bytes)
+async def inflate(body: bytes, inflater: Inflater, *, max_bytes: int) -> bytes:
+    """Inflate all members of a body, each to its end.
 
-
-async def inflate(body: bytes, new_inflater: Callable[[bytes], _Inflater], *, max_bytes: int) -> bytes:
-    """Inflate all members, each to its end, and stop when there is too much."""
+    Raises RefusedBodyError if a member is broken or cut short, or if that is more than `max_bytes`.
+    """
     inflated = bytearray()
     rest = memoryview(body)
     turn_bytes = 0
     try:
         for _ in range(_MAX_MEMBERS):
-            inflater = new_inflater(body)
-            while not inflater.eof and rest:
+            member = inflater(body)
+            while not member.eof and rest:
                 window = rest[:_WINDOW_BYTES]
-                part = inflater.decompress(window, max_bytes - len(inflated) + 1)
+                part = member.decompress(window, max_bytes - len(inflated) + 1)
                 inflated += part
                 if len(inflated) > max_bytes:
                     raise RefusedBodyError("body_too_large")
-                rest = rest[len(window) - len(inflater.unused_data) :]
+                rest = rest[len(window) - len(member.unused_data) :]
                 turn_bytes += len(part)
                 if turn_bytes > _BYTES_PER_TURN:
                     turn_bytes = 0
                     await asyncio.sleep(0)
-            if not inflater.eof:
+            if not member.eof:
                 break
             if not rest:
                 return bytes(inflated)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.growlytics import json_text
 from forwarder.intake.acceptance import Accepted, Acceptor
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
@@ -29,7 +30,6 @@ _GATHERING_SECONDS: Final = 0.01
 _ENOUGH_EVENTS: Final = 250
 _ENOUGH_BYTES: Final = 256 * 1024
 _REFUSALS_PER_TURN: Final = 50
-_WHITESPACE: Final = b" \t\r\n"
 
 
 class DatagramIntake:
@@ -92,7 +92,7 @@ class DatagramIntake:
                 break
             if size > self._max_bytes:
                 too_large += 1
-            elif not self._add(self._space[:size].tobytes().strip(_WHITESPACE)):
+            elif not self._add(json_text.bare(self._space[:size].tobytes())):
                 beyond += 1
             total += size
             if total >= _ENOUGH_BYTES:

@@ -1,15 +1,21 @@
 """What an app posted, split into elements, each checked against the contract. Pure but for the clock.
 
+An element is read when it is asked for, and of those before it nothing is kept. A byte order mark before a body or a line is
+no part of it.
+
 An element is an event, or one that is wrapped to carry the app's own key: `{"idempotency_key":"…","event":{…}}`. The event's
 bytes stay as they came, unless it lacks a time and `contract.fill_missing_time` gives it one.
 """
 
-from collections.abc import Iterable, Iterator
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation, check
+from forwarder.growlytics.json_array import JsonArray, is_array
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake.duplicates import Key, key_of
 from forwarder.settings import ContractSettings
@@ -20,6 +26,16 @@ Element = tuple[bytes, Conforming | Refused, Key | None]
 _WRAPPED: Final = {"idempotency_key", "event"}
 _EMPTY_KEY: Final = Refused((Violation("empty", "idempotency_key", "the app's own key must not be empty"),))
 _KEY_OF_ANOTHER_TYPE: Final = Refused((Violation("wrong_type", "idempotency_key", "idempotency_key must be a string"),))
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What one body holds."""
+
+    elements: Iterator[Element]
+    """Raises MalformedJsonError, perhaps only behind some of them, if the body is refused as a whole."""
+    most: int
+    """How many there are at most."""
 
 
 class Elements:
@@ -35,37 +51,43 @@ class Elements:
 
     def one(self, body: bytes, key: str | None = None) -> Element:
         """Read a body that is one event."""
+        body = body.removeprefix(codecs.BOM_UTF8)
         try:
             value = json_text.parse(body)
         except MalformedJsonError as error:
             return body, _malformed(error), None
         return self._checked(body, value, key)
 
-    def json(self, body: bytes, key: str | None = None) -> Iterable[Element]:
-        """Read a JSON array of elements, or one. Raises MalformedJsonError if it is not JSON as a whole."""
-        value = json_text.parse(body)
-        if not isinstance(value, list):
-            return [self._unwrapped(body, value, key)]
-        return (
-            self._unwrapped(raw, element, _numbered(key, index))
-            for index, (raw, element) in enumerate(zip(json_text.elements(body), value, strict=True))
-        )
+    def json(self, body: bytes, key: str | None = None) -> Posted:
+        """Read a JSON array of elements, or one, which is refused as a whole if it is not JSON."""
+        body = body.removeprefix(codecs.BOM_UTF8)
+        if not is_array(body):
+            return Posted(self._single(body, key), 1)
+        array = JsonArray(body)
+        return Posted(self._array(array, key), array.most)
 
-    def lines(self, body: bytes, key: str | None = None) -> Iterator[Element]:
+    def lines(self, body: bytes, key: str | None = None) -> Posted:
         """Read the lines of a body, each an element of its own."""
-        for index, line in enumerate(json_text.lines(body)):
-            yield self.line(line, _numbered(key, index))
+        found = (self.line(line, _numbered(key, index)) for index, line in enumerate(json_text.lines(body)))
+        return Posted(found, body.count(b"\n") + 1)
 
     def line(self, text: bytes, key: str | None = None) -> Element:
-        """Read one element."""
+        """Read one element, as `json_text.bare` returns it."""
         try:
             value = json_text.parse(text)
         except MalformedJsonError as error:
             return text, _malformed(error), None
         return self._unwrapped(text, value, key)
 
+    def _single(self, body: bytes, key: str | None) -> Iterator[Element]:
+        yield self._unwrapped(body, json_text.parse(body), key)
+
+    def _array(self, array: JsonArray, key: str | None) -> Iterator[Element]:
+        for index, (raw, value) in enumerate(array):
+            yield self._unwrapped(raw, value, _numbered(key, index))
+
     def _unwrapped(self, raw: bytes, value: object, key: str | None) -> Element:
-        if type(value) is not dict or value.keys() != _WRAPPED:
+        if type(value) is not dict or len(value) != len(_WRAPPED) or value.keys() != _WRAPPED:
             return self._checked(raw, value, key)
         members = json_text.members(raw, most=len(_WRAPPED))
         if members is None:  # some are there twice, and who knows which is meant

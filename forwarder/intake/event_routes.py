@@ -1,18 +1,20 @@
 """The two ways to post events over HTTP: one, as Growlytics itself takes it, and many at once."""
 
 import asyncio
-from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import Final, assert_never
 
 from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.http.messages import Answer, Reply, Request
 from forwarder.intake import answers
-from forwarder.intake.acceptance import BYTES_PER_TURN, Accepted, Acceptor
-from forwarder.intake.bodies import RefusedBodyError, inflated
+from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.elements import Element
+from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 from forwarder.words import Intake, SharedCode
@@ -23,8 +25,17 @@ _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "
 class EventRoutes:
     """Answers posts of events to one listener, whose name in the metrics is `intake`."""
 
-    def __init__(self, settings: IntakeSettings, *, intake: Intake, acceptor: Acceptor, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        settings: IntakeSettings,
+        *,
+        intake: Intake,
+        acceptor: Acceptor,
+        budget: ParsingBudget,
+        telemetry: Telemetry,
+    ) -> None:
         self._intake = intake
+        self._budget = budget
         self._acceptor = acceptor
         self._telemetry = telemetry
         self._max_body_bytes = settings.max_body_bytes
@@ -33,19 +44,19 @@ class EventRoutes:
         """Answer a post of one event."""
         started = perf_counter()
         key = request.headers.get("idempotency-key")
-        if "content-encoding" in request.headers:
-            return self._one_compressed(request, key, started)
+        if "content-encoding" in request.headers or len(request.body) >= EXEMPT_BYTES:
+            return self._one_unpacked(request, key, started)
         taking = self._one(self._acceptor.read.one(request.body, key), started)
-        if key is not None or len(request.body) >= BYTES_PER_TURN:  # it may have to wait before it is put
+        if key is not None:  # it may have to wait before it is put
             return taking
         return asyncio.get_running_loop().create_task(taking, name="post of an event")
 
-    async def _one_compressed(self, request: Request, key: str | None, started: float) -> Answer:
+    async def _one_unpacked(self, request: Request, key: str | None, started: float) -> Answer:
         try:
-            body = await inflated(request, max_bytes=self._max_body_bytes)
+            async with self._unpacked(request) as body:
+                return await self._one(self._acceptor.read.one(body, key), started)
         except RefusedBodyError as error:
             return self._refuse(error.code)
-        return await self._one(self._acceptor.read.one(body, key), started)
 
     async def _one(self, element: Element, started: float) -> Answer:
         answer = await self._acceptor.accept_one(element, intake=self._intake)
@@ -58,10 +69,10 @@ class EventRoutes:
         """Answer a post of a batch."""
         started = perf_counter()
         try:
-            body = await inflated(request, max_bytes=self._max_body_bytes)
+            async with self._unpacked(request) as body:
+                answer = await self._batch(request, body)
         except RefusedBodyError as error:
             return self._refuse(error.code)
-        answer = await self._batch(request, body)
         self._telemetry.request_answered(perf_counter() - started)
         return answer
 
@@ -70,17 +81,19 @@ class EventRoutes:
         if with_ids not in {"true", "false"}:
             self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
             return answers.wrong_request("ids: true or false")
-        elements: Iterable[Element]
+        key = request.headers.get("idempotency-key")
         try:
-            read = self._acceptor.read.lines if _is_lines(request) else self._acceptor.read.json
-            elements = read(body, request.headers.get("idempotency-key"))
+            answer = await self._acceptor.accept_body(body, key, intake=self._intake, is_lines=_is_lines(request))
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
             return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
-        answer = await self._acceptor.accept(elements, intake=self._intake)
         if not isinstance(answer, Accepted):
             return _no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")
+
+    def _unpacked(self, request: Request) -> AbstractAsyncContextManager[bytes]:
+        inflater = inflater_for(request.headers.get("content-encoding"))
+        return unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget)
 
     def _refuse(self, code: SharedCode) -> Answer:
         self._telemetry.events_refused(1, intake=self._intake, reason=code)
@@ -105,5 +118,5 @@ def _is_lines(request: Request) -> bool:
 
 
 def _hint_at_lines(body: bytes) -> str:
-    looks_like_lines = body.lstrip()[:1] == b"{" and b"\n{" in body
+    looks_like_lines = json_text.bare(body)[:1] == b"{" and b"\n{" in body
     return "; for one object a line, send Content-Type: application/x-ndjson" if looks_like_lines else ""

@@ -15,9 +15,10 @@ from forwarder.http.connections import Bodies
 from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Reply, Request, Resource
 from forwarder.http.server import Server
 from forwarder.intake import answers
-from forwarder.intake.bodies import RefusedBodyError, inflated, inflater_for
+from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.parsing import ParsingBudget, unpacked
 from forwarder.intake.peers import Operators, peer_of
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
@@ -84,6 +85,7 @@ class HttpIntake:
         intake: Intake,
         events: EventRoutes,
         bodies: Bodies,
+        budget: ParsingBudget,
         telemetry: Telemetry,
         operating: Operating,
     ) -> None:
@@ -95,6 +97,7 @@ class HttpIntake:
         """None on a Unix socket, where all may post who may connect."""
         self._may_operate = Operators(control)
         self._max_body_bytes = settings.max_body_bytes
+        self._budget = budget
         self._closing = False
         self.server = Server(
             self,
@@ -290,7 +293,8 @@ class HttpIntake:
         _, _, name, change = request.path.split("/")
         lacking = self._lacking(request)
         try:
-            body = await inflated(request, max_bytes=self._max_body_bytes)
+            inflater = inflater_for(request.headers.get("content-encoding"))
+            async with unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget) as body:
+                return await self._operating.routes[name].post(change, body, lacking=lacking)
         except RefusedBodyError as error:
             return self._refusal(error.code)
-        return await self._operating.routes[name].post(change, body, lacking=lacking)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
-from forwarder.intake.line_taking import WHITESPACE, ErrorLines, Received, Taking
+from forwarder.growlytics import json_text
+from forwarder.intake.line_taking import ErrorLines, Received, Taking
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason
@@ -229,7 +230,7 @@ class Connection:
         lines = [
             (number, text)
             for number, untrimmed in enumerate(texts, self._lines + 1)
-            if (text := untrimmed.strip(WHITESPACE))
+            if (text := json_text.bare(untrimmed))
         ]
         if len(max(texts, key=len)) > self._settings.max_line_bytes:
             too_long = {number for number, text in enumerate(texts, self._lines + 1) if self._is_too_long(text)}
@@ -245,7 +246,7 @@ class Connection:
     def _finish(self) -> None:
         """Refuse what is only the beginning of a line, and close the connection once the error lines are sent."""
         beginning = self._received.take_beginning()
-        if beginning.strip(WHITESPACE):
+        if json_text.bare(beginning):
             assert self._end is not None, "where the client has ended, the beginning of a line is a whole one"
             code: RefusalReason = "body_too_large" if self._is_too_long(beginning) else self._end
             self._taking.refuse([(self._lines + 1, beginning)], code, self._errors.tell)

@@ -15,7 +15,6 @@ from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason
 
 INTAKE: Final = "lines"
-WHITESPACE: Final = b" \t\r\n"
 MAX_PENDING_ERROR_BYTES: Final = 64 * 1024
 _ERROR_PORTION_BYTES: Final = 16 * 1024
 _MIN_POLL_SECONDS: Final = 0.01

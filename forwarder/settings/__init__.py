@@ -42,7 +42,7 @@ from forwarder.settings.sources import (
     read_secrets,
     structure,
 )
-from forwarder.settings.values import Address, Group, RefusedError, Secret
+from forwarder.settings.values import Address, Group, RefusedError, Secret, size_text
 
 __all__ = [
     "Address",
@@ -163,21 +163,7 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
     if growlytics.proxy is not None and growlytics.url.lower().startswith("http:"):
         wrong = "would see the events and the key, as growlytics.url is plain http; leave it out or use https"
         yield ("growlytics", "proxy"), ("growlytics", "url"), wrong
-    sockets = {name: getattr(intake, name) for name in ("unix_socket", "lines_socket", "datagram_socket")}
-    if intake.http is None and not any(sockets.values()):
-        wrong = (
-            "is off, and so are intake.unix_socket, lines_socket and datagram_socket; apps need one of them to post to"
-        )
-        yield ("intake", "http"), ("intake", "unix_socket"), wrong
-    for one, other in combinations([name for name, path in sockets.items() if path], 2):
-        if sockets[one] == sockets[other]:
-            yield ("intake", other), ("intake", one), f"is the path of intake.{one} too; choose another"
-    is_open = intake.token is None and not intake.allow_remote_without_token
-    if intake.http is not None and not intake.http.is_loopback and is_open:
-        wrong = f"{intake.http} can be reached from other machines, and anybody there could post events"
-        mend = "listen on 127.0.0.1, demand a token with intake.token_file, or accept it with "
-        mend += "intake.allow_remote_without_token = true"
-        yield ("intake", "http"), ("intake", "allow_remote_without_token"), f"{wrong}; {mend}"
+    yield from _broken_intake_rules(intake)
     if admin.http is not None and admin.http == intake.http and admin.http.port != 0:
         yield ("admin", "http"), ("intake", "http"), f"{admin.http} is the address of intake.http too; choose another"
     for what, initial, longest in (
@@ -187,6 +173,29 @@ def _broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tupl
         if longest < initial:
             wrong = f"{longest} is below {what}_initial_seconds, {initial}; raise it"
             yield ("delivery", f"{what}_max_seconds"), ("delivery", f"{what}_initial_seconds"), wrong
+
+
+def _broken_intake_rules(intake: IntakeSettings) -> Iterator[tuple[Name, Name, str]]:
+    sockets = {name: getattr(intake, name) for name in ("unix_socket", "lines_socket", "datagram_socket")}
+    if intake.http is None and not any(sockets.values()):
+        wrong = (
+            "is off, and so are intake.unix_socket, lines_socket and datagram_socket; apps need one of them to post to"
+        )
+        yield ("intake", "http"), ("intake", "unix_socket"), wrong
+    for one, other in combinations([name for name, path in sockets.items() if path], 2):
+        if sockets[one] == sockets[other]:
+            yield ("intake", other), ("intake", one), f"is the path of intake.{one} too; choose another"
+    if intake.max_body_bytes > intake.max_parsing_bytes:
+        body, parsing = size_text(intake.max_body_bytes), size_text(intake.max_parsing_bytes)
+        wrong = f"{body} is above intake.max_parsing_bytes, {parsing}"
+        fix = "no body of that size could ever be parsed; raise that, or lower this"
+        yield ("intake", "max_body_bytes"), ("intake", "max_parsing_bytes"), f"{wrong}: {fix}"
+    is_open = intake.token is None and not intake.allow_remote_without_token
+    if intake.http is not None and not intake.http.is_loopback and is_open:
+        wrong = f"{intake.http} can be reached from other machines, and anybody there could post events"
+        mend = "listen on 127.0.0.1, demand a token with intake.token_file, or accept it with "
+        mend += "intake.allow_remote_without_token = true"
+        yield ("intake", "http"), ("intake", "allow_remote_without_token"), f"{wrong}; {mend}"
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,12 @@ class IntakeSettings:
     max_body_bytes: Annotated[
         int, Size(KIB, 64 * MIB), "The largest request body, inflated; what is larger is refused with 413"
     ] = MIB
+    max_parsing_bytes: Annotated[
+        int,
+        Size(KIB, 1024 * MIB),
+        "The most bytes of bodies, inflated, to parse and to hold until they are answered at the same time; at least "
+        "max_body_bytes; what finds no room within a second is refused with 429",
+    ] = 8 * MIB
     max_line_bytes: Annotated[
         int, Size(KIB, 64 * MIB), "The largest line on lines_socket, and the largest datagram"
     ] = 256 * KIB

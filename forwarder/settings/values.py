@@ -159,7 +159,7 @@ class Size(Integer):
 
     @property
     def type_text(self) -> str:
-        return f'a size {self._range(_size)}, in bytes or like "256 MiB"'
+        return f'a size {self._range(size_text)}, in bytes or like "256 MiB"'
 
     def _parse(self, value: object) -> int | None:
         number = _integer(value)
@@ -172,7 +172,7 @@ class Size(Integer):
 
     def toml(self, value: object) -> str:
         assert isinstance(value, int)
-        text = _size(value)
+        text = size_text(value)
         return text if text.isdecimal() else _toml(text)
 
 
@@ -574,7 +574,7 @@ def _number(value: object) -> int | float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
     """Return a number of bytes in the largest unit that keeps it whole: `1 MiB`, `1000`."""
     for unit, unit_bytes in _UNIT_BYTES.items():
         if size_bytes and size_bytes % unit_bytes == 0:

@@ -7,11 +7,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Stored
 from forwarder.buffer.fates import Delivered

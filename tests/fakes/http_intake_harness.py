@@ -25,6 +25,7 @@ from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake, Operating
+from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.receipts import Receipts
 from forwarder.settings import (
@@ -175,6 +176,7 @@ class Served:
     buffer: MemoryBuffer
     telemetry: Telemetry
     place: Address | Path
+    budget: ParsingBudget
     status: dict[str, object]
     """What /v1/status shows."""
 
@@ -266,6 +268,7 @@ async def serving(
 
     status: dict[str, object] = {"state": "ready"}
     name: Intake = "unix" if unix else "http"
+    budget = ParsingBudget(settings.max_parsing_bytes)
     acceptor = Acceptor(
         elements,
         buffer=buffer,
@@ -279,8 +282,9 @@ async def serving(
         settings,
         control=ControlSettings(group=group),
         intake=name,
-        events=EventRoutes(settings, intake=name, acceptor=acceptor, telemetry=telemetry),
+        events=EventRoutes(settings, intake=name, acceptor=acceptor, budget=budget, telemetry=telemetry),
         bodies=Bodies(32 * settings.max_body_bytes),
+        budget=budget,
         telemetry=telemetry,
         operating=Operating(lambda: status, receipt, {"dead-letters": DeadLetterRoutes(letters, replayer)}),
     )
@@ -291,7 +295,7 @@ async def serving(
     place = unix or Address(*listener.getsockname()[:2])
     await intake.open(listener)
     try:
-        yield Served(intake, buffer, telemetry, place, status)
+        yield Served(intake, buffer, telemetry, place, budget, status)
     finally:
         await intake.close()
         await buffer.close()

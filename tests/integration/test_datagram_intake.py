@@ -19,6 +19,7 @@ from tests.fakes.passing_time import let_pass
 from tests.fakes.ways_in_harness import WayIn, way_in
 
 BOTH_LOOPS: Final = True
+MARK: Final = b"\xef\xbb\xbf"
 BAD: Final = b'{"customerId":"c","name":"","time":1700000000000,"attributes":{}}'
 
 
@@ -68,11 +69,11 @@ async def test_what_is_wrong_is_counted_by_its_reason_and_blank_ones_are_none(
     served: WayIn, sender: socket.socket
 ) -> None:
     bracketed = b"[" * 100_000
-    for one in (BAD, b"{", b"", b" \r\n", b"[]", b"{}", b"\xef\xbb\xbf{}", b"\xff", bracketed, numbered(1) + b"\r\n"):
+    for one in (BAD, b"{", b"", b" \r\n", b"[]", b"{}", MARK, b"\xff", bracketed, MARK + numbered(1) + b"\r\n"):
         await served.send_datagram(one, sender)
-    await settled(served, 8)
+    await settled(served, 7)
     assert await served.take_all() == [numbered(1)]
-    assert served.counts().rejected == {"empty": 1, "malformed_json": 4, "not_an_object": 1, "missing_field": 1}
+    assert served.counts().rejected == {"empty": 1, "malformed_json": 3, "not_an_object": 1, "missing_field": 1}
 
 
 async def test_one_that_exceeds_the_longest_is_refused_however_long_it_is(

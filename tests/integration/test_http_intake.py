@@ -448,7 +448,75 @@ async def test_a_request_without_a_body_is_malformed(served: Served, connection:
     await assert_usable(connection)
 
 
+MARK: Final = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip, identity"])
+async def test_a_byte_order_mark_before_a_body_is_no_part_of_it(
+    served: Served, connection: Connection, encoding: str
+) -> None:
+    compress = gzip.compress if "gzip" in encoding else bytes
+    for path, body, content_type in (
+        (ONE, GOOD, "application/json"),
+        (BATCH, GOOD, "application/json"),
+        (BATCH, array(GOOD), "application/json"),
+        (BATCH, b"\n" + GOOD + b"\n", NDJSON),
+        (BATCH, b" \r\n" + MARK + b"\r\n" + MARK + GOOD, NDJSON),
+    ):
+        answer = await connection.request(
+            path, compress(MARK + body), Content_Type=content_type, Content_Encoding=encoding
+        )
+        assert answer.status in (200, 202)
+    assert [event.body for event in await served.take_all()] == [GOOD] * 5
+    for wrong in (MARK, MARK * 2 + GOOD, b"[" + MARK + GOOD + b"]", b" " + MARK + GOOD):
+        assert_refused(await served.post(BATCH, wrong), 400, "malformed_json")
+    assert (await served.post(ONE, MARK + GOOD, Idempotency_Key="k")).status == 200
+    assert (await served.post(ONE, GOOD, Idempotency_Key="k")).status == 200
+    assert served.counts().duplicates == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"[%b,]", b"[,%b]", b"[%b]]", b"[%b} ", b"[%b", b"[%b x]", b'[%b,"\xff"]', b'["\\ud800",%b,]', b"[%b]\x00"),
+        b"[%b," + b"[" * 100_000 + b"]" * 100_000 + b"]",
+        b"[%b," * 100_000,
+    ],
+    ids=lambda body: repr(body[:30]),
+)
+async def test_an_array_that_is_not_json_is_refused_whole_however_far_behind_the_fault_is(
+    served: Served, body: bytes
+) -> None:
+    for many in (1, 2000):
+        answer = await served.post(BATCH, body.replace(b"%b", array(*[GOOD] * many)[1:-1], 1).replace(b"%b", b"1"))
+        assert_refused(answer, 400, "malformed_json")
+    assert served.counts().received == 2
+    assert served.counts().rejected == {"malformed_json": 2}
+
+
 # No room
+
+
+async def test_what_finds_no_room_to_be_parsed_within_a_second_is_busy_and_small_ones_need_none() -> None:
+    large = array(*[GOOD] * 2000)
+    async with serving(max_parsing_bytes=1 << 20, max_body_bytes=1 << 20) as served, AsyncExitStack() as stack:
+        with await served.budget.reserve(1 << 20):
+            busy = await served.post(BATCH, large)
+            assert_refused(busy, 429, "busy")
+            assert busy.headers["retry-after"] == "1"
+            assert_refused(await served.post(ONE, gzip.compress(GOOD), Content_Encoding="gzip"), 429, "busy")
+            assert (await served.post(ONE, GOOD)).status == 200
+            waiting = asyncio.create_task(served.post(BATCH, large))
+            await asyncio.sleep(0)
+        assert (await waiting).status == 202
+        assert (await served.post(ONE, gzip.compress(GOOD), Content_Encoding="gzip")).status == 200
+        for _ in range(3):
+            leaving = await stack.enter_async_context(served.connection())
+            await leaving.send(request_bytes(BATCH, large)[:-1])
+            await leaving.reset()
+        await until(lambda: served.budget.reserved_bytes == 0, what="everything comes back")
+        assert (await served.post(BATCH, large)).status == 202
+        assert served.counts().rejected.pop("busy") == 2
 
 
 async def test_a_buffer_full_of_events_takes_all_of_a_batch_or_nothing() -> None:
@@ -550,7 +618,7 @@ async def test_a_client_that_sends_far_too_much_can_still_read_why_it_is_refused
 @pytest.mark.parametrize(
     "encoding",
     [
-        *("br", "compress", "x-gzip", "gzip, gzip", "gzip, br", "identity, gzip", "rot13", "*", "\xe9"),
+        *("br", "compress", "gzip, gzip", "gzip, br", "identity, br", "gzip, x-gzip", "rot13", "*", "\xe9"),
         *([] if "zstd" in ENCODINGS else ["zstd"]),
     ],
 )
@@ -573,6 +641,8 @@ def _raw_deflate(data: bytes) -> bytes:
         ("gzip", gzip.compress(GOOD)),
         ("GZip", gzip.compress(GOOD)),
         ("gzip", gzip.compress(GOOD[:10]) + gzip.compress(GOOD[10:])),
+        ("x-gzip", gzip.compress(GOOD)),
+        ("identity, gzip", gzip.compress(GOOD)),
         ("deflate", zlib.compress(GOOD)),
         ("deflate", _raw_deflate(GOOD)),
         ("identity", GOOD),
@@ -1053,7 +1123,7 @@ MEBIBYTE: Final = 1 << 20
 MAX_TURN_SECONDS: Final = 0.5
 """Of the processor, at a stretch, for one request: so long everybody else waits, on a machine of their own."""
 REQUEST_MEMORY_FACTOR: Final = 40
-"""app.py promises: for each request under way 2 MiB and up to forty times its body."""
+"""app.py promises: for the one that is being split and checked up to forty times its body."""
 
 
 def _fill(element: bytes, size: int, *, as_lines: bool = False) -> bytes:

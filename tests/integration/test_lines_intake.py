@@ -130,12 +130,14 @@ async def test_carriage_returns_and_white_space_are_not_part_of_an_event(served:
     assert await served.take_all() == [numbered(1), numbered(2)]
 
 
-async def test_a_byte_order_mark_is_refused_with_a_reason(served: WayIn) -> None:
+async def test_a_byte_order_mark_before_a_line_is_no_part_of_it(served: WayIn) -> None:
     client = await served.connect()
-    await client.send(b"\xef\xbb\xbf" + numbered(1), numbered(2))
+    mark = b"\xef\xbb\xbf"
+    await client.send(mark + numbered(1), numbered(2), mark, mark + b" " + numbered(3), b"{" + mark, mark * 2)
+    await client.send(mark, end=b"")
     client.end()
-    assert await client.errors() == {1: ["malformed_json"]}
-    assert await served.take_all() == [numbered(2)]
+    assert await client.errors() == {5: ["malformed_json"], 6: ["malformed_json"]}
+    assert await served.take_all() == [numbered(1), numbered(2), numbered(3)]
 
 
 async def test_the_last_line_needs_no_newline(served: WayIn) -> None:

@@ -13,9 +13,11 @@ from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
 from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
 from forwarder.intake.duplicates import DuplicateKeys, key_of
 from forwarder.intake.elements import Elements
+from forwarder.intake.judging import ELEMENTS_PER_TURN
 from forwarder.settings import ContractSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
 from tests.fakes.buffers import memory_buffer
@@ -382,6 +384,91 @@ async def test_that_an_attribute_came_again_is_noted_once_with_the_event_or_wher
     again = {attribute: LearnedType("number", 1e9, seen_again=True) for attribute in "ab"}
     changed = [{place[1]: each for place, each in notes.changed_types.items()} for _, notes in intake.buffer.puts]
     assert changed == [{}, {"a": again["a"]}, {"a": again["a"]}, {"b": again["b"]}, {}]
+
+
+# Whole bodies
+
+
+def batch(*elements: bytes) -> bytes:
+    return b"[%b]" % b",".join(elements)
+
+
+@pytest.mark.parametrize("number", [1, 300])
+@pytest.mark.parametrize("end", [b",]", b",{]", b"", b'}"]', b',"\xff"]', b"] ]"])
+async def test_of_a_body_that_is_refused_as_a_whole_nothing_is_put_learned_or_counted(number: int, end: bytes) -> None:
+    intake = Intake()
+    await intake.taken(event(1, a=1))
+    known = intake.types.status(), intake.types.changes()
+    body = b"[" + b",".join(event(number, a=1, **{f"b{number}": 1}) for number in range(number)) + b"," + BAD + end
+    for key in (None, "k"):
+        with pytest.raises(MalformedJsonError):
+            await intake.acceptor.accept_body(body, key, intake="http", is_lines=False)
+    assert intake.counts == (1, 1, 0, 0)
+    assert len(intake.buffer.puts) == 1
+    assert (intake.types.status(), intake.types.changes()) == known
+    assert intake.keys.remembered() == []
+    good = body[: body.rindex(BAD) - 1] + b"]"
+    answer = await intake.acceptor.accept_body(good, "k", intake="http", is_lines=False)
+    assert isinstance(answer, Accepted)
+    assert answer.accepted == number
+
+
+@pytest.mark.parametrize("is_lines", [False, True])
+async def test_a_large_body_is_taken_as_a_small_one_is(*, is_lines: bool) -> None:
+    intake = Intake(attribute_types="reject")
+    elements = [BAD if number % 7 == 0 else event(number, a="x" if number % 5 == 0 else 1) for number in range(1, 2001)]
+    body = b"\n".join(elements) if is_lines else batch(*elements)
+    answer = await intake.acceptor.accept_body(body, None, intake="http", is_lines=is_lines)
+    assert isinstance(answer, Accepted)
+    refused = [index for index, event_id in enumerate(answer.ids) if event_id is None]
+    assert refused == [number - 1 for number in range(1, 2001) if number % 7 == 0 or number % 5 == 0]
+    assert [index for index, _ in answer.refusals] == sorted(index for index, _ in answer.refusals)
+    ((put, _),) = intake.buffer.puts
+    assert [one.body for one in put] == [each for index, each in enumerate(elements) if index not in set(refused)]
+    assert intake.counts == (2000, 2000 - len(refused), 0, len(refused))
+
+
+async def test_large_bodies_are_read_one_after_the_other_and_small_ones_meanwhile() -> None:
+    intake = Intake()
+    done: list[str] = []
+
+    async def post(name: str, body: bytes) -> None:
+        assert isinstance(await intake.acceptor.accept_body(body, None, intake="http", is_lines=False), Accepted)
+        done.append(name)
+
+    many = batch(*[b"1"] * 2000)
+    large = batch(*[event(1)] * 2000)
+    small = batch(*[event(1)] * 200)
+    tasks = [
+        asyncio.create_task(post(name, body))
+        for name, body in (("first", large), ("second", many), ("third", large), ("small", small))
+    ]
+    await asyncio.gather(*tasks)
+    assert done == ["small", "first", "second", "third"]
+
+
+async def test_a_large_body_that_is_given_up_lets_the_next_one_be_read() -> None:
+    intake = Intake()
+    body = batch(*[event(1)] * 2000)
+    first, second = (
+        asyncio.create_task(intake.acceptor.accept_body(body, None, intake="http", is_lines=False)) for _ in range(2)
+    )
+    for _ in range(3):
+        await asyncio.sleep(0)
+    first.cancel()
+    assert isinstance(await second, Accepted)
+    assert intake.counts == (2000, 2000, 0, 0)
+
+
+async def test_others_get_their_turn_while_a_large_body_is_read() -> None:
+    intake = Intake()
+    body = batch(*[b"1"] * 10 * ELEMENTS_PER_TURN)
+    reading = asyncio.create_task(intake.acceptor.accept_body(body, None, intake="http", is_lines=False))
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 10
 
 
 async def test_what_the_guard_changes_is_what_is_put() -> None:

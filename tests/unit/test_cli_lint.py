@@ -32,6 +32,8 @@ def test_the_last_line_needs_no_newline() -> None:
 def test_a_byte_order_mark_is_no_part_of_the_first_event() -> None:
     assert lines(b"\xef\xbb\xbf{}\n") == [Line(1, b"{}", 6)]
     assert lines(b"\xef\xbb\xbf\n") == []
+    joined = b"\xef\xbb\xbf{}\n \xef\xbb\xbf \n\xef\xbb\xbf1"
+    assert lines(joined) == [Line(1, b"{}", 6), Line(3, b"1", 16)], "nor of a file that was put behind another"
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\na"])

@@ -40,9 +40,9 @@ def test_an_event_keeps_its_bytes_however_it_comes() -> None:
     read = elements()
     wrapped = b'{"idempotency_key": "k", "event" :%b}' % GOOD
     assert [read.one(GOOD)[0], read.line(GOOD)[0], read.line(wrapped)[0]] == [GOOD] * 3
-    assert [raw for raw, _, _ in read.json(b"[%b , %b]" % (GOOD, wrapped))] == [GOOD, GOOD]
-    assert [raw for raw, _, _ in read.lines(b"%b\r\n\n  %b \n" % (GOOD, wrapped))] == [GOOD, GOOD]
-    assert all(map(is_good, read.json(b"[%b,%b]" % (GOOD, wrapped))))
+    assert [raw for raw, _, _ in read.json(b"[%b , %b]" % (GOOD, wrapped)).elements] == [GOOD, GOOD]
+    assert [raw for raw, _, _ in read.lines(b"%b\r\n\n  %b \n" % (GOOD, wrapped)).elements] == [GOOD, GOOD]
+    assert all(map(is_good, read.json(b"[%b,%b]" % (GOOD, wrapped)).elements))
 
 
 def test_a_wrapped_event_brings_its_key_which_comes_before_that_of_the_request() -> None:
@@ -50,10 +50,13 @@ def test_a_wrapped_event_brings_its_key_which_comes_before_that_of_the_request()
     wrapped = b'{"event":%b,"idempotency_key":"own"}' % GOOD
     assert read.line(wrapped)[2] == key("own")
     assert read.line(wrapped, "header")[2] == key("own")
-    assert [one[2] for one in read.json(b"[%b,%b]" % (wrapped, GOOD), "header")] == [key("own"), key("header\n1")]
-    assert [one[2] for one in read.json(GOOD, "header")] == [key("header")]
-    assert [one[2] for one in read.lines(GOOD + b"\n" + GOOD, "h")] == [key("h\n0"), key("h\n1")]
-    assert [one[2] for one in read.json(b"[%b]" % GOOD)] == [None]
+    assert [one[2] for one in read.json(b"[%b,%b]" % (wrapped, GOOD), "header").elements] == [
+        key("own"),
+        key("header\n1"),
+    ]
+    assert [one[2] for one in read.json(GOOD, "header").elements] == [key("header")]
+    assert [one[2] for one in read.lines(GOOD + b"\n" + GOOD, "h").elements] == [key("h\n0"), key("h\n1")]
+    assert [one[2] for one in read.json(b"[%b]" % GOOD).elements] == [None]
 
 
 def test_a_key_goes_with_the_event_as_it_came_not_as_it_is_sent() -> None:
@@ -83,8 +86,8 @@ def test_what_is_wrapped_wrongly_is_refused(text: bytes, expected: str) -> None:
 def test_a_key_of_the_request_must_not_be_empty() -> None:
     read = elements()
     assert code(read.one(GOOD, "")) == "empty"
-    assert [code(element) for element in read.json(b"[%b]" % GOOD, "")] == ["empty"]
-    assert [code(element) for element in read.lines(GOOD, "")] == ["empty"]
+    assert [code(element) for element in read.json(b"[%b]" % GOOD, "").elements] == ["empty"]
+    assert [code(element) for element in read.lines(GOOD, "").elements] == ["empty"]
 
 
 def test_a_single_event_on_its_own_path_is_not_unwrapped() -> None:
@@ -93,8 +96,8 @@ def test_a_single_event_on_its_own_path_is_not_unwrapped() -> None:
 
 def test_a_batch_that_is_no_json_is_refused_as_a_whole_but_lines_fail_alone() -> None:
     with pytest.raises(MalformedJsonError):
-        list(elements().json(b"[%b,]" % GOOD))
-    found = list(elements().lines(b"[\n%b" % GOOD))
+        list(elements().json(b"[%b,]" % GOOD).elements)
+    found = list(elements().lines(b"[\n%b" % GOOD).elements)
     assert (code(found[0]), is_good(found[1])) == ("malformed_json", True)
 
 
@@ -109,7 +112,7 @@ def test_a_missing_time_is_filled_in_if_that_is_wanted_and_nothing_else_changes(
     raw, checked, _ = elements(fill=True).one(WITHOUT_TIME)
     assert raw == b' {"time":1700000000500,"name":"N","customerId":"C","attributes":{}}'
     assert isinstance(checked, Conforming)
-    (wrapped,) = elements(fill=True).json(b'[{"idempotency_key":"k","event":%b}]' % WITHOUT_TIME)
+    (wrapped,) = elements(fill=True).json(b'[{"idempotency_key":"k","event":%b}]' % WITHOUT_TIME).elements
     assert wrapped[0] == raw.strip()
 
 

@@ -130,6 +130,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
             unix_socket_mode=0o660,
             allow_remote_without_token=False,
             max_body_bytes=MIB,
+            max_parsing_bytes=8 * MIB,
             body_timeout_seconds=10.0,
             lines_socket=None,
             datagram_socket=None,
@@ -513,6 +514,8 @@ def test_a_section_is_not_a_setting(configuration: Configuration, toml: str | No
         ("intake.unix_socket_mode", "'0888'"),
         ("intake.max_body_bytes", "1023"),
         ("intake.max_body_bytes", "'65 MiB'"),
+        ("intake.max_parsing_bytes", "1023"),
+        ("intake.max_parsing_bytes", "'1025 MiB'"),
         ("buffer.max_events", "0"),
         ("buffer.max_bytes", "1"),
         ("dead_letters.max_events", "0"),
@@ -557,7 +560,9 @@ def test_a_value_of_another_type_or_out_of_range_is_refused(
         ("intake.unix_socket_mode", "0o600", 0o600),
         ("intake.unix_socket_mode", "'0777'", 0o777),
         ("intake.max_body_bytes", "1024", 1024),
-        ("intake.max_body_bytes", "'64 MiB'", 64 * MIB),
+        ("intake.max_body_bytes", "'8 MiB'", 8 * MIB),
+        ("intake.max_parsing_bytes", "1048576", MIB),
+        ("intake.max_parsing_bytes", "'1 GiB'", 1024 * MIB),
         ("buffer.max_events", "1", 1),
         ("buffer.max_bytes", "'1KiB'", KIB),
         ("buffer.kind", "'disk'", "disk"),
@@ -967,6 +972,16 @@ def test_the_longest_time_between_probes_is_not_below_the_first(configuration: C
 def test_a_rule_about_a_refused_value_is_not_reported_on_top(configuration: Configuration) -> None:
     problems = configuration.problems("[delivery]\nretry_initial_seconds = 'x'\nretry_max_seconds = 0.1")
     assert list(problems) == ["delivery.retry_initial_seconds"]
+
+
+def test_the_largest_body_must_fit_into_what_may_be_parsed(configuration: Configuration) -> None:
+    toml = "[intake]\nmax_body_bytes = '16 MiB'\nmax_parsing_bytes = '{}'"
+    assert configuration.problems(toml.format("10 MiB")) == {
+        "intake.max_body_bytes": "16 MiB is above intake.max_parsing_bytes, 10 MiB: no body of that size could ever be "
+        f"parsed; raise that, or lower this (in {configuration.path})"
+    }
+    assert configuration.load(toml.format("16 MiB")).intake.max_parsing_bytes == 16 * MIB
+    assert list(configuration.problems("[intake]\nmax_body_bytes = '64 MiB'")) == ["intake.max_body_bytes"]
 
 
 def test_every_problem_is_reported_at_once(configuration: Configuration) -> None:

@@ -1,8 +1,7 @@
 """Whose turn it is among requests of one kind that a full buffer refused, and when nobody waits any more."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from forwarder.buffer.base import Full
 from forwarder.buffer.turns import MAX_RETRY_AFTER_SECONDS, MAX_TURNS, SLACK_SECONDS, Turns

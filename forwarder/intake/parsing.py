@@ -1,0 +1,136 @@
+"""The bound of what all requests of the process have parsed at the same time, in bytes of their bodies.
+
+Whoever parses a body reserves its bytes first, first come, first served, and holds them until the request is answered: till
+then its events are held. So a compressed body, of which nobody knows the size, takes its worst case until it is inflated.
+Bodies that are small and came as they are need no leave, so that single events never wait for batches.
+
+Invariants: no more than `max_bytes` are reserved at any time; nobody is overtaken; a wait is bounded; what a request
+reserved is given back however it ends.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+from forwarder.intake.bodies import Inflater, RefusedBodyError, inflate
+
+EXEMPT_BYTES: Final = 64 * 1024
+"""Below it a body that is not compressed reserves nothing."""
+WAIT_SECONDS: Final = 1.0
+"""How long a request may wait for others before it is refused."""
+
+
+class ParsingBudget:
+    """At most `max_bytes`, shared by all who parse. Used on one event loop."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._reserved_bytes = 0
+        self._waiting: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        """In the order in which they came, the bytes that each waits for, and whether it got them."""
+
+    @property
+    def reserved_bytes(self) -> int:
+        """How much is reserved now."""
+        return self._reserved_bytes
+
+    async def reserve(self, size_bytes: int) -> "Reservation":
+        """Wait until there is room, and reserve so many bytes, or all there are if it is more than that.
+
+        Raises RefusedBodyError, code `busy`, if there is no room for WAIT_SECONDS.
+        """
+        size_bytes = min(size_bytes, self._max_bytes)
+        if self._waiting or not self._fits(size_bytes):
+            await self._wait(size_bytes)
+        else:
+            self._reserved_bytes += size_bytes
+        return Reservation(self, size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Return bytes that were reserved, and let those go on that wait for them."""
+        self._reserved_bytes -= size_bytes
+        self._grant()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self._reserved_bytes + size_bytes <= self._max_bytes
+
+    async def _wait(self, size_bytes: int) -> None:
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append((size_bytes, turn))
+        timer = loop.call_later(WAIT_SECONDS, self._give_up, turn)
+        try:
+            granted = await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.result():  # it had its turn just before
+                self.give_back(size_bytes)
+            else:
+                self._grant()
+            raise
+        finally:
+            timer.cancel()
+        if not granted:
+            raise RefusedBodyError("busy")
+
+    def _give_up(self, turn: "asyncio.Future[bool]") -> None:
+        if not turn.done():
+            turn.set_result(False)
+            self._grant()
+
+    def _grant(self) -> None:
+        """Let those have their turn for whom there is room, and nobody before them who still waits."""
+        while self._waiting:
+            size_bytes, turn = self._waiting[0]
+            if not turn.done():
+                if not self._fits(size_bytes):
+                    return
+                self._reserved_bytes += size_bytes
+                turn.set_result(True)
+            self._waiting.popleft()
+
+
+class Reservation:
+    """Bytes of the budget, held until `release` or the end of its block."""
+
+    __slots__ = ("_budget", "_size_bytes")
+
+    def __init__(self, budget: ParsingBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self._size_bytes = size_bytes
+
+    def shrink(self, size_bytes: int) -> None:
+        """Hold no more than so many bytes from now on."""
+        surplus = self._size_bytes - size_bytes
+        if surplus > 0:
+            self._size_bytes = size_bytes
+            self._budget.give_back(surplus)
+
+    def release(self) -> None:
+        """Hold nothing any more. May be called again."""
+        self.shrink(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@asynccontextmanager
+async def unpacked(
+    body: bytes, inflater: Inflater | None, *, max_bytes: int, budget: ParsingBudget
+) -> AsyncIterator[bytes]:
+    """Inflate a body of at most `max_bytes`, if it is compressed, and hold what it takes of the budget until the block ends.
+
+    Raises RefusedBodyError.
+    """
+    if inflater is None and len(body) < EXEMPT_BYTES:
+        yield body
+        return
+    with await budget.reserve(len(body) if inflater is None else max_bytes) as reservation:
+        if inflater is not None:
+            body = await inflate(body, inflater, max_bytes=max_bytes)
+            reservation.shrink(len(body))
+        yield body
