@@ -281,6 +281,7 @@ class Connection(asyncio.Protocol):
             reply = self._application.fail(error, request)
         if isinstance(reply, Answer):
             exchange.answer = reply
+            self._is_held_up = reply.closes
             self._forget_body(exchange)
             return
         if not isinstance(reply, asyncio.Future):

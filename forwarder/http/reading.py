@@ -172,13 +172,12 @@ class RequestReader:
         else:
             length = -1 if "transfer-encoding" in headers else 0
         method = parser.get_method().decode()
-        offers_another = parser.should_upgrade()
         self.phase = State.BODY
         self.body_bytes = 0
         self.discards = False
         self._came_bytes = 0
-        self._stops_before_body = offers_another and length != 0
-        self._is_last = not (offers_another or parser.should_keep_alive())
+        self._stops_before_body = length != 0 and parser.should_upgrade()
+        self._is_last = not parser.should_keep_alive()
         self._max_body_bytes = self._receiver.head_ended(
             Request("GET" if method == "HEAD" else method, self._target.decode("ascii"), headers, b"", self._peer),
             version=version,
