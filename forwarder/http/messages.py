@@ -144,7 +144,7 @@ class Limits:
     max_waiting_requests: int = 64
     """Pipelined requests of a connection that are not answered yet; beyond, no more is read."""
     max_waiting_bytes: int = 64 * 1024
-    """Of the bodies of these, but for the last."""
+    """Of these, but for the last."""
 
 
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}

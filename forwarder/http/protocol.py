@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LARGE_BODY_BYTES: Final = 64 * 1024
 """Smaller bodies are not counted among those that take memory together: each connection may have one."""
+_UNSENT_BYTES: Final = 64 * 1024
+"""Beyond so much in answers that wait for one before them, no more is asked."""
 _DISCARDED_BYTES: Final = 1 << 20
 """As long may a body be that is not wanted, without the connection being closed for it."""
 
@@ -25,7 +27,7 @@ _DISCARDED_BYTES: Final = 1 << 20
 class _Exchange:
     """A request and its answer."""
 
-    __slots__ = ("answer", "held_bytes", "is_last", "is_refused", "request", "resource", "version", "with_body")
+    __slots__ = ("answer", "bytes", "held_bytes", "is_last", "is_refused", "request", "resource", "version", "with_body")
 
     def __init__(
         self, request: Request | None, *, version: str = "1.1", is_last: bool = True, with_body: bool = True
@@ -40,16 +42,19 @@ class _Exchange:
         """Whether the answer is to have its body."""
         self.resource: Resource | None = None
         self.answer: Answer | None = None
+        self.bytes = 0
+        """Of its head and body, once they are complete."""
         self.held_bytes = 0
-        """As much of its body is counted."""
+        """As much of its body is counted among the large ones."""
 
 
 class Connection(asyncio.Protocol):
     """One connection, which `keeper` keeps and closes."""
 
     __slots__ = (
-        "_application", "_exchange", "_has_ended", "_invites", "_is_flushing", "_is_held_up", "_is_unread", "_keeper",
-        "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_waiting", "_waiting_bytes", "since", "state",
+        "_application", "_exchange", "_has_ended", "_held_bytes", "_invites", "_is_flushing", "_is_held_up", "_is_unread",
+        "_keeper", "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_unsent_bytes", "_waiting",
+        "since", "state",
     )  # fmt: skip
 
     def __init__(self, keeper: "Connections") -> None:
@@ -63,10 +68,12 @@ class Connection(asyncio.Protocol):
         """What is being read, if its head is complete."""
         self._waiting: deque[_Exchange] = deque()
         """What nobody was asked yet, but that comes after what is running."""
-        self._waiting_bytes = 0
-        """Of the bodies of these."""
         self._running: deque[_Exchange] = deque()
         """What is being answered, or is answered and waits for an answer before it."""
+        self._held_bytes = 0
+        """Of the heads and bodies of both."""
+        self._unsent_bytes = 0
+        """Of the answers that wait for one before them."""
         self._is_held_up = False
         """Whether the last one of these is to end before the next one begins."""
         self._is_flushing = False
@@ -208,7 +215,7 @@ class Connection(asyncio.Protocol):
                 self._reader.end()
                 return
         exchange.request.body = body
-        self._waiting_bytes += len(body)
+        exchange.bytes = self._reader.head_bytes + len(body)
         self._end_exchange(exchange)
 
     def refused(self, refusal: Refusal) -> None:
@@ -224,6 +231,7 @@ class Connection(asyncio.Protocol):
         """Have what was read answered after all before it."""
         self._exchange = None
         self._invites = False
+        self._held_bytes += exchange.bytes
         self._waiting.append(exchange)
 
     def _forget_body(self, exchange: _Exchange) -> None:
@@ -236,7 +244,7 @@ class Connection(asyncio.Protocol):
     def _is_full(self) -> bool:
         return (
             len(self._waiting) + len(self._running) >= self._limits.max_waiting_requests
-            or self._waiting_bytes > self._limits.max_waiting_bytes
+            or self._held_bytes > self._limits.max_waiting_bytes
         )
 
     def _feed(self, data: bytes) -> None:
@@ -262,19 +270,22 @@ class Connection(asyncio.Protocol):
 
     def _give_out(self) -> None:
         """Ask for answers in the order of the requests, and write those that are there."""
-        while self._waiting and not self._is_held_up and not self._is_unread:
-            exchange = self._waiting.popleft()
-            self._running.append(exchange)
-            if exchange.answer is None:
-                self._ask(exchange)
-        if self._running and self._running[0].answer is not None:
+        while True:
+            while self._waiting and not self._is_held_up and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES:
+                exchange = self._waiting.popleft()
+                self._running.append(exchange)
+                if exchange.answer is None:
+                    self._ask(exchange)
+                if exchange.answer is not None:
+                    self._unsent_bytes += len(exchange.answer.body)
+            if not self._running or self._running[0].answer is None:
+                return
             self._write()
 
     def _ask(self, exchange: _Exchange) -> None:
         request, resource = exchange.request, exchange.resource
         assert request is not None
         assert resource is not None
-        self._waiting_bytes -= len(request.body)
         try:
             reply = resource.answer(request)
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
@@ -305,6 +316,7 @@ class Connection(asyncio.Protocol):
             exchange.answer = reply.result()
         else:
             exchange.answer = self._application.fail(error, exchange.request)
+        self._unsent_bytes += len(exchange.answer.body)
         if len(self._running) == 1:
             self._go_on()
         elif self._running and not self._is_flushing:  # the others are perhaps answered in this turn, too
@@ -326,16 +338,18 @@ class Connection(asyncio.Protocol):
             self._settle()
 
     def _write(self) -> None:
-        answers = b""
+        answers = []
         ends = lingers = False
         while self._running and not ends and (answer := self._running[0].answer) is not None:
             exchange = self._running.popleft()
+            self._held_bytes -= exchange.bytes
+            self._unsent_bytes -= len(answer.body)
             lingers = answer.closes or exchange.is_refused
             ends = lingers or exchange.is_last or (self._keeper.closing and self._is_idle())
             connection = "close" if ends else "keep-alive" if exchange.version == "1.0" else ""
             date = self._keeper.date_line()
-            answers += encode(answer, date=date, connection=connection, with_body=exchange.with_body)
-        self._transport.write(answers)
+            answers.append(encode(answer, date=date, connection=connection, with_body=exchange.with_body))
+        self._transport.write(b"".join(answers))
         if ends:
             self._forget_exchanges()
             if lingers and not self._has_ended:
@@ -395,3 +409,4 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._waiting.clear()
         self._running.clear()
+        self._held_bytes = 0

@@ -15,8 +15,8 @@ _LINE_BYTES: Final = 4
 """What a header has besides its name and value."""
 _OVERHEAD: Final = 16
 """As many bytes may come for each byte of a body, besides as many as a head may have: chunks of one byte have six."""
-SLICE_BYTES: Final = 16 * 1024
-"""At most as much is to be fed at once, as it is not known how much of that is of one request."""
+SLICE_BYTES: Final = 4 * 1024
+"""At most as much is to be fed at once, as it is not known how much of that is of one request, nor of how many."""
 _REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
 
 
@@ -49,7 +49,8 @@ class RequestReader:
 
     __slots__ = (
         "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes",
-        "_parser", "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "phase",
+        "_parser", "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes",
+        "phase",
     )  # fmt: skip
 
     def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
@@ -62,6 +63,8 @@ class RequestReader:
         self._target = b""
         self._headers: dict[str, str] = {}
         self._fields = 0
+        self.head_bytes = 0
+        """Of the target and the headers."""
         self._came_bytes = 0
         """In all slices before, of which something is of the head, or of the body."""
         self._body: list[bytes] = []
@@ -141,6 +144,7 @@ class RequestReader:
             self._target = b""
             self._headers = {}
             self._fields = 0
+            self.head_bytes = 0
             self._came_bytes = 0
             self._receiver.head_began()
 
@@ -148,12 +152,14 @@ class RequestReader:
         """See httptools."""
         if self.phase is State.HEAD:
             self._target += part
+            self.head_bytes += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools. It is also called for the trailers of a body in chunks, which mean nothing here."""
         if self.phase is not State.HEAD:
             return
         self._fields += 1
+        self.head_bytes += len(name) + len(value) + _LINE_BYTES
         key = name.decode("ascii").lower()
         text = value.decode("utf-8", "surrogateescape").strip(" \t")
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
@@ -168,7 +174,7 @@ class RequestReader:
             self._refuse(refusal)
             return
         if "content-length" in headers:
-            length = int(headers["content-length"])
+            length = int(headers["content-length"].lstrip("0") or "0")
         else:
             length = -1 if "transfer-encoding" in headers else 0
         method = parser.get_method().decode()
@@ -196,7 +202,7 @@ class RequestReader:
             return "malformed_http"
         if len(self._target) > self._limits.max_target_bytes:
             return "uri_too_long"
-        if self._fields > self._limits.max_headers or self._head_is_too_long():
+        if self._fields > self._limits.max_headers or self.head_bytes > self._limits.max_head_bytes:
             return "headers_too_large"
         coding = headers.get("transfer-encoding", "chunked").lower()
         if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
@@ -204,12 +210,6 @@ class RequestReader:
             return "unsupported_transfer_encoding" if is_chunked and version == "1.1" else "malformed_http"
         # Without a Host nobody knows whom a request of HTTP/1.1 is for, and with two even less.
         return "malformed_http" if "," in headers.get("host", "," if version == "1.1" else "") else None
-
-    def _head_is_too_long(self) -> bool:
-        if self._came_bytes + self._slice_bytes <= self._limits.max_head_bytes:
-            return False
-        sizes = (len(name) + len(value) for name, value in self._headers.items())
-        return len(self._target) + sum(sizes) + _LINE_BYTES * self._fields > self._limits.max_head_bytes
 
     def on_body(self, part: bytes) -> None:
         """See httptools."""
