@@ -27,7 +27,17 @@ _DISCARDED_BYTES: Final = 1 << 20
 class _Exchange:
     """A request and its answer."""
 
-    __slots__ = ("answer", "bytes", "held_bytes", "is_last", "is_refused", "request", "resource", "version", "with_body")
+    __slots__ = (
+        "answer",
+        "bytes",
+        "held_bytes",
+        "is_last",
+        "is_refused",
+        "request",
+        "resource",
+        "version",
+        "with_body",
+    )
 
     def __init__(
         self, request: Request | None, *, version: str = "1.1", is_last: bool = True, with_body: bool = True
@@ -97,6 +107,7 @@ class Connection(asyncio.Protocol):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio looks whether the listener names TCP
         self._reader = RequestReader(self, self._limits, peer=peer)
         self._keeper.add(self)
+        self._settle()
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and give out what is complete."""
@@ -271,7 +282,9 @@ class Connection(asyncio.Protocol):
     def _give_out(self) -> None:
         """Ask for answers in the order of the requests, and write those that are there."""
         while True:
-            while self._waiting and not self._is_held_up and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES:
+            while (
+                self._waiting and not self._is_held_up and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES
+            ):
                 exchange = self._waiting.popleft()
                 self._running.append(exchange)
                 if exchange.answer is None:

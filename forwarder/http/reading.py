@@ -48,9 +48,8 @@ class RequestReader:
     """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
 
     __slots__ = (
-        "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes",
-        "_parser", "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes",
-        "phase",
+        "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes", "_parser", "_peer",
+        "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes", "phase",
     )  # fmt: skip
 
     def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
@@ -67,7 +66,7 @@ class RequestReader:
         """Of the target and the headers."""
         self._came_bytes = 0
         """In all slices before, of which something is of the head, or of the body."""
-        self._body: list[bytes] = []
+        self._body = bytearray()  # not a list of its parts: there may be as many as bytes
         self.body_bytes = 0
         """Of what came of the body."""
         self.discards = False
@@ -219,7 +218,7 @@ class RequestReader:
         if self.body_bytes > self._max_body_bytes:
             self._refuse("body_too_large")
         elif not self.discards:
-            self._body.append(part)
+            self._body += part
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -228,7 +227,7 @@ class RequestReader:
             return
         if self.phase is not State.BODY:
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = bytes(self._body)
         self._body.clear()
         self.phase = State.IDLE
         self._came_bytes = 0

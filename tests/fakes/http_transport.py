@@ -45,7 +45,7 @@ class FakeTransport(asyncio.Transport):
         self.client_reads = True
         self.is_lost = False
         self.has_written_eof = False
-        self.is_reading = True
+        self._is_reading = True
         self._is_tls = is_tls
         self._high_water_bytes = high_water_bytes
         self._inbox: list[bytes | None] = []
@@ -129,12 +129,15 @@ class FakeTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._is_closing
 
+    def is_reading(self) -> bool:
+        return self._is_reading
+
     def pause_reading(self) -> None:
-        self.is_reading = False
+        self._is_reading = False
 
     def resume_reading(self) -> None:
-        if not self.is_reading:
-            self.is_reading = True
+        if not self._is_reading:
+            self._is_reading = True
             self._loop.call_soon(self._deliver)
 
     def can_write_eof(self) -> bool:
@@ -144,7 +147,7 @@ class FakeTransport(asyncio.Transport):
         self.has_written_eof = True
 
     def _deliver(self) -> None:
-        while self._inbox and self.is_reading and not self._is_closing:
+        while self._inbox and self._is_reading and not self._is_closing:
             data = self._inbox.pop(0)
             if data is not None:
                 self.protocol.data_received(data)
@@ -202,7 +205,7 @@ class FakeApplication:
                 return answer_to(request)
 
     def refuse(self, refusal: Refusal, request: Request | None) -> Answer:
-        self.refusals.append((refusal, request and request.target))
+        self.refusals.append((refusal, None if request is None else request.target))
         return Answer(400, {}, refusal.encode())
 
     def fail(self, error: BaseException, request: Request) -> Answer:
@@ -239,9 +242,7 @@ def answer_to(request: Request) -> Answer:
 class Site:
     """A server with its clients."""
 
-    def __init__(
-        self, *, limits: Limits = LIMITS, max_connections: int = 1024, max_held_bytes: int = 4 << 20
-    ) -> None:
+    def __init__(self, *, limits: Limits = LIMITS, max_connections: int = 1024, max_held_bytes: int = 4 << 20) -> None:
         self.clock = Clock()
         self.application = FakeApplication()
         self.bodies = Bodies(max_held_bytes)
@@ -289,10 +290,13 @@ def connection_of(transport: FakeTransport) -> Connection:
 
 def post(target: str = "/sync", body: bytes = b"", *headers: str, version: str = "1.1") -> bytes:
     """Return a request with a body whose length it says."""
-    return b"".join(
-        line.encode("latin-1") + b"\r\n"
-        for line in (f"POST {target} HTTP/{version}", "Host: x", *headers, f"Content-Length: {len(body)}", "")
-    ) + body
+    return (
+        b"".join(
+            line.encode("latin-1") + b"\r\n"
+            for line in (f"POST {target} HTTP/{version}", "Host: x", *headers, f"Content-Length: {len(body)}", "")
+        )
+        + body
+    )
 
 
 def get(target: str = "/sync", *headers: str, version: str = "1.1") -> bytes:
@@ -305,5 +309,3 @@ def chunked(target: str, *chunks: bytes, trailers: str = "", headers: str = "") 
     """Return a request whose body comes in chunks."""
     head = f"POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{headers}\r\n".encode()
     return head + b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + f"0\r\n{trailers}\r\n".encode()
-
-

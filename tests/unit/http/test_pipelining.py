@@ -109,7 +109,7 @@ async def test_the_requests_behind_a_future_are_asked_but_not_those_behind_a_cor
 async def test_ten_thousand_in_one_write_wait_in_bounded_number(site: Site, path: str) -> None:
     client = site.connect()
     client.send(posts(path, 10_000))
-    while len(client.statuses) < 10_000 or site.application.waiting:
+    while site.application.waiting:
         assert len(site.application.waiting) <= MAX_WAITING
         site.application.end_all()
         await turn()
@@ -120,7 +120,7 @@ async def test_coroutines_of_ten_thousand_requests_pause_the_reading(site: Site)
     client = site.connect()
     client.send(posts("/coroutine", 10_000))
     client.send(get("/last"))
-    assert not client.is_reading
+    assert not client.is_reading()
     for _ in range(3000):
         await turn()
         site.application.end_all()
@@ -133,7 +133,7 @@ async def test_reading_pauses_while_much_waits_and_goes_on_afterwards(site: Site
     for number in range(200):
         client.send(get(f"/future?{number}"))
     assert len(site.application.seen) == 64
-    assert not client.is_reading
+    assert not client.is_reading()
     site.application.waiting.pop(0)[1].set_result(answer_to(site.application.seen[0]))
     await turn()
     assert len(site.application.seen) == 65
@@ -141,7 +141,7 @@ async def test_reading_pauses_while_much_waits_and_goes_on_afterwards(site: Site
         site.application.end_all()
         await turn()
     assert numbers(client) == list(range(200))
-    assert client.is_reading
+    assert client.is_reading()
 
 
 async def test_reading_pauses_for_few_large_bodies_too(site: Site) -> None:
@@ -150,7 +150,7 @@ async def test_reading_pauses_for_few_large_bodies_too(site: Site) -> None:
         client.send(post(f"/coroutine?{number}", b"x" * 40_000))
     await turn()
     assert len(site.application.seen) == 1
-    assert not client.is_reading
+    assert not client.is_reading()
     for _ in range(9):
         site.application.end_all()
         await turn()
@@ -163,7 +163,7 @@ async def test_heads_that_wait_have_a_bound_in_bytes(site: Site) -> None:
     for _ in range(64):
         client.send(large)
     await turn()
-    assert not client.is_reading
+    assert not client.is_reading()
     assert len(site.application.began) <= 6
     for _ in range(64):
         site.application.end_all()
@@ -176,7 +176,7 @@ async def test_a_client_that_reads_nothing_is_asked_for_no_more_and_costs_little
     client.client_reads = False
     client.send(posts("/sync", 10_000))
     assert connection_of(client).state is State.UNREAD
-    assert not client.is_reading
+    assert not client.is_reading()
     assert client.unread_bytes < 200_000
     assert len(site.application.seen) < 2000
     while client.unread_bytes:
@@ -190,7 +190,7 @@ async def test_a_client_that_reads_nothing_is_asked_for_no_more_and_costs_little
 async def test_a_client_that_asks_for_much_gets_it_in_bounded_steps(site: Site, before: bytes) -> None:
     client = site.connect()
     client.client_reads = False
-    client.send(before + get("/large") * 300)
+    client.send(before + get("/large") * 80)
     assert sum(request.target == "/large" for request in site.application.seen) <= 3
     site.application.end_all()
     await turn()
@@ -198,7 +198,7 @@ async def test_a_client_that_asks_for_much_gets_it_in_bounded_steps(site: Site, 
     while client.unread_bytes:
         client.read_all()
         await turn()
-    assert client.statuses == [200] * (300 + bool(before))
+    assert client.statuses == [200] * (80 + bool(before))
 
 
 async def test_a_refusal_comes_after_the_answers_before_it(site: Site) -> None:
@@ -217,7 +217,7 @@ async def test_what_comes_while_a_refusal_waits_for_its_turn_is_thrown_away(site
     client.send(posts("/future", 2) + chunked("/future", b"1").replace(b"\r\n1\r\n", b"\r\nZ\r\n"))
     for _ in range(1000):
         client.send(b"x" * 1000)
-    assert client.is_reading
+    assert client.is_reading()
     site.application.end_all()
     await turn()
     assert client.statuses == [200, 200, 400]
@@ -228,7 +228,7 @@ async def test_a_refused_client_can_send_on_though_much_waited_behind(site: Site
     client.client_reads = False
     client.send(get("/large"))
     client.send(get("/closes") + b"".join(post("/sync", b"x" * 40_000) for _ in range(4)))
-    assert not client.is_reading
+    assert not client.is_reading()
     client.read_all()
     await turn()
     assert client.statuses == [200, 200]
@@ -236,7 +236,7 @@ async def test_a_refused_client_can_send_on_though_much_waited_behind(site: Site
     for _ in range(10):
         client.send(b"x" * 100_000)
         await turn()
-    assert client.is_reading
+    assert client.is_reading()
 
 
 async def test_an_answer_that_is_there_before_it_is_awaited_is_written(site: Site) -> None:

@@ -39,7 +39,10 @@ EXPECTED = {
     "Expect in HTTP/1.0": post("/a", b"1", "Expect: 100-continue", version="1.0"),
     "Expect with an upgrade": post("/a", b"12345", "Expect: 100-continue", UPGRADE.strip()) + get("/b"),
 }
-CLOSING = {"an answer that closes": get("/closes") + get("/b"), "one behind another": get("/a") + get("/closes") + get("/b")}
+CLOSING = {
+    "an answer that closes": get("/closes") + get("/b"),
+    "one behind another": get("/a") + get("/closes") + get("/b"),
+}
 ALL = STREAMS | EXPECTED | CLOSING
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -183,5 +186,8 @@ async def test_a_connection_stays_open_as_its_client_asks(headers: list[str], ve
         client = site.connect()
         client.send(get("/a", *headers, version=version))
         await turn()
-        assert b"".join(line[12:] for line in client.written.split(b"\r\n") if line.startswith(b"Connection: ")) == expected
+        assert (
+            b"".join(line[12:] for line in client.written.split(b"\r\n") if line.startswith(b"Connection: "))
+            == expected
+        )
         assert client.is_lost == (expected == b"close")
