@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.fakes.http_transport import Site, a_site
+from tests.fakes.http_site import Site, a_site
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import pytest
 
 from forwarder.http.protocol import LARGE_BODY_BYTES
-from tests.fakes.http_transport import FakeTransport, Site, a_site, chunked, get, post, turn
+from tests.fakes.http_site import Site, a_site, chunked, get, post
+from tests.fakes.http_transport import FakeTransport, turn
 
 LARGE = 100_000
 

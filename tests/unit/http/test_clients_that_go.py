@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from forwarder.http.messages import State
-from tests.fakes.http_transport import Site, answer_to, chunked, connection_of, get, post, turn
+from tests.fakes.http_site import Site, answer_to, chunked, connection_of, get, post
+from tests.fakes.http_transport import turn
 
 STATES = {
     "new": b"",

@@ -3,7 +3,8 @@
 import pytest
 
 from forwarder.http.messages import State
-from tests.fakes.http_transport import LIMITS, FakeTransport, Site, a_site, connection_of, get, post, turn
+from tests.fakes.http_site import LIMITS, Site, a_site, connection_of, get, post
+from tests.fakes.http_transport import FakeTransport, turn
 
 
 def used(site: Site) -> FakeTransport:

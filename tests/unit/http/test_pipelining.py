@@ -5,16 +5,8 @@ import random
 import pytest
 
 from forwarder.http.messages import State
-from tests.fakes.http_transport import (
-    FakeTransport,
-    Site,
-    answer_to,
-    chunked,
-    connection_of,
-    get,
-    post,
-    turn,
-)
+from tests.fakes.http_site import Site, answer_to, chunked, connection_of, get, post
+from tests.fakes.http_transport import FakeTransport, turn
 
 MAX_WAITING = 64 + 4 * 1024 // 25
 """As many requests of a connection may wait: the bound, and what one slice has of the shortest ones."""

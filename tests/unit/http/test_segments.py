@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes.http_transport import a_site, chunked, get, post, turn
+from tests.fakes.http_site import a_site, chunked, get, post
+from tests.fakes.http_transport import turn
 
 UPGRADE = "Connection: Upgrade\r\nUpgrade: h2c\r\n"
 

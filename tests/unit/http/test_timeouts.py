@@ -3,7 +3,8 @@
 import pytest
 
 from forwarder.http.messages import State
-from tests.fakes.http_transport import LIMITS, FakeTransport, Site, chunked, connection_of, get, post, turn
+from tests.fakes.http_site import LIMITS, Site, chunked, connection_of, get, post
+from tests.fakes.http_transport import FakeTransport, turn
 
 HALF_HEAD = b"GET /a HTTP/1.1\r\nHo"
 HALF_BODY = post("/a", b"12345")[:-2]
