@@ -17,6 +17,7 @@ _OVERHEAD: Final = 16
 """As many bytes may come for each byte of a body, besides as many as a head may have: chunks of one byte have six."""
 SLICE_BYTES: Final = 4 * 1024
 """At most as much is to be fed at once, as it is not known how much of that is of one request, nor of how many."""
+_BLOCK_BYTES: Final = 16 * 1024
 _REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
 
 
@@ -48,7 +49,7 @@ class RequestReader:
     """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
 
     __slots__ = (
-        "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes", "_parser", "_peer",
+        "_blocks", "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes", "_parser", "_peer",
         "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes", "phase",
     )  # fmt: skip
 
@@ -66,7 +67,10 @@ class RequestReader:
         """Of the target and the headers."""
         self._came_bytes = 0
         """In all slices before, of which something is of the head, or of the body."""
-        self._body = bytearray()  # not a list of its parts: there may be as many as bytes
+        self._blocks: list[bytes] = []
+        """What came of the body but its end, as its parts may be as many as its bytes."""
+        self._body = bytearray()
+        """The end of it."""
         self.body_bytes = 0
         """Of what came of the body."""
         self.discards = False
@@ -99,6 +103,7 @@ class RequestReader:
         """Read no more. May be called again."""
         self.phase = State.CLOSED
         self._parser = None  # it and this refer to each other
+        self._blocks.clear()
         self._body.clear()
 
     def begun(self) -> Request | None:
@@ -219,6 +224,9 @@ class RequestReader:
             self._refuse("body_too_large")
         elif not self.discards:
             self._body += part
+            if len(self._body) > _BLOCK_BYTES:
+                self._blocks.append(bytes(self._body))
+                self._body.clear()
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -227,7 +235,8 @@ class RequestReader:
             return
         if self.phase is not State.BODY:
             return
-        body = bytes(self._body)
+        body = b"".join((*self._blocks, self._body))
+        self._blocks.clear()
         self._body.clear()
         self.phase = State.IDLE
         self._came_bytes = 0
