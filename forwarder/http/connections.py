@@ -153,6 +153,6 @@ class Connections:
 
     def _sweep_again(self) -> None:
         self._timer = None
-        self.sweep()
         if self:
-            self._sweep_later()
+            self._sweep_later()  # first, as this may raise:
+            self.sweep()

@@ -147,6 +147,7 @@ class Limits:
     """Of these, but for the last."""
 
 
+_NO_CONTENT: Final = 204
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -156,7 +157,7 @@ def encode(answer: Answer, *, date: str, connection: str, with_body: bool) -> by
     head = _STATUS_LINES[answer.status]
     for name, value in answer.headers.items():
         head += f"{name}: {value}\r\n"
-    if answer.status != HTTPStatus.NO_CONTENT:
+    if answer.status != _NO_CONTENT:
         head += f"Content-Length: {len(answer.body)}\r\n"
     if connection:
         head += f"Connection: {connection}\r\n"

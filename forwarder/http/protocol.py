@@ -7,6 +7,7 @@ these alone.
 import asyncio
 import socket
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -24,45 +25,31 @@ _DISCARDED_BYTES: Final = 1 << 20
 """As long may a body be that is not wanted, without the connection being closed for it."""
 
 
+@dataclass(slots=True, eq=False)
 class _Exchange:
     """A request and its answer."""
 
-    __slots__ = (
-        "answer",
-        "bytes",
-        "held_bytes",
-        "is_last",
-        "is_refused",
-        "request",
-        "resource",
-        "version",
-        "with_body",
-    )
-
-    def __init__(
-        self, request: Request | None, *, version: str = "1.1", is_last: bool = True, with_body: bool = True
-    ) -> None:
-        self.request = request
-        self.version = version
-        self.is_last = is_last
-        """Whether the client wants none to follow it."""
-        self.is_refused = False
-        """Whether none can follow it."""
-        self.with_body = with_body
-        """Whether the answer is to have its body."""
-        self.resource: Resource | None = None
-        self.answer: Answer | None = None
-        self.bytes = 0
-        """Of its head and body, once they are complete."""
-        self.held_bytes = 0
-        """As much of its body is counted among the large ones."""
+    request: Request | None
+    version: str = "1.1"
+    is_last: bool = True
+    """Whether the client wants none to follow it."""
+    with_body: bool = True
+    """Whether the answer is to have its body."""
+    is_refused: bool = False
+    """Whether none can follow it."""
+    resource: Resource | None = None
+    answer: Answer | None = None
+    bytes: int = 0
+    """Of its head and body, once they are complete."""
+    held_bytes: int = 0
+    """As much of its body is counted among the large ones."""
 
 
 class Connection(asyncio.Protocol):
     """One connection, which `keeper` keeps and closes."""
 
     __slots__ = (
-        "_application", "_exchange", "_has_ended", "_held_bytes", "_invites", "_is_flushing", "_is_held_up", "_is_unread",
+        "_application", "_exchange", "_has_ended", "_held_bytes", "_holds_up", "_invites", "_is_flushing", "_is_unread",
         "_keeper", "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_unsent_bytes", "_waiting",
         "since", "state",
     )  # fmt: skip
@@ -84,8 +71,8 @@ class Connection(asyncio.Protocol):
         """Of the heads and bodies of both."""
         self._unsent_bytes = 0
         """Of the answers that wait for one before them."""
-        self._is_held_up = False
-        """Whether the last one of these is to end before the next one begins."""
+        self._holds_up: _Exchange | None = None
+        """The last one of these, if it is to end before the next one begins."""
         self._is_flushing = False
         self._is_unread = False
         """Whether the client has much to read."""
@@ -195,7 +182,7 @@ class Connection(asyncio.Protocol):
 
     def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
         """See Receiver."""
-        self._exchange = exchange = _Exchange(request, version=version, is_last=is_last, with_body=with_body)
+        self._exchange = exchange = _Exchange(request, version, is_last, with_body)
         try:
             begun = self._application.begin(request)
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
@@ -283,7 +270,7 @@ class Connection(asyncio.Protocol):
         """Ask for answers in the order of the requests, and write those that are there."""
         while True:
             while (
-                self._waiting and not self._is_held_up and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES
+                self._waiting and self._holds_up is None and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES
             ):
                 exchange = self._waiting.popleft()
                 self._running.append(exchange)
@@ -305,25 +292,23 @@ class Connection(asyncio.Protocol):
             reply = self._application.fail(error, request)
         if isinstance(reply, Answer):
             exchange.answer = reply
-            self._is_held_up = reply.closes
+            self._holds_up = exchange if reply.closes else None
             self._forget_body(exchange)
             return
         if not isinstance(reply, asyncio.Future):
-            self._is_held_up = True
+            self._holds_up = exchange
             reply = self._loop.create_task(reply, name="answer to a request")
             self._keeper.tasks.add(reply)
             reply.add_done_callback(self._keeper.tasks.discard)
-            reply.add_done_callback(self._let_next_begin)
         reply.add_done_callback(partial(self._answered, exchange))
-
-    def _let_next_begin(self, _: object) -> None:
-        self._is_held_up = False
 
     # From answers to what is sent
 
     def _answered(self, exchange: _Exchange, reply: asyncio.Future[Answer]) -> None:
         assert exchange.request is not None
         self._forget_body(exchange)
+        if self._holds_up is exchange:
+            self._holds_up = None
         error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
         if error is None:
             exchange.answer = reply.result()
