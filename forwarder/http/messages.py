@@ -141,10 +141,9 @@ class Limits:
     """Of one that comes slowly, somewhat more is read before it is refused."""
     max_headers: int = 200
     max_target_bytes: int = 8 * 1024
-    max_waiting_requests: int = 64
-    """Pipelined requests of a connection that are not answered yet; beyond, no more is read."""
-    max_waiting_bytes: int = 64 * 1024
-    """Of these, but for the last."""
+    max_waiting_bytes: int = 128 * 1024
+    """What the pipelined requests of a connection that are not answered yet may take in memory, each at least 1 KiB; beyond,
+    no more is read."""
 
 
 _NO_CONTENT: Final = 204

@@ -127,7 +127,7 @@ class RequestReader:
                 self._refuse("malformed_body")
         elif len(self._target) > self._limits.max_target_bytes:
             self._refuse("uri_too_long")
-        elif spare_bytes < 0:
+        elif spare_bytes < 0 or self._fields > self._limits.max_headers:
             self._refuse("headers_too_large" if self.phase is State.HEAD else "malformed_http")
 
     def _begin_anew(self) -> None:

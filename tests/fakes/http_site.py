@@ -1,7 +1,7 @@
 """A server of HTTP without sockets, in virtual time: its connections, a clock that tests move, and who answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -106,12 +106,19 @@ def answer_to(request: Request) -> Answer:
 class Site:
     """A server with its clients."""
 
-    def __init__(self, *, limits: Limits = LIMITS, max_connections: int = 1024, max_held_bytes: int = 4 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits = LIMITS,
+        max_connections: int = 1024,
+        max_held_bytes: int = 4 << 20,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.clock = Clock()
         self.application = FakeApplication()
         self.bodies = Bodies(max_held_bytes)
         self.connections = Connections(
-            self.application, limits, max_connections=max_connections, bodies=self.bodies, clock=self.clock
+            self.application, limits, max_connections=max_connections, bodies=self.bodies, clock=clock or self.clock
         )
 
     def connect(self, *, high_water_bytes: int = 64 * 1024, is_tls: bool = False) -> FakeTransport:

@@ -104,6 +104,12 @@ async def test_what_never_ends_is_refused(
     assert site.application.seen == []
 
 
+async def test_many_short_headers_are_refused_before_their_end(site: Site) -> None:
+    client = site.connect()
+    client.send(b"GET / HTTP/1.1\r\n" + b"A:\r\n" * 2000)
+    assert client.bodies == ["headers_too_large"]
+
+
 async def test_empty_lines_for_ever_cost_nothing(site: Site) -> None:
     client = site.connect()
     tracemalloc.start()

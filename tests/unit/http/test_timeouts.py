@@ -1,10 +1,13 @@
 """How long each state of a connection may last; the clock is moved by hand, and then swept."""
 
+import asyncio
+
 import pytest
 
 from forwarder.http.messages import State
-from tests.fakes.http_site import LIMITS, Site, chunked, connection_of, get, post
+from tests.fakes.http_site import LIMITS, Site, a_site, chunked, connection_of, get, post
 from tests.fakes.http_transport import FakeTransport, turn
+from tests.fakes.virtual_time import in_virtual_time, now
 
 HALF_HEAD = b"GET /a HTTP/1.1\r\nHo"
 HALF_BODY = post("/a", b"12345")[:-2]
@@ -202,3 +205,16 @@ async def test_a_closed_client_that_does_not_read_what_was_written_is_cut_off(si
     await just_before_and_after(site, client, LIMITS.answer_seconds)
     assert client.is_lost
     assert site.application.closed == ["answer_timeout"]
+
+
+@in_virtual_time
+async def test_the_sweep_runs_by_itself_while_there_are_connections() -> None:
+    """Were a timer left behind the last one, or none made for the second, this would not end."""
+    for _ in range(2):
+        async with a_site(clock=now) as site:
+            began = now()
+            client = site.connect()
+            await site.connections.emptied.wait()
+            assert client.is_lost
+            assert LIMITS.head_seconds < now() - began <= LIMITS.head_seconds + 2
+            await asyncio.sleep(5)
