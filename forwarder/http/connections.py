@@ -44,7 +44,8 @@ class Bodies:
 
     def _make_room(self) -> bool:
         while self.held_bytes > self._max_bytes and self._incomplete:
-            next(iter(self._incomplete)).refuse("busy")
+            first, _ = self._incomplete.popitem(last=False)
+            first.refuse("busy")
         return self.held_bytes <= self._max_bytes
 
 

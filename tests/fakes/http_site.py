@@ -63,6 +63,8 @@ class FakeApplication:
                 return self._coroutine(request)
             case "/large":
                 return Answer(200, {}, b"-" * 100_000)
+            case "/page":
+                return Answer(200, {}, f"{request.target} {0:050000}".encode())
             case "/closes":
                 return Answer(200, {}, request.target.encode(), closes=True)
             case _:
