@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
     """One connection, which `keeper` keeps and closes."""
 
     __slots__ = (
-        "_application", "_exchange", "_has_ended", "_held_bytes", "_holds_up", "_invites", "_is_flushing", "_is_unread",
+        "_application", "_exchange", "_has_ended", "_held_bytes", "_holds_up", "_invites", "_is_unread",
         "_keeper", "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_unsent_bytes", "_waiting",
         "since", "state",
     )  # fmt: skip
@@ -75,7 +75,6 @@ class Connection(asyncio.Protocol):
         """Of the answers that wait for one before them."""
         self._holds_up: _Exchange | None = None
         """The last one of these, if it is to end before the next one begins."""
-        self._is_flushing = False
         self._is_unread = False
         """Whether the client has much to read."""
         self._unfed = b""
@@ -316,13 +315,8 @@ class Connection(asyncio.Protocol):
         self._unsent_bytes += len(exchange.answer.body)
         if len(self._running) == 1:
             self._go_on()
-        elif self._running and not self._is_flushing:  # the others are perhaps answered in this turn, too
-            self._is_flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        self._go_on()
+        elif self._running:  # the others are perhaps answered in this turn, too
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Do all that can be done now."""
@@ -391,9 +385,6 @@ class Connection(asyncio.Protocol):
         self._enter(State.LINGERING)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        if self._unfed:
-            self._unfed = b""
-            self._transport.resume_reading()
 
     def _close_for_others(self, reason: CloseReason) -> None:
         self._application.connection_closed(reason)

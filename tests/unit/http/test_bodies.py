@@ -1,5 +1,7 @@
 """The large bodies of all connections together: how much they may take, and who goes if they would take more."""
 
+import tracemalloc
+
 import pytest
 
 from forwarder.http.protocol import LARGE_BODY_BYTES
@@ -72,6 +74,17 @@ async def test_one_that_is_alone_too_large_goes_itself() -> None:
                 client = site.connect()
                 client.send_in_pieces(stream, size)
                 assert client.bodies == ["busy"]
+
+
+async def test_who_is_refused_costs_no_more_memory_at_once() -> None:
+    async with a_site(max_held_bytes=0) as site:
+        tracemalloc.start()
+        try:
+            for _ in range(50):
+                assert begin(site).bodies == ["busy"]
+            assert tracemalloc.get_traced_memory()[0] < 10 * LARGE
+        finally:
+            tracemalloc.stop()
 
 
 async def test_small_ones_are_not_counted() -> None:

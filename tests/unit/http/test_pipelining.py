@@ -97,6 +97,19 @@ async def test_the_requests_behind_a_future_are_asked_but_not_those_behind_a_cor
     assert len(client.writes) == 1
 
 
+async def test_a_future_that_ends_beside_a_coroutine_has_nothing_asked_behind_that(site: Site) -> None:
+    client = site.connect()
+    client.send(get("/future?0") + get("/coroutine?1") + get("/sync?2"))
+    await turn()
+    site.application.waiting.pop(0)[1].set_result(answer_to(site.application.seen[0]))
+    await turn()
+    assert numbers(client) == [0]
+    assert len(site.application.seen) == 2
+    site.application.end_all()
+    await turn()
+    assert numbers(client) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("path", ["/future", "/sync"])
 async def test_ten_thousand_in_one_write_wait_in_bounded_number(site: Site, path: str) -> None:
     client = site.connect()
