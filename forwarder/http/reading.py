@@ -239,6 +239,7 @@ class RequestReader:
         body = b"".join((*self._blocks, self._body))
         self._blocks.clear()
         self._body.clear()
+        self._came_bytes = 0
         self.phase = State.IDLE
         self._came_bytes = 0
         self._receiver.body_ended(body)

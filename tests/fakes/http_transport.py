@@ -17,7 +17,7 @@ class FakeTransport(asyncio.Transport):
     """One connection, seen from its client. It calls its protocol as the loop would; what that raises fails the test."""
 
     def __init__(self, protocol: asyncio.Protocol, *, high_water_bytes: int = 64 * 1024, is_tls: bool = False) -> None:
-        super().__init__({"socket": self, "ssl_object": object() if is_tls else None})
+        super().__init__({"ssl_object": object() if is_tls else None})
         self.protocol = protocol
         self.writes: list[bytes] = []
         self.unread_bytes = 0
