@@ -44,7 +44,8 @@ class Bodies:
 
     def _make_room(self) -> bool:
         while self.held_bytes > self._max_bytes and self._incomplete:
-            next(iter(self._incomplete)).refuse("busy")
+            first, _ = self._incomplete.popitem(last=False)
+            first.refuse("busy")
         return self.held_bytes <= self._max_bytes
 
 
@@ -153,6 +154,6 @@ class Connections:
 
     def _sweep_again(self) -> None:
         self._timer = None
-        self.sweep()
         if self:
-            self._sweep_later()
+            self._sweep_later()  # first, as this may raise:
+            self.sweep()

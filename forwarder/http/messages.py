@@ -141,12 +141,12 @@ class Limits:
     """Of one that comes slowly, somewhat more is read before it is refused."""
     max_headers: int = 200
     max_target_bytes: int = 8 * 1024
-    max_waiting_requests: int = 64
-    """Pipelined requests of a connection that are not answered yet; beyond, no more is read."""
-    max_waiting_bytes: int = 64 * 1024
-    """Of the bodies of these, but for the last."""
+    max_waiting_bytes: int = 128 * 1024
+    """What the pipelined requests of a connection that are not answered yet may take in memory, each at least 1 KiB; beyond,
+    no more is read."""
 
 
+_NO_CONTENT: Final = 204
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -156,7 +156,7 @@ def encode(answer: Answer, *, date: str, connection: str, with_body: bool) -> by
     head = _STATUS_LINES[answer.status]
     for name, value in answer.headers.items():
         head += f"{name}: {value}\r\n"
-    if answer.status != HTTPStatus.NO_CONTENT:
+    if answer.status != _NO_CONTENT:
         head += f"Content-Length: {len(answer.body)}\r\n"
     if connection:
         head += f"Connection: {connection}\r\n"

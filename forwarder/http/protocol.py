@@ -7,6 +7,7 @@ these alone.
 import asyncio
 import socket
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -18,38 +19,41 @@ if TYPE_CHECKING:
 
 LARGE_BODY_BYTES: Final = 64 * 1024
 """Smaller bodies are not counted among those that take memory together: each connection may have one."""
+_OBJECT_BYTES: Final = 110
+"""What a header takes in memory besides its text; a request without any takes ten times as much."""
+_UNSENT_BYTES: Final = 64 * 1024
+"""Beyond so much in answers that wait for one before them, no more is asked."""
 _DISCARDED_BYTES: Final = 1 << 20
 """As long may a body be that is not wanted, without the connection being closed for it."""
 
 
+@dataclass(slots=True, eq=False)
 class _Exchange:
     """A request and its answer."""
 
-    __slots__ = ("answer", "held_bytes", "is_last", "is_refused", "request", "resource", "version", "with_body")
-
-    def __init__(
-        self, request: Request | None, *, version: str = "1.1", is_last: bool = True, with_body: bool = True
-    ) -> None:
-        self.request = request
-        self.version = version
-        self.is_last = is_last
-        """Whether the client wants none to follow it."""
-        self.is_refused = False
-        """Whether none can follow it."""
-        self.with_body = with_body
-        """Whether the answer is to have its body."""
-        self.resource: Resource | None = None
-        self.answer: Answer | None = None
-        self.held_bytes = 0
-        """As much of its body is counted."""
+    request: Request | None
+    version: str = "1.1"
+    is_last: bool = True
+    """Whether the client wants none to follow it."""
+    with_body: bool = True
+    """Whether the answer is to have its body."""
+    is_refused: bool = False
+    """Whether none can follow it."""
+    resource: Resource | None = None
+    answer: Answer | None = None
+    bytes: int = 0
+    """As much memory its head and body take, about, once they are complete."""
+    held_bytes: int = 0
+    """As much of its body is counted among the large ones."""
 
 
 class Connection(asyncio.Protocol):
     """One connection, which `keeper` keeps and closes."""
 
     __slots__ = (
-        "_application", "_exchange", "_has_ended", "_invites", "_is_flushing", "_is_held_up", "_is_unread", "_keeper",
-        "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_waiting", "_waiting_bytes", "since", "state",
+        "_application", "_exchange", "_has_ended", "_held_bytes", "_holds_up", "_invites", "_is_unread",
+        "_keeper", "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_unsent_bytes", "_waiting",
+        "since", "state",
     )  # fmt: skip
 
     def __init__(self, keeper: "Connections") -> None:
@@ -63,13 +67,14 @@ class Connection(asyncio.Protocol):
         """What is being read, if its head is complete."""
         self._waiting: deque[_Exchange] = deque()
         """What nobody was asked yet, but that comes after what is running."""
-        self._waiting_bytes = 0
-        """Of the bodies of these."""
         self._running: deque[_Exchange] = deque()
         """What is being answered, or is answered and waits for an answer before it."""
-        self._is_held_up = False
-        """Whether the last one of these is to end before the next one begins."""
-        self._is_flushing = False
+        self._held_bytes = 0
+        """What both take."""
+        self._unsent_bytes = 0
+        """Of the answers that wait for one before them."""
+        self._holds_up: _Exchange | None = None
+        """The last one of these, if it is to end before the next one begins."""
         self._is_unread = False
         """Whether the client has much to read."""
         self._unfed = b""
@@ -90,6 +95,7 @@ class Connection(asyncio.Protocol):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio looks whether the listener names TCP
         self._reader = RequestReader(self, self._limits, peer=peer)
         self._keeper.add(self)
+        self._settle()
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and give out what is complete."""
@@ -177,7 +183,7 @@ class Connection(asyncio.Protocol):
 
     def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
         """See Receiver."""
-        self._exchange = exchange = _Exchange(request, version=version, is_last=is_last, with_body=with_body)
+        self._exchange = exchange = _Exchange(request, version, is_last, with_body)
         try:
             begun = self._application.begin(request)
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
@@ -208,7 +214,7 @@ class Connection(asyncio.Protocol):
                 self._reader.end()
                 return
         exchange.request.body = body
-        self._waiting_bytes += len(body)
+        exchange.bytes = _OBJECT_BYTES * (10 + len(exchange.request.headers)) + self._reader.head_bytes + len(body)
         self._end_exchange(exchange)
 
     def refused(self, refusal: Refusal) -> None:
@@ -224,6 +230,7 @@ class Connection(asyncio.Protocol):
         """Have what was read answered after all before it."""
         self._exchange = None
         self._invites = False
+        self._held_bytes += exchange.bytes
         self._waiting.append(exchange)
 
     def _forget_body(self, exchange: _Exchange) -> None:
@@ -234,10 +241,7 @@ class Connection(asyncio.Protocol):
     # From what came to who answers it
 
     def _is_full(self) -> bool:
-        return (
-            len(self._waiting) + len(self._running) >= self._limits.max_waiting_requests
-            or self._waiting_bytes > self._limits.max_waiting_bytes
-        )
+        return self._held_bytes > self._limits.max_waiting_bytes
 
     def _feed(self, data: bytes) -> None:
         reader = self._reader
@@ -262,57 +266,57 @@ class Connection(asyncio.Protocol):
 
     def _give_out(self) -> None:
         """Ask for answers in the order of the requests, and write those that are there."""
-        while self._waiting and not self._is_held_up and not self._is_unread:
-            exchange = self._waiting.popleft()
-            self._running.append(exchange)
-            if exchange.answer is None:
-                self._ask(exchange)
-        if self._running and self._running[0].answer is not None:
+        while True:
+            while (
+                self._waiting and self._holds_up is None and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES
+            ):
+                exchange = self._waiting.popleft()
+                self._running.append(exchange)
+                if exchange.answer is None:
+                    self._ask(exchange)
+                if exchange.answer is not None:
+                    self._unsent_bytes += len(exchange.answer.body)
+            if not self._running or self._running[0].answer is None:
+                return
             self._write()
 
     def _ask(self, exchange: _Exchange) -> None:
         request, resource = exchange.request, exchange.resource
         assert request is not None
         assert resource is not None
-        self._waiting_bytes -= len(request.body)
         try:
             reply = resource.answer(request)
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
             reply = self._application.fail(error, request)
         if isinstance(reply, Answer):
             exchange.answer = reply
+            self._holds_up = exchange if reply.closes else None
             self._forget_body(exchange)
             return
         if not isinstance(reply, asyncio.Future):
-            self._is_held_up = True
+            self._holds_up = exchange
             reply = self._loop.create_task(reply, name="answer to a request")
             self._keeper.tasks.add(reply)
             reply.add_done_callback(self._keeper.tasks.discard)
-            reply.add_done_callback(self._let_next_begin)
         reply.add_done_callback(partial(self._answered, exchange))
-
-    def _let_next_begin(self, _: object) -> None:
-        self._is_held_up = False
 
     # From answers to what is sent
 
     def _answered(self, exchange: _Exchange, reply: asyncio.Future[Answer]) -> None:
         assert exchange.request is not None
         self._forget_body(exchange)
+        if self._holds_up is exchange:
+            self._holds_up = None
         error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
         if error is None:
             exchange.answer = reply.result()
         else:
             exchange.answer = self._application.fail(error, exchange.request)
+        self._unsent_bytes += len(exchange.answer.body)
         if len(self._running) == 1:
             self._go_on()
-        elif self._running and not self._is_flushing:  # the others are perhaps answered in this turn, too
-            self._is_flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        self._go_on()
+        elif self._running:  # the others are perhaps answered in this turn, too
+            self._loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         """Do all that can be done now."""
@@ -325,16 +329,18 @@ class Connection(asyncio.Protocol):
             self._settle()
 
     def _write(self) -> None:
-        answers = b""
+        answers = []
         ends = lingers = False
         while self._running and not ends and (answer := self._running[0].answer) is not None:
             exchange = self._running.popleft()
+            self._held_bytes -= exchange.bytes
+            self._unsent_bytes -= len(answer.body)
             lingers = answer.closes or exchange.is_refused
             ends = lingers or exchange.is_last or (self._keeper.closing and self._is_idle())
             connection = "close" if ends else "keep-alive" if exchange.version == "1.0" else ""
             date = self._keeper.date_line()
-            answers += encode(answer, date=date, connection=connection, with_body=exchange.with_body)
-        self._transport.write(answers)
+            answers.append(encode(answer, date=date, connection=connection, with_body=exchange.with_body))
+        self._transport.write(b"".join(answers))
         if ends:
             self._forget_exchanges()
             if lingers and not self._has_ended:
@@ -379,9 +385,6 @@ class Connection(asyncio.Protocol):
         self._enter(State.LINGERING)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        if self._unfed:
-            self._unfed = b""
-            self._transport.resume_reading()
 
     def _close_for_others(self, reason: CloseReason) -> None:
         self._application.connection_closed(reason)
@@ -394,3 +397,4 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._waiting.clear()
         self._running.clear()
+        self._held_bytes = 0

@@ -15,8 +15,9 @@ _LINE_BYTES: Final = 4
 """What a header has besides its name and value."""
 _OVERHEAD: Final = 16
 """As many bytes may come for each byte of a body, besides as many as a head may have: chunks of one byte have six."""
-SLICE_BYTES: Final = 16 * 1024
-"""At most as much is to be fed at once, as it is not known how much of that is of one request."""
+SLICE_BYTES: Final = 4 * 1024
+"""At most as much is to be fed at once, as it is not known how much of that is of one request, nor of how many."""
+_BLOCK_BYTES: Final = 16 * 1024
 _REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
 
 
@@ -48,8 +49,9 @@ class RequestReader:
     """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
 
     __slots__ = (
-        "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes",
-        "_parser", "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "phase",
+        "_blocks", "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes", "_parser",
+        "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes",
+        "phase",
     )  # fmt: skip
 
     def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
@@ -62,9 +64,14 @@ class RequestReader:
         self._target = b""
         self._headers: dict[str, str] = {}
         self._fields = 0
+        self.head_bytes = 0
+        """Of the target and the headers."""
         self._came_bytes = 0
         """In all slices before, of which something is of the head, or of the body."""
-        self._body: list[bytes] = []
+        self._blocks: list[bytes] = []
+        """What came of the body but its end, as its parts may be as many as its bytes."""
+        self._body = bytearray()
+        """The end of it."""
         self.body_bytes = 0
         """Of what came of the body."""
         self.discards = False
@@ -97,6 +104,7 @@ class RequestReader:
         """Read no more. May be called again."""
         self.phase = State.CLOSED
         self._parser = None  # it and this refer to each other
+        self._blocks.clear()
         self._body.clear()
 
     def begun(self) -> Request | None:
@@ -119,7 +127,7 @@ class RequestReader:
                 self._refuse("malformed_body")
         elif len(self._target) > self._limits.max_target_bytes:
             self._refuse("uri_too_long")
-        elif spare_bytes < 0:
+        elif spare_bytes < 0 or self._fields > self._limits.max_headers:
             self._refuse("headers_too_large" if self.phase is State.HEAD else "malformed_http")
 
     def _begin_anew(self) -> None:
@@ -141,6 +149,7 @@ class RequestReader:
             self._target = b""
             self._headers = {}
             self._fields = 0
+            self.head_bytes = 0
             self._came_bytes = 0
             self._receiver.head_began()
 
@@ -148,12 +157,14 @@ class RequestReader:
         """See httptools."""
         if self.phase is State.HEAD:
             self._target += part
+            self.head_bytes += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools. It is also called for the trailers of a body in chunks, which mean nothing here."""
         if self.phase is not State.HEAD:
             return
         self._fields += 1
+        self.head_bytes += len(name) + len(value) + _LINE_BYTES
         key = name.decode("ascii").lower()
         text = value.decode("utf-8", "surrogateescape").strip(" \t")
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
@@ -168,17 +179,16 @@ class RequestReader:
             self._refuse(refusal)
             return
         if "content-length" in headers:
-            length = int(headers["content-length"])
+            length = int(headers["content-length"].lstrip("0") or "0")
         else:
             length = -1 if "transfer-encoding" in headers else 0
         method = parser.get_method().decode()
-        offers_another = parser.should_upgrade()
         self.phase = State.BODY
         self.body_bytes = 0
         self.discards = False
         self._came_bytes = 0
-        self._stops_before_body = offers_another and length != 0
-        self._is_last = not (offers_another or parser.should_keep_alive())
+        self._stops_before_body = length != 0 and parser.should_upgrade()
+        self._is_last = not parser.should_keep_alive()
         self._max_body_bytes = self._receiver.head_ended(
             Request("GET" if method == "HEAD" else method, self._target.decode("ascii"), headers, b"", self._peer),
             version=version,
@@ -197,7 +207,7 @@ class RequestReader:
             return "malformed_http"
         if len(self._target) > self._limits.max_target_bytes:
             return "uri_too_long"
-        if self._fields > self._limits.max_headers or self._head_is_too_long():
+        if self._fields > self._limits.max_headers or self.head_bytes > self._limits.max_head_bytes:
             return "headers_too_large"
         coding = headers.get("transfer-encoding", "chunked").lower()
         if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
@@ -205,12 +215,6 @@ class RequestReader:
             return "unsupported_transfer_encoding" if is_chunked and version == "1.1" else "malformed_http"
         # Without a Host nobody knows whom a request of HTTP/1.1 is for, and with two even less.
         return "malformed_http" if "," in headers.get("host", "," if version == "1.1" else "") else None
-
-    def _head_is_too_long(self) -> bool:
-        if self._came_bytes + self._slice_bytes <= self._limits.max_head_bytes:
-            return False
-        sizes = (len(name) + len(value) for name, value in self._headers.items())
-        return len(self._target) + sum(sizes) + _LINE_BYTES * self._fields > self._limits.max_head_bytes
 
     def on_body(self, part: bytes) -> None:
         """See httptools."""
@@ -220,7 +224,10 @@ class RequestReader:
         if self.body_bytes > self._max_body_bytes:
             self._refuse("body_too_large")
         elif not self.discards:
-            self._body.append(part)
+            self._body += part
+            if len(self._body) > _BLOCK_BYTES:
+                self._blocks.append(bytes(self._body))
+                self._body.clear()
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -229,8 +236,10 @@ class RequestReader:
             return
         if self.phase is not State.BODY:
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = b"".join((*self._blocks, self._body))
+        self._blocks.clear()
         self._body.clear()
+        self._came_bytes = 0
         self.phase = State.IDLE
         self._came_bytes = 0
         self._receiver.body_ended(body)
