@@ -78,7 +78,7 @@ class Acceptor:
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
         self._large = asyncio.Lock()
-        """Held by the one body with very many elements that is being read."""
+        """Held by the one large body that is being taken in: what comes meanwhile waits for no more of them to be stored."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
@@ -95,8 +95,7 @@ class Acceptor:
                 return await self.accept(posted.elements, intake=intake)
             del posted  # it may be far larger than the body
         async with self._large:
-            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
-        return await self._settle(request, intake=intake, patient=False)
+            return await self.accept(read(body, key).elements, intake=intake)
 
     async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
