@@ -11,15 +11,15 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from forwarder.database.connection import DamagedError, UnavailableError
+from forwarder.host.peers import peer_of
 from forwarder.http.connections import Bodies
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
 from forwarder.http.server import Server
 from forwarder.intake import answers
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.event_routes import EventRoutes
-from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
 from forwarder.intake.parsing import ParsingBudget, unpacked
-from forwarder.intake.peers import Operators, peer_of
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
