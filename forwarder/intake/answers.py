@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, TypedDict, assert_never
 
 import orjson
 
 from forwarder import words
+from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.http.messages import Answer
 from forwarder.intake.acceptance import Accepted
@@ -123,6 +124,19 @@ def too_slow_headers() -> Answer:
 def violations(refused: Refused) -> Answer:
     """Refuse a single event, with all that is wrong with it."""
     return _errors(_status_of(refused.violations[0].code), described(refused.violations))
+
+
+def no_room(stored: Full | NeverFits | Unavailable) -> Answer:
+    """Refuse what the buffer did not take."""
+    match stored:
+        case Full():
+            return refusal("buffer_full", retry_after_seconds=stored.retry_after_seconds)
+        case Unavailable():
+            return refusal("buffer_unavailable")
+        case NeverFits():
+            return refusal("body_too_large")
+        case _:
+            assert_never(stored)
 
 
 def malformed_json(message: str) -> Answer:
