@@ -25,28 +25,22 @@ class Bodies:
         self._incomplete: OrderedDict[Connection, None] = OrderedDict()
         self.held_bytes = 0
 
-    def hold(self, connection: Connection, more_bytes: int) -> None:
-        """Count more of a body that is not complete."""
-        self._incomplete.setdefault(connection)
+    def count(self, connection: Connection, more_bytes: int, *, is_complete: bool) -> bool:
+        """Count more of a body, perhaps the rest of it; return whether there is room."""
+        if is_complete:
+            self._incomplete.pop(connection, None)
+        else:
+            self._incomplete.setdefault(connection)
         self.held_bytes += more_bytes
-        self._make_room()
-
-    def complete(self, connection: Connection, more_bytes: int) -> bool:
-        """Count the rest of a body that is complete; return whether there is room for it."""
-        self._incomplete.pop(connection, None)
-        self.held_bytes += more_bytes
-        return self._make_room()
+        while self.held_bytes > self._max_bytes and self._incomplete:
+            first, _ = self._incomplete.popitem(last=False)
+            first.refuse("busy")
+        return self.held_bytes <= self._max_bytes
 
     def drop(self, connection: Connection, held_bytes: int) -> None:
         """Forget a body that was counted so, as it is answered, or will not be."""
         self._incomplete.pop(connection, None)
         self.held_bytes -= held_bytes
-
-    def _make_room(self) -> bool:
-        while self.held_bytes > self._max_bytes and self._incomplete:
-            first, _ = self._incomplete.popitem(last=False)
-            first.refuse("busy")
-        return self.held_bytes <= self._max_bytes
 
 
 class Connections:
