@@ -15,7 +15,7 @@ from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.growlytics.known_types import TooManyTypesError
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
-from forwarder.intake.operations import Asked, Operation, Operations, Question, wrong
+from forwarder.intake.operations import Asked, Operation, Operations, Question, RefusedError, wrong
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 MAX_PAGE_TYPES: Final = 500
@@ -95,13 +95,12 @@ class AttributeTypeRoutes:
             last = place
         head = self._types.counts() | {"next": None if following is None else _cursor(following)}
         body = _json(head)[:-1] + b',"types":[' + b",".join(pieces) + b"]}"
-        return answers.encoded(body)
+        return answers.content(body)
 
     async def _forget(self, asked: Asked) -> Answer:
         which = _Forget.of_body(asked.body)
         forgotten = self._types.forget(which.name, which.attribute)
-        if not await self._noted(forgotten):
-            return answers.refusal("buffer_unavailable")
+        await self._keep(forgotten)
         is_fixed = self._types.is_fixed(which.name, which.attribute)
         return answers.content({"forgotten": len(forgotten), "fixed": is_fixed})
 
@@ -111,24 +110,22 @@ class AttributeTypeRoutes:
             changes = self._types.imported(types)
         except TooManyTypesError:
             raise wrong("these are more types than contract.max_attribute_types lets it learn") from None
-        if not await self._noted(changes):
-            return answers.refusal("buffer_unavailable")
+        await self._keep(changes)
         fixed = sum(self._types.is_fixed(*place) for place in types)
         return answers.content({"imported": len(types) - fixed, "fixed": fixed})
 
-    async def _noted(self, changes: TypeChanges) -> bool:
-        """Return whether they are kept; if that takes too long it goes on, and nobody waits for it."""
+    async def _keep(self, changes: TypeChanges) -> None:
+        """Wait until changes are on disk; if that takes too long it goes on, and the request is refused."""
         if not changes:
-            return True
+            return
         noting = asyncio.ensure_future(self._note(changes))
         self._noting.add(noting)
         noting.add_done_callback(self._noting.discard)
         done, _ = await asyncio.wait({noting}, timeout=self._note_seconds)
-        if done:
-            noting.result()
-        else:
+        if not done:
             noting.add_done_callback(_forget_outcome)
-        return bool(done)
+            raise RefusedError(answers.refusal("buffer_unavailable"))
+        noting.result()
 
 
 def _json(value: object) -> bytes:

@@ -85,13 +85,13 @@ class EventRoutes:
         with_ids = request.query.get("ids", "false")
         if with_ids not in {"true", "false"}:
             self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
-            return answers.wrong_request("ids: true or false")
+            return answers.wrong("wrong_type", "ids: true or false")
         key = request.headers.get("idempotency-key")
         try:
             answer = await self._acceptor.accept_body(body, key, intake=self._intake, is_lines=_is_lines(request))
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
-            return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
+            return answers.wrong("malformed_json", f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
         if not isinstance(answer, Accepted):
             return answers.no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")

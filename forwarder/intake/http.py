@@ -146,7 +146,7 @@ class HttpIntake:
             return self._refusal("not_found")
         method, resource = route
         if is_preflight:
-            return answers.preflight(preflight(request.headers, method))
+            return Answer(204, preflight(request.headers, method))
         if request.method != method:
             return self._refusal("method_not_allowed", allow="GET, HEAD" if method == "GET" else method)
         if method == "POST" and (code := self._unfit(request)) is not None:

@@ -123,7 +123,7 @@ def looking(
 
 def wrong(message: str) -> RefusedError:
     """Return the refusal of a request that cannot be understood."""
-    return RefusedError(answers.wrong_request(message))
+    return RefusedError(answers.wrong("wrong_type", message))
 
 
 def _said(text: str) -> object:
