@@ -10,9 +10,8 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from forwarder.host.peers import peer_of
-from forwarder.http.connections import Bodies
+from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
-from forwarder.http.server import Server
 from forwarder.intake import answers
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.event_routes import EventRoutes
@@ -59,7 +58,7 @@ class HttpIntake:
         self._max_body_bytes = settings.max_body_bytes
         self._budget = budget
         self._closing = False
-        self.server = Server(
+        self.connections = Connections(
             self,
             Limits(
                 head_seconds=settings.header_timeout_seconds,
@@ -94,12 +93,12 @@ class HttpIntake:
         """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
         if listener.family == socket.AF_UNIX:
             self._locks = None
-        await self.server.open(listener)
+        await self.connections.open(listener)
 
     async def close(self) -> None:
         """Take no more connections and requests; let those under way end, for a while. May be called again."""
         self._closing = True
-        await self.server.close(seconds=CLOSING_SECONDS)
+        await self.connections.close(seconds=CLOSING_SECONDS)
 
     # From the server
 

@@ -189,7 +189,7 @@ class Served:
 
     def awaiting(self, state: State) -> int:
         """Return how many connections wait for something."""
-        return sum(connection.state is state for connection in self.intake.server.connections)
+        return sum(connection.state is state for connection in self.intake.connections)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
