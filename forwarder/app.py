@@ -9,17 +9,18 @@ Memory bound of the whole process, in sum:
   `buffer.max_events` and 4 MiB for SQLite; in memory: `buffer.max_bytes`, about 600 bytes more for each of
   `buffer.max_events` (at most 2 KiB, with the longest names and customer ids), and `dead_letters.max_bytes`;
 - the bodies over 64 KiB of all HTTP requests, from their first bytes to their answers: 4 x `intake.max_parsing_bytes`;
-- what is made of those while they are parsed and put: ten times `intake.max_parsing_bytes`, and for one at a time up to
-  forty times `intake.max_body_bytes` while it is split and checked (five times for events, the rest for hostile JSON);
+- what these are when inflated: `intake.max_parsing_bytes`; and what is made of a body over 64 KiB, or of very many elements:
+  up to forty times `intake.max_body_bytes` (five times for events, the rest for hostile JSON), for one at a time, and for
+  each that operators post;
 - for each connection of the HTTP intakes, at most `intake.max_connections` on each of the two: requests that wait for
   their answers, 128 KiB and a body of 64 KiB; a head and a body that are not complete, 100 KiB; 256 KiB that came and are
   not read yet; answers that are not sent yet, 128 KiB and one more; and up to ten times the body, below 64 KiB, of one
-  batch that is being judged. For each of the 64 of the admin listener as much, but for bodies;
+  small batch that is being taken in. For each of the 64 of the admin listener as much, but for bodies;
 - for each connection of lines_socket, of which there are as many, 1 MiB and twice `intake.max_line_bytes` while it has lines
   to take; for the datagrams 8 MiB and `intake.max_line_bytes`;
 - for each attempt on the wire as much of its answer as comes, at most 2 MiB.
 
-With default settings that is 260 MiB, and what connections and attempts have under way at the same moment.
+With default settings that is 190 MiB, and what connections and attempts have under way at the same moment.
 """
 
 import asyncio
