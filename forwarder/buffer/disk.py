@@ -343,7 +343,6 @@ class DiskBuffer:
 
     def _submit(self, put: Put) -> None:
         self._room.occupy(put)
-        self._note_declined()
         self._commits.put(put)
 
     def _submit_ack(self, ack: Ack) -> None:
@@ -356,6 +355,7 @@ class DiskBuffer:
             self._commits.waiting.declined += declined
 
     def _job_of(self, batch: Batch) -> Job[int]:
+        batch.declined += self._declined.since_last()
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
