@@ -236,18 +236,21 @@ class Connection(asyncio.Protocol):
     # From what came to who answers it
 
     def _feed(self, data: "bytes | memoryview") -> None:
+        reader = self._reader
         if len(data) > SLICE_BYTES:
             data = memoryview(data)
-        while data and self._reader.phase is not State.CLOSED:
+        while reader.phase is not State.CLOSED:
             if self._waiting_bytes > self._max_waiting_bytes:
                 self._unfed = bytes(data)
                 self._transport.pause_reading()
                 break
-            self._reader.feed(data[:SLICE_BYTES])
-            data = data[SLICE_BYTES:]
+            reader.feed(data[:SLICE_BYTES])
             self._give_out()
-        if self._reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not self._reader.discards:
-            self._count(self._exchange, self._reader.body_bytes, is_complete=False)
+            if len(data) <= SLICE_BYTES:
+                break
+            data = data[SLICE_BYTES:]
+        if reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not reader.discards:
+            self._count(self._exchange, reader.body_bytes, is_complete=False)
         self._settle()
 
     def _give_out(self) -> None:
@@ -276,22 +279,23 @@ class Connection(asyncio.Protocol):
             self._holds_up = exchange if reply.closes else None
             self._answer(exchange, reply)
             return
-        if not isinstance(reply, Later):
-            self._holds_up = exchange
-            task = self._loop.create_task(reply, name="answer to a request")
-            self._keeper.tasks.add(task)
-            task.add_done_callback(self._keeper.tasks.discard)
-            reply = Later(task, _as_it_is)
-        reply.done.add_done_callback(partial(self._answered, exchange, reply.answer))
+        if isinstance(reply, Later):
+            reply.done.add_done_callback(partial(self._answered, exchange, reply.answer))
+            return
+        self._holds_up = exchange
+        task = self._loop.create_task(reply, name="answer to a request")
+        self._keeper.tasks.add(task)
+        task.add_done_callback(self._keeper.tasks.discard)
+        task.add_done_callback(partial(self._answered, exchange, None))
 
     # From answers to what is sent
 
-    def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer], done: asyncio.Future[Any]) -> None:
+    def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer] | None, done: asyncio.Future[Any]) -> None:
         assert exchange.request is not None
         if self._holds_up is exchange:
             self._holds_up = None
         try:
-            self._answer(exchange, answer(done.result()))
+            self._answer(exchange, done.result() if answer is None else answer(done.result()))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
             self._answer(exchange, self._application.fail(error, exchange.request))
         if len(self._running) == 1:
@@ -384,7 +388,3 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         self._running.clear()
         self._waiting_bytes = 0
-
-
-def _as_it_is(answer: Answer) -> Answer:
-    return answer
