@@ -107,11 +107,11 @@ class RequestReader:
         self._blocks.clear()
         self._body.clear()
 
-    def begun(self) -> Request | None:
-        """Return what is known of the request whose head is incomplete, or of which only the head is complete."""
-        if not self._target or self._parser is None:
-            return None
-        return Request(self._parser.get_method().decode(), self._target.decode("ascii"), self._headers, b"", self._peer)
+    def begun(self) -> tuple[Request | None, bool]:
+        """Return what is known of the request whose head is being read, and whether its answer is to have its body."""
+        if self.phase is not State.HEAD or not self._target or self._parser is None:
+            return None, True
+        return self._request(self._parser)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self.phase is not State.CLOSED:
@@ -182,7 +182,7 @@ class RequestReader:
             length = int(headers["content-length"].lstrip("0") or "0")
         else:
             length = -1 if "transfer-encoding" in headers else 0
-        method = parser.get_method().decode()
+        request, with_body = self._request(parser)
         self.phase = State.BODY
         self.body_bytes = 0
         self.discards = False
@@ -190,16 +190,18 @@ class RequestReader:
         self._stops_before_body = length != 0 and parser.should_upgrade()
         self._is_last = not parser.should_keep_alive()
         self._max_body_bytes = self._receiver.head_ended(
-            Request("GET" if method == "HEAD" else method, self._target.decode("ascii"), headers, b"", self._peer),
-            version=version,
-            is_last=self._is_last,
-            with_body=method != "HEAD",
-            body_bytes=length,
+            request, version=version, is_last=self._is_last, with_body=with_body, body_bytes=length
         )
         if self._max_body_bytes < 0:
             self.end()
         elif length > self._max_body_bytes:
             self._refuse("body_too_large")
+
+    def _request(self, parser: HttpRequestParser) -> tuple[Request, bool]:
+        method = parser.get_method().decode()
+        is_head = method == "HEAD"
+        target = self._target.decode("ascii")
+        return Request("GET" if is_head else method, target, self._headers, b"", self._peer), not is_head
 
     def _wrong_head(self, version: str) -> Refusal | None:
         headers = self._headers
