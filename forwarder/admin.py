@@ -74,7 +74,9 @@ class Admin:
         if (resource := self._routes.get(request.path)) is None:
             return self._refusal(404, "not_found", f"there are {', '.join(self._routes)} here")
         if request.method != "GET":
-            return self._refusal(405, "method_not_allowed", "only GET and HEAD are answered here", {"Allow": "GET, HEAD"})
+            return self._refusal(
+                405, "method_not_allowed", "only GET and HEAD are answered here", {"Allow": "GET, HEAD"}
+            )
         return resource
 
     def refuse(self, refusal: Refusal, request: Request | None) -> Answer:  # noqa: ARG002 - as of Application
