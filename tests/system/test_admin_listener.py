@@ -152,7 +152,7 @@ async def test_descriptors_that_run_out_are_a_line_in_the_log_and_no_end(daemon:
     before = len(daemon.lines)
 
     def said() -> list[dict[str, Any]]:
-        return [line for line in daemon.lines[before:] if "descriptor" in str(line).lower()]
+        return [line for line in daemon.lines[before:] if "open files" in line["message"]]
 
     async with AsyncExitStack() as stack:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(daemon) + 5, limits[1]))

@@ -29,9 +29,6 @@ NOWHERE = "http://127.0.0.1:9/track/event"
 MOST_BYTES = 256 * MIB
 BATCHES = 40
 HELD = 300
-not_yet = pytest.mark.xfail(
-    strict=True, reason="until requests are reserved by their weight, and the admin port is bounded"
-)
 
 
 @pytest.fixture
@@ -47,7 +44,6 @@ async def post_one(daemon: Daemon, number: int) -> None:
         assert response.status == 200, await response.text()
 
 
-@not_yet
 @pytest.mark.parametrize("kind", KINDS)
 async def test_forty_large_batches_at_once_all_get_in_and_single_posts_do_not_wait_behind_them(
     daemon: Daemon, kind: str
@@ -69,7 +65,6 @@ async def test_forty_large_batches_at_once_all_get_in_and_single_posts_do_not_wa
     assert ledger["unaccounted"] == 0
 
 
-@not_yet
 @pytest.mark.parametrize("until_then", UNTIL_THEN)
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
 async def test_three_hundred_bodies_that_end_early_one_after_the_other_leave_no_memory_taken(
@@ -80,7 +75,6 @@ async def test_three_hundred_bodies_that_end_early_one_after_the_other_leave_no_
     assert grown < 20_000_000
 
 
-@not_yet
 async def test_bodies_that_are_all_but_complete_at_once_are_within_a_bound_and_not_in_the_way(daemon: Daemon) -> None:
     body = large_batch()
     data = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body[:-1])
@@ -118,7 +112,7 @@ async def served_beside_silence(directory: Path, listener: str, loop: str) -> Se
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("listener", [pytest.param("admin", marks=not_yet), "intake"])
+@pytest.mark.parametrize("listener", ["admin", "intake"])
 async def test_more_silent_connections_than_descriptors_are_in_the_way_of_nobody(
     tmp_path: Path, listener: str, loop: str
 ) -> None:
