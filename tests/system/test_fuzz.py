@@ -1,4 +1,4 @@
-"""Requests that are damaged at random, as bytes: no 5xx but 501, no hang, and afterwards the daemon is what it was before."""
+"""Requests that are damaged at random, as bytes: no 5xx but 501, no hang, and afterwards the daemon is as before."""
 
 import asyncio
 import gzip
