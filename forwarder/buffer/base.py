@@ -10,6 +10,7 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 - The ledger changes in the same step as the events.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -119,6 +120,13 @@ class Buffer(Protocol):
         `intake` is the way they came in, for the ledger; `replayed` are the ids of the dead letters that they were, which
         are removed in the same step, and `notes` are kept; of several types of an attribute, the first. Where the events are
         not stored, nothing of it is kept.
+        """
+        ...
+
+    def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
+        """Store one event, and no more; None if `put` is to be asked instead, as there may be something to wait for first.
+
+        As `put` does, but its place among all others is settled when this returns.
         """
         ...
 

@@ -80,6 +80,8 @@ class DiskBuffer:
         self._changed = asyncio.Event()
         self._closed = False
         self._is_lost = False
+        self._queued = 0
+        """Puts that wait for room, or may have to."""
         """Whether the file had no place any more at the end."""
         self._declined = Declined(telemetry)
         self._count = rows.RowCount()
@@ -117,6 +119,7 @@ class DiskBuffer:
 
         The database must be open.
         """
+        self._loop = asyncio.get_running_loop()
         assert self._database.directory is not None
         if self._database.lacks_file:
             self._commits.lacks_room(UnavailableError("the disk is full, so there is no file yet"))
@@ -154,13 +157,26 @@ class DiskBuffer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PUT_SECONDS
         put = Put(events, size, intake, loop.create_future(), deadline, replayed=replayed, notes=notes)
-        async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
-            if self._turns.waiting or not self._room.fits(len(events), size):
-                refused = await self._find_room(put)
-                if refused is not None:
-                    return refused
-            self._submit(put)
+        self._queued += 1
+        try:
+            async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
+                if self._turns.waiting or not self._room.fits(len(events), size):
+                    refused = await self._find_room(put)
+                    if refused is not None:
+                        return refused
+                self._submit(put)
+        finally:
+            self._queued -= 1
         return await put.done
+
+    def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
+        """See Buffer."""
+        size = event.size_bytes
+        if self._queued or self._turns.waiting or not self._commits.available or not self._room.fits(1, size):
+            return None
+        put = Put((event,), size, intake, self._loop.create_future(), self._loop.time() + PUT_SECONDS)
+        self._submit(put)
+        return put.done
 
     async def _find_room(self, put: Put) -> Full | Unavailable | None:
         """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
@@ -327,7 +343,6 @@ class DiskBuffer:
 
     def _submit(self, put: Put) -> None:
         self._room.occupy(put)
-        self._note_declined()
         self._commits.put(put)
 
     def _submit_ack(self, ack: Ack) -> None:
@@ -340,6 +355,7 @@ class DiskBuffer:
             self._commits.waiting.declined += declined
 
     def _job_of(self, batch: Batch) -> Job[int]:
+        batch.declined += self._declined.since_last()
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:

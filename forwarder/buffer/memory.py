@@ -75,6 +75,18 @@ class MemoryBuffer:
         notes: Notes = NO_NOTES,  # noqa: ARG002 - who made them has them in memory, too
     ) -> PutAnswer:
         """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
+        answer = self._put(events, intake=intake)
+        if replayed and isinstance(answer, Stored):
+            await self._database.run(partial(letters.remove, ids=replayed))
+        return answer
+
+    def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer]:
+        """See Buffer."""
+        done: asyncio.Future[PutAnswer] = asyncio.get_running_loop().create_future()
+        done.set_result(self._put((event,), intake=intake))
+        return done
+
+    def _put(self, events: Sequence[Event], *, intake: Intake) -> PutAnswer:
         size = sum(event.size_bytes for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
@@ -91,8 +103,6 @@ class MemoryBuffer:
         self._counters["accepted"] += len(events)
         self._telemetry.events_accepted(len(events), intake=intake)
         self._changed.set()
-        if replayed:
-            await self._database.run(partial(letters.remove, ids=replayed))
         return Stored()
 
     async def recall(self) -> Notes:

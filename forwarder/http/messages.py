@@ -72,12 +72,18 @@ class Answer:
     closes: bool = False
 
 
-Reply = Answer | Future[Answer] | Coroutine[Any, Any, Answer]
-"""An answer, now or later.
+class Later(NamedTuple):
+    """An answer that `answer` makes of what `done` will hold.
 
-While a future is awaited, the requests behind it on the connection are given out, too: its request has its place in their
-order already. A coroutine is run, and they wait for its end.
-"""
+    Meanwhile the requests behind it on the connection are given out, too: this one has its place in their order already.
+    """
+
+    done: Future[Any]
+    answer: Callable[[Any], Answer]
+
+
+Reply = Answer | Later | Coroutine[Any, Any, Answer]
+"""An answer, now or later. A coroutine is run, and the requests behind it on the connection wait for its end."""
 
 
 class Resource(NamedTuple):

@@ -7,11 +7,12 @@ these alone.
 import asyncio
 import socket
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from forwarder.http.messages import CONTINUE, Answer, CloseReason, Refusal, Request, Resource, State, encode
+from forwarder.http.messages import CONTINUE, Answer, CloseReason, Later, Refusal, Request, Resource, State, encode
 from forwarder.http.reading import SLICE_BYTES, RequestReader
 
 if TYPE_CHECKING:
@@ -296,24 +297,25 @@ class Connection(asyncio.Protocol):
             self._holds_up = exchange if reply.closes else None
             self._forget_body(exchange)
             return
-        if not isinstance(reply, asyncio.Future):
-            self._holds_up = exchange
-            reply = self._loop.create_task(reply, name="answer to a request")
-            self._keeper.tasks.add(reply)
-            reply.add_done_callback(self._keeper.tasks.discard)
-        reply.add_done_callback(partial(self._answered, exchange))
+        if isinstance(reply, Later):
+            reply.done.add_done_callback(partial(self._answered, exchange, reply.answer))
+            return
+        self._holds_up = exchange
+        task = self._loop.create_task(reply, name="answer to a request")
+        self._keeper.tasks.add(task)
+        task.add_done_callback(self._keeper.tasks.discard)
+        task.add_done_callback(partial(self._answered, exchange, None))
 
     # From answers to what is sent
 
-    def _answered(self, exchange: _Exchange, reply: asyncio.Future[Answer]) -> None:
+    def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer] | None, done: asyncio.Future[Any]) -> None:
         assert exchange.request is not None
         self._forget_body(exchange)
         if self._holds_up is exchange:
             self._holds_up = None
-        error = asyncio.CancelledError() if reply.cancelled() else reply.exception()
-        if error is None:
-            exchange.answer = reply.result()
-        else:
+        try:
+            exchange.answer = done.result() if answer is None else answer(done.result())
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
             exchange.answer = self._application.fail(error, exchange.request)
         self._unsent_bytes += len(exchange.answer.body)
         if len(self._running) == 1:

@@ -63,7 +63,7 @@ class RequestReader:
         """NEW, IDLE, HEAD or BODY; CLOSED when nothing more is read."""
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._fields = 0
+        self._fields: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
         """Of the target and the headers."""
         self._came_bytes = 0
@@ -111,7 +111,11 @@ class RequestReader:
         """Return what is known of the request whose head is being read, and whether its answer is to have its body."""
         if self.phase is not State.HEAD or not self._target or self._parser is None:
             return None, True
-        return self._request(self._parser)
+        method = self._parser.get_method().decode()
+        headers = self._headers or self._take_fields()
+        is_head = method == "HEAD"
+        target = self._target.decode("ascii")
+        return Request("GET" if is_head else method, target, headers, b"", self._peer), not is_head
 
     def _refuse(self, refusal: Refusal) -> None:
         if self.phase is not State.CLOSED:
@@ -127,7 +131,7 @@ class RequestReader:
                 self._refuse("malformed_body")
         elif len(self._target) > self._limits.max_target_bytes:
             self._refuse("uri_too_long")
-        elif spare_bytes < 0 or self._fields > self._limits.max_headers:
+        elif spare_bytes < 0 or len(self._fields) > self._limits.max_headers:
             self._refuse("headers_too_large" if self.phase is State.HEAD else "malformed_http")
 
     def _begin_anew(self) -> None:
@@ -148,8 +152,7 @@ class RequestReader:
             self.phase = State.HEAD
             self._target = b""
             self._headers = {}
-            self._fields = 0
-            self.head_bytes = 0
+            self._fields = []
             self._came_bytes = 0
             self._receiver.head_began()
 
@@ -157,23 +160,18 @@ class RequestReader:
         """See httptools."""
         if self.phase is State.HEAD:
             self._target += part
-            self.head_bytes += len(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools. It is also called for the trailers of a body in chunks, which mean nothing here."""
-        if self.phase is not State.HEAD:
-            return
-        self._fields += 1
-        self.head_bytes += len(name) + len(value) + _LINE_BYTES
-        key = name.decode("ascii").lower()
-        text = value.decode("utf-8", "surrogateescape").strip(" \t")
-        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
+        if self.phase is State.HEAD:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        parser, headers = self._parser, self._headers
+        parser = self._parser
         if self.phase is not State.HEAD or parser is None:
             return
+        headers = self._take_fields()
         version = parser.get_http_version()
         if (refusal := self._wrong_head(version)) is not None:
             self._refuse(refusal)
@@ -182,7 +180,7 @@ class RequestReader:
             length = int(headers["content-length"].lstrip("0") or "0")
         else:
             length = -1 if "transfer-encoding" in headers else 0
-        request, with_body = self._request(parser)
+        method = parser.get_method().decode()
         self.phase = State.BODY
         self.body_bytes = 0
         self.discards = False
@@ -190,18 +188,28 @@ class RequestReader:
         self._stops_before_body = length != 0 and parser.should_upgrade()
         self._is_last = not parser.should_keep_alive()
         self._max_body_bytes = self._receiver.head_ended(
-            request, version=version, is_last=self._is_last, with_body=with_body, body_bytes=length
+            Request("GET" if method == "HEAD" else method, self._target.decode("ascii"), headers, b"", self._peer),
+            version=version,
+            is_last=self._is_last,
+            with_body=method != "HEAD",
+            body_bytes=length,
         )
         if self._max_body_bytes < 0:
             self.end()
         elif length > self._max_body_bytes:
             self._refuse("body_too_large")
 
-    def _request(self, parser: HttpRequestParser) -> tuple[Request, bool]:
-        method = parser.get_method().decode()
-        is_head = method == "HEAD"
-        target = self._target.decode("ascii")
-        return Request("GET" if is_head else method, target, self._headers, b"", self._peer), not is_head
+    def _take_fields(self) -> dict[str, str]:
+        """Make headers of what the parser found of them so far."""
+        headers = self._headers
+        size_bytes = len(self._target)
+        for name, value in self._fields:
+            size_bytes += len(name) + len(value) + _LINE_BYTES
+            key = name.decode("ascii").lower()
+            text = value.decode("utf-8", "surrogateescape").rstrip(" \t")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        self.head_bytes = size_bytes
+        return headers
 
     def _wrong_head(self, version: str) -> Refusal | None:
         headers = self._headers
@@ -209,7 +217,7 @@ class RequestReader:
             return "malformed_http"
         if len(self._target) > self._limits.max_target_bytes:
             return "uri_too_long"
-        if self._fields > self._limits.max_headers or self.head_bytes > self._limits.max_head_bytes:
+        if len(self._fields) > self._limits.max_headers or self.head_bytes > self._limits.max_head_bytes:
             return "headers_too_large"
         coding = headers.get("transfer-encoding", "chunked").lower()
         if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
@@ -47,6 +47,14 @@ class Accepted:
 
 
 Acceptance = Accepted | Full | NeverFits | Unavailable
+OneAccepted = int | Refused | Full | NeverFits | Unavailable
+
+
+class Storing(NamedTuple):
+    """An event that is being stored, with the id that it will have."""
+
+    event_id: int
+    stored: asyncio.Future[PutAnswer]
 
 
 class Acceptor:
@@ -70,7 +78,7 @@ class Acceptor:
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
         self._large = asyncio.Lock()
-        """Held by the one body with very many elements that is being read."""
+        """Held by the one large body that is being taken in: what comes meanwhile waits for no more of them to be stored."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
@@ -87,8 +95,7 @@ class Acceptor:
                 return await self.accept(posted.elements, intake=intake)
             del posted  # it may be far larger than the body
         async with self._large:
-            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
-        return await self._settle(request, intake=intake, patient=False)
+            return await self.accept(read(body, key).elements, intake=intake)
 
     async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
@@ -131,21 +138,32 @@ class Acceptor:
             ids[index] = first if isinstance(first, int) else claimed[first]
         return Accepted(ids, len(events), len(repeats), request.refused.listed, reused)
 
-    async def accept_one(self, element: Element, *, intake: Intake) -> int | Refused | Full | NeverFits | Unavailable:
-        """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
+    def begin_one(self, element: Element, *, intake: Intake) -> Storing | None:
+        """Begin to take in an event about which nothing is to be learned, remembered or forgotten, as nearly always.
+
+        None if there is, or it may have to wait: see `accept_one`.
+        """
         raw, checked, key = element
         if (
             isinstance(checked, Conforming)
             and key is None
             and self._keys.forgotten_to <= self._forgotten_to
             and self._types.know(checked)
-        ):  # as nearly always: nothing is to be learned, remembered or forgotten besides
+        ):
             event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
-            stored = await self._buffer.put((event,), intake=intake)
-            if isinstance(stored, Stored):
-                return event.id
-            self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(stored)])
-            return stored
+            if (stored := self._buffer.begin_put(event, intake=intake)) is not None:
+                return Storing(event.id, stored)
+        return None
+
+    def end_one(self, event_id: int, stored: PutAnswer, *, intake: Intake) -> OneAccepted:
+        """Return what became of an event, and count it if it was not stored."""
+        if isinstance(stored, Stored):
+            return event_id
+        self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(stored)])
+        return stored
+
+    async def accept_one(self, element: Element, *, intake: Intake) -> OneAccepted:
+        """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
         answer = await self.accept([element], intake=intake)
         if not isinstance(answer, Accepted):
             return answer

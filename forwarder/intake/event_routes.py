@@ -1,17 +1,17 @@
 """The two ways to post events over HTTP: one, as Growlytics itself takes it, and many at once."""
 
-import asyncio
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from time import perf_counter
 from typing import Final, assert_never
 
-from forwarder.buffer.base import Full, NeverFits, Unavailable
+from forwarder.buffer.base import Full, NeverFits, PutAnswer, Unavailable
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
-from forwarder.http.messages import Answer, Reply, Request
+from forwarder.http.messages import Answer, Later, Reply, Request
 from forwarder.intake import answers
-from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.intake.acceptance import Accepted, Acceptor, OneAccepted
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.elements import Element
 from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
@@ -46,10 +46,13 @@ class EventRoutes:
         key = request.headers.get("idempotency-key")
         if "content-encoding" in request.headers or len(request.body) >= EXEMPT_BYTES:
             return self._one_unpacked(request, key, started)
-        taking = self._one(self._acceptor.read.one(request.body, key), started)
-        if key is not None:  # it may have to wait before it is put
-            return taking
-        return asyncio.get_running_loop().create_task(taking, name="post of an event")
+        element = self._acceptor.read.one(request.body, key)
+        if (storing := self._acceptor.begin_one(element, intake=self._intake)) is None:
+            return self._one(element, started)
+        return Later(storing.stored, partial(self._stored, storing.event_id, started))
+
+    def _stored(self, event_id: int, started: float, stored: PutAnswer) -> Answer:
+        return self._told(self._acceptor.end_one(event_id, stored, intake=self._intake), started)
 
     async def _one_unpacked(self, request: Request, key: str | None, started: float) -> Answer:
         try:
@@ -59,11 +62,13 @@ class EventRoutes:
             return self._refuse(error.code)
 
     async def _one(self, element: Element, started: float) -> Answer:
-        answer = await self._acceptor.accept_one(element, intake=self._intake)
+        return self._told(await self._acceptor.accept_one(element, intake=self._intake), started)
+
+    def _told(self, accepted: OneAccepted, started: float) -> Answer:
         self._telemetry.request_answered(perf_counter() - started)
-        if isinstance(answer, int):
-            return answers.accepted_one(answer)
-        return answers.violations(answer) if isinstance(answer, Refused) else _no_room(answer)
+        if isinstance(accepted, int):
+            return answers.accepted_one(accepted)
+        return answers.violations(accepted) if isinstance(accepted, Refused) else _no_room(accepted)
 
     async def batch(self, request: Request) -> Answer:
         """Answer a post of a batch."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from forwarder.database.connection import DamagedError, UnavailableError
 from forwarder.http.connections import Bodies
-from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Reply, Request, Resource
+from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
 from forwarder.http.server import Server
 from forwarder.intake import answers
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
@@ -267,8 +267,14 @@ class HttpIntake:
         return Answer(answer.status, {**answer.headers, **more}, answer.body, answer.closes)
 
     async def _answer_page(self, ask: Callable[[Request], Reply], request: Request) -> Answer:
-        reply = ask(request)
-        return self._for_page(reply if isinstance(reply, Answer) else await reply, request)
+        match reply := ask(request):
+            case Answer():
+                answer = reply
+            case Later(done, make):
+                answer = make(await done)
+            case _:
+                answer = await reply
+        return self._for_page(answer, request)
 
     # What is not for events
 

@@ -96,6 +96,9 @@ class ObservedBuffer:
     ) -> PutAnswer:
         return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)
 
+    def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
+        return self.inner.begin_put(event, intake=intake)
+
     async def recall(self) -> Notes:
         return await self.inner.recall()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from forwarder.http.connections import Bodies, Connections
-from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Reply, Request, Resource
+from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
 from forwarder.http.protocol import Connection
 from tests.fakes.http_transport import FakeTransport, turn
 
@@ -88,14 +88,14 @@ class FakeApplication:
             if not future.done():
                 future.set_result(answer_to(request))
 
-    def _later(self, request: Request) -> asyncio.Future[Answer]:
+    def _later(self, request: Request) -> Later:
         future = asyncio.get_running_loop().create_future()
         self.waiting.append((request, future))
-        return future
+        return Later(future, lambda answer: answer)
 
     def _coroutine(self, request: Request) -> Coroutine[Any, Any, Answer]:
         async def wait() -> Answer:
-            return await self._later(request)
+            return await self._later(request).done  # type: ignore[no-any-return]
 
         return wait()
 
