@@ -2,9 +2,9 @@
 
 The journey of one event, from left to right, which is also from the higher layers to the lower ones and back:
 
-- an app posts it to an intake (`intake/http.py`, `intake/lines.py`, `intake/datagram.py`), alone (the plain way of one:
-  `intake/direct.py`) or among others, which are split without changing a byte (`intake/elements.py`,
-  `growlytics/json_text.py`);
+- an app posts it over HTTP (`http/` reads the request, `intake/http.py` lets it in, `intake/event_routes.py` answers it),
+  or writes it to a socket (`intake/lines.py`, `intake/datagram.py`), alone or among others, which are split without
+  changing a byte (`intake/elements.py`, `growlytics/json_array.py`);
 - it is checked against the contract (`growlytics/contract.py`), and its attributes' types against those that were first
   (`growlytics/attribute_types.py`): refused with all that is wrong with it, or,
 - unless it repeats one that was accepted (`intake/duplicates.py`), put into the buffer (`buffer/`), all or nothing for one

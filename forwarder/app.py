@@ -1,16 +1,26 @@
 """The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
 
-Memory bound: about 50 MiB for the process; the events, by the kind of buffer; 200 bytes for each of `receipts.max_events`,
-260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for each of `contract.max_attribute_types`; for
-the requests under way ten times `intake.max_parsing_bytes`, and besides, for one at a time, up to forty times
-`intake.max_body_bytes` while it is split and checked (five times for events, the rest for hostile JSON); for each connection
-of the HTTP intakes 100 KiB, and up to ten times a body below 64 KiB, which is in no budget; and of lines_socket 1 MiB and
-twice `intake.max_line_bytes` while it has lines to take, of each at most `intake.max_connections`; for the datagrams 8 MiB
-and `intake.max_line_bytes`; and for each attempt on the wire as much of its answer as comes, at most 2 MiB.
+Memory bound of the whole process, in sum:
 
-The events are, in a buffer on disk, 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
-`buffer.max_events` and 4 MiB for SQLite; in memory, `buffer.max_bytes`, about 600 bytes more for each of
-`buffer.max_events` (at most 2 KiB, with the longest names and customer ids), and `dead_letters.max_bytes`.
+- about 50 MiB for the program;
+- 200 bytes for each of `receipts.max_events`, 260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for
+  each of `contract.max_attribute_types`;
+- the events in a buffer on disk: 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
+  `buffer.max_events` and 4 MiB for SQLite; in memory: `buffer.max_bytes`, about 600 bytes more for each of
+  `buffer.max_events` (at most 2 KiB, with the longest names and customer ids), and `dead_letters.max_bytes`;
+- the bodies over 64 KiB of all HTTP requests, from their first bytes to their answers: 4 x `intake.max_parsing_bytes`;
+- what these are when inflated: `intake.max_parsing_bytes`; and what is made of a body over 64 KiB, or of very many elements:
+  up to forty times `intake.max_body_bytes` (five times for events, the rest for hostile JSON), for one at a time, and for
+  each that operators post;
+- for each connection of the HTTP intakes, at most `intake.max_connections` on each of the two: requests that wait for
+  their answers, 128 KiB and a body of 64 KiB; a head and a body that are not complete, 100 KiB; 256 KiB that came and are
+  not read yet; answers that are not sent yet, 128 KiB and one more; and up to ten times the body, below 64 KiB, of one
+  small batch that is being taken in. For each of the 64 of the admin listener as much, but for bodies;
+- for each connection of lines_socket, of which there are as many, 1 MiB and twice `intake.max_line_bytes` while it has lines
+  to take; for the datagrams 8 MiB and `intake.max_line_bytes`;
+- for each attempt on the wire as much of its answer as comes, at most 2 MiB.
+
+With default settings that is 190 MiB, and what connections and attempts have under way at the same moment.
 """
 
 import asyncio
@@ -74,8 +84,8 @@ from forwarder.telemetry import Telemetry
 from forwarder.threads import NoThreadError, in_own_thread
 from forwarder.words import DaemonState, Intake
 
-_BODIES: Final = 32
-"""So many of the largest bodies may come at the same time."""
+_HELD_PER_PARSED: Final = 4
+"""The large bodies that come, or wait to be parsed, may take so many times what may be parsed at the same time."""
 _DRAIN_POLL_SECONDS: Final = 0.1
 _DRAIN_LOG_SECONDS: Final = 5.0
 _SAMPLE_SECONDS: Final = 2.0
@@ -400,8 +410,7 @@ class App:
         }
         operating = Operating(self.status, self.receipt, operators)
 
-        bodies = Bodies(_BODIES * settings.max_body_bytes)
-
+        bodies = Bodies(_HELD_PER_PARSED * settings.max_parsing_bytes)
         budget = ParsingBudget(settings.max_parsing_bytes)
 
         def http(name: Intake) -> HttpIntake:

@@ -98,7 +98,8 @@ _REFUSED: Final[Mapping[Code, str]] = {
 """Of events and of requests; empty if another method tells of it."""
 _WRONG: Final = "events are refused: code, name and field say why"
 _CLOSED: Final[Mapping[CloseReason, str]] = {
-    "too_many": "too many connections: those without a request for longest are closed; see intake.max_connections",
+    "too_many": "too many connections: the least used are closed, first those that never sent a whole request; "
+    "see intake.max_connections",
     "header_timeout": "connections are closed that do not send a whole request: see intake.header_timeout_seconds",
     "body_timeout": "connections are closed that do not send all they began: see intake.body_timeout_seconds",
     "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",

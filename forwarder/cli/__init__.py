@@ -20,7 +20,6 @@ EXIT_NO: Final = 1
 EXIT_USAGE: Final = 64
 EXIT_CANNOT_BIND: Final = 69
 EXIT_BUG: Final = 70
-EXIT_LOST: Final = 75
 EXIT_CONFIGURATION: Final = 78
 
 

@@ -20,7 +20,7 @@ from forwarder.words import RefusalReason
 
 MAX_BATCH_LINES: Final = 500
 MAX_GONE: Final = 100
-"""Each keeps a file open; connections.affordable has so many to spare."""
+"""Each keeps a file open; host.open_files has so many to spare."""
 
 _End = Literal["too_slow", "shutting_down"]
 """Why nothing more is read, before the client has ended."""

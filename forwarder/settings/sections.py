@@ -153,17 +153,20 @@ class IntakeSettings:
     max_connections: Annotated[
         int,
         Integer(1, 65_536),
-        "The most connections of each listener; at the cap, the one without a complete request for longest is closed",
+        "The most connections of each listener (64 of admin.http, always); at the cap those are closed first that never "
+        "completed a request",
     ] = 1024
     header_timeout_seconds: Annotated[
         float,
         Seconds(600),
-        "The longest that an app may take from connecting, or from a request's first byte, to the end of its headers",
+        "The longest that an app may take from connecting, or from a request's first byte, to the end of its headers; then "
+        "408",
     ] = 10.0
     body_timeout_seconds: Annotated[
         float,
         Seconds(600),
-        "The longest that an app may take to send a body or a line; a slower body is refused with 408",
+        "The longest that an app may take to send a body or a line, or to read its answers; a slower body is refused with "
+        "408",
     ] = 10.0
     duplicate_window_seconds: Annotated[
         float,

@@ -1,6 +1,6 @@
 """The yardstick of accepting, as a process: it reads a request, parses its JSON, answers, and keeps nothing.
 
-On aiohttp, which the daemon has below it; or on httptools with an answer written by hand, to show what aiohttp costs.
+On aiohttp, as many a small server is; or on httptools with an answer written by hand, to show what aiohttp costs.
 """
 
 import asyncio

@@ -60,7 +60,6 @@ class Mix:
         self._places = count()
         self._arrivals = self._arrive()
         self._next_arrival = next(self._arrivals)
-        self._posts_until = float("inf")
 
     @property
     def seconds(self) -> float:

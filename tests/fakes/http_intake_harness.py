@@ -283,7 +283,7 @@ async def serving(
         control=ControlSettings(group=group),
         intake=name,
         events=EventRoutes(settings, intake=name, acceptor=acceptor, budget=budget, telemetry=telemetry),
-        bodies=Bodies(32 * settings.max_body_bytes),
+        bodies=Bodies(4 * settings.max_parsing_bytes),
         budget=budget,
         telemetry=telemetry,
         operating=Operating(lambda: status, receipt, {"dead-letters": DeadLetterRoutes(letters, replayer)}),

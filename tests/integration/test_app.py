@@ -34,7 +34,13 @@ LINES = {"Content-Type": "application/x-ndjson"}
 
 @asynccontextmanager
 async def running(
-    faults: Faults | None = None, key: str = KEY, *, directory: Path | None = None, unix_socket: Path | None = None
+    faults: Faults | None = None,
+    key: str = KEY,
+    *,
+    directory: Path | None = None,
+    unix_socket: Path | None = None,
+    max_body_bytes: int = 1 << 20,
+    max_parsing_bytes: int = 8 << 20,
 ) -> AsyncIterator[tuple[App, Sandbox, str]]:
     """Run a sandbox and an app in front of it; yield both and the address of the app's intake.
 
@@ -47,7 +53,10 @@ async def running(
         Settings(
             growlytics=GrowlyticsSettings(url=sandbox.url, api_key=Secret(key)),
             intake=IntakeSettings(
-                http=Address("127.0.0.1", 0), unix_socket=None if unix_socket is None else str(unix_socket)
+                http=Address("127.0.0.1", 0),
+                unix_socket=None if unix_socket is None else str(unix_socket),
+                max_body_bytes=max_body_bytes,
+                max_parsing_bytes=max_parsing_bytes,
             ),
             buffer=buffer,
             admin=AdminSettings(http=Address("127.0.0.1", 0)),
@@ -175,6 +184,29 @@ async def test_the_status_shows_state_ledger_buffer_and_delivery_without_any_pay
     assert sum(status["buffer"]["events"].values()) == 1
     assert status["delivery"]["max_concurrency"] == 64
     assert "4111" not in text
+
+
+async def test_the_large_bodies_of_all_listeners_take_at_most_four_times_what_may_be_parsed(tmp_path: Path) -> None:
+    almost = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    almost += b"Content-Length: 100000\r\n\r\n" + bytes(99_999)
+    path = tmp_path / "socket"
+    async with running(unix_socket=path, max_body_bytes=100_000, max_parsing_bytes=100_000) as (app, _, _):
+        host, _, port = app.addresses["http"].rpartition(":")
+        opened = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        opened += [await asyncio.open_unix_connection(path) for _ in range(3)]
+        for _, writer in opened:
+            writer.write(almost)
+            await writer.drain()
+        answers = [asyncio.create_task(reader.readline()) for reader, _ in opened]
+        first, others = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        assert [answer.result() for answer in first] == [b"HTTP/1.1 429 Too Many Requests\r\n"]
+        for answer, (_, writer) in zip(answers, opened, strict=True):
+            if answer in others:
+                writer.write(b"\0")
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*others) == [b"HTTP/1.1 400 Bad Request\r\n"] * 4
+        for _, writer in opened:
+            writer.close()
 
 
 async def test_the_states_of_buffered_events_add_up_to_how_many_there_are_at_every_moment(tmp_path: Path) -> None:

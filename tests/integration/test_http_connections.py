@@ -201,9 +201,9 @@ WHOLE: dict[str, tuple[list[bytes], int]] = {
     "its last byte apart": ([POST[:-1], POST[-1:]], 1),
     "its chunks apart": ([CHUNKED[:-40], CHUNKED[-40:-1], CHUNKED[-1:]], 1),
     "several": ([POST + CHUNKED + POST], 3),
-    "more than aiohttp takes at once": ([POST * 100], 100),
-    "as many as aiohttp takes at once": ([POST * 32], 32),
-    "a body longer than aiohttp reads at once": ([LONG], 1),
+    "very many": ([POST * 100], 100),
+    "many": ([POST * 32], 32),
+    "a body longer than is read at once": ([LONG], 1),
     "such bodies, pipelined": ([LONG + CHUNKED + LONG], 3),
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def array(*elements: bytes) -> bytes:
 
 @pytest.fixture(autouse=True)
 def no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Let every test here fail that makes the intake, aiohttp or the event loop log an error."""
+    """Let every test here fail that makes the intake or the event loop log an error."""
     yield
     records = caplog.get_records("call") + caplog.get_records("teardown")
     errors = [record for record in records if record.levelno >= logging.ERROR]
@@ -921,7 +921,7 @@ async def test_a_refusal_that_announces_the_close_closes(served: Served) -> None
 
 
 async def test_pipelined_requests_are_answered_in_order(served: Served, connection: Connection) -> None:
-    total = 100  # more than aiohttp keeps waiting
+    total = 100
     await connection.send(b"".join(request_bytes(ONE, numbered(i) if i % 2 else b"{") for i in range(total)))
     answers = [await connection.answer() for _ in range(total)]
     assert [answer.status for answer in answers] == [200 if i % 2 else 400 for i in range(total)]

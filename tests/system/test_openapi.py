@@ -41,15 +41,14 @@ async def test_every_path_of_the_document_is_there_and_takes_its_methods_only(tm
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, intake__token=TOKEN) as daemon:
         for path, operations in (await served(daemon))["paths"].items():
             url = daemon.base + path.replace("{id}", "1")
-            for method in ("get", "post", "put", "patch", "delete"):
+            for method in ("get", "head", "post", "put", "patch", "delete"):
                 headers = {"x-growlytics-key": TOKEN, "Content-Type": "application/json"}
                 async with daemon.http.request(method, url, headers=headers) as response:
-                    if method in operations:
+                    if method in operations or (method == "head" and "get" in operations):
                         assert response.status in (200, 400, 422) or path.endswith("{id}"), (method, path)
                     else:
                         assert response.status == 405, (method, path)
-                        allowed = [*operations, "head"] if "get" in operations else operations
-                        assert response.headers["Allow"] == ", ".join(allowed).upper()
+                        assert response.headers["Allow"] == ("GET, HEAD" if "get" in operations else "POST")
 
 
 @pytest.mark.timeout(300)

@@ -17,8 +17,6 @@ from tests.system.processes import Daemon, example_event, running_daemon, runnin
 from tests.system.promql import RULES, alerts, panel_targets
 from tests.system.tools import needs
 
-SCRAPE_SECONDS = 0.5
-
 
 @dataclass
 class Prometheus:

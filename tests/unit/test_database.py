@@ -31,7 +31,6 @@ from forwarder.event import Event
 from tests.fakes.events import EventMaker, ids, keys_of, learned
 
 MIB = 1024 * 1024
-SMALL = {"reserve_bytes": 64 * 1024}
 
 
 async def opened(directory: Path | None, *, max_bytes: int = 1 << 40) -> Database:

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from forwarder import telemetry
+from forwarder import admin, telemetry
 from forwarder.cli.commands import COMMANDS
 from forwarder.growlytics.contract import Conforming, check
+from forwarder.http.messages import Limits
+from forwarder.http.protocol import LARGE_BODY_BYTES
+from forwarder.intake import answers
+from forwarder.intake.parsing import EXEMPT_BYTES, WAIT_SECONDS
+from forwarder.words import REQUEST_REFUSAL_REASONS
 from tests.docs import ROOT, TABLES, with_table
 
 README = ROOT / "README.md"
@@ -69,6 +74,36 @@ def test_the_fields_of_log_lines_are_named_but_for_the_ledger_and_what_is_said_o
     assert {field for field in fields if field not in named} == set()
 
 
+def test_the_runbook_has_a_fix_and_the_status_for_each_reason_of_a_refused_request() -> None:
+    runbook = (ROOT / "deploy/prometheus/README.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"(?m)^\| (`[a-z_`, ]+`) \| ([0-9, ]+) \| (.+) \|$", section(runbook, "### Requests that are refused")
+    )
+    told = {
+        reason: int(status)
+        for reasons, statuses, _ in rows
+        for reason, status in zip(re.findall("[a-z_]+", reasons), statuses.split(","), strict=True)
+    }
+    assert told == {reason: answers.refusal(reason).status for reason in REQUEST_REFUSAL_REASONS}
+
+
+def test_the_limits_of_http_are_those_of_the_code() -> None:
+    limits = Limits(head_seconds=1, body_seconds=1, answer_seconds=1)
+    told = section((ROOT / "config/README.md").read_text(encoding="utf-8"), "## Limits of HTTP")
+    for row in (
+        f"| path and query | {limits.max_target_bytes // 1024} KiB |",
+        f"| path, query and headers together | {limits.max_head_bytes // 1024} KiB, and {limits.max_headers} headers |",
+        f"| time between two requests | {limits.idle_seconds:g} s |",
+        f"any number; {limits.max_waiting_bytes // 1024} KiB of them wait for answers",
+        f"| bodies over {LARGE_BODY_BYTES // 1024} KiB that are coming",
+        f"waits for up to {WAIT_SECONDS:g} s, then 429 `busy`",
+        f"Uncompressed ones under {EXEMPT_BYTES // 1024} KiB need no",
+        f"is thrown away for up to {limits.lingering_seconds:g} s",
+        f"but {admin.MAX_CONNECTIONS} connections of its own",
+    ):
+        assert row in told
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_and_heading_that_a_document_links_to_is_there(document: str) -> None:
     path = ROOT / document
@@ -77,6 +112,12 @@ def test_every_file_and_heading_that_a_document_links_to_is_there(document: str)
         assert target.exists(), link
         if heading:
             assert heading in headings(target), f"{link}#{heading}"
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next of its level or above."""
+    level = heading.index(" ")
+    return re.split(rf"(?m)^#{{2,{level}}} ", text[text.index(heading + "\n") + len(heading) :])[0]
 
 
 def headings(document: Path) -> set[str]:
