@@ -220,7 +220,10 @@ class Connection(asyncio.Protocol):
 
     def refused(self, refusal: Refusal) -> None:
         """See Receiver."""
-        exchange = self._exchange or _Exchange(self._reader.begun())
+        exchange = self._exchange
+        if exchange is None:
+            request, with_body = self._reader.begun()
+            exchange = _Exchange(request, with_body=with_body)
         if exchange.answer is None:
             exchange.answer = self._application.refuse(refusal, exchange.request)
         exchange.is_refused = True
