@@ -11,9 +11,8 @@ from typing import Final
 
 from prometheus_client.exposition import choose_encoder
 
-from forwarder.http.connections import Bodies
+from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Request, Resource
-from forwarder.http.server import Server
 from forwarder.intake.locks import AdminLock
 from forwarder.settings import Address, IntakeSettings
 from forwarder.telemetry import Telemetry
@@ -34,7 +33,7 @@ class Admin:
         self._lock = AdminLock(settings, own=own)
         self._telemetry = telemetry
         self._is_ready = is_ready
-        self._server = Server(
+        self._connections = Connections(
             self,
             Limits(
                 head_seconds=settings.header_timeout_seconds,
@@ -60,11 +59,11 @@ class Admin:
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens."""
-        await self._server.open(listener)
+        await self._connections.open(listener)
 
     async def close(self) -> None:
         """Stop serving. May be called again."""
-        await self._server.close(seconds=_CLOSING_SECONDS)
+        await self._connections.close(seconds=_CLOSING_SECONDS)
 
     def begin(self, request: Request) -> Resource | Answer:
         """See Application."""

@@ -63,8 +63,9 @@ from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
-from forwarder.intake.http import HttpIntake, Operating, OperatorRoutes
+from forwarder.intake.http import HttpIntake
 from forwarder.intake.lines import LinesIntake
+from forwarder.intake.operations import looking
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.receipts import Receipts
@@ -404,12 +405,11 @@ class App:
             max_bytes=settings.max_body_bytes,
         )
 
-        operators: dict[str, OperatorRoutes] = {
-            "dead-letters": DeadLetterRoutes(self.dead_letters, replayer),
-            "attribute-types": AttributeTypeRoutes(self._types, self.buffer.note),
+        operations = {
+            **looking(self.status, self.receipt),
+            **DeadLetterRoutes(self.dead_letters, replayer).operations,
+            **AttributeTypeRoutes(self._types, self.buffer.note).operations,
         }
-        operating = Operating(self.status, self.receipt, operators)
-
         bodies = Bodies(_HELD_PER_PARSED * settings.max_parsing_bytes)
         budget = ParsingBudget(settings.max_parsing_bytes)
 
@@ -422,7 +422,7 @@ class App:
                 bodies=bodies,
                 budget=budget,
                 telemetry=self.telemetry,
-                operating=operating,
+                operations=operations,
             )
 
         self._http = http("http"), http("unix")

@@ -1,17 +1,24 @@
-"""The connections of one listener: how many there are, and how long each may take; else they are closed.
+"""A server of HTTP/1.1: the connections of one listener, how many there may be, and how long each may take.
 
 Invariants: at most `max_connections` are kept, and at the cap one more that is new, so that who has completed a request is
 never closed for who has not. Times are looked at by one sweep over all connections, which is only made while there are any.
 """
 
 import asyncio
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from typing import Final
 
 from forwarder.http.messages import Application, Limits
 from forwarder.http.protocol import Connection
+
+_ACCEPTED_PER_TURN: Final = 32
+"""How many connections are accepted before others get a turn of the event loop: each costs it some 0.1 ms."""
+_BACKLOG: Final = 1024
+"""How many may wait for that; a client that finds no room there tries again only after a second."""
 
 
 class Bodies:
@@ -25,32 +32,29 @@ class Bodies:
         self._incomplete: OrderedDict[Connection, None] = OrderedDict()
         self.held_bytes = 0
 
-    def hold(self, connection: Connection, more_bytes: int) -> None:
-        """Count more of a body that is not complete."""
-        self._incomplete.setdefault(connection)
+    def count(self, connection: Connection, more_bytes: int, *, is_complete: bool) -> bool:
+        """Count more of a body, perhaps the rest of it; return whether there is room."""
+        if is_complete:
+            self._incomplete.pop(connection, None)
+        else:
+            self._incomplete.setdefault(connection)
         self.held_bytes += more_bytes
-        self._make_room()
-
-    def complete(self, connection: Connection, more_bytes: int) -> bool:
-        """Count the rest of a body that is complete; return whether there is room for it."""
-        self._incomplete.pop(connection, None)
-        self.held_bytes += more_bytes
-        return self._make_room()
+        while self.held_bytes > self._max_bytes and self._incomplete:
+            first, _ = self._incomplete.popitem(last=False)
+            first.refuse("busy")
+        return self.held_bytes <= self._max_bytes
 
     def drop(self, connection: Connection, held_bytes: int) -> None:
         """Forget a body that was counted so, as it is answered, or will not be."""
         self._incomplete.pop(connection, None)
         self.held_bytes -= held_bytes
 
-    def _make_room(self) -> bool:
-        while self.held_bytes > self._max_bytes and self._incomplete:
-            first, _ = self._incomplete.popitem(last=False)
-            first.refuse("busy")
-        return self.held_bytes <= self._max_bytes
-
 
 class Connections:
-    """Makes the connections of one listener and keeps them within bounds. `clock` gives seconds, rising."""
+    """Makes the connections of one listener and keeps them within bounds.
+
+    `clock` gives seconds, rising; None is the event loop's.
+    """
 
     def __init__(
         self,
@@ -59,12 +63,12 @@ class Connections:
         *,
         max_connections: int,
         bodies: Bodies,
-        clock: Callable[[], float],
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.application = application
         self.limits = limits
         self.bodies = bodies
-        self.clock = clock
+        self.clock = clock or asyncio.get_running_loop().time
         self.closing = False
         """Whether no more requests are wanted."""
         self.tasks: set[asyncio.Task[object]] = set()
@@ -77,6 +81,7 @@ class Connections:
         self._sweep_seconds = min(1.0, limits.head_seconds / 4, limits.body_seconds / 4, limits.answer_seconds / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._date = 0, ""
+        self._server: asyncio.Server | None = None
         self.emptied = asyncio.Event()
         """Set while there are none."""
         self.emptied.set()
@@ -86,6 +91,26 @@ class Connections:
 
     def __iter__(self) -> Iterator[Connection]:
         return iter((*self._new, *self._used))
+
+    async def open(self, listener: socket.socket) -> None:
+        """Serve a socket, which is bound and listens."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self.make, sock=listener, backlog=_ACCEPTED_PER_TURN)
+        listener.listen(_BACKLOG)  # the event loop made the queue as short as that
+
+    async def close(self, *, seconds: float) -> None:
+        """Take no more connections and requests; let those under way end, for so long. May be called again."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        self.finish()
+        try:
+            async with asyncio.timeout(seconds):
+                await self.emptied.wait()
+        except TimeoutError:
+            self.abort()
+            await self.emptied.wait()
 
     def make(self) -> Connection:
         """Return the protocol of a new connection, which adds itself when it is made."""
@@ -117,8 +142,8 @@ class Connections:
         if not self:
             self.emptied.set()
 
-    def close(self) -> None:
-        """Close those that ask for nothing now, and the others with their answers."""
+    def finish(self) -> None:
+        """Take no more requests: close those that ask for nothing now, and the others with their answers."""
         self.closing = True
         for connection in self:
             connection.close_if_idle()

@@ -22,8 +22,6 @@ LARGE_BODY_BYTES: Final = 64 * 1024
 """Smaller bodies are not counted among those that take memory together: each connection may have one."""
 _OBJECT_BYTES: Final = 110
 """What a header takes in memory besides its text; a request without any takes ten times as much."""
-_UNSENT_BYTES: Final = 64 * 1024
-"""Beyond so much in answers that wait for one before them, no more is asked."""
 _DISCARDED_BYTES: Final = 1 << 20
 """As long may a body be that is not wanted, without the connection being closed for it."""
 
@@ -42,20 +40,14 @@ class _Exchange:
     """Whether none can follow it."""
     resource: Resource | None = None
     answer: Answer | None = None
-    bytes: int = 0
-    """As much memory its head and body take, about, once they are complete."""
-    held_bytes: int = 0
+    waiting_bytes: int = 0
+    """As much memory its head, body and answer take, about, once they are complete."""
+    counted_bytes: int = 0
     """As much of its body is counted among the large ones."""
 
 
 class Connection(asyncio.Protocol):
     """One connection, which `keeper` keeps and closes."""
-
-    __slots__ = (
-        "_application", "_exchange", "_has_ended", "_held_bytes", "_holds_up", "_invites", "_is_unread",
-        "_keeper", "_limits", "_loop", "_reader", "_running", "_transport", "_unfed", "_unsent_bytes", "_waiting",
-        "since", "state",
-    )  # fmt: skip
 
     def __init__(self, keeper: "Connections") -> None:
         self._keeper = keeper
@@ -70,12 +62,11 @@ class Connection(asyncio.Protocol):
         """What nobody was asked yet, but that comes after what is running."""
         self._running: deque[_Exchange] = deque()
         """What is being answered, or is answered and waits for an answer before it."""
-        self._held_bytes = 0
+        self._waiting_bytes = 0
         """What both take."""
-        self._unsent_bytes = 0
-        """Of the answers that wait for one before them."""
+        self._max_waiting_bytes = keeper.limits.max_waiting_bytes
         self._holds_up: _Exchange | None = None
-        """The last one of these, if it is to end before the next one begins."""
+        """The last one that is running, if it is to end before the next one begins."""
         self._is_unread = False
         """Whether the client has much to read."""
         self._unfed = b""
@@ -100,9 +91,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, and give out what is complete."""
-        if self._unfed or self._is_full():
+        if self._unfed:
             self._unfed += data
-            self._transport.pause_reading()
         else:
             self._feed(data)
 
@@ -208,14 +198,13 @@ class Connection(asyncio.Protocol):
         assert exchange is not None, "its head has ended"
         assert exchange.request is not None
         self._keeper.used(self)
-        if len(body) > LARGE_BODY_BYTES:
-            more, exchange.held_bytes = len(body) - exchange.held_bytes, len(body)
-            if not self._keeper.bodies.complete(self, more):
-                self.refused("busy")
-                self._reader.end()
-                return
+        if len(body) > LARGE_BODY_BYTES and not self._count(exchange, len(body), is_complete=True):
+            self.refused("busy")
+            self._reader.end()
+            return
         exchange.request.body = body
-        exchange.bytes = _OBJECT_BYTES * (10 + len(exchange.request.headers)) + self._reader.head_bytes + len(body)
+        objects = 10 + len(exchange.request.headers)
+        exchange.waiting_bytes = _OBJECT_BYTES * objects + self._reader.head_bytes + len(body)
         self._end_exchange(exchange)
 
     def refused(self, refusal: Refusal) -> None:
@@ -234,52 +223,46 @@ class Connection(asyncio.Protocol):
         """Have what was read answered after all before it."""
         self._exchange = None
         self._invites = False
-        self._held_bytes += exchange.bytes
+        self._waiting_bytes += exchange.waiting_bytes
         self._waiting.append(exchange)
 
+    def _count(self, exchange: _Exchange, body_bytes: int, *, is_complete: bool) -> bool:
+        """Count a large body as far as it has come; return whether there is room for it."""
+        more, exchange.counted_bytes = body_bytes - exchange.counted_bytes, body_bytes
+        return self._keeper.bodies.count(self, more, is_complete=is_complete)
+
     def _forget_body(self, exchange: _Exchange) -> None:
-        if exchange.held_bytes:
-            self._keeper.bodies.drop(self, exchange.held_bytes)
-            exchange.held_bytes = 0
+        if exchange.counted_bytes:
+            self._keeper.bodies.drop(self, exchange.counted_bytes)
+            exchange.counted_bytes = 0
 
     # From what came to who answers it
 
-    def _is_full(self) -> bool:
-        return self._held_bytes > self._limits.max_waiting_bytes
-
-    def _feed(self, data: bytes) -> None:
-        reader = self._reader
-        if len(data) <= SLICE_BYTES:
-            reader.feed(data)
+    def _feed(self, data: "bytes | memoryview") -> None:
+        if len(data) > SLICE_BYTES:
+            data = memoryview(data)
+        while data and self._reader.phase is not State.CLOSED:
+            if self._waiting_bytes > self._max_waiting_bytes:
+                self._unfed = bytes(data)
+                self._transport.pause_reading()
+                break
+            self._reader.feed(data[:SLICE_BYTES])
+            data = data[SLICE_BYTES:]
             self._give_out()
-        else:
-            rest = memoryview(data)
-            while rest and reader.phase is not State.CLOSED:
-                reader.feed(rest[:SLICE_BYTES])
-                rest = rest[SLICE_BYTES:]
-                self._give_out()
-                if rest and self._is_full():
-                    self._unfed = bytes(rest)
-                    self._transport.pause_reading()
-                    break
-        if reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not reader.discards:
-            more = reader.body_bytes - self._exchange.held_bytes
-            self._exchange.held_bytes += more
-            self._keeper.bodies.hold(self, more)
+        if self._reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not self._reader.discards:
+            self._count(self._exchange, self._reader.body_bytes, is_complete=False)
         self._settle()
 
     def _give_out(self) -> None:
         """Ask for answers in the order of the requests, and write those that are there."""
         while True:
-            while (
-                self._waiting and self._holds_up is None and not self._is_unread and self._unsent_bytes <= _UNSENT_BYTES
-            ):
+            while self._waiting and self._holds_up is None and not self._is_unread:
+                if self._running and self._waiting_bytes > self._max_waiting_bytes:
+                    break
                 exchange = self._waiting.popleft()
                 self._running.append(exchange)
                 if exchange.answer is None:
                     self._ask(exchange)
-                if exchange.answer is not None:
-                    self._unsent_bytes += len(exchange.answer.body)
             if not self._running or self._running[0].answer is None:
                 return
             self._write()
@@ -293,40 +276,42 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
             reply = self._application.fail(error, request)
         if isinstance(reply, Answer):
-            exchange.answer = reply
             self._holds_up = exchange if reply.closes else None
-            self._forget_body(exchange)
+            self._answer(exchange, reply)
             return
-        if isinstance(reply, Later):
-            reply.done.add_done_callback(partial(self._answered, exchange, reply.answer))
-            return
-        self._holds_up = exchange
-        task = self._loop.create_task(reply, name="answer to a request")
-        self._keeper.tasks.add(task)
-        task.add_done_callback(self._keeper.tasks.discard)
-        task.add_done_callback(partial(self._answered, exchange, None))
+        if not isinstance(reply, Later):
+            self._holds_up = exchange
+            task = self._loop.create_task(reply, name="answer to a request")
+            self._keeper.tasks.add(task)
+            task.add_done_callback(self._keeper.tasks.discard)
+            reply = Later(task, _as_it_is)
+        reply.done.add_done_callback(partial(self._answered, exchange, reply.answer))
 
     # From answers to what is sent
 
-    def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer] | None, done: asyncio.Future[Any]) -> None:
+    def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer], done: asyncio.Future[Any]) -> None:
         assert exchange.request is not None
-        self._forget_body(exchange)
         if self._holds_up is exchange:
             self._holds_up = None
         try:
-            exchange.answer = done.result() if answer is None else answer(done.result())
+            self._answer(exchange, answer(done.result()))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
-            exchange.answer = self._application.fail(error, exchange.request)
-        self._unsent_bytes += len(exchange.answer.body)
+            self._answer(exchange, self._application.fail(error, exchange.request))
         if len(self._running) == 1:
             self._go_on()
         elif self._running:  # the others are perhaps answered in this turn, too
             self._loop.call_soon(self._go_on)
 
+    def _answer(self, exchange: _Exchange, answer: Answer) -> None:
+        self._forget_body(exchange)
+        exchange.answer = answer
+        exchange.waiting_bytes += len(answer.body)
+        self._waiting_bytes += len(answer.body)
+
     def _go_on(self) -> None:
         """Do all that can be done now."""
         self._give_out()
-        if self._unfed and not self._is_full():
+        if self._unfed and self._waiting_bytes <= self._max_waiting_bytes:
             unfed, self._unfed = self._unfed, b""
             self._transport.resume_reading()
             self._feed(unfed)
@@ -338,8 +323,7 @@ class Connection(asyncio.Protocol):
         ends = lingers = False
         while self._running and not ends and (answer := self._running[0].answer) is not None:
             exchange = self._running.popleft()
-            self._held_bytes -= exchange.bytes
-            self._unsent_bytes -= len(answer.body)
+            self._waiting_bytes -= exchange.waiting_bytes
             lingers = answer.closes or exchange.is_refused
             ends = lingers or exchange.is_last or (self._keeper.closing and self._is_idle())
             connection = "close" if ends else "keep-alive" if exchange.version == "1.0" else ""
@@ -402,4 +386,8 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._waiting.clear()
         self._running.clear()
-        self._held_bytes = 0
+        self._waiting_bytes = 0
+
+
+def _as_it_is(answer: Answer) -> Answer:
+    return answer

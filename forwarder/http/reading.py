@@ -48,12 +48,6 @@ class Receiver(Protocol):
 class RequestReader:
     """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
 
-    __slots__ = (
-        "_blocks", "_body", "_came_bytes", "_fields", "_headers", "_is_last", "_limits", "_max_body_bytes", "_parser",
-        "_peer", "_receiver", "_slice_bytes", "_stops_before_body", "_target", "body_bytes", "discards", "head_bytes",
-        "phase",
-    )  # fmt: skip
-
     def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
         self._receiver = receiver
         self._limits = limits
@@ -251,7 +245,6 @@ class RequestReader:
         self._body.clear()
         self._came_bytes = 0
         self.phase = State.IDLE
-        self._came_bytes = 0
         self._receiver.body_ended(body)
         if self._is_last:
             self.end()

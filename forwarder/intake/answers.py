@@ -3,20 +3,18 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, TypedDict, assert_never
 
 import orjson
 
 from forwarder import words
+from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.http.messages import Answer
 from forwarder.intake.acceptance import Accepted
 from forwarder.intake.bodies import ENCODINGS
 from forwarder.words import Code, EventCode, RequestCode
 
-RETRY_AFTER_SHUTDOWN_SECONDS: Final = 5
-RETRY_AFTER_UNAVAILABLE_SECONDS: Final = 5
-RETRY_AFTER_BUSY_SECONDS: Final = 1
 _MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
     "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
@@ -79,9 +77,9 @@ _JSON: Final = {
     "Cache-Control": "no-store",
 }
 _RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
-    "busy": RETRY_AFTER_BUSY_SECONDS,
-    "buffer_unavailable": RETRY_AFTER_UNAVAILABLE_SECONDS,
-    "shutting_down": RETRY_AFTER_SHUTDOWN_SECONDS,
+    "busy": 1,
+    "buffer_unavailable": 5,
+    "shutting_down": 5,
 }
 
 
@@ -109,15 +107,15 @@ def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds:
     return answer
 
 
-def preflight(headers: Mapping[str, str]) -> Answer:
-    """Tell a browser what it may send."""
-    return Answer(204, headers)
-
-
 def too_slow_headers() -> Answer:
     """Refuse who sends the headers too slowly."""
     message = "the request's headers did not arrive within intake.header_timeout_seconds"
     return _errors(408, [_error("too_slow", message)])
+
+
+def wrong(code: EventCode, message: str) -> Answer:
+    """Refuse what cannot be understood, and is wrong as a whole."""
+    return _errors(_status_of(code), [_error(code, message)])
 
 
 def violations(refused: Refused) -> Answer:
@@ -125,9 +123,17 @@ def violations(refused: Refused) -> Answer:
     return _errors(_status_of(refused.violations[0].code), described(refused.violations))
 
 
-def malformed_json(message: str) -> Answer:
-    """Refuse a body that is not JSON as a whole."""
-    return _errors(_status_of("malformed_json"), [_error("malformed_json", message)])
+def no_room(stored: Full | NeverFits | Unavailable) -> Answer:
+    """Refuse what the buffer did not take."""
+    match stored:
+        case Full():
+            return refusal("buffer_full", retry_after_seconds=stored.retry_after_seconds)
+        case Unavailable():
+            return refusal("buffer_unavailable")
+        case NeverFits():
+            return refusal("body_too_large")
+        case _:
+            assert_never(stored)
 
 
 def accepted_one(event_id: int) -> Answer:
@@ -150,14 +156,9 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:
     return _json(422 if accepted.refusals and not taken else 202, orjson.dumps(content))
 
 
-def content(answer: Mapping[str, object]) -> Answer:
-    """Show what was asked for."""
-    return _json(200, orjson.dumps(answer))
-
-
-def encoded(body: bytes) -> Answer:
-    """Show what was asked for, which is JSON already."""
-    return _json(200, body)
+def content(answer: Mapping[str, object] | bytes) -> Answer:
+    """Show what was asked for, which may be JSON already."""
+    return _json(200, answer if isinstance(answer, bytes) else orjson.dumps(answer))
 
 
 @cache
@@ -168,11 +169,6 @@ def _document() -> bytes:
 def document() -> Answer:
     """Show the OpenAPI document."""
     return Answer(200, {**_JSON, "Content-Type": "application/yaml"}, _document())
-
-
-def wrong_request(message: str) -> Answer:
-    """Refuse a request that is not for an event, and is not understood."""
-    return _errors(_status_of("wrong_type"), [_error("wrong_type", message)])
 
 
 def text(value: str) -> str:
@@ -194,14 +190,11 @@ def _error(code: Code, message: str, field: str | None = None) -> Error:
     return {"code": code, "field": field, "message": message}
 
 
-def _refused(errors: Sequence[Error]) -> bytes:
-    """Return the body of every error: all that is wrong, and what is wrong first once more for simple clients."""
-    first = errors[0]
-    return orjson.dumps({"success": False, "code": first["code"], "message": first["message"], "errors": errors})
-
-
 def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None) -> Answer:
-    return _json(http_status, _refused(errors), headers)
+    """Return any error: all that is wrong, and what is wrong first once more for simple clients."""
+    first = errors[0]
+    content = {"success": False, "code": first["code"], "message": first["message"], "errors": errors}
+    return _json(http_status, orjson.dumps(content), headers)
 
 
 def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:

@@ -8,17 +8,17 @@ datagram, wait to be put, and as many are being put.
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import Final, assert_never
+from typing import Final
 
-from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.growlytics import json_text
-from forwarder.intake.acceptance import Accepted, Acceptor
+from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.taking import MAX_PART, ErrorsOf, Line, Taking
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason
 
 INTAKE: Final = "datagram"
-MAX_PENDING_EVENTS: Final = 4000
+MAX_PENDING_EVENTS: Final = MAX_PART
 MAX_PENDING_BYTES: Final = 1024 * 1024
 CLOSING_SECONDS: Final = 2
 """How long what was sent may take to be put when the intake closes."""
@@ -29,7 +29,6 @@ _GATHERING_SECONDS: Final = 0.01
 """How long few events wait for more to be put with, which costs each of them less; nobody waits for an answer."""
 _ENOUGH_EVENTS: Final = 250
 _ENOUGH_BYTES: Final = 256 * 1024
-_REFUSALS_PER_TURN: Final = 50
 
 
 class DatagramIntake:
@@ -37,14 +36,11 @@ class DatagramIntake:
 
     def __init__(self, settings: IntakeSettings, *, acceptor: Acceptor, telemetry: Telemetry) -> None:
         self._max_bytes = settings.max_line_bytes
-        self._acceptor = acceptor
+        self._taking = Taking(acceptor, intake=INTAKE, is_patient=False, telemetry=telemetry)
         self._telemetry = telemetry
         self._space = memoryview(b"")
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._at_once = MAX_PENDING_EVENTS
-        """How many are put together: fewer while there is little room."""
-        self._giving_up = False
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Set while few events wait for more."""
@@ -72,7 +68,7 @@ class DatagramIntake:
             await self._until_put(deadline)
         listener.close()
         await self._until_put(deadline)
-        self._giving_up = True
+        self._taking.giving_up = True
         await self._until_put(deadline + _ENDING_SECONDS)
 
     async def _until_put(self, deadline: float) -> None:
@@ -133,40 +129,16 @@ class DatagramIntake:
         """Put all that waits."""
         datagrams, self._pending, self._pending_bytes = self._pending, [], 0
         try:
-            await self._put(datagrams)
+            await self._taking.take(list(enumerate(datagrams, 1)), _tell_nobody)
         except Exception as error:  # noqa: BLE001 - a bug, and only these suffer
             self._telemetry.request_failed(error)
         self._putting = None
         self._put_soon()
 
-    async def _put(self, datagrams: Sequence[bytes]) -> None:
-        """Have events stored in their order, in parts that fit; refuse those that do not fit alone."""
-        read = self._acceptor.read.line
-        at = 0
-        while at < len(datagrams):
-            if self._giving_up:
-                self._refuse(len(datagrams) - at, "shutting_down")
-                return
-            part = datagrams[at : at + self._at_once]
-            answer = await self._acceptor.accept((read(text) for text in part), intake=INTAKE, patient=True)
-            if len(part) > 1 and isinstance(answer, (Full, NeverFits)):
-                self._at_once = len(part) // 2
-                continue
-            at += len(part)
-            match answer:
-                case Accepted():
-                    self._at_once = min(2 * self._at_once, MAX_PENDING_EVENTS)
-                case Full():
-                    self._refuse(1, "buffer_full")
-                    if at % _REFUSALS_PER_TURN == 0:
-                        await asyncio.sleep(0)
-                case NeverFits():
-                    self._refuse(1, "body_too_large")
-                case Unavailable():
-                    self._refuse(len(part), "buffer_unavailable")
-                case _:
-                    assert_never(answer)
-
     def _refuse(self, number: int, reason: RefusalReason) -> None:
         if number:
             self._telemetry.events_refused(number, intake=INTAKE, reason=reason)
+
+
+def _tell_nobody(refused: Sequence[Line], errors_of: ErrorsOf) -> None:
+    """Leave it at counting, as senders of datagrams wait for no answer."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
@@ -61,14 +61,6 @@ def _with_whole_numbers(value: object) -> object:
     return value
 
 
-@dataclass(frozen=True)
-class OtherEvent:
-    """The key was remembered with another event."""
-
-
-OTHER_EVENT: Final = OtherEvent()
-
-
 class DuplicateKeys:
     """`clock` gives seconds since 1970."""
 
@@ -87,8 +79,8 @@ class DuplicateKeys:
         self.forgotten_to = 0
         """Keys of events up to this id are forgotten."""
 
-    def find(self, key: Key) -> int | OtherEvent | asyncio.Future[None] | None:
-        """Return the id of the event with this key, or that it is another event; None if there is none.
+    def find(self, key: Key) -> int | Literal["other"] | asyncio.Future[None] | None:
+        """Return the id of the event with this key, or `other` if that is another event; None if there is none.
 
         While it is being put, return a future that is done when that is known.
         """
@@ -98,7 +90,7 @@ class DuplicateKeys:
         if found is None:
             return None
         event = found & _EVENT_MASK
-        return OTHER_EVENT if event and event != key.event else found >> _EVENT_BITS
+        return "other" if event and event != key.event else found >> _EVENT_BITS
 
     def claim(self, keys: Iterable[Key]) -> None:
         """Note that events with these keys, which none has, are being put; `settle` or `abandon` them."""

@@ -3,9 +3,9 @@
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from time import perf_counter
-from typing import Final, assert_never
+from typing import Final
 
-from forwarder.buffer.base import Full, NeverFits, PutAnswer, Unavailable
+from forwarder.buffer.base import PutAnswer
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
@@ -68,7 +68,7 @@ class EventRoutes:
         self._telemetry.request_answered(perf_counter() - started)
         if isinstance(accepted, int):
             return answers.accepted_one(accepted)
-        return answers.violations(accepted) if isinstance(accepted, Refused) else _no_room(accepted)
+        return answers.violations(accepted) if isinstance(accepted, Refused) else answers.no_room(accepted)
 
     async def batch(self, request: Request) -> Answer:
         """Answer a post of a batch."""
@@ -85,15 +85,15 @@ class EventRoutes:
         with_ids = request.query.get("ids", "false")
         if with_ids not in {"true", "false"}:
             self._telemetry.events_refused(1, intake=self._intake, reason="wrong_type")
-            return answers.wrong_request("ids: true or false")
+            return answers.wrong("wrong_type", "ids: true or false")
         key = request.headers.get("idempotency-key")
         try:
             answer = await self._acceptor.accept_body(body, key, intake=self._intake, is_lines=_is_lines(request))
         except MalformedJsonError as error:
             self._telemetry.events_refused(1, intake=self._intake, reason="malformed_json")
-            return answers.malformed_json(f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
+            return answers.wrong("malformed_json", f"the body is not valid JSON: {error}{_hint_at_lines(body)}")
         if not isinstance(answer, Accepted):
-            return _no_room(answer)
+            return answers.no_room(answer)
         return answers.accepted_batch(answer, with_ids=with_ids == "true")
 
     def _unpacked(self, request: Request) -> AbstractAsyncContextManager[bytes]:
@@ -104,18 +104,6 @@ class EventRoutes:
         self._telemetry.events_refused(1, intake=self._intake, reason=code)
         self._telemetry.request_refused(code)
         return answers.refusal(code)
-
-
-def _no_room(answer: Full | NeverFits | Unavailable) -> Answer:
-    match answer:
-        case Full():
-            return answers.refusal("buffer_full", retry_after_seconds=answer.retry_after_seconds)
-        case Unavailable():
-            return answers.refusal("buffer_unavailable")
-        case NeverFits():
-            return answers.refusal("body_too_large")
-        case _:
-            assert_never(answer)
 
 
 def _is_lines(request: Request) -> bool:

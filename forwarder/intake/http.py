@@ -5,21 +5,19 @@ first; the page, which has no data, needs no token. A request for events that is
 """
 
 import socket
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from forwarder.database.connection import DamagedError, UnavailableError
-from forwarder.http.connections import Bodies
+from forwarder.host.peers import peer_of
+from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
-from forwarder.http.server import Server
 from forwarder.intake import answers
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.event_routes import EventRoutes
-from forwarder.intake.locks import Locks, may_be_unasked, preflight
+from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
+from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Operation, Operations
 from forwarder.intake.parsing import ParsingBudget, unpacked
-from forwarder.intake.peers import Operators, peer_of
 from forwarder.intake.status_page import status_page
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.telemetry import Telemetry
@@ -28,50 +26,12 @@ from forwarder.words import Intake, RequestCode, RequestRefusalReason, SharedCod
 CLOSING_SECONDS: Final = 2
 """How long requests under way may take to end when the intake closes."""
 
-_MAX_ID_DIGITS: Final = 18
 _EVENT_PATHS: Final = frozenset({"/track/event", "/v1/events"})
 
 
 class _Route(NamedTuple):
     method: str
     resource: Resource
-
-
-class OperatorRoutes(Protocol):
-    """What operators ask for, and change, below one path.
-
-    `lacking` is the code of what a request lacks to see payloads, and to change something; None if it may.
-    """
-
-    @property
-    def changes(self) -> Collection[str]:
-        """What a POST can be for: the last part of its path."""
-        ...
-
-    @property
-    def has_ids(self) -> bool:
-        """Whether a GET may name one of them, by its id."""
-        ...
-
-    async def get(self, path: str, query: Mapping[str, str], *, lacking: Callable[[], RequestCode | None]) -> Answer:
-        """Answer a GET; `path` is the id, or empty."""
-        ...
-
-    async def post(self, path: str, body: bytes, *, lacking: RequestCode | None) -> Answer:
-        """Answer a POST for one of the `changes`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Operating:
-    """What operators may ask for."""
-
-    status: Callable[[], Mapping[str, object]]
-    """Gives the content of /v1/status."""
-    receipt: Callable[[int], Awaitable[Mapping[str, object] | None]]
-    """Gives that of /v1/events/ID."""
-    routes: Mapping[str, OperatorRoutes]
-    """Those below /v1, by the next part of their paths."""
 
 
 class HttpIntake:
@@ -87,11 +47,10 @@ class HttpIntake:
         bodies: Bodies,
         budget: ParsingBudget,
         telemetry: Telemetry,
-        operating: Operating,
+        operations: Operations,
     ) -> None:
         self._intake = intake
         self._telemetry = telemetry
-        self._operating = operating
         self._rules = Locks(settings)
         self._locks: Locks | None = self._rules
         """None on a Unix socket, where all may post who may connect."""
@@ -99,7 +58,7 @@ class HttpIntake:
         self._max_body_bytes = settings.max_body_bytes
         self._budget = budget
         self._closing = False
-        self.server = Server(
+        self.connections = Connections(
             self,
             Limits(
                 head_seconds=settings.header_timeout_seconds,
@@ -112,15 +71,15 @@ class HttpIntake:
         self._routes: dict[str, _Route] = {
             "/track/event": self._route("POST", events.one),
             "/v1/events": self._route("POST", events.batch),
-            "/v1/status": self._route("GET", lambda _: answers.content(operating.status())),
             "/": self._route("GET", self._show_page),
             "/openapi.yaml": self._route("GET", lambda _: answers.document()),
         }
-        self._receipts = self._route("GET", self._show_receipt)
-        self._looking = self._route("GET", self._look)
-        for name, routes in operating.routes.items():
-            self._routes[f"/v1/{name}"] = self._looking
-            self._routes |= {f"/v1/{name}/{change}": self._route("POST", self._change) for change in routes.changes}
+        self._id_routes: dict[str, _Route] = {}
+        """Those whose paths end in an id, by what is before it."""
+        for path, operation in operations.items():
+            parent, is_parent, _ = path.partition("/ID")
+            routes = self._id_routes if is_parent else self._routes
+            routes[parent] = self._route(operation.method, partial(self._operate, operation))
 
     def use(self, settings: IntakeSettings) -> None:
         """Go by these settings' token, hosts and origins from now on; at a Unix socket only the token means something."""
@@ -134,12 +93,12 @@ class HttpIntake:
         """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
         if listener.family == socket.AF_UNIX:
             self._locks = None
-        await self.server.open(listener)
+        await self.connections.open(listener)
 
     async def close(self) -> None:
         """Take no more connections and requests; let those under way end, for a while. May be called again."""
         self._closing = True
-        await self.server.close(seconds=CLOSING_SECONDS)
+        await self.connections.close(seconds=CLOSING_SECONDS)
 
     # From the server
 
@@ -186,7 +145,7 @@ class HttpIntake:
             return self._refusal("not_found")
         method, resource = route
         if is_preflight:
-            return answers.preflight(preflight(request.headers, method))
+            return Answer(204, preflight(request.headers, method))
         if request.method != method:
             return self._refusal("method_not_allowed", allow="GET, HEAD" if method == "GET" else method)
         if method == "POST" and (code := self._unfit(request)) is not None:
@@ -216,12 +175,8 @@ class HttpIntake:
         if (route := self._routes.get(path)) is not None:
             return route
         parent, _, last = path.rpartition("/")
-        if not last.isascii() or not last.isdecimal() or len(last) > _MAX_ID_DIGITS:
-            return None
-        if parent == "/v1/events":
-            return self._receipts
-        routes = self._operating.routes.get(parent.removeprefix("/v1/"))
-        return self._looking if routes is not None and routes.has_ids else None
+        is_id = last.isascii() and last.isdecimal() and len(last) <= MAX_ID_DIGITS
+        return self._id_routes.get(parent) if is_id else None
 
     def _locked_out(self, request: Request, *, is_preflight: bool) -> SharedCode | None:
         if self._locks is None:
@@ -281,26 +236,14 @@ class HttpIntake:
     def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
         return status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
 
-    async def _show_receipt(self, request: Request) -> Answer:
-        event_id = request.path.rpartition("/")[2]
-        try:
-            receipt = await self._operating.receipt(int(event_id))
-        except (UnavailableError, DamagedError):
-            return answers.refusal("buffer_unavailable")
-        return answers.refusal("not_found") if receipt is None else answers.content({"id": event_id, **receipt})
-
-    async def _look(self, request: Request) -> Answer:
-        _, _, name, *rest = request.path.split("/")
-        return await self._operating.routes[name].get(
-            "".join(rest), request.query, lacking=partial(self._lacking, request)
-        )
-
-    async def _change(self, request: Request) -> Answer:
-        _, _, name, change = request.path.split("/")
-        lacking = self._lacking(request)
+    async def _operate(self, operation: Operation, request: Request) -> Answer:
+        last = request.path.rpartition("/")[2]
+        asked = Asked(int(last) if last.isdecimal() else 0, request.query, b"", partial(self._lacking, request))
+        if operation.method == "GET":
+            return await operation.ask(asked)
         try:
             inflater = inflater_for(request.headers.get("content-encoding"))
             async with unpacked(request.body, inflater, max_bytes=self._max_body_bytes, budget=self._budget) as body:
-                return await self._operating.routes[name].post(change, body, lacking=lacking)
+                return await operation.ask(asked._replace(body=body))
         except RefusedBodyError as error:
             return self._refusal(error.code)

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Final, Literal
 
 from forwarder.growlytics import json_text
-from forwarder.intake.line_taking import ErrorLines, Received, Taking
+from forwarder.intake.line_streams import ErrorLines, Received
+from forwarder.intake.taking import Taking
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason

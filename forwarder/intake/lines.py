@@ -15,7 +15,7 @@ from typing import Final
 
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.line_connections import Connection, Connections
-from forwarder.intake.line_taking import Taking
+from forwarder.intake.taking import Taking
 from forwarder.settings import IntakeSettings
 from forwarder.telemetry import Telemetry
 
@@ -39,7 +39,7 @@ class LinesIntake:
     def __init__(self, settings: IntakeSettings, *, acceptor: Acceptor, telemetry: Telemetry) -> None:
         self._settings = settings
         self._telemetry = telemetry
-        self._taking = Taking(acceptor, telemetry=telemetry)
+        self._taking = Taking(acceptor, intake="lines", is_patient=True, telemetry=telemetry)
         self._connections = Connections(settings.max_connections, telemetry=telemetry)
         self._space = memoryview(b"")
         self._listener: socket.socket | None = None

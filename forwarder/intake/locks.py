@@ -2,22 +2,25 @@
 
 Any web page in a browser on this machine can reach a port of loopback. What tells its requests from those of apps: a browser
 says which page sends (`Origin`) and which name it thinks it calls (`Host`, another one after DNS rebinding), and without
-asking first (CORS preflight) it sends only the content types of forms. A Unix socket has no locks: its mode guards it, and
-for what operators do see `peers`.
+asking first (CORS preflight) it sends only the content types of forms. A Unix socket has no locks: its mode guards it, but
+to see payloads and to change something there, one must be the daemon's own user, root, or a member of `control.group`.
 
 Headers are given by their names in lower case; where one came several times its values are joined by ", ", so a second
 Host or Origin makes the whole another one, which nobody allows.
 """
 
 import hmac
+import os
 import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from forwarder.settings import Address, IntakeSettings
+from forwarder.host.peers import Peer
+from forwarder.settings import Address, ControlSettings, IntakeSettings
 from forwarder.words import SharedCode
 
+_ROOT: Final = 0
 _PREFLIGHT_SECONDS: Final = 600
 _ALLOWED_HEADERS: Final = "content-type, idempotency-key, authorization, x-growlytics-key, accept"
 _AUTHORITY: Final = re.compile(r"(?:([A-Za-z0-9._-]+)|\[([0-9A-Fa-f:.]{2,45})(?:%[A-Za-z0-9._%-]+)?\])(?::[0-9]{0,5})?")
@@ -131,6 +134,22 @@ class AdminLock:
         if called is None or self._hosts.include_any or self._hosts.include(called) or _is_address(called):
             return None
         return "forbidden_host"
+
+
+class Operators:
+    """Who may operate the daemon over a Unix socket: see payloads, and change something."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self._own = os.geteuid()
+        self.use(settings)
+
+    def use(self, settings: ControlSettings) -> None:
+        """Go by these settings from now on."""
+        self._group = None if settings.group is None else settings.group.number
+
+    def include(self, peer: Peer | None) -> bool:
+        """Whether this is one of them; who is not known is not."""
+        return peer is not None and (peer.user in (self._own, _ROOT) or self._group in peer.groups)
 
 
 def preflight(headers: Headers, method: str) -> dict[str, str]:

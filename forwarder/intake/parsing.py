@@ -9,7 +9,6 @@ reserved is given back however it ends.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Self
@@ -27,14 +26,12 @@ class ParsingBudget:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._reserved_bytes = 0
-        self._waiting: deque[tuple[int, asyncio.Future[bool]]] = deque()
-        """In the order in which they came, the bytes that each waits for, and whether it got them."""
-
-    @property
-    def reserved_bytes(self) -> int:
+        self._first = asyncio.Lock()
+        """Held by who has its turn, but has no room yet. The others wait for it in the order in which they came."""
+        self._returned = asyncio.Event()
+        """Set when there may be room for who has its turn."""
+        self.reserved_bytes = 0
         """How much is reserved now."""
-        return self._reserved_bytes
 
     async def reserve(self, size_bytes: int) -> "Reservation":
         """Wait until there is room, and reserve so many bytes, or all there are if it is more than that.
@@ -42,53 +39,20 @@ class ParsingBudget:
         Raises RefusedBodyError, code `busy`, if there is no room for WAIT_SECONDS.
         """
         size_bytes = min(size_bytes, self._max_bytes)
-        if self._waiting or not self._fits(size_bytes):
-            await self._wait(size_bytes)
-        else:
-            self._reserved_bytes += size_bytes
+        try:
+            async with asyncio.timeout(WAIT_SECONDS), self._first:
+                while self.reserved_bytes + size_bytes > self._max_bytes:
+                    self._returned.clear()
+                    await self._returned.wait()
+                self.reserved_bytes += size_bytes
+        except TimeoutError:
+            raise RefusedBodyError("busy") from None
         return Reservation(self, size_bytes)
 
     def give_back(self, size_bytes: int) -> None:
         """Return bytes that were reserved, and let those go on that wait for them."""
-        self._reserved_bytes -= size_bytes
-        self._grant()
-
-    def _fits(self, size_bytes: int) -> bool:
-        return self._reserved_bytes + size_bytes <= self._max_bytes
-
-    async def _wait(self, size_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append((size_bytes, turn))
-        timer = loop.call_later(WAIT_SECONDS, self._give_up, turn)
-        try:
-            granted = await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled() and turn.result():  # it had its turn just before
-                self.give_back(size_bytes)
-            else:
-                self._grant()
-            raise
-        finally:
-            timer.cancel()
-        if not granted:
-            raise RefusedBodyError("busy")
-
-    def _give_up(self, turn: "asyncio.Future[bool]") -> None:
-        if not turn.done():
-            turn.set_result(False)
-            self._grant()
-
-    def _grant(self) -> None:
-        """Let those have their turn for whom there is room, and nobody before them who still waits."""
-        while self._waiting:
-            size_bytes, turn = self._waiting[0]
-            if not turn.done():
-                if not self._fits(size_bytes):
-                    return
-                self._reserved_bytes += size_bytes
-                turn.set_result(True)
-            self._waiting.popleft()
+        self.reserved_bytes -= size_bytes
+        self._returned.set()
 
 
 class Reservation:

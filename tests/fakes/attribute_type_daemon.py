@@ -11,13 +11,13 @@ from forwarder.database.attribute_types import Place, TypeChanges
 from forwarder.database.connection import UnavailableError
 from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.intake.attribute_type_routes import NOTE_SECONDS, AttributeTypeRoutes
+from forwarder.intake.operations import Asked
 from forwarder.settings import ContractSettings
 from forwarder.telemetry import Telemetry
 from forwarder.words import AttributeType
 from tests.fakes.attribute_events import conforming, event
 
 NOW = 1_700_000_000.0
-_PATH = "/v1/attribute-types"
 
 Step = Callable[[web.BaseRequest], web.StreamResponse]
 
@@ -61,12 +61,11 @@ class AttributeTypeDaemon:
         routes = AttributeTypeRoutes(self.types, self.note, note_seconds=self.note_seconds)
         if self.step is not None:
             return self.step(request)
-        assert request.path.startswith(_PATH)
-        rest = request.path.removeprefix(_PATH).removeprefix("/")
-        if request.method == "GET":
-            answer = await routes.get(rest, request.query, lacking=lambda: None)
-        else:
-            answer = await routes.post(rest, body, lacking=None if self.allowed else "unauthorized")
+        operation = routes.operations.get(request.path)
+        if operation is None or operation.method != request.method:
+            return web.Response(status=404, body=b"{}", content_type="application/json")
+        asked = Asked(0, request.query, body, lambda: None if self.allowed else "unauthorized")
+        answer = await operation.ask(asked)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
 

@@ -24,7 +24,8 @@ from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
-from forwarder.intake.http import HttpIntake, Operating
+from forwarder.intake.http import HttpIntake
+from forwarder.intake.operations import looking
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.receipts import Receipts
@@ -188,7 +189,7 @@ class Served:
 
     def awaiting(self, state: State) -> int:
         """Return how many connections wait for something."""
-        return sum(connection.state is state for connection in self.intake.server.connections)
+        return sum(connection.state is state for connection in self.intake.connections)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -286,7 +287,7 @@ async def serving(
         bodies=Bodies(4 * settings.max_parsing_bytes),
         budget=budget,
         telemetry=telemetry,
-        operating=Operating(lambda: status, receipt, {"dead-letters": DeadLetterRoutes(letters, replayer)}),
+        operations={**looking(lambda: status, receipt), **DeadLetterRoutes(letters, replayer).operations},
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

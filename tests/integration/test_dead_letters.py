@@ -266,7 +266,11 @@ async def test_the_list_comes_in_pages_and_can_be_narrowed_to_a_reason(tmp_path:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=1001", "limit=x", "limit=1e3", "after=-1", "after=" + "9" * 30, "reason=", "reason=full"],
+    [
+        *("limit=0", "limit=1001", "limit=x", "limit=1e3", "limit=1.0", "limit=", "limit=true", "limit=%D9%A1"),
+        *("after=-1", "after=" + "9" * 19, "after=" + "9" * 5000, "reason=", "reason=full", "reason=true", "reason=1"),
+        *("payload=1", "payload=True", "payload="),
+    ],
 )
 async def test_a_list_that_is_asked_for_wrongly_is_refused_with_what_is_allowed(tmp_path: Path, query: str) -> None:
     async with running(tmp_path) as system:
@@ -275,12 +279,29 @@ async def test_a_list_that_is_asked_for_wrongly_is_refused_with_what_is_allowed(
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", "{}", '{"ids": []}', '{"ids": [1]}', '{"ids": ["-1"]}', '{"ids": ["1e3"]}', '{"ids": "1"}']
+    ("body", "message"),
+    [
+        *((body, "send a JSON object like") for body in ("", "[]", "null", "{")),
+        *((body, "ids must be") for body in ("{}", '{"ids": []}', '{"ids": [1]}', '{"ids": ["-1"]}', '{"ids": "1"}')),
+        *((f'{{"ids": ["1", "{text}"]}}', "ids must be") for text in ("1e3", "1\\n", "", " 1", "\u0661", "1" * 19)),
+        ('{"ids": ["1"], "dry_run": 0}', "dry_run must be"),
+        (f'{{"ids": {["1"] * 1001}}}'.replace("'", '"'), "ids must be"),
+    ],
 )
-async def test_a_change_that_is_asked_for_wrongly_is_refused(tmp_path: Path, body: str) -> None:
+async def test_a_change_that_is_asked_for_wrongly_is_refused(tmp_path: Path, body: str, message: str) -> None:
     async with running(tmp_path) as system:
         for path in ("/v1/dead-letters/replay", "/v1/dead-letters/purge"):
-            assert (await system.post(path, body, status=422))["success"] is False
+            refused = await system.post(path, body, status=422)
+            assert refused["errors"][0]["message"].startswith(message)
+
+
+async def test_what_is_no_id_is_no_path(tmp_path: Path) -> None:
+    async with running(tmp_path) as system:
+        for path in ("/v1/dead-letters/", "/v1/events/", "/v1/attribute-types/"):
+            for last in ("ID", "", "x", "1x", "%D9%A1", "1" * 19, "1/ID", "1/1"):
+                await system.get(path + last, status=404)
+        await system.get("/v1/attribute-types/1", status=404)
+        await system.get("/v1/dead-letters/1", status=404)
 
 
 async def test_dead_letters_and_ledger_are_there_after_a_restart(tmp_path: Path) -> None:

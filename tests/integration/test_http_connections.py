@@ -45,7 +45,7 @@ async def connect(served: Served, stack: AsyncExitStack) -> Connection:
 
 
 def kept(served: Served) -> int:
-    return len(served.intake.server.connections)
+    return len(served.intake.connections)
 
 
 # The cap

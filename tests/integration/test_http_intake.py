@@ -824,7 +824,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_leaves_no_trace(
             await connection.send(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{header}{framing}".encode() + part)
             await until(lambda: served.awaiting(State.BODY) == 1, what="its head has come")
             await leave(connection)
-            await until(lambda: not served.intake.server.connections, what="the connection has ended")
+            await until(lambda: not served.intake.connections, what="the connection has ended")
     counts = served.counts()
     counts.assert_balanced()
     assert counts.accepted == 0
@@ -838,7 +838,7 @@ async def test_a_client_that_leaves_at_once_leaves_no_trace(served: Served) -> N
             connection = await served.connect()
             await connection.send(data)
             await leave(connection)
-    await until(lambda: not served.intake.server.connections, what="the connections have ended")
+    await until(lambda: not served.intake.connections, what="the connections have ended")
     counts = served.counts()
     counts.assert_balanced()
     assert counts.accepted == 0

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.buffer.base import Unavailable
-from forwarder.intake.line_taking import MAX_PENDING_ERROR_BYTES, Received
+from forwarder.intake.line_streams import MAX_PENDING_ERROR_BYTES, Received
 from forwarder.intake.lines import CHUNK_BYTES, LinesIntake
 from tests.fakes.http_intake_harness import until
 from tests.fakes.passing_time import let_pass

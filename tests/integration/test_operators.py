@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.intake.peers import Operators, Peer, peer_of
+from forwarder.host.peers import Peer, peer_of
+from forwarder.intake.locks import Operators
 from forwarder.settings import ControlSettings, Group, IntakeSettings, Secret
 from tests.fakes.http_intake_harness import serving
 from tests.fakes.other_users import NEEDS_ROOT, User, open_directory
@@ -178,7 +179,8 @@ def test_where_the_system_does_not_tell_the_groups_of_a_socket_its_database_does
 
 _IN_A_NAMESPACE = """
 import socket, sys
-from forwarder.intake.peers import Operators, peer_of
+from forwarder.host.peers import peer_of
+from forwarder.intake.locks import Operators
 from forwarder.settings import ControlSettings, Group
 with socket.socket(socket.AF_UNIX) as listener:
     listener.bind(sys.argv[1])

@@ -117,7 +117,7 @@ async def nothing_is_held(courses: list[tuple[int, Step | str]]) -> None:
                     client.transport.end()
                     clients[number] = Client(site)
                 case str():
-                    site.connections.close()
+                    site.connections.finish()
                 case _:
                     await client.take(step)
             answered = client.answered if 400 not in client.transport.statuses else []

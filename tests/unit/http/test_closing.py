@@ -70,7 +70,7 @@ async def test_one_connection_at_most_still_serves_whoever_asks() -> None:
 async def test_closing_ends_those_that_ask_for_nothing_now(site: Site) -> None:
     new, idle, head = site.connect(), used(site), site.connect()
     head.send(b"GET /a HT")
-    site.connections.close()
+    site.connections.finish()
     await turn()
     assert new.is_lost
     assert idle.is_lost
@@ -83,7 +83,7 @@ async def test_what_is_being_answered_is_answered_and_then_closed(site: Site, pa
     client = site.connect()
     client.send(get(path + "?1") + get(path + "?2") + b"GET /a HT")
     await turn()
-    site.connections.close()
+    site.connections.finish()
     await turn()
     assert not client.is_lost
     for _ in range(2):
@@ -98,7 +98,7 @@ async def test_a_body_on_its_way_is_taken(site: Site) -> None:
     client, leave = site.connect(), site.connect()
     client.send(post("/a", b"12345")[:-2])
     leave.send(post("/a", b"12345", "Expect: 100-continue")[:-5])
-    site.connections.close()
+    site.connections.finish()
     await turn()
     client.send(b"45" + get("/b"))
     leave.send(b"12345")
@@ -112,7 +112,7 @@ async def test_a_body_on_its_way_is_taken(site: Site) -> None:
 
 async def test_one_that_connects_while_all_is_closing_is_closed(site: Site) -> None:
     """It was accepted before the listener was closed."""
-    site.connections.close()
+    site.connections.finish()
     client = site.connect()
     await turn()
     assert client.is_lost
@@ -122,7 +122,7 @@ async def test_an_unread_answer_may_be_read_while_all_is_closing(site: Site) -> 
     client = site.connect()
     client.client_reads = False
     client.send(get("/large"))
-    site.connections.close()
+    site.connections.finish()
     await turn()
     assert not client.is_lost
     client.read_all()
@@ -137,7 +137,7 @@ async def test_the_rest_is_aborted(site: Site) -> None:
     clients[2].send(post("/a", b"x" * 100_000)[:-1])
     clients[3].send(b"bad\r\n\r\n")
     await turn()
-    site.connections.close()
+    site.connections.finish()
     await turn()
     assert not site.connections.emptied.is_set()
     site.connections.abort()
@@ -149,7 +149,7 @@ async def test_the_rest_is_aborted(site: Site) -> None:
 async def test_times_hold_while_all_is_closing(site: Site) -> None:
     client = site.connect()
     client.send(post("/a", b"12345")[:-2])
-    site.connections.close()
+    site.connections.finish()
     await site.pass_time(LIMITS.body_seconds + 1)
     assert client.bodies == ["body_too_slow"]
     assert connection_of(client).state is State.LINGERING

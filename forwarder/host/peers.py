@@ -1,8 +1,8 @@
-"""Who is at the other end of a Unix socket, and who of them may operate the daemon: see payloads, and change something.
+"""Who is at the other end of a Unix socket.
 
-The daemon's own user, root, and the members of `control.group`. The kernel tells whose the process was when it connected, so
-that nothing which happens to the process later counts. In a user namespace (a container, systemd's PrivateUsers) it tells
-the same number for all users, or groups, that are not part of that: they are nobody's. Used by the HTTP intake alone.
+The kernel tells whose the process was when it connected, so that nothing which happens to the process later counts. In a
+user namespace (a container, systemd's PrivateUsers) it tells the same number for all users, or groups, that are not part of
+that: they are nobody's. Used by the HTTP intake alone.
 """
 
 import array
@@ -16,15 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from forwarder.settings import ControlSettings
-
 _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", None)
 _SO_PEERGROUPS: Final = 59
 """Of Linux, which Python has no name for."""
 _MAX_OPTION_BYTES: Final = 1024
 """The most that Python reads of an option: 256 groups."""
 _CREDENTIALS: Final = struct.Struct("=iII")
-_ROOT: Final = 0
 _ALL: Final = ["0", "0", "4294967295"]
 """The map of a user namespace that all users, or groups, are part of."""
 _USUAL_STAND_IN: Final = 65534
@@ -38,22 +35,6 @@ class Peer:
     """None if it is not part of this user namespace."""
     groups: Collection[int]
     """Its own, and the supplementary ones, as far as they are part of it."""
-
-
-class Operators:
-    """Who may operate the daemon over a Unix socket."""
-
-    def __init__(self, settings: ControlSettings) -> None:
-        self._own = os.geteuid()
-        self.use(settings)
-
-    def use(self, settings: ControlSettings) -> None:
-        """Go by these settings from now on."""
-        self._group = None if settings.group is None else settings.group.number
-
-    def include(self, peer: Peer | None) -> bool:
-        """Whether this is one of them; who is not known is not."""
-        return peer is not None and (peer.user in (self._own, _ROOT) or self._group in peer.groups)
 
 
 def peer_of(connected: Any) -> Peer | None:

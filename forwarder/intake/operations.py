@@ -1,0 +1,132 @@
+"""What operators may ask for over HTTP: how that is read, who may, and how it is refused."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
+
+import msgspec
+
+from forwarder.database.connection import DamagedError, UnavailableError
+from forwarder.growlytics import json_text
+from forwarder.http.messages import Answer
+from forwarder.intake import answers
+from forwarder.words import RequestCode
+
+MAX_ID_DIGITS: Final = 18
+_MAX_INTEGER_DIGITS: Final = 19
+_FIELD: Final = re.compile(r"\$\.(\w+)|required field `(\w+)`")
+"""Where msgspec says that something is wrong."""
+
+Id = Annotated[str, msgspec.Meta(pattern=rf"^[0-9]{{1,{MAX_ID_DIGITS}}}\Z")]
+
+
+class RefusedError(Exception):
+    """The request is refused, and `answer` says why."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class Question(msgspec.Struct):
+    """What a request holds besides its path; each kind has its members as fields. Its methods raise RefusedError."""
+
+    example: ClassVar[str] = "{}"
+    """A body."""
+    explained: ClassVar[Mapping[str, str]] = {}
+    """What each field must be."""
+
+    @classmethod
+    def of_body(cls, body: bytes) -> Self:
+        """Read a JSON object."""
+        try:
+            value = json_text.parse(body)
+        except json_text.MalformedJsonError:
+            value = None
+        return cls._of(value)
+
+    @classmethod
+    def of_query(cls, query: Mapping[str, str]) -> Self:
+        """Read a query, in which decimal numbers, `true` and `false` are what they say."""
+        return cls._of({name: _said(text) for name, text in query.items()})
+
+    @classmethod
+    def _of(cls, value: object) -> Self:
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            found = _FIELD.search(str(error))
+        if found is None:
+            raise wrong(f"send a JSON object like {cls.example}")
+        field = found[1] or found[2]
+        raise wrong(f"{field} must be {cls.explained[field]}")
+
+
+class Asked(NamedTuple):
+    """One request."""
+
+    event_id: int
+    """That in its path; 0 if it has none."""
+    query: Mapping[str, str]
+    body: bytes
+    """Empty but for a POST."""
+    lacking: Callable[[], RequestCode | None]
+    """Gives the code of what it lacks to see payloads and change something; None if it may."""
+
+    def demand_leave(self) -> None:
+        """Raise RefusedError unless it may see payloads and change something."""
+        if (code := self.lacking()) is not None:
+            raise RefusedError(answers.refusal(code))
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that can be asked for. `answer` raises RefusedError, and UnavailableError or DamagedError as the buffer."""
+
+    method: Literal["GET", "POST"]
+    answer: Callable[[Asked], Awaitable[Answer]]
+    is_guarded: bool = False
+    """Whether it shows payloads, or changes something."""
+
+    async def ask(self, asked: Asked) -> Answer:
+        """Answer a request."""
+        try:
+            if self.is_guarded:
+                asked.demand_leave()
+            return await self.answer(asked)
+        except RefusedError as error:
+            return error.answer
+        except (UnavailableError, DamagedError):
+            return answers.refusal("buffer_unavailable")
+
+
+Operations = Mapping[str, Operation]
+"""By their paths; an id in one is written `ID`."""
+
+
+def looking(
+    status: Callable[[], Mapping[str, object]], receipt: Callable[[int], Awaitable[Mapping[str, object] | None]]
+) -> Operations:
+    """Return the operations that show the status, and what became of an event; None if nobody knows."""
+
+    async def show_status(_: Asked) -> Answer:
+        return answers.content(status())
+
+    async def show_receipt(asked: Asked) -> Answer:
+        if (found := await receipt(asked.event_id)) is None:
+            return answers.refusal("not_found")
+        return answers.content({"id": str(asked.event_id), **found})
+
+    return {"/v1/status": Operation("GET", show_status), "/v1/events/ID": Operation("GET", show_receipt)}
+
+
+def wrong(message: str) -> RefusedError:
+    """Return the refusal of a request that cannot be understood."""
+    return RefusedError(answers.wrong("wrong_type", message))
+
+
+def _said(text: str) -> object:
+    if text.isascii() and text.isdecimal() and len(text) <= _MAX_INTEGER_DIGITS:
+        return int(text)
+    return text == "true" if text in {"true", "false"} else text
