@@ -6,7 +6,7 @@ It has a few connections of its own, so that who only connects takes none from t
 
 import gzip
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client.exposition import choose_encoder
@@ -16,6 +16,7 @@ from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Reques
 from forwarder.intake.locks import AdminLock
 from forwarder.settings import Address, IntakeSettings
 from forwarder.telemetry import Telemetry
+from forwarder.words import RequestRefusalReason
 
 MAX_CONNECTIONS: Final = 64
 _CLOSING_SECONDS: Final = 1.0
@@ -68,30 +69,45 @@ class Admin:
         """See Application."""
         if (code := self._lock.refuse(request.headers, authority=request.authority)) is not None:
             self._telemetry.locked_out(code)
-            return _text(403, f"{code}: call this by an IP address, or add the name to intake.allowed_hosts\n")
+            return self._refusal(403, code, "call this by an IP address, or add the name to intake.allowed_hosts")
         if (resource := self._routes.get(request.path)) is None:
-            return _text(404, f"there are {', '.join(self._routes)} here\n")
+            return self._refusal(404, "not_found", f"there are {', '.join(self._routes)} here")
         if request.method != "GET":
-            return Answer(405, {"Allow": "GET, HEAD"})
+            return self._refusal(
+                405, "method_not_allowed", "only GET and HEAD are answered here", {"Allow": "GET, HEAD"}
+            )
         return resource
 
     def refuse(self, refusal: Refusal, request: Request | None) -> Answer:  # noqa: ARG002 - as of Application
         """See Application."""
-        return _text(_STATUSES[refusal], f"{refusal}\n")
+        match refusal:
+            case "headers_too_slow" | "body_too_slow":
+                code: RequestRefusalReason = "too_slow"
+            case _:
+                code = refusal
+        return self._refusal(_STATUSES[refusal], code)
 
     def fail(self, error: BaseException, request: Request) -> Answer:  # noqa: ARG002 - as of Application
         """See Application."""
         self._telemetry.request_failed(error)
-        return _text(500, "the forwarder failed at this request; its log says more\n")
+        return self._refusal(500, "internal_error", "the forwarder failed at this request; its log says more")
 
     def connection_closed(self, reason: CloseReason) -> None:
         """See Application."""
         self._telemetry.connection_closed(reason)
 
+    def _refusal(
+        self, status: int, code: RequestRefusalReason, message: str = "", more: Mapping[str, str] | None = None
+    ) -> Answer:
+        self._telemetry.request_refused(code)
+        answer = _text(status, f"{code}: {message}\n" if message else f"{code}\n", more)
+        answer.closes = status == 403
+        return answer
+
     def _metrics(self, request: Request) -> Answer:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         body = encode(self._telemetry.registry)
-        headers = {"Content-Type": content_type, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+        headers = {**_SAFE, "Content-Type": content_type}
         if "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             body = gzip.compress(body, compresslevel=1)
@@ -117,10 +133,8 @@ _STATUSES: Final[dict[Refusal, int]] = {
 }
 
 
-def _text(status: int, text: str) -> Answer:
-    headers = {
-        "Content-Type": "text/plain; charset=utf-8",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }
-    return Answer(status, headers, text.encode(), closes=status == 403)
+_SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+def _text(status: int, text: str, more: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, {**_SAFE, "Content-Type": "text/plain; charset=utf-8", **(more or {})}, text.encode())

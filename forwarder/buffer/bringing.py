@@ -46,7 +46,7 @@ class Bringing:
         size = sum(event.size_bytes for event in new)
         loop = asyncio.get_running_loop()
         put = Put(new, size, None, loop.create_future(), loop.time() + PUT_SECONDS, salvaged=source, ended=ended)
-        async with self._room.queue:
+        async with self._room.turn():
             self._submit(put)
         if await put.done != Stored():
             return False

@@ -80,8 +80,6 @@ class DiskBuffer:
         self._changed = asyncio.Event()
         self._closed = False
         self._is_lost = False
-        self._queued = 0
-        """Puts that wait for room, or may have to."""
         """Whether the file had no place any more at the end."""
         self._declined = Declined(telemetry)
         self._count = rows.RowCount()
@@ -157,22 +155,18 @@ class DiskBuffer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PUT_SECONDS
         put = Put(events, size, intake, loop.create_future(), deadline, replayed=replayed, notes=notes)
-        self._queued += 1
-        try:
-            async with self._room.queue:  # whoever is before it in the queue has an earlier deadline
-                if self._turns.waiting or not self._room.fits(len(events), size):
-                    refused = await self._find_room(put)
-                    if refused is not None:
-                        return refused
-                self._submit(put)
-        finally:
-            self._queued -= 1
+        async with self._room.turn():  # whoever is before it in the queue has an earlier deadline
+            if self._turns.waiting or not self._room.fits(len(events), size):
+                refused = await self._find_room(put)
+                if refused is not None:
+                    return refused
+            self._submit(put)
         return await put.done
 
     def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
         """See Buffer."""
         size = event.size_bytes
-        if self._queued or self._turns.waiting or not self._commits.available or not self._room.fits(1, size):
+        if self._room.queued or self._turns.waiting or not self._commits.available or not self._room.fits(1, size):
             return None
         put = Put((event,), size, intake, self._loop.create_future(), self._loop.time() + PUT_SECONDS)
         self._submit(put)

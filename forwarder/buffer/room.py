@@ -5,7 +5,8 @@ dropped leave the ordering at once, so that nobody takes them, and come back if 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from forwarder.buffer.batch import Put
 from forwarder.buffer.ordering import Ordering
@@ -27,10 +28,11 @@ class Room:
         reading: Reading,
         changed: asyncio.Event,
     ) -> None:
-        self.queue = asyncio.Lock()
-        """Held by who makes room, and whoever puts. First come, first served, as ids must be committed in their order."""
+        self._queue = asyncio.Lock()
+        self.queued = 0
+        """How many puts are in the queue, the one whose turn it is included."""
         self.dropping: list[Event] = []
-        """What who holds it has dropped so far."""
+        """What who has its turn has dropped so far."""
         self._settings = settings
         self._database = database
         self._ordering = ordering
@@ -39,6 +41,16 @@ class Room:
         self._uncommitted_puts = 0
         self._uncommitted_events = 0
         self._uncommitted_bytes = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a put's turn to make room and be submitted: first come, first served, as ids are committed in order."""
+        self.queued += 1
+        try:
+            async with self._queue:
+                yield
+        finally:
+            self.queued -= 1
 
     def fits(self, events: int, size: int) -> bool:
         """Return whether there is room for so many more events, of together `size` bytes."""

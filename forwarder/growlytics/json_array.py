@@ -1,7 +1,8 @@
 """A posted JSON array, taken apart element by element, so that never more than one of them is Python objects.
 
 Invariants: the raw bytes of an element are those of the array, without the white space around them; an array is read to its
-end exactly if `json_text.parse` accepts it as a whole. Used by the ways in. No I/O.
+end exactly if `json_text.parse` accepts it as a whole, and it is not nested beyond all reason, which would take long to
+split. Used by the ways in. No I/O.
 
 The array is split by msgspec, which looks at everything but the content of strings, at a tenth of what the regular
 expressions of `json_text` take. What it refuses, though it is JSON (lone surrogates, great depth), these split.

@@ -30,6 +30,10 @@ _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _TOKEN: Final = re.compile(rb'[^"\[\]{},]*+(%b|[\[\]{},])' % _STRING, re.DOTALL)
 _WHOLE_STRING: Final = re.compile(_STRING, re.DOTALL)
 _SPACE: Final = re.compile(rb"[ \t\n\r]*+")
+_LINE: Final = re.compile(rb"[^ \t\n\r][^\n]*+")
+"""From the first character of a line that is no white space."""
+_MAX_DEPTH: Final = 10_000
+"""No parser of any Python goes further; what is behind would be looked at bracket by bracket."""
 
 
 def _nested(levels: int) -> bytes:
@@ -151,6 +155,8 @@ def _end_of_value(text: bytes, position: int) -> int:
         match token[1]:
             case b"[" | b"{":
                 depth += 1
+                if depth > _MAX_DEPTH:
+                    raise MalformedJsonError(f"nested too deeply at byte {position}")
             case b"," | b"]" | b"}" if depth == 0:
                 return token.start(1)
             case b"]" | b"}":
@@ -162,13 +168,9 @@ def _end_of_value(text: bytes, position: int) -> int:
 
 def lines(text: bytes) -> Iterator[bytes]:
     """Yield the lines of `text` that are not blank, each as `bare` returns it; of the others nothing is kept."""
-    start = 0
-    while (end := text.find(b"\n", start)) >= 0:
-        if line := bare(text[start:end]):
+    for found in _LINE.finditer(text):
+        if line := bare(found[0]):
             yield line
-        start = end + 1
-    if line := bare(text[start:]):
-        yield line
 
 
 def bare(text: bytes) -> bytes:

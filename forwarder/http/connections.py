@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Final
 
-from forwarder.http.messages import Application, Limits
+from forwarder.http.messages import Application, Limits, State
 from forwarder.http.protocol import Connection
 
 _ACCEPTED_PER_TURN: Final = 32
@@ -99,7 +99,10 @@ class Connections:
         listener.listen(_BACKLOG)  # the event loop made the queue as short as that
 
     async def close(self, *, seconds: float) -> None:
-        """Take no more connections and requests; let those under way end, for so long. May be called again."""
+        """Take no more connections and requests; let those under way end, for so long. May be called again.
+
+        What answers requests has ended then, too, also of clients that have left.
+        """
         if self._server is None:
             return
         self._server.close()
@@ -107,10 +110,15 @@ class Connections:
         self.finish()
         try:
             async with asyncio.timeout(seconds):
-                await self.emptied.wait()
+                await self._ended()
         except TimeoutError:
             self.abort()
-            await self.emptied.wait()
+            await self._ended()
+
+    async def _ended(self) -> None:
+        await self.emptied.wait()
+        while self.tasks:
+            await asyncio.wait(self.tasks)
 
     def make(self) -> Connection:
         """Return the protocol of a new connection, which adds itself when it is made."""
@@ -149,9 +157,11 @@ class Connections:
             connection.close_if_idle()
 
     def abort(self) -> None:
-        """Close all at once, and sweep no more."""
+        """Close all at once, give up what answers requests, and sweep no more."""
         for connection in self:
             connection.abort()
+        for task in self.tasks:
+            task.cancel()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -170,7 +180,10 @@ class Connections:
         return self._date[1]
 
     def _close_oldest(self, connections: OrderedDict[Connection, None]) -> None:
-        oldest, _ = connections.popitem(last=False)
+        """Close the first of these that is idle; the first of all if none is."""
+        idle = (one for one in connections if one.state is State.IDLE)
+        oldest = next(idle, None) or next(iter(connections))
+        del connections[oldest]
         oldest.abort()
         self.application.connection_closed("too_many")
 

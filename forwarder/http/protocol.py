@@ -8,6 +8,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -143,7 +144,9 @@ class Connection(asyncio.Protocol):
                 self.refuse("body_too_slow")
             case State.UNREAD | State.CLOSED if waited > limits.answer_seconds:
                 self._close_for_others("answer_timeout")
-            case State.LINGERING if waited > limits.lingering_seconds:
+            case State.LINGERING if waited > limits.answer_seconds:
+                self.abort()
+            case State.LINGERING if waited > limits.lingering_seconds and not self._transport.get_write_buffer_size():
                 self.abort()
             case State.IDLE if waited > limits.idle_seconds:
                 self.abort()
@@ -209,7 +212,10 @@ class Connection(asyncio.Protocol):
 
     def refused(self, refusal: Refusal) -> None:
         """See Receiver."""
-        exchange = self._exchange or _Exchange(self._reader.begun())
+        exchange = self._exchange
+        if exchange is None:
+            request, with_body = self._reader.begun()
+            exchange = _Exchange(request, with_body=with_body)
         if exchange.answer is None:
             exchange.answer = self._application.refuse(refusal, exchange.request)
         exchange.is_refused = True
@@ -294,6 +300,9 @@ class Connection(asyncio.Protocol):
         assert exchange.request is not None
         if self._holds_up is exchange:
             self._holds_up = None
+        if done.cancelled() and not self._running:  # all is closed, and nobody waits for it
+            self._forget_body(exchange)
+            return
         try:
             self._answer(exchange, done.result() if answer is None else answer(done.result()))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
@@ -373,8 +382,9 @@ class Connection(asyncio.Protocol):
         """Read and throw away for a while, as closing now would make the client lose what was written."""
         self._reader.end()
         self._enter(State.LINGERING)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        with suppress(OSError):  # the client may have closed already
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
 
     def _close_for_others(self, reason: CloseReason) -> None:
         self._application.connection_closed(reason)

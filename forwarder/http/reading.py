@@ -101,12 +101,15 @@ class RequestReader:
         self._blocks.clear()
         self._body.clear()
 
-    def begun(self) -> Request | None:
-        """Return what is known of the request whose head is incomplete, or of which only the head is complete."""
-        if not self._target or self._parser is None:
-            return None
+    def begun(self) -> tuple[Request | None, bool]:
+        """Return what is known of the request whose head is being read, and whether its answer is to have its body."""
+        if self.phase is not State.HEAD or not self._target or self._parser is None:
+            return None, True
+        method = self._parser.get_method().decode()
         headers = self._headers or self._take_fields()
-        return Request(self._parser.get_method().decode(), self._target.decode("ascii"), headers, b"", self._peer)
+        is_head = method == "HEAD"
+        target = self._target.decode("ascii")
+        return Request("GET" if is_head else method, target, headers, b"", self._peer), not is_head
 
     def _refuse(self, refusal: Refusal) -> None:
         if self.phase is not State.CLOSED:

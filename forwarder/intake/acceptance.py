@@ -26,6 +26,9 @@ from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, J
 from forwarder.telemetry import Telemetry
 from forwarder.words import Intake, RefusalReason
 
+LARGE_BODY_BYTES: Final = 256 * 1024
+"""Of larger bodies one is stored at a time: what comes meanwhile waits for no more of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -78,7 +81,7 @@ class Acceptor:
         self._keys = keys
         self._forgotten_to = 0  # what the buffer was told last
         self._large = asyncio.Lock()
-        """Held by the one large body that is being taken in: what comes meanwhile waits for no more of them to be stored."""
+        """Held by the one body with many elements that is being read, and by a large one also while it is stored."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
@@ -95,7 +98,10 @@ class Acceptor:
                 return await self.accept(posted.elements, intake=intake)
             del posted  # it may be far larger than the body
         async with self._large:
-            return await self.accept(read(body, key).elements, intake=intake)
+            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
+            if len(body) > LARGE_BODY_BYTES:
+                return await self._settle(request, intake=intake, patient=False)
+        return await self._settle(request, intake=intake, patient=False)
 
     async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
         """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.

@@ -106,6 +106,9 @@ class FakeTransport(asyncio.Transport):
         self._is_closing = True
         self._lose(None)
 
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
     def is_closing(self) -> bool:
         return self._is_closing
 

@@ -75,9 +75,9 @@ class Wire:
 
     async def reply(self, *, to: str = "POST") -> Reply:
         """Read the next answer, which may be 100 Continue; `to` is the method of what it answers."""
-        while b"\r\n\r\n" not in self._received:
+        while (end := self._received.find(b"\r\n\r\n")) < 0:
             assert await self._receive(), f"an answer, not the end after {bytes(self._received)!r}"
-        head, _, _ = bytes(self._received).partition(b"\r\n\r\n")
+        head = bytes(self._received[:end])
         first, *fields = head.decode("latin-1").split("\r\n")
         version, status, _ = first.split(" ", 2)
         assert version in ("HTTP/1.0", "HTTP/1.1")

@@ -5,7 +5,6 @@ import pytest
 from tests.fakes.http_intake_harness import Served, serving
 from tests.fakes.wire import GOOD, ONE, by_bytes, cut, event, in_chunks, post, wire_to
 
-BOTH_LOOPS = True
 HEAD = b"POST /track/event HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 SIZE = b"%x" % len(GOOD)
 END = b"\r\n0\r\n\r\n"

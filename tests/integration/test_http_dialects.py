@@ -8,8 +8,6 @@ import pytest
 from tests.fakes.http_intake_harness import Served, serving
 from tests.fakes.wire import BATCH, GOOD, ONE, Reply, by_bytes, cut, event, get, in_chunks, post, wire_to
 
-BOTH_LOOPS = True
-
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:

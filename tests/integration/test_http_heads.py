@@ -9,7 +9,6 @@ import pytest
 from tests.fakes.http_intake_harness import Served, serving
 from tests.fakes.wire import BATCH, GOOD, ONE, cut, event, get, in_chunks, post, wire_to
 
-BOTH_LOOPS = True
 KIB = 1024
 
 

@@ -57,6 +57,7 @@ async def test_the_admin_listener_speaks_http_as_the_intake_does(daemon: Daemon)
         "another path": (get("/nothing") + get("/livez"), [404, 200]),
         "another method": (post("/livez") + get("/livez"), [405, 200]),
         "HTTP/1.0": (get("/livez", version="1.0"), [200]),
+        "HTTP/1.0 without a Host": (b"GET /livez HTTP/1.0\r\n\r\n", [200]),
         "HTTP/1.0, kept": (get("/livez", "Connection: keep-alive", version="1.0") * 2, [200, 200]),
         "an upgrade": (get("/livez", "Connection: Upgrade", "Upgrade: h2c") + get("/livez"), [200, 200]),
         "malformed": (b"}\r\n\r\n", [400]),
@@ -152,7 +153,7 @@ async def test_descriptors_that_run_out_are_a_line_in_the_log_and_no_end(daemon:
     before = len(daemon.lines)
 
     def said() -> list[dict[str, Any]]:
-        return [line for line in daemon.lines[before:] if "descriptor" in str(line).lower()]
+        return [line for line in daemon.lines[before:] if "open files" in line["message"]]
 
     async with AsyncExitStack() as stack:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(daemon) + 5, limits[1]))

@@ -198,3 +198,10 @@ def test_a_broken_array_of_any_kind_is_refused_soon(text: bytes) -> None:
 def test_an_array_of_a_million_numbers_is_split_into_that_many() -> None:
     array = JsonArray(json.dumps([1] * 1_000_000).encode())
     assert array.most == 1_000_000
+
+
+@pytest.mark.parametrize("before", [b"", b'"\\ud800",', b"1e400,{}, "])
+def test_what_is_nested_beyond_all_reason_is_not_looked_at_to_its_end(before: bytes) -> None:
+    with pytest.raises(MalformedJsonError, match="nested too deeply at byte") as raised:
+        list(JsonArray(b"[" + before + b"[" * 1_000_000))
+    assert int(str(raised.value).rpartition(" ")[2]) < 11_000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from forwarder.http.messages import State
+from forwarder.http.messages import Refusal, State
 from tests.fakes.http_site import Site, chunked, connection_of, get
 from tests.fakes.http_transport import turn
 
@@ -189,3 +189,47 @@ async def test_a_refusal_says_of_which_target_it_is_if_that_is_known(site: Site)
     ):
         site.connect().send(stream)
     assert [target for _, target in site.application.refusals] == [None, None, "/a", "/a", "/a"]
+
+
+HEADS = {
+    "malformed": ("HEAD /a HTTP/1.1\r\nHost: x\r\nA : b", "malformed_http"),
+    "without a Host": ("HEAD /a HTTP/1.1\r\n\r\n", "malformed_http"),
+    "of another version": ("HEAD /a HTTP/2.0\r\n\r\n", "malformed_http"),
+    "with a long target": ("HEAD /" + "a" * 9000 + " HTTP/1.1\r\nHost: x\r\n\r\n", "uri_too_long"),
+    "with a target without an end": ("HEAD /" + "a" * 9000, "uri_too_long"),
+    "with large headers": ("HEAD /a HTTP/1.1\r\nHost: x\r\nA: " + "b" * 40_000 + "\r\n\r\n", "headers_too_large"),
+    "with a header without an end": ("HEAD /a HTTP/1.1\r\nHost: x\r\nA: " + "b" * 40_000, "headers_too_large"),
+    "with a coding": ("HEAD /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                      "unsupported_transfer_encoding"),
+    "with a long body": ("HEAD /a HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n", "body_too_large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["", "GET"])
+@pytest.mark.parametrize(("head", "refusal"), HEADS.values(), ids=HEADS)
+async def test_a_refused_head_request_gets_no_body_either(site: Site, head: str, refusal: Refusal, before: str) -> None:
+    client = site.connect()
+    client.send((get("/before") if before else b"") + head.encode())
+    assert [what for what, _ in site.application.refusals] == [refusal]
+    assert client.statuses == ([200, 400] if before else [400])
+    assert f"Content-Length: {len(refusal)}\r\n".encode() in client.written
+    assert client.written.endswith(b"\r\n\r\n")
+
+
+async def test_a_head_request_that_comes_too_slowly_gets_no_body_either(site: Site) -> None:
+    client = site.connect()
+    client.send(b"HEAD /a HTTP/1.1\r\nHost")
+    await site.pass_time(11)
+    assert client.statuses == [400]
+    assert client.written.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("garbage", [b"}", b"HEAD", b"HEAD }"])
+async def test_what_is_no_request_behind_a_head_request_is_refused_with_a_body(site: Site, garbage: bytes) -> None:
+    client = site.connect()
+    client.send(get("/a").replace(b"GET", b"HEAD") + garbage)
+    client.end()
+    await turn()
+    assert client.statuses == [200, 400]
+    assert client.written.endswith(b"malformed_http")
+    assert site.application.refusals == [("malformed_http", None)]
