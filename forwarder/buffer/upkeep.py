@@ -175,7 +175,12 @@ class Upkeep:
     async def _salvage(self, books: Salvage) -> None:
         directory = self._database.directory
         assert directory is not None
-        file = await asyncio.to_thread(DamagedFile, directory.path / books.file)
+        opening = asyncio.ensure_future(asyncio.to_thread(DamagedFile, directory.path / books.file))
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
+            (await opening).close()
+            raise
         try:
             brought = await self._bring_events(file, books)
             letters = await self._bring_letters(file, books)
