@@ -7,8 +7,6 @@ import asyncio
 import gzip
 import http.client
 import json
-import shutil
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -179,26 +177,12 @@ async def test_requests_of_node_over_tcp_and_the_unix_socket(daemon: Daemon, tmp
 # nc -N
 
 
-NC: Final = """
-import socket, sys, threading
-where = sys.argv[1]
-to = socket.socket(socket.AF_UNIX) if where.startswith("/") else socket.socket()
-to.settimeout(20)
-to.connect(where if where.startswith("/") else (where.split(":")[0], int(where.split(":")[1])))
-to.sendall(sys.stdin.buffer.read())
-to.shutdown(socket.SHUT_WR)
-while data := to.recv(65536):
-    sys.stdout.buffer.write(data)
-"""
-"""What `nc -N` does with its input, where there is none."""
-
-
 @pytest.mark.parametrize("count", [1, 150])
 async def test_nc_gets_every_answer_and_then_the_end(daemon: Daemon, count: int) -> None:
-    nc = shutil.which("nc")
+    nc = needs("nc")
     for place in (daemon.ready["http"], str(daemon.unix_socket)):
         where = ["-U", place] if place.startswith("/") else place.split(":")
-        command = [nc, "-N", *where] if nc else [sys.executable, "-c", NC, place]
+        command = [nc, "-N", *where]
         out, _ = await run(*command, stdin=post(ONE) * count + get("/v1/status"))
         assert out.count(b"HTTP/1.1 200 ") == count + 1
         out, _ = await run(*command, stdin=post(ONE) * count + post(ONE)[:-5])
