@@ -14,8 +14,8 @@ from prometheus_client.exposition import choose_encoder
 from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Request, Resource
 from forwarder.intake.locks import AdminLock
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import RequestRefusalReason
 
 MAX_CONNECTIONS: Final = 64

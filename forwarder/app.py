@@ -35,9 +35,11 @@ from typing import Final, assert_never
 
 import attrs
 
-from forwarder import __version__, logs
+from forwarder import __version__
 from forwarder.admin import Admin
 from forwarder.ages import Ages, machine_seconds
+from forwarder.attribute_types import types_file
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
@@ -48,13 +50,12 @@ from forwarder.database.elsewhere import LeftBehind, left_behind
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock, EventIds, by_customer, each_alone
-from forwarder.forecast import Forecast, Sample
-from forwarder.growlytics import certificates, types_file
-from forwarder.growlytics.attribute_types import AttributeTypes
+from forwarder.growlytics import certificates
 from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.client import GrowlyticsClient
-from forwarder.history import History
+from forwarder.host.secret_file import WatchedFile
 from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
+from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
@@ -68,9 +69,12 @@ from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import looking
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.receipts import Receipts
+from forwarder.observing import logs
+from forwarder.observing.forecast import Forecast, Sample
+from forwarder.observing.history import History
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
-from forwarder.secret_file import WatchedFile
 from forwarder.settings import (
     Problem,
     Secret,
@@ -81,8 +85,6 @@ from forwarder.settings import (
     shown,
 )
 from forwarder.status import Status
-from forwarder.telemetry import Telemetry
-from forwarder.threads import NoThreadError, in_own_thread
 from forwarder.words import DaemonState, Intake
 
 _HELD_PER_PARSED: Final = 4

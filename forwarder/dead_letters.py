@@ -11,7 +11,7 @@ from typing import Final
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Database
 from forwarder.database.dead_letters import DeadLetter, Page
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import DeadReason
 
 MAX_LETTERS: Final = 1000

@@ -12,9 +12,9 @@ import attrs
 
 from forwarder.app import App
 from forwarder.host.open_files import OpenFiles, affordable
+from forwarder.host.signals import Signals
+from forwarder.host.systemd import Systemd
 from forwarder.settings import Settings
-from forwarder.signals import Signals
-from forwarder.systemd import Systemd
 
 _CLOSING_SECONDS: Final = 15.0
 """What stopping may take beside the waits that are settings."""

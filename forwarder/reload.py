@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from forwarder.event import Clock
+from forwarder.host.threads import NoThreadError, in_own_thread
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Settings, SettingsError, merge
-from forwarder.telemetry import Telemetry
-from forwarder.threads import NoThreadError, in_own_thread
 
 READ_SECONDS: Final = 10.0
 """The longest that reading them may take; a file that does not answer must not keep the next request waiting for ever."""

@@ -4,15 +4,15 @@ import math
 import time
 
 from forwarder import __version__
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.forecast import Forecast
-from forwarder.gauges import Gauges
-from forwarder.growlytics.attribute_types import AttributeTypes
-from forwarder.history import History
+from forwarder.observing.forecast import Forecast
+from forwarder.observing.gauges import Gauges
+from forwarder.observing.history import History
+from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
-from forwarder.telemetry import Telemetry
 from forwarder.text import printable
 from forwarder.words import OUTCOMES, DaemonState
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
-from forwarder.gauges import Gauges
+from forwarder.observing.gauges import Gauges
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import reference
-from forwarder.telemetry import Telemetry
 from forwarder.words import BUFFER_STATES
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from forwarder.database.connection import (
     give_back_space,
 )
 from forwarder.database.marks import Changes
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 
 MAX_COMMIT_BYTES: Final = 1024 * 1024
 """How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""

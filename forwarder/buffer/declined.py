@@ -6,7 +6,7 @@ They are written with whatever is committed next; until then the ledger that is 
 from collections import Counter
 
 from forwarder.buffer.base import Ledger
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import DEAD_REASONS, DROP_REASONS
 
 

@@ -37,9 +37,9 @@ from forwarder.database import marks
 from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
 from forwarder.event import Clock, Event, LaneOf, by_customer
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake, WhenFull
 
 _COMMIT_SECONDS: Final = 0.5

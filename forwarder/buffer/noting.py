@@ -15,7 +15,7 @@ from forwarder.database import attribute_types, duplicate_keys, salvage
 from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import DamagedError, Database, Transaction, UnavailableError
 from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 
 
 class Noting:

@@ -20,7 +20,7 @@ from forwarder.buffer.waiting import tell
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.event import Event
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 
 READ_EVENTS: Final = 512
 READ_BYTES: Final = 1024 * 1024

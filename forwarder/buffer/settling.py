@@ -5,8 +5,8 @@ from typing import assert_never
 
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
 from forwarder.event import Event
-from forwarder.receipts import Receipts
-from forwarder.telemetry import Telemetry
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 
 
 class Settling:

@@ -18,8 +18,8 @@ from forwarder.database.connection import DamagedError, Database, Job, MovedErro
 from forwarder.database.marks import Changes
 from forwarder.database.salvage import DamagedFile, Salvage
 from forwarder.event import Event
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
-from forwarder.telemetry import Telemetry
 
 COUNT_SECONDS: Final = 60.0
 SPACE_SECONDS: Final = 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from forwarder.signals import Signals
+from forwarder.host.signals import Signals
 
 TYPE_CHECKING = False  # as mypy knows it; `typing` takes longer to import than all of this
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signals.take_over_interrupt(EXIT_NO)
     if arguments is not None:  # by a test, whose process it is
         return _run(arguments, signals)
-    from forwarder import descriptors
+    from forwarder.host import descriptors
 
     output = descriptors.prepare()
     code = EXIT_NO

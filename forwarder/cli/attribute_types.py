@@ -106,7 +106,7 @@ def _forget(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from forwarder.growlytics import types_file
+    from forwarder.attribute_types import types_file
 
     known = asyncio.run(_known(args))
     text, left_out = types_file.text({each.place: each.type for each in known.types})
@@ -129,7 +129,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from forwarder.growlytics.types_file import TypesFileError
+    from forwarder.attribute_types.types_file import TypesFileError
 
     try:
         types = _read(args.file)
@@ -150,7 +150,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _read(file: str) -> "dict[Place, AttributeType]":
-    from forwarder.growlytics import types_file
+    from forwarder.attribute_types import types_file
 
     if file != "-":
         return types_file.read(file)

@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from forwarder import __version__
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_USAGE
 from forwarder.cli.tls import fault, ignore_useless_key_log
-from forwarder.signals import Signals
+from forwarder.host.signals import Signals
 
 COMMANDS: Final = {
     "run": "run the daemon in the foreground",

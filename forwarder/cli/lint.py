@@ -77,7 +77,7 @@ class _TypesError(Exception):
 
 
 def _types(file: str) -> "dict[Place, AttributeType]":
-    from forwarder.growlytics import types_file
+    from forwarder.attribute_types import types_file
 
     try:
         return types_file.read(file)

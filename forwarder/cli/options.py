@@ -57,7 +57,7 @@ def _environment_warnings(settings: "Settings") -> "Iterator[str]":
 
 
 def _check_types(path: str) -> None:
-    from forwarder.growlytics import types_file
+    from forwarder.attribute_types import types_file
 
     try:
         types_file.read(path)

@@ -12,8 +12,8 @@ from forwarder.cli.loops import LoopMissingError, loop_factory
 from forwarder.cli.options import add_config_arguments, load_settings
 
 if TYPE_CHECKING:
+    from forwarder.host.signals import Signals
     from forwarder.settings import Settings
-    from forwarder.signals import Signals
 
 _LAST_SECONDS: Final = 1.0
 """How long the end waits for work in threads; what hangs in a file system may hang for ever."""
@@ -33,13 +33,13 @@ def run(args: argparse.Namespace) -> int:
         return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
 
     from forwarder import process
+    from forwarder.attribute_types.types_file import TypesFileError
     from forwarder.database.directory import DirectoryError, DirectoryInUseError
-    from forwarder.growlytics.types_file import TypesFileError
     from forwarder.host.open_files import too_few_files
     from forwarder.host.sockets import CannotBindError
-    from forwarder.logs import logging_to_stdout
+    from forwarder.host.threads import end_threads
+    from forwarder.observing.logs import logging_to_stdout
     from forwarder.settings import load
-    from forwarder.threads import end_threads
 
     try:
         factory = loop_factory(settings.loop)

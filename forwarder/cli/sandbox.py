@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
 from forwarder.cli.loops import LoopMissingError, loop_factory
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import Faults, what_is_wrong
+from forwarder.sandbox.faults import Faults, what_is_wrong
+from forwarder.sandbox.server import Sandbox
 from forwarder.words import LOOP_NAMES, LoopName
 
 

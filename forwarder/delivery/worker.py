@@ -23,8 +23,8 @@ from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.retry import RetrySchedule
 from forwarder.event import Clock, Event
 from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import HoldCause, OutcomeName
 
 ACKS_WAIT_SECONDS: Final = 0.003

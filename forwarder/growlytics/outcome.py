@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 
 from forwarder.growlytics import answer_body
-from forwarder.recent import FailureFields
+from forwarder.observing.recent import FailureFields
 from forwarder.words import BlockedWhy, FailureKind, RetryableReason
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0

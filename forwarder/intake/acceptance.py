@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from forwarder.attribute_types.guard import AttributeTypes, Judged
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Clock, Event
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
 from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judge, Judgement
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import Intake, RefusalReason
 
 LARGE_BODY_BYTES: Final = 256 * 1024

@@ -8,11 +8,11 @@ from typing import Annotated, ClassVar, Final
 import orjson
 from msgspec import Meta
 
+from forwarder.attribute_types.guard import AttributeTypes
+from forwarder.attribute_types.known import TooManyTypesError
 from forwarder.database.attribute_types import Place, TypeChanges
-from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
-from forwarder.growlytics.known_types import TooManyTypesError
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
 from forwarder.intake.operations import Asked, Operation, Operations, Question, RefusedError, wrong

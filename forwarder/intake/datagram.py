@@ -13,8 +13,8 @@ from typing import Final
 from forwarder.growlytics import json_text
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.taking import MAX_PART, ErrorsOf, Line, Taking
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason
 
 INTAKE: Final = "datagram"

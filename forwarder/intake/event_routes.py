@@ -15,8 +15,8 @@ from forwarder.intake.acceptance import Accepted, Acceptor, OneAccepted
 from forwarder.intake.bodies import RefusedBodyError, inflater_for
 from forwarder.intake.elements import Element
 from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake, SharedCode
 
 _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})

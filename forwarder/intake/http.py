@@ -19,8 +19,8 @@ from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Operation, Operations
 from forwarder.intake.parsing import ParsingBudget, unpacked
 from forwarder.intake.status_page import status_page
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ControlSettings, IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake, RequestCode, RequestRefusalReason, SharedCode
 
 CLOSING_SECONDS: Final = 2

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
+from forwarder.attribute_types.guard import AttributeTypes, Judged, Seen
 from forwarder.growlytics import json_text
-from forwarder.growlytics.attribute_types import AttributeTypes, Judged, Seen
 from forwarder.growlytics.contract import Conforming, Refused, check
 from forwarder.intake.duplicates import Key
 from forwarder.intake.elements import Element

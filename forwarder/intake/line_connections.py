@@ -15,8 +15,8 @@ from typing import Final, Literal
 from forwarder.growlytics import json_text
 from forwarder.intake.line_streams import ErrorLines, Received
 from forwarder.intake.taking import Taking
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import RefusalReason
 
 MAX_BATCH_LINES: Final = 500

@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from forwarder.intake.taking import ErrorsOf, Line
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import RefusalReason
 
 MAX_PENDING_ERROR_BYTES: Final = 64 * 1024

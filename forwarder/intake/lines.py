@@ -16,8 +16,8 @@ from typing import Final
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.line_connections import Connection, Connections
 from forwarder.intake.taking import Taking
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 
 CHUNK_BYTES: Final = 64 * 1024
 CLOSING_SECONDS: Final = 2

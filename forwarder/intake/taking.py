@@ -8,7 +8,7 @@ from forwarder.buffer.base import Full, NeverFits, Unavailable
 from forwarder.growlytics.contract import Refused
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import Intake, RefusalReason
 
 MAX_PART: Final = 4000

@@ -19,9 +19,9 @@ from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.connection import Committed, Database, Job
 from forwarder.event import Event, EventIds
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake
 from tests.fakes.events import EventMaker
 

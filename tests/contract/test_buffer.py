@@ -10,7 +10,7 @@ import pytest
 from forwarder.buffer.base import Buffer, Full, NeverFits, Occupancy, Stored
 from forwarder.buffer.fates import Delivered
 from forwarder.event import Event
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer
 from tests.contract.steps import (
     DEADLINE_SECONDS,

@@ -13,8 +13,8 @@ from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Transaction
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event, EventIds
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
-from forwarder.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer, database_of
 from tests.contract.steps import (
     DEADLINE_SECONDS,

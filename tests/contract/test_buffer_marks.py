@@ -8,8 +8,8 @@ import pytest
 from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import Delivered
 from forwarder.event import Event
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
-from forwarder.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer, database_of
 from tests.contract.steps import (
     REJECTED,

@@ -24,9 +24,9 @@ from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import Database
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
-from forwarder.telemetry import Telemetry
 from tests.fakes.databases import close_databases, inline_database
 from tests.fakes.disk_buffers import copy_of
 from tests.fakes.events import ids, keys_of, learned

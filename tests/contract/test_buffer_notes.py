@@ -7,8 +7,8 @@ import pytest
 
 from forwarder.buffer.base import NO_NOTES, Buffer, Full, NeverFits, Notes, Stored
 from forwarder.database.attribute_types import LearnedType, TypeChanges
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
-from forwarder.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer, database_of
 from tests.contract.steps import ack, release, take
 from tests.fakes.events import EventMaker, counted, keys_of, learned, notes_of

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Stored
 from forwarder.buffer.fates import Delivered
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.disk_buffers import open_disk

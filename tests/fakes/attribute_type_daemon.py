@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.database.attribute_types import Place, TypeChanges
 from forwarder.database.connection import UnavailableError
-from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.intake.attribute_type_routes import NOTE_SECONDS, AttributeTypeRoutes
 from forwarder.intake.operations import Asked
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import AttributeType
 from tests.fakes.attribute_events import conforming, event
 

@@ -12,9 +12,9 @@ from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.attribute_types import TypeChanges
 from forwarder.event import Clock, Event, LaneOf, by_customer
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import Intake
 from tests.fakes.databases import inline_database
 

@@ -15,9 +15,9 @@ from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.database import events as rows
 from forwarder.database.connection import DamagedError, Database
 from forwarder.event import Event, EventIds
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
-from forwarder.telemetry import Telemetry
 from tests.fakes.databases import inline_database
 
 REJECTED = DeadLettered("rejected", 422, b'{"success":false}', attempts=1, first_attempt_at=1.0, last_attempt_at=1.0)

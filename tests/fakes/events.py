@@ -7,7 +7,7 @@ from forwarder.buffer.base import Notes
 from forwarder.database.attribute_types import LearnedType
 from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.event import Event
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import AttributeType
 
 

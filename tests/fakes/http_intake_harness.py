@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.dead_letters import DeadLetters
 from forwarder.event import Event, EventIds
-from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.host.sockets import bind_tcp, bind_unix
 from forwarder.http.connections import Bodies
 from forwarder.http.messages import State
@@ -28,7 +28,8 @@ from forwarder.intake.http import HttpIntake
 from forwarder.intake.operations import looking
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import (
     Address,
     BufferSettings,
@@ -38,7 +39,6 @@ from forwarder.settings import (
     IntakeSettings,
     ReceiptsSettings,
 )
-from forwarder.telemetry import Telemetry
 from forwarder.words import DROP_REASONS, INTAKES, REFUSAL_REASONS, Intake
 from tests.fakes.buffers import memory_buffer
 

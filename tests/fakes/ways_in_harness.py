@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
 from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Event, EventIds
-from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.host.sockets import bind_unix, bind_unix_datagram
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.datagram import DatagramIntake
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.lines import LinesIntake
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, ContractSettings, IntakeSettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import CLOSE_REASONS, INTAKES, REFUSAL_REASONS, Intake
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.http_intake_harness import DEADLINE_SECONDS, Counts, code_of

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import AttributeType, ConflictAction
 from tests.fakes.attribute_type_daemon import NOW, AttributeTypeDaemon, attribute_type_daemon
 

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 
 from forwarder.app import App
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.sandbox.faults import Faults
+from forwarder.sandbox.server import Sandbox
 from forwarder.settings import (
     Address,
     AdminSettings,

@@ -13,8 +13,8 @@ import pytest
 
 from forwarder.app import App
 from forwarder.database import dead_letters
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.sandbox.faults import Faults
+from forwarder.sandbox.server import Sandbox
 from forwarder.settings import (
     Address,
     AdminSettings,

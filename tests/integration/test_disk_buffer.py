@@ -19,9 +19,9 @@ from forwarder.database import marks
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event, EventIds
-from forwarder.receipts import Receipts
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
-from forwarder.telemetry import Telemetry
 from tests.fakes.disk_buffers import OpenDisk, open_disk
 from tests.fakes.events import EventMaker, ids
 

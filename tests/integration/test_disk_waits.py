@@ -17,8 +17,8 @@ from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.database.connection import Job, Transaction, UnavailableError
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings
-from forwarder.telemetry import Telemetry
 from tests.fakes.databases import StubbornDatabase, inline_database
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids, keys_of, learned, notes_of

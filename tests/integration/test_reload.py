@@ -12,8 +12,8 @@ import attrs
 import pytest
 
 from forwarder.app import App
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.sandbox.faults import Faults
+from forwarder.sandbox.server import Sandbox
 from forwarder.settings import (
     Address,
     AdminSettings,

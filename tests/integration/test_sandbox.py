@@ -21,8 +21,8 @@ import aiohttp
 import pytest
 from aiohttp import ClientResponse, ClientSession, ClientTimeout
 
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import NO_FAULTS, Faults
+from forwarder.sandbox.faults import NO_FAULTS, Faults
+from forwarder.sandbox.server import Sandbox
 
 KEY = "sandbox-key"
 DOCUMENTED = (

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from forwarder.app import App
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.sandbox.faults import Faults
 from tests.integration.test_app import event_text, running, until
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\u0007"

@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 
 from forwarder.app import App
-from forwarder.growlytics import types_file
-from forwarder.growlytics.sandbox import Sandbox
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.attribute_types import types_file
+from forwarder.sandbox.faults import Faults
+from forwarder.sandbox.server import Sandbox
 from forwarder.settings import (
     Address,
     AdminSettings,

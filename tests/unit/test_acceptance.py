@@ -8,18 +8,18 @@ from collections.abc import Sequence
 import pytest
 
 from forwarder import words
+from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
-from forwarder.growlytics.attribute_types import AttributeTypes
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor
 from forwarder.intake.duplicates import DuplicateKeys, key_of
 from forwarder.intake.elements import Elements
 from forwarder.intake.judging import ELEMENTS_PER_TURN
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings, IntakeSettings
-from forwarder.telemetry import Telemetry
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.events import counted
 

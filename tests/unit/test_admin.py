@@ -6,8 +6,8 @@ import pytest
 
 from forwarder.admin import Admin
 from forwarder.http.messages import Answer, Refusal, Request
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
-from forwarder.telemetry import Telemetry
 
 PATHS = ["/metrics", "/livez", "/readyz", "/healthz"]
 

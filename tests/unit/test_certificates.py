@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 
 from forwarder.growlytics import certificates
 from forwarder.growlytics.certificates import Certificates
-from forwarder.secret_file import WatchedFile
+from forwarder.host.secret_file import WatchedFile
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import RefusedError
-from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
 
 SETTING = "growlytics.ca_file"

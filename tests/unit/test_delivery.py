@@ -25,8 +25,8 @@ from forwarder.delivery.engine import WINDOW_EVENTS_PER_PERMIT
 from forwarder.delivery.worker import Delivery, Progress
 from forwarder.event import Event, by_customer, each_alone
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
-from forwarder.telemetry import Telemetry
 from forwarder.words import RetryableReason
 from tests.fakes.buffers import ObservedBuffer, memory_buffer
 from tests.fakes.events import EventMaker, counted, ids

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.logs import JsonFormatter, TextFormatter, logging_to_stdout
+from forwarder.observing.logs import JsonFormatter, TextFormatter, logging_to_stdout
 from forwarder.settings import LogSettings
 
 DEADLINE_SECONDS = 20.0

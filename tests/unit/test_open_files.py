@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.host.open_files import OpenFiles
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from tests.unit.test_telemetry import ManualClock
 
 

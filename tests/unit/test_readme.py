@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from forwarder import admin, telemetry
+from forwarder import admin
 from forwarder.cli.commands import COMMANDS
 from forwarder.growlytics.contract import Conforming, check
 from forwarder.http.messages import Limits
 from forwarder.http.protocol import LARGE_BODY_BYTES
 from forwarder.intake import answers
 from forwarder.intake.parsing import EXEMPT_BYTES, WAIT_SECONDS
+from forwarder.observing import telemetry
 from forwarder.words import REQUEST_REFUSAL_REASONS
 from tests.docs import ROOT, TABLES, with_table
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from forwarder.recent import MAX_SHOWN, MAX_TIMES, Recent
+from forwarder.observing.recent import MAX_SHOWN, MAX_TIMES, Recent
 
 
 class Watch:

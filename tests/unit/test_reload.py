@@ -7,9 +7,9 @@ import threading
 import attrs
 import pytest
 
+from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
 from forwarder.settings import Address, Problem, Secret, Settings, SettingsError, load, merge, reference
-from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
 
 KEY = ["growlytics.api_key=sk-SECRET"]

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from forwarder.cli import sandbox
-from forwarder.growlytics.sandbox_faults import NO_FAULTS, Faults
+from forwarder.sandbox.faults import NO_FAULTS, Faults
 
 
 def parse(*flags: str) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from forwarder.growlytics.sandbox_faults import (
+from forwarder.sandbox.faults import (
     NO_FAULTS,
     SHARES,
     Faults,

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from forwarder.growlytics.sandbox_faults import NO_FAULTS, SHARES, Faults
-from forwarder.growlytics.sandbox_injector import Action, Decision, FaultInjector, TokenBucket
+from forwarder.sandbox.faults import NO_FAULTS, SHARES, Faults
+from forwarder.sandbox.injector import Action, Decision, FaultInjector, TokenBucket
 
 
 class Clock:

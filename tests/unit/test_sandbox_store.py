@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.growlytics.sandbox_store import Counters, Store
+from forwarder.sandbox.store import Counters, Store
 
 
 def add(store: Store, attributes: dict[str, Any], *, name: str = "Add To Cart", customer: str = "c-1") -> bytes:

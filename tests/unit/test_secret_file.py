@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.secret_file import WatchedFile
+from forwarder.host.secret_file import WatchedFile
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Secret, read_secret_file
-from forwarder.telemetry import Telemetry
 from tests.fakes.events import counted
 from tests.fakes.virtual_time import NothingWillHappenError, VirtualTimeLoop
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.systemd import Systemd
+from forwarder.host.systemd import Systemd
 from tests.fakes.virtual_time import in_virtual_time
 
 
@@ -95,7 +95,7 @@ async def test_without_the_variable_nothing_happens(monkeypatch: pytest.MonkeyPa
     def fail(*_: object) -> None:
         raise AssertionError("a socket was made")
 
-    monkeypatch.setattr("forwarder.systemd.socket.socket", fail)
+    monkeypatch.setattr("forwarder.host.systemd.socket.socket", fail)
     systemd = Systemd({"WATCHDOG_USEC": "100000"})
     systemd.ready()
     systemd.stopping(within_seconds=1)

@@ -12,10 +12,10 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from forwarder.gauges import Gauges
-from forwarder.logs import JsonFormatter, TextFormatter
-from forwarder.recent import FailureFields
-from forwarder.telemetry import Telemetry
+from forwarder.observing.gauges import Gauges
+from forwarder.observing.logs import JsonFormatter, TextFormatter
+from forwarder.observing.recent import FailureFields
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import REQUEST_REFUSAL_REASONS, HoldCause, RefusalReason, RequestRefusalReason
 from tests.fakes.events import counted
 

@@ -7,11 +7,11 @@ import threading
 
 import pytest
 
-from forwarder.threads import NoThreadError, end_threads, in_own_thread
+from forwarder.host.threads import NoThreadError, end_threads, in_own_thread
 
 ENDS_WHILE_IT_IS_STUCK = """
 import asyncio, threading
-from forwarder.threads import in_own_thread
+from forwarder.host.threads import in_own_thread
 
 async def main():
     working = asyncio.create_task(in_own_thread(threading.Event().wait, name="stuck"))

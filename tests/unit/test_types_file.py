@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forwarder.attribute_types.types_file import MAX_FILE_BYTES, MAX_PROBLEMS, TypesFileError, parse, read, text
 from forwarder.database.attribute_types import Place
 from forwarder.growlytics.attribute_values import is_nameable
-from forwarder.growlytics.types_file import MAX_FILE_BYTES, MAX_PROBLEMS, TypesFileError, parse, read, text
 from forwarder.words import AttributeType
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -16,7 +16,7 @@ from forwarder.growlytics.contract import Refused, Violation
 from forwarder.growlytics.outcome import Outcome
 from forwarder.intake import answers
 from forwarder.intake.status_page import status_page
-from forwarder.telemetry import Telemetry
+from forwarder.observing.telemetry import Telemetry
 from forwarder.words import (
     CLOSE_REASONS,
     CODES,

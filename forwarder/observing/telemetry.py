@@ -24,8 +24,8 @@ from prometheus_client import (
 
 from forwarder import __version__
 from forwarder.event import Clock
-from forwarder.gauges import METRICS_PREFIX, Gauges, ReadGauges
-from forwarder.recent import FailureFields, Recent
+from forwarder.observing.gauges import METRICS_PREFIX, Gauges, ReadGauges
+from forwarder.observing.recent import FailureFields, Recent
 from forwarder.text import printable
 from forwarder.words import (
     BUFFER_OPERATIONS,

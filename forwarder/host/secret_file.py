@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
 
+from forwarder.host.threads import NoThreadError, in_own_thread
+from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import RefusedError
-from forwarder.telemetry import Telemetry
-from forwarder.threads import NoThreadError, in_own_thread
 
 POLL_SECONDS: Final = 1.0
 

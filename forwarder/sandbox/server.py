@@ -21,13 +21,14 @@ from typing import Final, assert_never
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from forwarder.growlytics import contract, json_text, sandbox_control
+from forwarder.growlytics import contract, json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation
-from forwarder.growlytics.sandbox_connections import Connection, Connections
-from forwarder.growlytics.sandbox_control import Answer, ControlRequest, error, errors
-from forwarder.growlytics.sandbox_faults import NO_FAULTS, Faults, retry_after
-from forwarder.growlytics.sandbox_injector import Action, Decision, FaultInjector
-from forwarder.growlytics.sandbox_store import Counters, Store, StoredEvent
+from forwarder.sandbox import control
+from forwarder.sandbox.connections import Connection, Connections
+from forwarder.sandbox.control import Answer, ControlRequest, error, errors
+from forwarder.sandbox.faults import NO_FAULTS, Faults, retry_after
+from forwarder.sandbox.injector import Action, Decision, FaultInjector
+from forwarder.sandbox.store import Counters, Store, StoredEvent
 
 PATH: Final = "/track/event"
 
@@ -40,7 +41,7 @@ _STORED: Final = Answer(200, b'{"success":true}')
 _SUCCESS_FALSE: Final = Answer(200, b'{"success":false}')
 _UNAUTHORIZED: Final = error(401, "unauthorized", "x-growlytics-key is missing, or is not the key of this sandbox")
 _NOT_FOUND: Final = error(
-    404, "not_found", f"events go to {PATH}; GET {sandbox_control.PREFIX} lists what else there is"
+    404, "not_found", f"events go to {PATH}; GET {control.PREFIX} lists what else there is"
 )
 _NOT_POST: Final = error(405, "method_not_allowed", "an event is sent with POST", allow="POST")
 _NOT_JSON: Final = error(415, "unsupported_content_type", "the Content-Type of an event is application/json")
@@ -133,7 +134,7 @@ class Sandbox:
         assert self._connections is not None, "a request comes on a connection"
         connection = self._connections.of(request)
         connection.idle_since = None
-        if request.path.startswith(sandbox_control.PREFIX):
+        if request.path.startswith(control.PREFIX):
             return _response(await self._control(request))
         self._counters.arrived()
         if not connection.has_served:
@@ -155,7 +156,7 @@ class Sandbox:
         body = await _body(request)
         if isinstance(body, Answer):
             return body
-        return sandbox_control.answer(self, ControlRequest(request.method, request.path, request.query, body))
+        return control.answer(self, ControlRequest(request.method, request.path, request.query, body))
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> Answer | None:
         """Return the answer to a request that is none for control; None: its connection is to be reset."""

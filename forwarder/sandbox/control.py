@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 import orjson
 
 from forwarder.growlytics import json_text
-from forwarder.growlytics.sandbox_faults import Faults, as_json, merged
-from forwarder.growlytics.sandbox_store import Store
+from forwarder.sandbox.faults import Faults, as_json, merged
+from forwarder.sandbox.store import Store
 
 PREFIX: Final = "/_sandbox/"
 

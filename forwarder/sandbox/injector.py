@@ -9,7 +9,7 @@ from random import Random
 from typing import Final, NamedTuple
 
 from forwarder.event import Clock
-from forwarder.growlytics.sandbox_faults import Faults
+from forwarder.sandbox.faults import Faults
 
 _BURST_SECONDS: Final = 0.1
 

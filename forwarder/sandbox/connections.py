@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from forwarder.growlytics.sandbox_store import Counters
+from forwarder.sandbox.store import Counters
 
 _KEEPALIVE_SECONDS: Final = 75
 """After which a silent connection is closed when no fault asks for less."""

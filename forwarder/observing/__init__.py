@@ -1,0 +1,1 @@
+"""What operators see: metrics, logs, recent happenings, receipts and the forecast."""
