@@ -13,7 +13,8 @@ The journey of one event, from left to right, which is also from the higher laye
   (`growlytics/client.py`, `growlytics/connections.py`), and what that came to is an Outcome (`growlytics/outcome.py`);
 - by it the event leaves the buffer with its fate (`buffer/fates.py`), or is parked and tried again.
 
-`app.py` makes and joins the parts, `observing/telemetry.py` says what happens, `settings/` what can be set, `cli/` has the commands.
+`app.py` makes and joins the parts, `observing/telemetry.py` says what happens, `settings/` what can be set, and `cli/` has
+the commands.
 """
 
 __version__ = "0.1.0"

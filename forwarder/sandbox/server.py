@@ -8,7 +8,7 @@ made it drop. A request to `POST /track/event` is answered
 - 401, 413, 415, 400 in the same shape: the key is not the sandbox's; longer than 1 MiB; not application/json; cut short.
 
 Other paths get 404, other methods 405. Then come the faults (`sandbox_faults`), which may be changed while it runs, over
-`sandbox_control`'s endpoints too, and only then the key and the contract. A request whose client has gone is still served
+`control`'s endpoints too, and only then the key and the contract. A request whose client has gone is still served
 to its end and stored, as by a server that has read it. A body that never ends has no deadline: it holds its connection.
 """
 
