@@ -8,19 +8,20 @@ from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
-from forwarder.observing.forecast import Forecast
+from forwarder.event import Clock
 from forwarder.observing.gauges import Gauges
-from forwarder.observing.history import History
+from forwarder.observing.receipts import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
+from forwarder.sampling import Sampling
 from forwarder.text import printable
 from forwarder.words import OUTCOMES, DaemonState
 
 
 class Status:
-    """Reads the parts of the daemon, and changes none."""
+    """Reads the parts of the daemon, and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
         *,
         reloading: Reloading,
@@ -28,8 +29,10 @@ class Status:
         delivery: Delivery,
         dead_letters: DeadLetters,
         types: AttributeTypes,
-        forecast: Forecast,
-        history: History,
+        sampling: Sampling,
+        receipts: Receipts,
+        wall: Clock,
+        clock: Clock,
         telemetry: Telemetry,
     ) -> None:
         self._reloading = reloading
@@ -37,8 +40,10 @@ class Status:
         self._delivery = delivery
         self._dead_letters = dead_letters
         self._types = types
-        self._forecast = forecast
-        self._history = history
+        self._forecast = sampling.forecast
+        self._history = sampling.history
+        self._receipts = receipts
+        self._wall, self._clock = wall, clock
         self._recent = telemetry.recent
         self._age_seconds = telemetry.age_seconds
         self._started_at = time.monotonic()
@@ -65,6 +70,20 @@ class Status:
                 buffered=now.buffered,
             )
         ) | {"unaccounted": now.unaccounted}
+
+    async def receipt(self, event_id: int) -> dict[str, object] | None:
+        """Return where an event is, or what became of it; None if nobody knows. Times are in seconds since 1970.
+
+        Raises UnavailableError or DamagedError when the disk fails.
+        """
+        if (ended := self._receipts.find(event_id)) is not None:
+            return dict(ended)
+        if (until := self._delivery.parked_until(event_id)) is not None:
+            return {"state": "parked", "until": self._wall() + until - self._clock()}
+        if await self._buffer.holds(event_id):
+            return {"state": "buffered"}
+        found = await self._dead_letters.find([event_id])
+        return {"state": "dead_letter", "at": found[0].last_attempt_at, "reason": found[0].reason} if found else None
 
     def content(self, state: DaemonState) -> dict[str, object]:
         """Return the content of /v1/status."""

@@ -5,12 +5,14 @@ is that of the ledger, which is one row on one page: the newest that is committe
 be asked before this process opens a database, as closing a file gives up the locks that the process has on it. Blocking.
 """
 
+import asyncio
 import os
 import sqlite3
 import stat
 import struct
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +22,11 @@ from forwarder.database import files, ledger, schema
 from forwarder.database.directory import FILE_NAME
 from forwarder.database.lock import LOCK_NAME
 from forwarder.database.schema import PAGE_BYTES
+from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.settings import BufferSettings
 
+_ANSWER_SECONDS: Final = 2.0
+"""A file system that does not answer must not keep the start waiting."""
 _LOG_HEADER_BYTES: Final = 32
 _FRAME_HEADER: Final = struct.Struct(">II8s")
 """The page's number; whether it is the last of a transaction; and the salts, which tell one round of the log from others."""
@@ -115,6 +120,16 @@ class _Pages:
                 self._in_log |= uncommitted
                 uncommitted.clear()
             at += _FRAME_BYTES
+
+
+async def look_elsewhere(settings: BufferSettings) -> list[LeftBehind]:
+    """Return what `left_behind` finds; nothing if a file system does not answer within two seconds."""
+    state_directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    look = partial(left_behind, settings, state_directory=state_directory)
+    with suppress(TimeoutError, NoThreadError):
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await in_own_thread(look, name="events elsewhere")
+    return []
 
 
 def _open(path: Path, opened: ExitStack) -> int:

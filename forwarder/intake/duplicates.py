@@ -7,7 +7,7 @@ in time and in number, the oldest first. About 260 bytes each. Used by the ways 
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -121,10 +121,17 @@ class DuplicateKeys:
             if not span.keys:
                 self._spans.popleft()
 
-    def load(self, keys: Sequence[DuplicateKey]) -> None:
-        """Remember what was remembered before this process, in the order of the ids."""
+    def load(self, keys: Sequence[DuplicateKey], *, age_seconds: Callable[[float], float] | None = None) -> None:
+        """Remember what was remembered before this process, in the order of the ids.
+
+        `age_seconds` tells how long ago an earlier process accepted an event; without it, `clock` is that process's.
+        """
+        now = self._clock()
         for key in keys:
-            self._add({key.digest: _packed(key.event_id, key.event or 0)}, key.accepted_at)
+            at = key.accepted_at if age_seconds is None else now - age_seconds(key.accepted_at)
+            # Less than a second apart is noise, which must not change the order.
+            accepted_at = at if abs(at - key.accepted_at) >= 1 else key.accepted_at
+            self._add({key.digest: _packed(key.event_id, key.event or 0)}, accepted_at)
             if not self.are_kept:
                 self.forgotten_to = key.event_id
 

@@ -40,9 +40,7 @@ _SHUTDOWN_SECONDS: Final = 0.05
 _STORED: Final = Answer(200, b'{"success":true}')
 _SUCCESS_FALSE: Final = Answer(200, b'{"success":false}')
 _UNAUTHORIZED: Final = error(401, "unauthorized", "x-growlytics-key is missing, or is not the key of this sandbox")
-_NOT_FOUND: Final = error(
-    404, "not_found", f"events go to {PATH}; GET {control.PREFIX} lists what else there is"
-)
+_NOT_FOUND: Final = error(404, "not_found", f"events go to {PATH}; GET {control.PREFIX} lists what else there is")
 _NOT_POST: Final = error(405, "method_not_allowed", "an event is sent with POST", allow="POST")
 _NOT_JSON: Final = error(415, "unsupported_content_type", "the Content-Type of an event is application/json")
 _TOO_LARGE: Final = error(413, "body_too_large", "the body is longer than 1 MiB")

@@ -42,9 +42,9 @@ class Running:
         for section, changes in sections.items():
             changed = attrs.evolve(getattr(self.settings, section), **changes)
             self.settings = attrs.evolve(self.settings, **{section: changed})
-        before = self.app._reloading.status()["loaded_at"]
+        before = self.app._live.reloading.status()["loaded_at"]
         self.app.reload()
-        await until(lambda: self.app._reloading.status()["loaded_at"] != before, "they are read")
+        await until(lambda: self.app._live.reloading.status()["loaded_at"] != before, "they are read")
 
     async def post(self, event: str | None = None, **headers: str) -> int:
         text = event or '{"name": "n", "customerId": "c", "time": 1700000000000, "attributes": {}}'

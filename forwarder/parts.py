@@ -1,0 +1,215 @@
+"""Makes the database, the buffer and the intakes that the settings choose; opens all listeners. Called by `app.py` alone."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, assert_never
+
+from forwarder.admin import Admin
+from forwarder.ages import Ages
+from forwarder.buffer.base import Buffer, Notes
+from forwarder.buffer.disk import DiskBuffer
+from forwarder.buffer.memory import MemoryBuffer
+from forwarder.buffer.space import max_file_bytes, reserve_bytes
+from forwarder.database.connection import Database
+from forwarder.dead_letters import DeadLetters
+from forwarder.event import Clock, EventIds, by_customer, each_alone
+from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
+from forwarder.http.connections import Bodies
+from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
+from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
+from forwarder.intake.dead_letter_routes import DeadLetterRoutes
+from forwarder.intake.event_routes import EventRoutes
+from forwarder.intake.http import HttpIntake
+from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.lines import LinesIntake
+from forwarder.intake.operations import Operations
+from forwarder.intake.parsing import ParsingBudget
+from forwarder.intake.replay import Replayer
+from forwarder.observing.receipts import Receipts
+from forwarder.observing.telemetry import Telemetry
+from forwarder.settings import Address, IntakeSettings, Settings
+from forwarder.words import Intake
+
+_HELD_PER_PARSED: Final = 4
+"""All large bodies together, still coming or waiting to be parsed, may take so many times `intake.max_parsing_bytes`."""
+
+
+def make_database(settings: Settings) -> Database:
+    """Return the database of a buffer on disk, or one in memory that keeps only dead letters and counters."""
+    if settings.buffer.kind == "memory":
+        return Database(None)
+    return Database(
+        Path(settings.buffer.directory),
+        fsync=settings.buffer.fsync,
+        max_bytes=max_file_bytes(
+            settings.buffer,
+            settings.dead_letters,
+            max_keys=settings.intake.duplicate_max_keys,
+            max_types=settings.contract.max_attribute_types,
+        ),
+        reserve_bytes=reserve_bytes(
+            max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
+        ),
+    )
+
+
+def make_buffer(
+    settings: Settings,
+    database: Database,
+    *,
+    telemetry: Telemetry,
+    receipts: Receipts,
+    clock: Clock,
+    ids: EventIds,
+    remembered: Callable[[], Notes],
+) -> Buffer:
+    """Return the buffer. `clock` is the event loop's; `remembered` returns what a new database file must have again."""
+    lane_of = by_customer if settings.delivery.order == "customer" else each_alone
+    match settings.buffer.kind:
+        case "disk":
+            return DiskBuffer(
+                settings.buffer,
+                dead_letters=settings.dead_letters,
+                database=database,
+                telemetry=telemetry,
+                receipts=receipts,
+                clock=clock,
+                next_id=ids.__next__,
+                lane_of=lane_of,
+                remembered=remembered,
+            )
+        case "memory":
+            return MemoryBuffer(
+                settings.buffer,
+                dead_letters=settings.dead_letters,
+                database=database,
+                telemetry=telemetry,
+                receipts=receipts,
+                clock=clock,
+                lane_of=lane_of,
+            )
+        case _:
+            assert_never(settings.buffer.kind)
+
+
+class Intakes:
+    """The ways in: all are made, and those are opened that the settings name."""
+
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
+        self,
+        settings: Settings,
+        *,
+        knowledge: Knowledge,
+        buffer: Buffer,
+        dead_letters: DeadLetters,
+        receipts: Receipts,
+        ids: EventIds,
+        ages: Ages,
+        looking: Operations,
+        telemetry: Telemetry,
+    ) -> None:
+        """`looking` are the operations that only look."""
+        intake = settings.intake
+        acceptor = Acceptor(
+            knowledge.elements,
+            buffer=buffer,
+            types=knowledge.types,
+            keys=knowledge.keys,
+            telemetry=telemetry,
+            ids=ids,
+            clock=ages.wall,
+        )
+        replayer = Replayer(
+            dead_letters=dead_letters,
+            elements=knowledge.elements,
+            buffer=buffer,
+            receipts=receipts,
+            next_id=ids.__next__,
+            clock=ages.wall,
+            max_bytes=intake.max_body_bytes,
+        )
+        operations = {
+            **looking,
+            **DeadLetterRoutes(dead_letters, replayer).operations,
+            **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
+        }
+        bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)
+        budget = ParsingBudget(intake.max_parsing_bytes)
+
+        def http(name: Intake) -> HttpIntake:
+            return HttpIntake(
+                intake,
+                control=settings.control,
+                intake=name,
+                events=EventRoutes(intake, intake=name, acceptor=acceptor, budget=budget, telemetry=telemetry),
+                bodies=bodies,
+                budget=budget,
+                telemetry=telemetry,
+                operations=operations,
+            )
+
+        self._http = http("http"), http("unix")
+        self._all: dict[str, HttpIntake | LinesIntake | DatagramIntake] = {
+            "http": self._http[0],
+            "unix": self._http[1],
+            "lines": LinesIntake(intake, acceptor=acceptor, telemetry=telemetry),
+            "datagram": DatagramIntake(intake, acceptor=acceptor, telemetry=telemetry),
+        }
+        self._opened: list[HttpIntake | LinesIntake | DatagramIntake] = []
+        self._paths: list[Path] = []
+        self.addresses: dict[str, str] = {}
+        """Where those that are open listen, by their names."""
+
+    async def open(self, settings: IntakeSettings) -> None:
+        """Listen where the settings say. `close` is due in any case. Raises CannotBindError."""
+        if settings.http:
+            await self._open("http", listener := bind_tcp(settings.http, setting="intake.http"))
+            self.addresses["http"] = _address_text(listener.getsockname())
+        for name, path, setting, bind in (
+            ("unix", settings.unix_socket, "intake.unix_socket", bind_unix),
+            ("lines", settings.lines_socket, "intake.lines_socket", bind_unix),
+            ("datagram", settings.datagram_socket, "intake.datagram_socket", bind_unix_datagram),
+        ):
+            if path:
+                listener = bind(Path(path), mode=settings.unix_socket_mode, setting=setting)
+                self._paths.append(Path(path))
+                await self._open(name, listener)
+                self.addresses[name] = path
+
+    async def stop(self) -> None:
+        """Accept nothing more, and return when what came is answered. The sockets' files stay."""
+        await asyncio.gather(*(intake.close() for intake in self._opened))
+
+    async def close(self) -> None:
+        """Stop, and remove the sockets' files. May be called again."""
+        await self.stop()
+        while self._paths:
+            remove_unix(self._paths.pop())
+
+    def use(self, settings: Settings) -> None:
+        """Go by other access rules from now on."""
+        for intake in self._http:
+            intake.use(settings.intake)
+            intake.use_control(settings.control)
+
+    async def _open(self, name: str, listener: socket.socket) -> None:
+        self._opened.append(self._all[name])
+        await self._all[name].open(listener)
+
+
+async def open_admin(admin: Admin, address: Address | None) -> dict[str, str]:
+    """Listen for operators, if there is an address; return it by the name `admin`. Raises CannotBindError."""
+    if address is None:
+        return {}
+    listener = bind_tcp(address, setting="admin.http")
+    await admin.open(listener)
+    return {"admin": _address_text(listener.getsockname())}
+
+
+def _address_text(place: tuple[str, int]) -> str:
+    """Return an IP address and a port as one text."""
+    host, port = place[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
