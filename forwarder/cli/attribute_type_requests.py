@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode
 
-from forwarder.cli.daemon import Answer, Daemon, not_a_forwarder
+from forwarder.cli.daemon import Daemon, DaemonAnswer, not_a_forwarder
 from forwarder.cli.dead_letter_requests import stopped_by
 from forwarder.cli.patience import StoppedError
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
@@ -57,7 +57,7 @@ async def known_types(daemon: Daemon) -> Known:
         after = following
 
 
-def _page(daemon: Daemon, answer: Answer) -> list[KnownType]:
+def _page(daemon: Daemon, answer: DaemonAnswer) -> list[KnownType]:
     entries = answer.content.get("types")
     if not isinstance(entries, list):
         raise _strange(daemon, answer)
@@ -84,26 +84,26 @@ async def import_types(daemon: Daemon, types: "Mapping[Place, AttributeType]") -
     return _integer(daemon, answer, "imported"), _integer(daemon, answer, "fixed")
 
 
-async def _post(daemon: Daemon, action: str, asked: Mapping[str, object]) -> Answer:
+async def _post(daemon: Daemon, action: str, asked: Mapping[str, object]) -> DaemonAnswer:
     # ASCII, so that whatever a shell handed over as a name can be sent.
     body = json.dumps(asked, separators=(",", ":")).encode()
     return _good(daemon, await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"))
 
 
-def _good(daemon: Daemon, answer: Answer) -> Answer:
+def _good(daemon: Daemon, answer: DaemonAnswer) -> DaemonAnswer:
     if answer.status != 200:
         raise stopped_by(answer, daemon)
     return answer
 
 
-def _integer(daemon: Daemon, answer: Answer, field: str) -> int:
+def _integer(daemon: Daemon, answer: DaemonAnswer, field: str) -> int:
     value = answer.content.get(field)
     if type(value) is not int:
         raise _strange(daemon, answer)
     return value
 
 
-def _strange(daemon: Daemon, answer: Answer) -> StoppedError:
+def _strange(daemon: Daemon, answer: DaemonAnswer) -> StoppedError:
     return StoppedError(not_a_forwarder(daemon.place, answer.status))
 
 

@@ -91,7 +91,7 @@ class Place(NamedTuple):
         return f"the Unix socket {printable(self.unix_socket, 200)}"
 
 
-class Answer(NamedTuple):
+class DaemonAnswer(NamedTuple):
     """What came back."""
 
     status: int
@@ -139,11 +139,11 @@ class Daemon:
     ) -> None:
         await self.close()
 
-    async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+    async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> DaemonAnswer:
         """Ask once. Raises UnreachableError or AnswerLostError."""
         return await self._exchange("GET", path, mend="try again", max_answer_bytes=max_answer_bytes)
 
-    async def post(self, path: str, body: bytes, *, content_type: str) -> Answer:
+    async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
         """Post once. Raises UnreachableError or AnswerLostError."""
         mend = "what was sent may have been taken, or not"
         return await self._exchange("POST", path, body, content_type=content_type, mend=mend)
@@ -157,7 +157,7 @@ class Daemon:
         mend: str,
         content_type: str | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
-    ) -> Answer:
+    ) -> DaemonAnswer:
         import aiohttp
 
         assert self._session is not None, "open it first"
@@ -172,7 +172,7 @@ class Daemon:
             ) as response:
                 text = await _read(response, max_answer_bytes)
                 retry_after_seconds = _seconds(response.headers.get("Retry-After"))
-                return Answer(response.status, _object(text), retry_after_seconds, text)
+                return DaemonAnswer(response.status, _object(text), retry_after_seconds, text)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             message = f"no daemon can be reached at {self.place}: {_reason(error)}"
             raise UnreachableError(message, mend=_mend(self.place, error)) from error

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeVar
 
-from forwarder.cli.daemon import Answer, described_errors
+from forwarder.cli.daemon import DaemonAnswer, described_errors
 
 END_OF_TIME_SECONDS: Final = 253402300800
 """The year 10000, which no calendar shows."""
@@ -36,7 +36,7 @@ class Payload:
 
 
 @dataclass(frozen=True)
-class DeadLetter:
+class DeadLetterShown:
     """An event that is kept because it cannot be delivered. Times are in seconds since 1970."""
 
     id: str
@@ -53,10 +53,10 @@ class DeadLetter:
     payload: Payload | None
 
 
-class Page(NamedTuple):
+class DeadLetterPage(NamedTuple):
     """Some dead letters, the oldest first."""
 
-    letters: Sequence[DeadLetter]
+    letters: Sequence[DeadLetterShown]
     next: str | None
     """The cursor behind the last one; None at the end."""
     held: int
@@ -78,7 +78,7 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,40}", text) is not None
 
 
-def read_page(answer: Answer, *, payload: bool) -> Page:
+def read_page(answer: DaemonAnswer, *, payload: bool) -> DeadLetterPage:
     """Read a page of dead letters. Raises StrangeAnswerError."""
     letters = answer.content.get("dead_letters")
     if not isinstance(letters, list) or answer.text is None:
@@ -86,17 +86,17 @@ def read_page(answer: Answer, *, payload: bool) -> Page:
     raw = _elements(members(answer.text)["dead_letters"]) if payload else [None] * len(letters)
     read = [_letter(each, raw_each) for each, raw_each in zip(letters, raw, strict=True)]
     cursor = answer.content.get("next")
-    return Page(read, None if cursor is None else _id(cursor), _count(answer.content.get("events")))
+    return DeadLetterPage(read, None if cursor is None else _id(cursor), _count(answer.content.get("events")))
 
 
-def read_letter(answer: Answer) -> DeadLetter:
+def read_letter(answer: DaemonAnswer) -> DeadLetterShown:
     """Read one dead letter with its payload. Raises StrangeAnswerError."""
     if not answer.content or answer.text is None:
         raise StrangeAnswerError
     return _letter(answer.content, answer.text)
 
 
-def read_replay(answer: Answer, ids: Collection[str]) -> Decided:
+def read_replay(answer: DaemonAnswer, ids: Collection[str]) -> Decided:
     """Read what became of the replay of these. Raises StrangeAnswerError."""
     replayed = [_id(each.get("id")) for each in _objects(answer.content.get("replayed"))]
     refusals = [(_id(each.get("id")), described_errors(each)) for each in _objects(answer.content.get("refused"))]
@@ -106,7 +106,7 @@ def read_replay(answer: Answer, ids: Collection[str]) -> Decided:
     return Decided(len(replayed), refusals, missing)
 
 
-def read_purge(answer: Answer, ids: Collection[str]) -> Decided:
+def read_purge(answer: DaemonAnswer, ids: Collection[str]) -> Decided:
     """Read what became of the purge of these. Raises StrangeAnswerError."""
     purged, missing = _count(answer.content.get("purged")), _ids(answer.content.get("missing"))
     if len(set(missing) & set(ids)) != len(missing) or purged + len(missing) != len(ids):
@@ -150,10 +150,10 @@ def _elements(array: bytes) -> list[bytes]:
     return list(json_text.elements(array))
 
 
-def _letter(content: object, raw: bytes | None) -> DeadLetter:
+def _letter(content: object, raw: bytes | None) -> DeadLetterShown:
     if not isinstance(content, dict):
         raise StrangeAnswerError
-    return DeadLetter(
+    return DeadLetterShown(
         id=_id(content.get("id")),
         name=_exactly(str, content.get("name")),
         reason=_exactly(str, content.get("reason")),

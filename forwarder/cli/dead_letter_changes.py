@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from forwarder.cli.daemon import Answer, Daemon, UnreachableError, described_errors, in_one_line
+from forwarder.cli.daemon import Daemon, DaemonAnswer, UnreachableError, described_errors, in_one_line
 from forwarder.cli.dead_letter_answers import Decided
 from forwarder.cli.dead_letter_requests import Action, judge, post
 from forwarder.cli.patience import Patience, StoppedError
@@ -22,7 +22,7 @@ MAX_LISTED: Final = 10
 
 
 @dataclass
-class Tally:
+class ChangeTally:
     """What became of the dead letters so far."""
 
     done_word: str
@@ -75,7 +75,7 @@ class Changer:
         daemon: Daemon,
         action: Action,
         *,
-        tally: Tally,
+        tally: ChangeTally,
         ticker: Ticker,
         per_second: int | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -147,7 +147,7 @@ class Changer:
                 self.tally.missing_after_loss += len(decided.missing)
         return decided
 
-    async def _ask(self, chunk: Sequence[str]) -> Answer:
+    async def _ask(self, chunk: Sequence[str]) -> DaemonAnswer:
         before = self.tally.in_doubt
         self.tally.in_doubt = 0 if self.tally.dry_run else len(chunk)
         self._sent_at = self._clock()

@@ -10,15 +10,15 @@ from forwarder.cli.daemon import (
     FORBIDDEN_MEND,
     MAX_ANSWER_BYTES,
     UNAUTHORIZED_MEND,
-    Answer,
     Daemon,
+    DaemonAnswer,
     described_errors,
     not_a_forwarder,
 )
 from forwarder.cli.dead_letter_answers import (
-    DeadLetter,
+    DeadLetterPage,
+    DeadLetterShown,
     Decided,
-    Page,
     StrangeAnswerError,
     read_letter,
     read_page,
@@ -38,14 +38,14 @@ Action = Literal["replay", "purge"]
 _PATH: Final = "/v1/dead-letters"
 
 
-class DeadLetters:
+class DeadLetterRequests:
     """The dead letters of a running daemon. Its methods raise DaemonError and StoppedError."""
 
     def __init__(self, daemon: Daemon, patience: Patience) -> None:
         self.daemon: Final = daemon
         self._patience = patience
 
-    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> Page | None:
+    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> DeadLetterPage | None:
         """Return the page that follows a cursor; None if so many are too long for one page."""
         query = {"limit": str(limit), "after": after, "reason": reason, "payload": "true" if payload else None}
         path = f"{_PATH}?{urlencode({name: value for name, value in query.items() if value is not None})}"
@@ -63,7 +63,7 @@ class DeadLetters:
             raise StoppedError(not_a_forwarder(self.daemon.place, answer.status))
         return page
 
-    async def one(self, letter_id: str) -> DeadLetter | None:
+    async def one(self, letter_id: str) -> DeadLetterShown | None:
         """Return a dead letter with its payload; None if there is none of this id."""
         answer = await self._get(f"{_PATH}/{letter_id}", MAX_LETTER_BYTES)
         if answer.status == 404 and described_errors(answer.content):
@@ -75,7 +75,7 @@ class DeadLetters:
         except StrangeAnswerError:
             raise StoppedError(not_a_forwarder(self.daemon.place, answer.status)) from None
 
-    async def _get(self, path: str, max_answer_bytes: int) -> Answer:
+    async def _get(self, path: str, max_answer_bytes: int) -> DaemonAnswer:
         # A connection that was closed meanwhile shows it only once the loop has run.
         await asyncio.sleep(0)
         answered = await self._patience.answer(
@@ -91,7 +91,12 @@ class Pages:
     """
 
     def __init__(
-        self, letters: DeadLetters, *, reason: str | None = None, payload: bool = False, at_most: int | None = None
+        self,
+        letters: DeadLetterRequests,
+        *,
+        reason: str | None = None,
+        payload: bool = False,
+        at_most: int | None = None,
     ) -> None:
         self.held: int | None = None
         """How many there were in all at the start; None before the first page."""
@@ -104,7 +109,7 @@ class Pages:
         self._after: str | None = None
         self._is_end = False
 
-    async def next(self) -> Sequence[DeadLetter] | None:
+    async def next(self) -> Sequence[DeadLetterShown] | None:
         """Return the next of them, perhaps none for now; None at the end."""
         if self._is_end:
             return None
@@ -128,7 +133,7 @@ class Pages:
             found += [each.id for each in letters]
         return list(dict.fromkeys(found))
 
-    async def _page(self) -> Page:
+    async def _page(self) -> DeadLetterPage:
         while True:
             limit = self._limit if self._left is None else min(self._limit, self._left)
             page = await self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)
@@ -137,13 +142,13 @@ class Pages:
             self._limit = limit // 2
 
 
-async def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -> Answer:
+async def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -> DaemonAnswer:
     """Ask once to replay or purge these. Raises DaemonError."""
     content = {"ids": ids, "dry_run": dry_run} if action == "replay" else {"ids": ids}
     return await daemon.post(f"{_PATH}/{action}", json.dumps(content).encode(), content_type="application/json")
 
 
-def judge(action: Action, answer: Answer, ids: Sequence[str], daemon: Daemon) -> Decided | None:
+def judge(action: Action, answer: DaemonAnswer, ids: Sequence[str], daemon: Daemon) -> Decided | None:
     """Decide what an answer to a replay or purge of these means; None if the daemon takes only fewer at once.
 
     Raises StoppedError if no others will fare better.
@@ -161,7 +166,7 @@ def judge(action: Action, answer: Answer, ids: Sequence[str], daemon: Daemon) ->
     raise stopped_by(answer, daemon)
 
 
-def stopped_by(answer: Answer, daemon: Daemon) -> StoppedError:
+def stopped_by(answer: DaemonAnswer, daemon: Daemon) -> StoppedError:
     """Return the error for an answer that refuses a request as a whole."""
     errors = described_errors(answer.content)
     if answer.status < 400 or not errors:

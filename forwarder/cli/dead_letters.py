@@ -16,9 +16,9 @@ from typing import Final
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import Daemon, DaemonError
 from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
-from forwarder.cli.dead_letter_answers import DeadLetter, fit_to_show, is_id, on_one_line
-from forwarder.cli.dead_letter_changes import Changer, Tally
-from forwarder.cli.dead_letter_requests import Action, DeadLetters, Pages
+from forwarder.cli.dead_letter_answers import DeadLetterShown, fit_to_show, is_id, on_one_line
+from forwarder.cli.dead_letter_changes import Changer, ChangeTally
+from forwarder.cli.dead_letter_requests import Action, DeadLetterRequests, Pages
 from forwarder.cli.output import discard_output
 from forwarder.cli.patience import Patience, StoppedError
 from forwarder.cli.progress import Ticker
@@ -98,10 +98,10 @@ def _list(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-async def _listed(args: argparse.Namespace) -> tuple[list[DeadLetter], int]:
+async def _listed(args: argparse.Namespace) -> tuple[list[DeadLetterShown], int]:
     async with daemon_of(args) as daemon:
         pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
-        found: list[DeadLetter] = []
+        found: list[DeadLetterShown] = []
         while (letters := await pages.next()) is not None:
             found += letters
         return found, pages.held or 0
@@ -117,14 +117,14 @@ def _show(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-async def _one(args: argparse.Namespace) -> DeadLetter | None:
+async def _one(args: argparse.Namespace) -> DeadLetterShown | None:
     async with daemon_of(args) as daemon:
         return await _impatient(daemon).one(args.id)
 
 
 def _change(args: argparse.Namespace) -> int:
     action: Action = args.action
-    tally = Tally("replayed" if action == "replay" else "purged", dry_run=args.dry_run)
+    tally = ChangeTally("replayed" if action == "replay" else "purged", dry_run=args.dry_run)
     ticker = Ticker(sys.stderr)
     daemon = daemon_of(args)
     changer = Changer(daemon, action, tally=tally, ticker=ticker, per_second=args.rate)
@@ -144,7 +144,7 @@ async def _changed(daemon: Daemon, changer: Changer, ticker: Ticker, args: argpa
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
     async with daemon:
         # All ids come first: an event that dies again meanwhile has a new one.
-        pages = Pages(DeadLetters(daemon, patience), reason=args.reason)
+        pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
         ids = list(dict.fromkeys(args.ids)) if args.ids else await pages.ids()
         await changer.change(ids, name_missing=bool(args.ids))
 
@@ -154,7 +154,7 @@ def _export(args: argparse.Namespace) -> int:
     exported = 0
     daemon = daemon_of(args)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell(f"exported {exported} events", note=note))
-    pages = Pages(DeadLetters(daemon, patience), reason=args.reason, payload=True)
+    pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason, payload=True)
     write = _write_shown if sys.stdout.isatty() else _write_raw
     stopped = ""
     # It is written outside the event loop, so that Ctrl-C also ends the wait for a pipe that nobody reads.
@@ -189,7 +189,7 @@ def _write_shown(events: Sequence[bytes]) -> None:
         print(fit_to_show(event))
 
 
-def table(letters: Sequence[DeadLetter]) -> list[str]:
+def table(letters: Sequence[DeadLetterShown]) -> list[str]:
     """Return the lines of a table for people, with its headings; none if there are no dead letters."""
     if not letters:
         return []
@@ -204,7 +204,7 @@ def table(letters: Sequence[DeadLetter]) -> list[str]:
     ]
 
 
-def _row(letter: DeadLetter) -> tuple[str, ...]:
+def _row(letter: DeadLetterShown) -> tuple[str, ...]:
     return (
         letter.id,
         printable(letter.name),
@@ -216,7 +216,7 @@ def _row(letter: DeadLetter) -> tuple[str, ...]:
     )
 
 
-def as_json(letter: DeadLetter) -> str:
+def as_json(letter: DeadLetterShown) -> str:
     """Return what `list` shows of it as a JSON object, in ASCII."""
     return json.dumps(
         {
@@ -233,7 +233,7 @@ def as_json(letter: DeadLetter) -> str:
     )
 
 
-def described(letter: DeadLetter) -> list[str]:
+def described(letter: DeadLetterShown) -> list[str]:
     """Return the lines that show all there is about it."""
     payload = letter.payload
     assert payload is not None, "one that is asked for by its id comes with it"
@@ -262,10 +262,10 @@ def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-def _impatient(daemon: Daemon) -> DeadLetters:
+def _impatient(daemon: Daemon) -> DeadLetterRequests:
     """Return the dead letters for somebody who waits for a single answer, and can ask again."""
     ticker = Ticker(sys.stderr)
-    return DeadLetters(daemon, Patience(say=ticker.say, note=ticker.say, retry_seconds=()))
+    return DeadLetterRequests(daemon, Patience(say=ticker.say, note=ticker.say, retry_seconds=()))
 
 
 def _why(error: DaemonError | StoppedError) -> str:

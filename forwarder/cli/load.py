@@ -21,8 +21,8 @@ from typing import BinaryIO, Final, NamedTuple, assert_never
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
     UNAUTHORIZED_MEND,
-    Answer,
     Daemon,
+    DaemonAnswer,
     DaemonError,
     Place,
     described_errors,
@@ -40,7 +40,7 @@ from forwarder.cli.lines import (
     open_lines,
 )
 from forwarder.cli.patience import Patience, StoppedError
-from forwarder.cli.progress import Progress, Tally
+from forwarder.cli.progress import LoadProgress, LoadTally
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
@@ -67,14 +67,16 @@ def run(args: argparse.Namespace) -> int:
     name = file_name(args.file)
     try:
         with open_lines(args.file) as file, asyncio.Runner() as runner:
-            return _load(numbered_lines(file, name=name), daemon, runner, Progress(sys.stderr, _size_bytes(file)), args)
+            return _load(
+                numbered_lines(file, name=name), daemon, runner, LoadProgress(sys.stderr, _size_bytes(file)), args
+            )
     except UnreadableError as error:
         print(error, file=sys.stderr)
         return EXIT_NO
 
 
 def _load(
-    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: Progress, args: argparse.Namespace
+    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: LoadProgress, args: argparse.Namespace
 ) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
@@ -95,7 +97,7 @@ def _load(
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
 
 
-class Batch(NamedTuple):
+class LoadBatch(NamedTuple):
     """Lines that are sent together."""
 
     lines: Sequence[Line]
@@ -109,12 +111,12 @@ class Batch(NamedTuple):
         first, last = self.lines[0].number, self.lines[-1].number
         return f"line {first}" if first == last else f"lines {first} to {last}"
 
-    def halves(self) -> tuple["Batch", "Batch"]:
+    def halves(self) -> tuple["LoadBatch", "LoadBatch"]:
         middle = len(self.lines) // 2
-        return Batch(self.lines[:middle]), Batch(self.lines[middle:])
+        return LoadBatch(self.lines[:middle]), LoadBatch(self.lines[middle:])
 
 
-def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[Batch]:
+def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[LoadBatch]:
     """Group lines, in order, within both bounds. A line that is beyond `max_bytes` by itself is sent alone."""
     gathered: list[Line] = []
     gathered_bytes = 0
@@ -122,16 +124,16 @@ def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterat
         assert line.text is not None, "lines that are too long are sorted out before"
         line_bytes = len(line.text) + 1
         if gathered and (len(gathered) == max_events or gathered_bytes + line_bytes > max_bytes):
-            yield Batch(gathered)
+            yield LoadBatch(gathered)
             gathered, gathered_bytes = [], 0
         gathered.append(line)
         gathered_bytes += line_bytes
     if gathered:
-        yield Batch(gathered)
+        yield LoadBatch(gathered)
 
 
 @dataclass(frozen=True)
-class Judged:
+class LoadJudged:
     """The daemon decided about every line."""
 
     accepted: int
@@ -141,7 +143,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Refused:
+class LoadRefused:
     """The daemon refused the batch as a whole, for good."""
 
     errors: Sequence[str]
@@ -152,7 +154,7 @@ class TooLarge:
     """The daemon takes only smaller batches."""
 
 
-def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | TooLarge:
+def judge(answer: DaemonAnswer, *, place: Place, count: int) -> LoadJudged | LoadRefused | TooLarge:
     """Decide what an answer to a batch of `count` lines means. Raises StoppedError if no batch will fare better."""
     errors = described_errors(answer.content)
     match answer.status:
@@ -166,11 +168,11 @@ def judge(answer: Answer, *, place: Place, count: int) -> Judged | Refused | Too
             mend = f"; {UNAUTHORIZED_MEND}" if answer.status == 401 else ""
             raise StoppedError(f"{place} lets nothing in: {errors[0]}{mend}")
         case status if status >= 400 and status not in {404, 405, 415} and errors:
-            return Refused(errors)
+            return LoadRefused(errors)
     raise StoppedError(not_a_forwarder(place, answer.status))
 
 
-def _judged(content: Mapping[str, object], count: int) -> Judged | None:
+def _judged(content: Mapping[str, object], count: int) -> LoadJudged | None:
     accepted, duplicates, rejected = (content.get(key) for key in ("accepted", "duplicates", "rejected"))
     if not isinstance(accepted, int) or not isinstance(duplicates, int) or not isinstance(rejected, list):
         return None
@@ -180,7 +182,7 @@ def _judged(content: Mapping[str, object], count: int) -> Judged | None:
         if not isinstance(index, int) or not 0 <= index < count:
             return None
         refusals.append((index, described_errors(each)))
-    return Judged(accepted, duplicates, refusals) if 0 <= accepted + duplicates <= count else None
+    return LoadJudged(accepted, duplicates, refusals) if 0 <= accepted + duplicates <= count else None
 
 
 class Loader:
@@ -190,10 +192,10 @@ class Loader:
         self,
         daemon: Daemon,
         *,
-        progress: Progress,
+        progress: LoadProgress,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self.tally = Tally()
+        self.tally = LoadTally()
         self._daemon = daemon
         self._progress = progress
         self._patience = Patience(say=progress.say, note=lambda note: progress.show(self.tally, note=note), sleep=sleep)
@@ -209,7 +211,7 @@ class Loader:
             else:
                 yield line
 
-    async def send(self, batch: Batch) -> None:
+    async def send(self, batch: LoadBatch) -> None:
         """Send a batch, until the daemon has judged every line. Raises DaemonError or StoppedError."""
         # A connection that was closed while the file was read shows it only once the loop has run.
         await asyncio.sleep(0)
@@ -218,9 +220,9 @@ class Loader:
             part = pending.pop()
             verdict = await self._verdict(part)
             match verdict:
-                case Judged():
+                case LoadJudged():
                     self._count(part, verdict)
-                case Refused():
+                case LoadRefused():
                     self._refuse_all(part, verdict)
                 case TooLarge():
                     pending += reversed(part.halves())
@@ -237,7 +239,7 @@ class Loader:
             self._progress.say(f"what follows line {self._judged_to} was not sent, or got no answer")
         self._progress.clear()
 
-    async def _verdict(self, batch: Batch) -> Judged | Refused | TooLarge:
+    async def _verdict(self, batch: LoadBatch) -> LoadJudged | LoadRefused | TooLarge:
         body = batch.body
         answer, lost = await self._patience.answer(
             lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
@@ -245,11 +247,11 @@ class Loader:
             doubt="they may have been taken",
         )
         verdict = judge(answer, place=self._daemon.place, count=len(batch.lines))
-        if lost and isinstance(verdict, Judged):
+        if lost and isinstance(verdict, LoadJudged):
             self.tally.possible_duplicates += lost * verdict.accepted
         return verdict
 
-    def _count(self, batch: Batch, judged: Judged) -> None:
+    def _count(self, batch: LoadBatch, judged: LoadJudged) -> None:
         self.tally.accepted += judged.accepted
         self.tally.duplicates += judged.duplicates
         for index, errors in judged.refusals:
@@ -259,7 +261,7 @@ class Loader:
         self._unlisted += unlisted
         self._judged_to = batch.lines[-1].number
 
-    def _refuse_all(self, batch: Batch, refused: Refused) -> None:
+    def _refuse_all(self, batch: LoadBatch, refused: LoadRefused) -> None:
         for line in batch.lines:
             self._refuse(line, refused.errors)
         self._judged_to = batch.lines[-1].number

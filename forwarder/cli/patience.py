@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
-from forwarder.cli.daemon import Answer, AnswerLostError, DaemonError, described_errors
+from forwarder.cli.daemon import AnswerLostError, DaemonAnswer, DaemonError, described_errors
 
 RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
 """How long to wait after each failure in a row to connect, or to get an answer; after that it is given up.
@@ -22,7 +22,7 @@ class StoppedError(Exception):
     """There is no point in asking for the rest; the message says why."""
 
 
-class Later(NamedTuple):
+class TryLater(NamedTuple):
     """The daemon has no room now, or is stopping."""
 
     seconds: float
@@ -32,18 +32,18 @@ class Later(NamedTuple):
 class Answered(NamedTuple):
     """An answer that is not to wait."""
 
-    answer: Answer
+    answer: DaemonAnswer
     lost: int
     """How many answers were lost before, each of which may have been this one."""
 
 
-def later(answer: Answer) -> Later | None:
+def later(answer: DaemonAnswer) -> TryLater | None:
     """Return for how long the daemon asks to wait, and why; None if it does not."""
     if answer.status not in {429, 503}:
         return None
     errors = described_errors(answer.content)
     seconds = DEFAULT_WAIT_SECONDS if answer.retry_after_seconds is None else answer.retry_after_seconds
-    return Later(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
+    return TryLater(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
 
 
 class Patience:
@@ -63,7 +63,7 @@ class Patience:
         self._sleep = sleep
         self._retry_seconds = retry_seconds
 
-    async def answer(self, ask: Callable[[], Awaitable[Answer]], *, doing: str, doubt: str = "") -> Answered:
+    async def answer(self, ask: Callable[[], Awaitable[DaemonAnswer]], *, doing: str, doubt: str = "") -> Answered:
         """Ask, again and again if need be. Raises DaemonError if too many attempts in a row come to nothing.
 
         `doing` says what is done each time, and `doubt` what a lost answer leaves open.

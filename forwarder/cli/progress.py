@@ -13,7 +13,7 @@ LINE_SECONDS: Final = 5
 
 
 @dataclass
-class Tally:
+class LoadTally:
     """What became of the events so far."""
 
     read: int = 0
@@ -84,7 +84,7 @@ class Ticker:
         self._stream.flush()
 
 
-class Progress(Ticker):
+class LoadProgress(Ticker):
     """Shows how far `load` is in its file."""
 
     def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
@@ -92,7 +92,7 @@ class Progress(Ticker):
         self._total_bytes = total_bytes
         self._done_bytes = 0
 
-    def show(self, tally: Tally, *, done_bytes: int | None = None, note: str = "") -> None:
+    def show(self, tally: LoadTally, *, done_bytes: int | None = None, note: str = "") -> None:
         """Show it, as `tell` does."""
         self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
         seconds = self._clock() - self._began
@@ -100,7 +100,7 @@ class Progress(Ticker):
         self.tell(text, bar=progress_bar(self._done_bytes, self._total_bytes), note=note)
 
 
-def progress_text(tally: Tally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
+def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
     """Return how far it is in words."""
     mib = 1024 * 1024
     total = f" of {total_bytes / mib:.1f}" if total_bytes else ""

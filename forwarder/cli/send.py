@@ -12,8 +12,8 @@ from typing import Final
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
     UNAUTHORIZED_MEND,
-    Answer,
     Daemon,
+    DaemonAnswer,
     DaemonError,
     Place,
     described_errors,
@@ -117,12 +117,12 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-async def _post(daemon: Daemon, body: bytes) -> Answer:
+async def _post(daemon: Daemon, body: bytes) -> DaemonAnswer:
     async with daemon:
         return await daemon.post("/track/event", body, content_type="application/json")
 
 
-def _report(place: Place, answer: Answer) -> int:
+def _report(place: Place, answer: DaemonAnswer) -> int:
     event_id = answer.content.get("id")
     if answer.status == 200 and isinstance(event_id, str):
         from forwarder.text import printable

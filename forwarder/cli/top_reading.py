@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from typing import Final
 
 from forwarder.cli.top_status import (
-    Buffer,
-    Conflict,
-    DeadLetters,
-    Delivery,
+    BufferShown,
+    ConflictShown,
+    DeadLettersShown,
+    DeliveryShown,
     Forecasts,
-    History,
+    HistoryShown,
     Hold,
-    Ledger,
+    LedgerShown,
     Occurrence,
     Percentiles,
-    Settings,
-    Status,
+    SettingsShown,
+    StatusShown,
 )
 from forwarder.text import printable
 
@@ -41,12 +41,12 @@ def is_status(content: Mapping[str, object]) -> bool:
     return isinstance(content.get("state"), str) and isinstance(content.get("ledger"), dict)
 
 
-def read_status(content: Mapping[str, object]) -> Status:
+def read_status(content: Mapping[str, object]) -> StatusShown:
     """Return what is shown of the content of /v1/status. Raises StrangeStatusError."""
     status = _Fields(content)
     holds, types, recent = status.fields("holds"), status.fields("attribute_types"), status.fields("recent")
     settings = status.fields("settings")
-    return Status(
+    return StatusShown(
         version=status.text("version"),
         state=status.text("state") or "?",
         uptime_seconds=status.number("uptime_seconds"),
@@ -61,7 +61,7 @@ def read_status(content: Mapping[str, object]) -> Status:
         history=_history(status.fields("history")),
         refusals=[_refusal(each) for each in recent.each("refusals")],
         dead=[_dead_letter(each) for each in recent.each("dead_letters")],
-        settings=Settings(settings.texts("restart_needed"), settings.text("error", 300)),
+        settings=SettingsShown(settings.texts("restart_needed"), settings.text("error", 300)),
     )
 
 
@@ -133,8 +133,8 @@ class _Fields:
         return StrangeStatusError(f"{self._place(key)} is not {what}")
 
 
-def _ledger(ledger: _Fields) -> Ledger:
-    return Ledger(
+def _ledger(ledger: _Fields) -> LedgerShown:
+    return LedgerShown(
         received=ledger.count("received"),
         accepted=ledger.count("accepted"),
         duplicates=ledger.count("duplicates"),
@@ -147,9 +147,9 @@ def _ledger(ledger: _Fields) -> Ledger:
     )
 
 
-def _buffer(buffer: _Fields) -> Buffer:
+def _buffer(buffer: _Fields) -> BufferShown:
     events = buffer.fields("events")
-    return Buffer(
+    return BufferShown(
         available=buffer.flag("available") is not False,
         ready=events.count("ready"),
         parked=events.count("parked"),
@@ -161,8 +161,8 @@ def _buffer(buffer: _Fields) -> Buffer:
     )
 
 
-def _delivery(delivery: _Fields) -> Delivery:
-    return Delivery(
+def _delivery(delivery: _Fields) -> DeliveryShown:
+    return DeliveryShown(
         in_flight=delivery.count("in_flight"),
         limit=delivery.count("concurrency_limit"),
         max_concurrency=delivery.count("max_concurrency"),
@@ -186,15 +186,17 @@ def _hold(cause: str, hold: _Fields) -> Hold:
     return Hold(printable(cause, 20), hold.number("seconds"), hold.number("probe_in_seconds"))
 
 
-def _dead_letters(kept: _Fields) -> DeadLetters:
-    return DeadLetters(kept.count("events"), kept.count("bytes"), kept.count("max_events"), kept.count("max_bytes"))
+def _dead_letters(kept: _Fields) -> DeadLettersShown:
+    return DeadLettersShown(
+        kept.count("events"), kept.count("bytes"), kept.count("max_events"), kept.count("max_bytes")
+    )
 
 
-def _conflict(conflict: _Fields) -> Conflict:
+def _conflict(conflict: _Fields) -> ConflictShown:
     def text(key: str) -> str:
         return conflict.text(key) or "?"
 
-    return Conflict(
+    return ConflictShown(
         text("name"),
         text("attribute"),
         expected=text("expected"),
@@ -213,8 +215,8 @@ def _forecasts(forecasts: _Fields) -> Forecasts:
     )
 
 
-def _history(history: _Fields) -> History:
-    return History(
+def _history(history: _Fields) -> HistoryShown:
+    return HistoryShown(
         interval_seconds=history.number("interval_seconds"),
         accepted=history.samples("accepted"),
         delivered=history.samples("delivered"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal, NamedTuple
 
-from forwarder.cli.top_status import Hold, Ledger, Occurrence, Percentiles, Status
+from forwarder.cli.top_status import Hold, LedgerShown, Occurrence, Percentiles, StatusShown
 from forwarder.words import REFUSAL_CAUSES
 
 LABEL_COLUMNS: Final = 13
@@ -41,7 +41,7 @@ class Snapshot(NamedTuple):
 
     at: float
     """Seconds of any clock."""
-    status: Status
+    status: StatusShown
 
 
 class Trouble(NamedTuple):
@@ -93,7 +93,9 @@ def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
     history, forecasts = now.status.history, now.status.forecasts
     seconds = 0.0 if earlier is None else now.at - earlier.at
 
-    def rate(total: Callable[[Ledger], int | None], samples: Sequence[float], forecast: float | None) -> float | None:
+    def rate(
+        total: Callable[[LedgerShown], int | None], samples: Sequence[float], forecast: float | None
+    ) -> float | None:
         after = total(now.status.ledger)
         before = None if earlier is None else total(earlier.status.ledger)
         # A ledger that went back is another one: the daemon started anew with an empty buffer.
@@ -108,7 +110,7 @@ def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
     )
 
 
-def _state(status: Status, place: str, trouble: Trouble | None) -> Iterator[Row]:
+def _state(status: StatusShown, place: str, trouble: Trouble | None) -> Iterator[Row]:
     facts = [
         status.state,
         f"up {duration(status.uptime_seconds)}",
@@ -131,14 +133,14 @@ def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
         yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
 
 
-def _failure(status: Status, unix_seconds: float) -> Iterator[Row]:
+def _failure(status: StatusShown, unix_seconds: float) -> Iterator[Row]:
     if (failure := status.delivery.last_failure) is None:
         return
     ago = "" if failure.at is None else f"{duration(max(0.0, unix_seconds - failure.at))} ago "
     yield Row("failed last", f"{ago}{failure.text}", "warning" if status.holds else "dim")
 
 
-def _rates(status: Status, found: Rates, columns: int) -> Iterator[Row]:
+def _rates(status: StatusShown, found: Rates, columns: int) -> Iterator[Row]:
     history = status.history
     # On one scale, so that one sees whether as much goes out as comes in.
     highest = max((*history.accepted, *history.delivered), default=0.0)
@@ -152,7 +154,7 @@ def _rates(status: Status, found: Rates, columns: int) -> Iterator[Row]:
         yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room, highest=scale)}".rstrip())
 
 
-def _buffer(status: Status, columns: int) -> Iterator[Row]:
+def _buffer(status: StatusShown, columns: int) -> Iterator[Row]:
     buffer, forecasts = status.buffer, status.forecasts
     share = buffer.share
     tone: Tone = "plain" if share is None or share < NEARLY_FULL else "warning" if share < 1 else "bad"
@@ -175,7 +177,7 @@ def _buffer(status: Status, columns: int) -> Iterator[Row]:
         yield Row("forecast", "neither fills nor drains")
 
 
-def _ledger(ledger: Ledger) -> Iterator[Row]:
+def _ledger(ledger: LedgerShown) -> Iterator[Row]:
     yield Row(
         "ledger",
         f"received {count(ledger.received)} = accepted {count(ledger.accepted)}"
@@ -195,7 +197,7 @@ def _ledger(ledger: Ledger) -> Iterator[Row]:
         yield Row("", "it balances", "good")
 
 
-def _dead_letters(status: Status) -> Iterator[Row]:
+def _dead_letters(status: StatusShown) -> Iterator[Row]:
     kept = status.dead_letters
     if kept.events == 0:
         yield Row("dead letters", "none", "good")
@@ -204,7 +206,7 @@ def _dead_letters(status: Status) -> Iterator[Row]:
     yield Row("dead letters", size, "warning" if kept.events else "plain")
 
 
-def _delivery(status: Status) -> Iterator[Row]:
+def _delivery(status: StatusShown) -> Iterator[Row]:
     delivery = status.delivery
     yield Row(
         "delivery",
@@ -216,7 +218,7 @@ def _delivery(status: Status) -> Iterator[Row]:
         yield Row("attempts", ", ".join(f"{outcome} {count(number)}" for outcome, number in delivery.attempts.items()))
 
 
-def _conflicts(status: Status) -> Iterator[Row]:
+def _conflicts(status: StatusShown) -> Iterator[Row]:
     if not status.conflicts:
         yield Row("conflicts", "none", "good")
     for latest in status.conflicts[:1]:
@@ -234,7 +236,7 @@ def _conflicts(status: Status) -> Iterator[Row]:
         )
 
 
-def _settings(status: Status) -> Iterator[Row]:
+def _settings(status: StatusShown) -> Iterator[Row]:
     if status.settings.error is not None:
         yield Row("settings", f"the last reload changed nothing: {status.settings.error}", "bad")
     if status.settings.restart_needed:

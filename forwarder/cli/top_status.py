@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class LedgerShown:
     """What became of every event for ever."""
 
     received: int | None
@@ -23,7 +23,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Buffer:
+class BufferShown:
     """How full it is."""
 
     available: bool
@@ -57,7 +57,7 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class DeliveryShown:
     """What is on the wire, and what came of it."""
 
     in_flight: int | None
@@ -81,7 +81,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetters:
+class DeadLettersShown:
     """How many are kept."""
 
     events: int | None
@@ -91,7 +91,7 @@ class DeadLetters:
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
+class ConflictShown:
     """An attribute that came with another type than before."""
 
     name: str
@@ -113,7 +113,7 @@ class Forecasts:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistoryShown:
     """Samples of the last minutes, oldest first: the first three per second, the last a number of events."""
 
     interval_seconds: float | None
@@ -133,7 +133,7 @@ class Occurrence:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SettingsShown:
     """What became of the last time that the settings were read."""
 
     restart_needed: list[str]
@@ -141,21 +141,21 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class StatusShown:
     """All that is shown."""
 
     version: str | None
     state: str
     uptime_seconds: float | None
-    ledger: Ledger
-    buffer: Buffer
-    delivery: Delivery
+    ledger: LedgerShown
+    buffer: BufferShown
+    delivery: DeliveryShown
     holds: list[Hold]
-    dead_letters: DeadLetters
-    conflicts: list[Conflict]
+    dead_letters: DeadLettersShown
+    conflicts: list[ConflictShown]
     types_full: bool
     forecasts: Forecasts
-    history: History
+    history: HistoryShown
     refusals: list[Occurrence]
     dead: list[Occurrence]
-    settings: Settings
+    settings: SettingsShown

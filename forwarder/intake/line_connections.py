@@ -27,17 +27,17 @@ _End = Literal["too_slow", "shutting_down"]
 """Why nothing more is read, before the client has ended."""
 
 
-class Connections:
+class LineConnections:
     """Those that are open, at most so many, in the order of their last whole lines; and those that are gone but not done."""
 
     def __init__(self, max_connections: int, *, telemetry: Telemetry) -> None:
-        self.open: OrderedDict[Connection, None] = OrderedDict()
-        self.gone: set[Connection] = set()
+        self.open: OrderedDict[LineConnection, None] = OrderedDict()
+        self.gone: set[LineConnection] = set()
         self._max_connections = max_connections
         self._max_gone = min(max_connections, MAX_GONE)
         self._telemetry = telemetry
 
-    def admit(self, connection: "Connection") -> bool:
+    def admit(self, connection: "LineConnection") -> bool:
         """Take in a connection, perhaps at the cost of another one; return whether that is possible."""
         if len(self.gone) >= self._max_gone:
             self._telemetry.connection_closed("too_many")
@@ -50,12 +50,12 @@ class Connections:
         self.open[connection] = None
         return True
 
-    def spoke(self, connection: "Connection") -> None:
+    def spoke(self, connection: "LineConnection") -> None:
         """A whole line came."""
         if connection in self.open:
             self.open.move_to_end(connection)
 
-    def closed(self, connection: "Connection") -> None:
+    def closed(self, connection: "LineConnection") -> None:
         """The connection is no more."""
         if connection in self.open:
             del self.open[connection]
@@ -64,7 +64,7 @@ class Connections:
             self.gone.discard(connection)
 
 
-class Connection:
+class LineConnection:
     """`space` is what all of them read into, as none keeps anything there."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Connection:
         settings: IntakeSettings,
         *,
         taking: Taking,
-        connections: Connections,
+        connections: LineConnections,
         telemetry: Telemetry,
         space: memoryview,
     ) -> None:

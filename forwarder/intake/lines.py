@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from forwarder.intake.acceptance import Acceptor
-from forwarder.intake.line_connections import Connection, Connections
+from forwarder.intake.line_connections import LineConnection, LineConnections
 from forwarder.intake.taking import Taking
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
@@ -40,7 +40,7 @@ class LinesIntake:
         self._settings = settings
         self._telemetry = telemetry
         self._taking = Taking(acceptor, intake="lines", is_patient=True, telemetry=telemetry)
-        self._connections = Connections(settings.max_connections, telemetry=telemetry)
+        self._connections = LineConnections(settings.max_connections, telemetry=telemetry)
         self._space = memoryview(b"")
         self._listener: socket.socket | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -95,7 +95,7 @@ class LinesIntake:
                 client, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            Connection(
+            LineConnection(
                 client,
                 self._settings,
                 taking=self._taking,

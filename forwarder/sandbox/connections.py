@@ -19,7 +19,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """`SO_LINGER`, on, for 0 seconds: the kernel closes the connection with a reset."""
 
 
-class Connection:
+class SandboxConnection:
     """One connection of a client."""
 
     __slots__ = ("gone", "has_served", "idle_since", "transport")
@@ -43,12 +43,12 @@ class Connection:
         self.transport.abort()
 
 
-class Connections(web.Server):
+class SandboxConnections(web.Server):
     """A low-level server that knows its connections. Made within a running loop."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], counters: Counters) -> None:
         super().__init__(handler, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS)
-        self._open: dict[web.RequestHandler, Connection] = {}
+        self._open: dict[web.RequestHandler, SandboxConnection] = {}
         self._counters = counters
         self._close_idle_seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -56,17 +56,17 @@ class Connections(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Note a new connection; called by aiohttp."""
         super().connection_made(handler, transport)
-        self._open[handler] = Connection(transport)
+        self._open[handler] = SandboxConnection(transport)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         """Note that a connection is closed; called by aiohttp."""
         self._open.pop(handler).gone.set()
         super().connection_lost(handler, exc)
 
-    def of(self, request: web.BaseRequest) -> Connection:
+    def of(self, request: web.BaseRequest) -> SandboxConnection:
         """Return the connection that `request` came on, if it is closed already one that is gone."""
         if (connection := self._open.get(request.protocol)) is None:
-            connection = Connection(None)
+            connection = SandboxConnection(None)
             connection.gone.set()
         return connection
 

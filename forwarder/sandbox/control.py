@@ -50,7 +50,7 @@ class ControlRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ControlAnswer:
     """A status, a JSON body, and headers besides those that every answer has."""
 
     status: int
@@ -58,15 +58,15 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def error(status: int, code: str, message: str, *, field: str | None = None, allow: str | None = None) -> Answer:
+def error(status: int, code: str, message: str, *, field: str | None = None, allow: str | None = None) -> ControlAnswer:
     """Return an answer with one error; `allow` names the methods of the path where the method is what is wrong."""
     return errors(status, [{"code": code, "field": field, "message": message}], allow=allow)
 
 
-def errors(status: int, described: list[dict[str, Any]], *, allow: str | None = None) -> Answer:
+def errors(status: int, described: list[dict[str, Any]], *, allow: str | None = None) -> ControlAnswer:
     """Return an answer with errors, each of them `{"code", "field", "message"}`."""
     headers = {} if allow is None else {"Allow": allow}
-    return Answer(status, encoded({"success": False, "errors": described}), headers)
+    return ControlAnswer(status, encoded({"success": False, "errors": described}), headers)
 
 
 def encoded(value: object) -> bytes:
@@ -77,7 +77,7 @@ def encoded(value: object) -> bytes:
         return json.dumps(value).encode()
 
 
-def answer(sandbox: Controlled, request: ControlRequest) -> Answer:
+def answer(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     """Carry out one control request."""
     endpoints = {endpoint.method: endpoint for endpoint in _ENDPOINTS if endpoint.path == request.path}
     if not endpoints:
@@ -88,42 +88,42 @@ def answer(sandbox: Controlled, request: ControlRequest) -> Answer:
     return endpoints[request.method].carry_out(sandbox, request)
 
 
-def _list_endpoints(_sandbox: Controlled, _request: ControlRequest) -> Answer:
+def _list_endpoints(_sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
     lines = [f"{each.method} {each.path}{each.parameters}: {each.purpose}" for each in _ENDPOINTS]
-    return Answer(200, encoded({"endpoints": lines}))
+    return ControlAnswer(200, encoded({"endpoints": lines}))
 
 
-def _events(sandbox: Controlled, request: ControlRequest) -> Answer:
+def _events(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     try:
         offset, limit = _page(request, default_limit=_DEFAULT_EVENTS_LIMIT)
     except ValueError as wrong:
         return error(400, "invalid_parameter", str(wrong))
     stored = sandbox.store.events(offset, limit)
-    return Answer(200, encoded({"events": [event.as_json() for event in stored]}))
+    return ControlAnswer(200, encoded({"events": [event.as_json() for event in stored]}))
 
 
-def _raw(sandbox: Controlled, request: ControlRequest) -> Answer:
+def _raw(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     try:
         offset, limit = _page(request, default_limit=None)
     except ValueError as wrong:
         return error(400, "invalid_parameter", str(wrong))
-    return Answer(200, encoded(sandbox.store.raw_texts(offset, limit)))
+    return ControlAnswer(200, encoded(sandbox.store.raw_texts(offset, limit)))
 
 
-def _counters(sandbox: Controlled, _request: ControlRequest) -> Answer:
-    return Answer(200, encoded(sandbox.counters()))
+def _counters(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
+    return ControlAnswer(200, encoded(sandbox.counters()))
 
 
-def _forget(sandbox: Controlled, _request: ControlRequest) -> Answer:
+def _forget(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
     sandbox.forget()
-    return Answer(200, encoded({"success": True}))
+    return ControlAnswer(200, encoded({"success": True}))
 
 
-def _faults(sandbox: Controlled, _request: ControlRequest) -> Answer:
-    return Answer(200, encoded(as_json(sandbox.faults)))
+def _faults(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
+    return ControlAnswer(200, encoded(as_json(sandbox.faults)))
 
 
-def _change_faults(sandbox: Controlled, request: ControlRequest) -> Answer:
+def _change_faults(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     try:
         changes = _object(request)
     except json_text.MalformedJsonError as wrong:
@@ -136,12 +136,12 @@ def _change_faults(sandbox: Controlled, request: ControlRequest) -> Answer:
             return errors(400, [each._asdict() for each in invalid])
 
 
-def _reset_faults(sandbox: Controlled, request: ControlRequest) -> Answer:
+def _reset_faults(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     sandbox.faults = sandbox.start_faults
     return _faults(sandbox, request)
 
 
-def _change_key(sandbox: Controlled, request: ControlRequest) -> Answer:
+def _change_key(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
     try:
         key = _object(request).get("key")
     except json_text.MalformedJsonError as wrong:
@@ -149,7 +149,7 @@ def _change_key(sandbox: Controlled, request: ControlRequest) -> Answer:
     if type(key) is not str or not key:
         return error(400, "invalid_key", "key must be a string, and not empty", field="key")
     sandbox.key = key
-    return Answer(200, encoded({"success": True}))
+    return ControlAnswer(200, encoded({"success": True}))
 
 
 def _page(request: ControlRequest, *, default_limit: int | None) -> tuple[int, int | None]:
@@ -176,7 +176,7 @@ def _object(request: ControlRequest) -> dict[str, object]:
 class _Endpoint:
     method: str
     path: str
-    carry_out: Callable[[Controlled, ControlRequest], Answer]
+    carry_out: Callable[[Controlled, ControlRequest], ControlAnswer]
     purpose: str
     parameters: str = ""
 

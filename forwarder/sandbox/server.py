@@ -24,8 +24,8 @@ from aiohttp.abc import AbstractStreamWriter
 from forwarder.growlytics import contract, json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.sandbox import control
-from forwarder.sandbox.connections import Connection, Connections
-from forwarder.sandbox.control import Answer, ControlRequest, error, errors
+from forwarder.sandbox.connections import SandboxConnection, SandboxConnections
+from forwarder.sandbox.control import ControlAnswer, ControlRequest, error, errors
 from forwarder.sandbox.faults import NO_FAULTS, Faults, retry_after
 from forwarder.sandbox.injector import Action, Decision, FaultInjector
 from forwarder.sandbox.store import Counters, Store, StoredEvent
@@ -37,8 +37,8 @@ _MAX_BODY_BYTES: Final = 1024 * 1024  # aiohttp's own limit, too
 _SHUTDOWN_SECONDS: Final = 0.05
 """Given to requests under way when the sandbox closes; those delayed on purpose are cut."""
 
-_STORED: Final = Answer(200, b'{"success":true}')
-_SUCCESS_FALSE: Final = Answer(200, b'{"success":false}')
+_STORED: Final = ControlAnswer(200, b'{"success":true}')
+_SUCCESS_FALSE: Final = ControlAnswer(200, b'{"success":false}')
 _UNAUTHORIZED: Final = error(401, "unauthorized", "x-growlytics-key is missing, or is not the key of this sandbox")
 _NOT_FOUND: Final = error(404, "not_found", f"events go to {PATH}; GET {control.PREFIX} lists what else there is")
 _NOT_POST: Final = error(405, "method_not_allowed", "an event is sent with POST", allow="POST")
@@ -69,12 +69,12 @@ class Sandbox:
         random = Random(seed)  # noqa: S311 - faults are no secrets
         self._injector = FaultInjector(faults, random=random, clock=time.monotonic)
         self._address = http
-        self._connections: Connections | None = None
+        self._connections: SandboxConnections | None = None
         self._runner: web.ServerRunner | None = None
 
     async def open(self) -> None:
         """Bind and serve. Raises OSError if it cannot bind."""
-        self._connections = Connections(self._handle, self._counters)
+        self._connections = SandboxConnections(self._handle, self._counters)
         self._runner = web.ServerRunner(self._connections, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()
         try:
@@ -150,13 +150,13 @@ class Sandbox:
             return _STORED_RESPONSE
         return _response(answer)
 
-    async def _control(self, request: web.BaseRequest) -> Answer:
+    async def _control(self, request: web.BaseRequest) -> ControlAnswer:
         body = await _body(request)
-        if isinstance(body, Answer):
+        if isinstance(body, ControlAnswer):
             return body
         return control.answer(self, ControlRequest(request.method, request.path, request.query, body))
 
-    async def _answer(self, request: web.BaseRequest, connection: Connection) -> Answer | None:
+    async def _answer(self, request: web.BaseRequest, connection: SandboxConnection) -> ControlAnswer | None:
         """Return the answer to a request that is none for control; None: its connection is to be reset."""
         if request.path != PATH:
             return self._refused(_NOT_FOUND)
@@ -166,16 +166,16 @@ class Sandbox:
         if decision.action is Action.RESET_BEFORE_READ:
             return await self._act(decision, request, b"", connection)
         body = await _body(request)
-        if isinstance(body, Answer):
+        if isinstance(body, ControlAnswer):
             return self._refused(body)
         if decision.delay_seconds:
             await asyncio.sleep(decision.delay_seconds)
         return await self._act(decision, request, body, connection)
 
     async def _act(
-        self, decision: Decision, request: web.BaseRequest, body: bytes, connection: Connection
-    ) -> Answer | None:
-        answer: Answer | None = None
+        self, decision: Decision, request: web.BaseRequest, body: bytes, connection: SandboxConnection
+    ) -> ControlAnswer | None:
+        answer: ControlAnswer | None = None
         match decision.action:
             case Action.SERVE:
                 answer = self._track(request, body)
@@ -204,7 +204,7 @@ class Sandbox:
                 assert_never(unknown)
         return answer
 
-    def _track(self, request: web.BaseRequest, body: bytes) -> Answer:
+    def _track(self, request: web.BaseRequest, body: bytes) -> ControlAnswer:
         """Store one event if the key and the contract allow it."""
         if request.headers.get("x-growlytics-key") != self.key:
             self._counters.count("unauthorized")
@@ -223,20 +223,20 @@ class Sandbox:
                 self.store.add(body, name, event["attributes"], time.time())
                 return _STORED
 
-    def _violated(self, refused: Refused) -> Answer:
+    def _violated(self, refused: Refused) -> ControlAnswer:
         self._counters.count("contract_violations")
         return errors(422, [asdict(violation) for violation in refused.violations])
 
-    def _refused(self, answer: Answer) -> Answer:
+    def _refused(self, answer: ControlAnswer) -> ControlAnswer:
         self._counters.count(f"refused_{answer.status}")
         return answer
 
-    def _with_retry_after(self, answer: Answer) -> Answer:
+    def _with_retry_after(self, answer: ControlAnswer) -> ControlAnswer:
         header = retry_after(self.faults, answer.status, time.time())
         return answer if header is None else replace(answer, headers={"Retry-After": header})
 
 
-async def _body(request: web.BaseRequest) -> bytes | Answer:
+async def _body(request: web.BaseRequest) -> bytes | ControlAnswer:
     """Return the whole body, or why there is none."""
     try:
         # Nearly every body comes along with its head; taking it at once saves a tenth of the whole request.
@@ -255,7 +255,7 @@ class _Rendered(web.StreamResponse):
     It has no state of its own, so that one serves every request, and fits connections only that stay open.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: ControlAnswer) -> None:
         super().__init__(status=answer.status)
         head = f"HTTP/1.1 {self.status} {self.reason}\r\nContent-Type: application/json"
         self._rendered = f"{head}\r\nContent-Length: {len(answer.body)}\r\n\r\n".encode() + answer.body
@@ -275,5 +275,5 @@ class _Rendered(web.StreamResponse):
 _STORED_RESPONSE: Final = _Rendered(_STORED)
 
 
-def _response(answer: Answer) -> web.Response:
+def _response(answer: ControlAnswer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers, content_type="application/json")

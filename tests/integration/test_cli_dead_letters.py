@@ -16,7 +16,7 @@ from aiohttp import web
 from forwarder.cli import main
 from forwarder.cli.daemon import AnswerLostError, Daemon, Place, UnreachableError
 from forwarder.cli.daemon_arguments import url_argument
-from forwarder.cli.dead_letter_changes import Changer, Tally
+from forwarder.cli.dead_letter_changes import Changer, ChangeTally
 from forwarder.cli.dead_letter_requests import MAX_PAGE_BYTES
 from forwarder.cli.patience import RETRY_SECONDS
 from forwarder.cli.progress import Ticker
@@ -429,7 +429,7 @@ class Changing:
     def __init__(self, url: str, *, per_second: int | None = None) -> None:
         self.now = 1000.0
         self.waits: list[float] = []
-        self.tally = Tally("replayed")
+        self.tally = ChangeTally("replayed")
         self._url = url
         self._per_second = per_second
 
@@ -437,7 +437,7 @@ class Changing:
         self.waits.append(seconds)
         self.now += seconds
 
-    async def change(self, ids: list[str], ticker: Ticker) -> Tally:
+    async def change(self, ids: list[str], ticker: Ticker) -> ChangeTally:
         async with Daemon(Place(url_argument(self._url))) as daemon:
             changer = Changer(
                 daemon,

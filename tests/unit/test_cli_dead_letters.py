@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.cli.daemon import Answer, Daemon, HostPort, Place
+from forwarder.cli.daemon import Daemon, DaemonAnswer, HostPort, Place
 from forwarder.cli.dead_letter_answers import (
-    DeadLetter,
+    DeadLetterPage,
+    DeadLetterShown,
     Decided,
-    Page,
     Payload,
     StrangeAnswerError,
     fit_to_show,
@@ -22,7 +22,7 @@ from forwarder.cli.dead_letter_answers import (
     read_purge,
     read_replay,
 )
-from forwarder.cli.dead_letter_changes import Pace, Tally
+from forwarder.cli.dead_letter_changes import ChangeTally, Pace
 from forwarder.cli.dead_letter_requests import judge
 from forwarder.cli.dead_letters import as_json, described, table
 from forwarder.cli.patience import StoppedError
@@ -49,20 +49,20 @@ ENTRY: dict[str, object] = {
     "last_attempt_at": 1763900001,
     "size_bytes": 210,
 }
-LETTER = DeadLetter(
+LETTER = DeadLetterShown(
     "1763900000000000", "Add To Cart", "rejected", 422, 3, 1763900000.123, 1763900000.5, 1763900001, 210, None
 )
 
 
-def answer(content: object, status: int = 200) -> Answer:
+def answer(content: object, status: int = 200) -> DaemonAnswer:
     """Return an answer as `Daemon` gives it."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     parsed = json_text.parse(text)
     assert isinstance(parsed, dict)
-    return Answer(status, parsed, None, text)
+    return DaemonAnswer(status, parsed, None, text)
 
 
-def page(*entries: object, cursor: object = None, events: object = 1) -> Answer:
+def page(*entries: object, cursor: object = None, events: object = 1) -> DaemonAnswer:
     return answer({"dead_letters": entries, "next": cursor, "events": events})
 
 
@@ -84,7 +84,7 @@ def test_the_last_of_two_members_of_one_name_counts_as_it_does_where_it_is_check
 
 
 def test_a_page_is_read_with_its_cursor_and_its_total() -> None:
-    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == Page([LETTER], "17", 5)
+    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == DeadLetterPage([LETTER], "17", 5)
 
 
 def test_what_the_entry_says_beyond_what_is_known_is_passed_over() -> None:
@@ -155,9 +155,9 @@ def test_a_payload_of_another_shape_is_strange(change: dict[str, object]) -> Non
 
 @pytest.mark.parametrize(
     "strange",
-    [Answer(200, {}, None), page("x"), page(cursor=7), page(cursor="-7"), page(events=None), page(events=1.5)],
+    [DaemonAnswer(200, {}, None), page("x"), page(cursor=7), page(cursor="-7"), page(events=None), page(events=1.5)],
 )
-def test_a_page_of_another_shape_is_strange(strange: Answer) -> None:
+def test_a_page_of_another_shape_is_strange(strange: DaemonAnswer) -> None:
     with pytest.raises(StrangeAnswerError):
         read_page(strange, payload=False)
 
@@ -203,7 +203,7 @@ def test_too_large_a_request_is_split_while_it_can_be() -> None:
         (answer({}, 200), "not as a growlytics-forwarder does"),
     ],
 )
-def test_where_no_others_would_fare_better_it_stops_and_says_why(refusal: Answer, why: str) -> None:
+def test_where_no_others_would_fare_better_it_stops_and_says_why(refusal: DaemonAnswer, why: str) -> None:
     with pytest.raises(StoppedError) as stopped:
         judge("purge", refusal, ["1"], DAEMON)
     assert why in str(stopped.value)
@@ -227,7 +227,7 @@ def test_what_a_terminal_would_obey_is_escaped_as_json_does() -> None:
 
 
 def test_the_table_is_as_wide_as_what_it_shows() -> None:
-    wide = DeadLetter("7", "\x1b", "expired", None, 1000, 0, None, None, 123456789, None)
+    wide = DeadLetterShown("7", "\x1b", "expired", None, 1000, 0, None, None, 123456789, None)
     assert table([LETTER, wide]) == [
         "ID                NAME         REASON    STATUS  ATTEMPTS  DIED                      BYTES",
         "1763900000000000  Add To Cart  rejected     422         3  2025-11-23T12:13:21Z        210",
@@ -242,22 +242,22 @@ def test_json_tells_what_the_daemon_told() -> None:
 
 def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:
     evil = "\x1b[2J\n\r\u202e\ud800" * 50
-    letter = DeadLetter("1", evil, evil, 1, 1, 0, 0, 0, 1, Payload(evil, evil, '{"a":"\x9b"}'.encode()))
+    letter = DeadLetterShown("1", evil, evil, 1, 1, 0, 0, 0, 1, Payload(evil, evil, '{"a":"\x9b"}'.encode()))
     assert all(line.isprintable() for line in [*described(letter), *table([letter])])
 
 
 @pytest.mark.parametrize(
     ("tally", "text"),
     [
-        (Tally("replayed"), "replayed 0, refused 0, no longer dead letters 0, left all"),
-        (Tally("purged", asked=9, done=5, missing=3), "purged 5, refused 0, no longer dead letters 3, left 1"),
+        (ChangeTally("replayed"), "replayed 0, refused 0, no longer dead letters 0, left all"),
+        (ChangeTally("purged", asked=9, done=5, missing=3), "purged 5, refused 0, no longer dead letters 3, left 1"),
         (
-            Tally("replayed", dry_run=True, asked=9, done=5, refused=4),
+            ChangeTally("replayed", dry_run=True, asked=9, done=5, refused=4),
             "would be replayed 5, would be refused 4, no longer dead letters 0, left 0",
         ),
     ],
 )
-def test_the_tally_ends_on_one_line(tally: Tally, text: str) -> None:
+def test_the_tally_ends_on_one_line(tally: ChangeTally, text: str) -> None:
     assert str(tally) == text
 
 

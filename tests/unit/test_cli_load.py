@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.cli.daemon import Answer, AnswerLostError, Daemon, DaemonError, HostPort, Place, UnreachableError
+from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError, HostPort, Place, UnreachableError
 from forwarder.cli.lines import Line, numbered_lines
 from forwarder.cli.load import (
     MAX_LISTED_LINES,
-    Batch,
-    Judged,
+    LoadBatch,
     Loader,
-    Refused,
+    LoadJudged,
+    LoadRefused,
     TooLarge,
     batches,
     judge,
 )
-from forwarder.cli.patience import RETRY_SECONDS, Later, StoppedError, later
-from forwarder.cli.progress import Progress, Tally, progress_bar, progress_text
+from forwarder.cli.patience import RETRY_SECONDS, StoppedError, TryLater, later
+from forwarder.cli.progress import LoadProgress, LoadTally, progress_bar, progress_text
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
 ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
@@ -31,12 +31,12 @@ ERROR_TEXT = "name: name must not be empty (empty)"
 class ScriptedDaemon(Daemon):
     """Gives the answers of a list, and keeps what was posted."""
 
-    def __init__(self, *script: Answer | DaemonError) -> None:
+    def __init__(self, *script: DaemonAnswer | DaemonError) -> None:
         super().__init__(PLACE)
         self.posted: list[bytes] = []
-        self._script: Iterator[Answer | DaemonError] = iter(script)
+        self._script: Iterator[DaemonAnswer | DaemonError] = iter(script)
 
-    async def post(self, path: str, body: bytes, *, content_type: str) -> Answer:
+    async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
         assert (path, content_type) == ("/v1/events", "application/x-ndjson")
         self.posted.append(body)
         step = next(self._script)
@@ -53,11 +53,11 @@ class Terminal(io.StringIO):
 class Run:
     """A loader over a scripted daemon; its waits take no time and are kept."""
 
-    def __init__(self, *script: Answer | DaemonError) -> None:
+    def __init__(self, *script: DaemonAnswer | DaemonError) -> None:
         self.daemon = ScriptedDaemon(*script)
         self.said = io.StringIO()
         self.waits: list[float] = []
-        self.loader = Loader(self.daemon, progress=Progress(self.said, None, clock=self.clock), sleep=self.sleep)
+        self.loader = Loader(self.daemon, progress=LoadProgress(self.said, None, clock=self.clock), sleep=self.sleep)
 
     def clock(self) -> float:
         return sum(self.waits)
@@ -65,7 +65,7 @@ class Run:
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    async def load(self, text: bytes, *, max_events: int = 500, max_line_bytes: int = 1000) -> Tally:
+    async def load(self, text: bytes, *, max_events: int = 500, max_line_bytes: int = 1000) -> LoadTally:
         lines = numbered_lines(io.BytesIO(text), name="f", max_line_bytes=max_line_bytes)
         for batch in batches(self.loader.sendable(lines), max_events=max_events, max_bytes=10_000):
             await self.loader.send(batch)
@@ -77,13 +77,17 @@ class Run:
         return self.said.getvalue().splitlines()
 
 
-def taken(accepted: int, *rejected: int, duplicates: int = 0) -> Answer:
+def taken(accepted: int, *rejected: int, duplicates: int = 0) -> DaemonAnswer:
     refusals = [{"index": index, "errors": [ERROR]} for index in rejected]
     return answer(202, {"accepted": accepted, "duplicates": duplicates, "rejected": refusals})
 
 
-def answer(status: int, content: dict[str, object] | None = None, retry_after_seconds: int | None = None) -> Answer:
-    return Answer(status, {"success": False, "errors": [ERROR]} if content is None else content, retry_after_seconds)
+def answer(
+    status: int, content: dict[str, object] | None = None, retry_after_seconds: int | None = None
+) -> DaemonAnswer:
+    return DaemonAnswer(
+        status, {"success": False, "errors": [ERROR]} if content is None else content, retry_after_seconds
+    )
 
 
 def lost() -> AnswerLostError:
@@ -105,47 +109,47 @@ def test_batches_hold_every_line_in_order_and_keep_both_bounds(
         assert 1 <= len(batch.lines) <= max_events
         assert len(batch.body) <= max_bytes or len(batch.lines) == 1
     for batch, following in pairwise(found):
-        more = Batch([*batch.lines, following.lines[0]])
+        more = LoadBatch([*batch.lines, following.lines[0]])
         assert len(more.lines) > max_events or len(more.body) + 1 > max_bytes, "a batch ends only at a bound"
 
 
 def test_a_batch_is_its_lines_and_nothing_else() -> None:
-    assert Batch([Line(2, b"a", 2), Line(5, b"b", 9)]).body == b"a\nb"
+    assert LoadBatch([Line(2, b"a", 2), Line(5, b"b", 9)]).body == b"a\nb"
 
 
 @pytest.mark.parametrize(
     ("given_answer", "verdict"),
     [
-        (taken(2, 1), Judged(2, 0, [(1, [ERROR_TEXT])])),
-        (taken(1, duplicates=2), Judged(1, 2, [])),
-        (answer(422, {"accepted": 0, "duplicates": 0, "rejected": []}), Judged(0, 0, [])),
-        (answer(422), Refused([ERROR_TEXT])),
-        (answer(400), Refused([ERROR_TEXT])),
-        (answer(408), Refused([ERROR_TEXT])),
-        (answer(500), Refused([ERROR_TEXT])),
+        (taken(2, 1), LoadJudged(2, 0, [(1, [ERROR_TEXT])])),
+        (taken(1, duplicates=2), LoadJudged(1, 2, [])),
+        (answer(422, {"accepted": 0, "duplicates": 0, "rejected": []}), LoadJudged(0, 0, [])),
+        (answer(422), LoadRefused([ERROR_TEXT])),
+        (answer(400), LoadRefused([ERROR_TEXT])),
+        (answer(408), LoadRefused([ERROR_TEXT])),
+        (answer(500), LoadRefused([ERROR_TEXT])),
         (answer(413), TooLarge()),
     ],
 )
-def test_an_answer_is_judged_by_status_and_content(given_answer: Answer, verdict: object) -> None:
+def test_an_answer_is_judged_by_status_and_content(given_answer: DaemonAnswer, verdict: object) -> None:
     assert judge(given_answer, place=PLACE, count=3) == verdict
 
 
 @pytest.mark.parametrize(
     ("given_answer", "wait"),
     [
-        (answer(429, retry_after_seconds=7), Later(7, ERROR_TEXT)),
-        (answer(429, retry_after_seconds=0), Later(0.2, ERROR_TEXT)),
-        (answer(503, {}), Later(1, "answered 503")),
+        (answer(429, retry_after_seconds=7), TryLater(7, ERROR_TEXT)),
+        (answer(429, retry_after_seconds=0), TryLater(0.2, ERROR_TEXT)),
+        (answer(503, {}), TryLater(1, "answered 503")),
         (answer(500), None),
         (taken(1), None),
     ],
 )
-def test_full_and_stopping_daemons_ask_to_wait(given_answer: Answer, wait: Later | None) -> None:
+def test_full_and_stopping_daemons_ask_to_wait(given_answer: DaemonAnswer, wait: TryLater | None) -> None:
     assert later(given_answer) == wait
 
 
 def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> None:
-    assert judge(answer(413), place=PLACE, count=1) == Refused([ERROR_TEXT])
+    assert judge(answer(413), place=PLACE, count=1) == LoadRefused([ERROR_TEXT])
 
 
 @pytest.mark.parametrize(
@@ -167,7 +171,7 @@ def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> N
         answer(502, {}),
     ],
 )
-def test_where_no_batch_would_fare_better_loading_stops(strange: Answer) -> None:
+def test_where_no_batch_would_fare_better_loading_stops(strange: DaemonAnswer) -> None:
     with pytest.raises(StoppedError, match=r"127\.0\.0\.1:8920"):
         judge(strange, place=PLACE, count=3)
 
@@ -275,7 +279,7 @@ async def test_who_is_stopped_is_told_where() -> None:
 
 
 def test_progress_is_told_in_words() -> None:
-    tally = Tally(read=3000, accepted=2990, refused=10)
+    tally = LoadTally(read=3000, accepted=2990, refused=10)
     text = progress_text(tally, 1 << 20, 4 << 20, seconds=2.0)
     assert text == "1.0 of 4.0 MiB, 3000 events, 1500/s, 10 refused"
     assert progress_text(tally, 1 << 20, None, seconds=0) == "1.0 MiB, 3000 events, 0/s, 10 refused"
@@ -298,9 +302,9 @@ def test_the_bar_is_as_long_as_the_share_of_the_file(done: int, total: int | Non
 def test_where_no_terminal_is_a_line_comes_every_few_seconds_at_most() -> None:
     now = 0.0
     stream = io.StringIO()
-    progress = Progress(stream, None, clock=lambda: now)
+    progress = LoadProgress(stream, None, clock=lambda: now)
     for now in (1, 2, 5, 6, 9.9, 10):  # noqa: B007 - the clock reads it
-        progress.show(Tally(), note="x")
+        progress.show(LoadTally(), note="x")
     assert len(stream.getvalue().splitlines()) == 2
 
 
@@ -309,10 +313,10 @@ def test_on_a_terminal_a_note_is_shown_at_once_and_the_bar_makes_way_for_a_line(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    progress = Progress(stream, 100, clock=lambda: 0.0)
-    progress.show(Tally(), done_bytes=50)
+    progress = LoadProgress(stream, 100, clock=lambda: 0.0)
+    progress.show(LoadTally(), done_bytes=50)
     assert stream.getvalue() == ""
-    progress.show(Tally(), note="waiting")
+    progress.show(LoadTally(), note="waiting")
     assert stream.getvalue().startswith(f"\r\x1b[K{progress_bar(50, 100)}")
     assert "\n" not in stream.getvalue()
     progress.say("line 1: bad")
