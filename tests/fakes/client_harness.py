@@ -1,11 +1,11 @@
 """What the tests of the client share: a client that is open, what it posts, and what that may come to."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from forwarder.growlytics.client import GrowlyticsClient
-from forwarder.growlytics.outcome import Retryable
+from forwarder.growlytics.outcome import Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 from tests.fakes.raw_server import answer
 
@@ -14,14 +14,24 @@ BODY = b'{"customerId":"c-1","name":"Bought","time":1700000000000,"attributes":{
 OK = answer("200 OK", b'{"success":true}', "Content-Type: application/json")
 NOW = 1_700_000_000.0
 """What the client's clock says."""
-PATIENCE_SECONDS = 5.0
-"""The client's timeout where none should happen."""
-SHORT_SECONDS = 0.3
-"""The client's timeout where one should."""
+PATIENCE_SECONDS = 30.0
+"""The client's timeout where none should happen, however busy the machine is."""
+RISING_SECONDS = (0.3, 1.5, 6.0, 20.0)
+"""The client's timeouts where one should happen: a busy machine may not get as far in the short ones."""
 LOST = Retryable("network", maybe_delivered=True)
 NEVER_SENT = Retryable("network", maybe_delivered=False)
 NO_ANSWER = Retryable("timeout", maybe_delivered=True)
 NO_CONNECTION = Retryable("timeout", maybe_delivered=False)
+
+
+async def comes_to(expected: Outcome, attempt: Callable[[float], Awaitable[Outcome]]) -> None:
+    """Make attempts, each given its timeout, as long as they time out elsewhere than they should; the last one must not."""
+    for seconds in RISING_SECONDS[:-1]:
+        outcome = await attempt(seconds)
+        if outcome == expected:
+            return
+        assert outcome in (NO_CONNECTION, NO_ANSWER)
+    assert await attempt(RISING_SECONDS[-1]) == expected
 
 
 @asynccontextmanager

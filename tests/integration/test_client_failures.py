@@ -13,7 +13,7 @@ import pytest
 from forwarder.growlytics.outcome import Blocked, Failure, Outcome, Rejected, Retryable
 from forwarder.words import FailureKind
 from tests.fakes.certificates import Authority
-from tests.fakes.client_harness import BODY, SHORT_SECONDS, opened
+from tests.fakes.client_harness import BODY, NO_ANSWER, PATIENCE_SECONDS, RISING_SECONDS, comes_to, opened
 from tests.fakes.raw_server import Behaviour, Connection, answer, answering, raw_server
 
 BOTH_LOOPS = True
@@ -39,7 +39,9 @@ def failure_of(outcome: Outcome) -> Failure:
     return outcome.failure
 
 
-async def attempt(url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout: float = 5.0) -> Failure:
+async def attempt(
+    url: str, *, ca_file: Path | None = None, proxy: str | None = None, timeout: float = PATIENCE_SECONDS
+) -> Failure:
     async with opened(url, ca_file=ca_file, proxy=proxy, timeout=timeout) as client:
         return failure_of(await client.post(BODY))
 
@@ -77,14 +79,20 @@ async def test_a_host_that_cannot_exist_is_named(host: str) -> None:
 
 async def test_a_handshake_that_is_never_answered_takes_too_long_to_connect() -> None:
     async with raw_server(silent) as server:
-        failure = await attempt(f"https://127.0.0.1:{server.port}/", timeout=SHORT_SECONDS)
+        failure = await attempt(f"https://127.0.0.1:{server.port}/", timeout=RISING_SECONDS[0])
         assert failure == Failure("timeout_connect", "no connection within 0.27 s", f"127.0.0.1:{server.port}")
 
 
 async def test_an_answer_that_never_comes_takes_too_long_to_answer() -> None:
-    async with raw_server(silent) as server:
-        failure = await attempt(server.url, timeout=SHORT_SECONDS)
-        assert failure == Failure("timeout_answer", "no answer within 0.3 s", f"127.0.0.1:{server.port}")
+    async def post(seconds: float) -> Outcome:
+        async with raw_server(silent) as server, opened(server.url, timeout=seconds) as client:
+            outcome = await client.post(BODY)
+            if outcome == NO_ANSWER:
+                text = f"no answer within {seconds:g} s"
+                assert failure_of(outcome) == Failure("timeout_answer", text, f"127.0.0.1:{server.port}")
+            return outcome
+
+    await comes_to(NO_ANSWER, post)
 
 
 # TLS
