@@ -9,22 +9,16 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 from forwarder import __version__
 from forwarder.event import Clock
 from forwarder.observing.gauges import METRICS_PREFIX, Gauges, ReadGauges
+from forwarder.observing.numbers import Numbers
 from forwarder.observing.recent import FailureFields, Recent
 from forwarder.text import printable
 from forwarder.words import (
@@ -61,8 +55,6 @@ from forwarder.words import (
 )
 
 log = logging.getLogger("forwarder")
-
-_Word = TypeVar("_Word", bound=str)
 
 _INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10)
 _ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -159,81 +151,67 @@ class Telemetry:
         self._untold_holds: dict[HoldCause, dict[str, object]] = {}  # those that last, and whose lines were left out
         self._conflict_lines = float("-inf"), 0, 0
         """Since when how many lines about conflicts were written, and how many were left out."""
-        self._received = self._labelled("events_received", "Events that reached an intake", "intake", INTAKES)
-        self._accepted = self._labelled("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
-        self._duplicates = self._counter("events_duplicate", "Events that repeated the key of one accepted before")
-        self._rejected = self._labelled(
+        numbers = Numbers()
+        self.registry.register(numbers)
+        self._received = numbers.counts("events_received", "Events that reached an intake", "intake", INTAKES)
+        self._accepted = numbers.counts("events_accepted", "Events that the buffer took charge of", "intake", INTAKES)
+        self._duplicates = numbers.count("events_duplicate", "Events that repeated the key of one accepted before")
+        self._rejected = numbers.counts(
             "events_rejected", "Events refused, by the first error's code", "reason", REFUSAL_REASONS
         )
-        self._requests_refused = self._labelled(
+        self._requests_refused = numbers.counts(
             "http_requests_refused",
             "Requests refused before anything of an event is known",
             "reason",
             REQUEST_REFUSAL_REASONS,
         )
-        self._closed = self._labelled(
+        self._closed = numbers.counts(
             "connections_closed", "Connections that an intake closed for the sake of others", "reason", CLOSE_REASONS
         )
-        self._error_lines_lost = self._counter(
+        self._error_lines_lost = numbers.count(
             "error_lines_lost", "Lines about refused events that a client of lines_socket did not read"
         )
-        conflicts = Counter(
-            f"{METRICS_PREFIX}_attribute_type_conflicts",
+        self._conflicts = numbers.pair_counts(
+            "attribute_type_conflicts",
             "Attributes of another type than before, by what was done; date: a string for a date, or the reverse",
             ("action", "kind"),
-            registry=self.registry,
+            product(CONFLICT_ACTIONS, CONFLICT_KINDS),
         )
-        self._conflicts = {
-            (action, kind): conflicts.labels(action, kind) for action in CONFLICT_ACTIONS for kind in CONFLICT_KINDS
-        }
-        self._delivered = self._counter("events_delivered", "Events that Growlytics has")
-        self._dead_lettered = self._labelled(
+        self._delivered = numbers.count("events_delivered", "Events that Growlytics has")
+        self._dead_lettered = numbers.counts(
             "events_dead_lettered", "Events given up and kept as dead letters", "reason", DEAD_REASONS
         )
-        self._dropped = self._labelled("events_dropped", "Accepted events lost", "reason", DROP_REASONS)
-        self._evicted = self._labelled(
+        self._dropped = numbers.counts("events_dropped", "Accepted events lost", "reason", DROP_REASONS)
+        self._evicted = numbers.counts(
             "dead_letters_evicted", "Dead letters removed other than by replaying them", "reason", EVICTION_REASONS
         )
-        self._buffer_errors = self._labelled(
+        self._buffer_errors = numbers.counts(
             "buffer_errors", "Failures of the buffer's disk", "operation", BUFFER_OPERATIONS
         )
-        self._attempts = self._labelled(
+        self._attempts = numbers.counts(
             "delivery_attempts", "Attempts to deliver an event, by what they came to", "outcome", OUTCOMES
         )
-        self._failures = self._labelled(
+        self._failures = numbers.counts(
             "attempt_failures", "Attempts that did not deliver, by what went wrong", "kind", FAILURE_KINDS
         )
-        self._retries = self._labelled(
+        self._retries = numbers.counts(
             "delivery_retries", "Attempts that will be repeated, by cause", "reason", RETRY_REASONS
         )
-        self._possible_duplicates = self._counter(
+        self._possible_duplicates = numbers.count(
             "possible_duplicates", "Attempts repeated although the event may have arrived"
         )
-        self._reloads = self._labelled(
+        self._reloads = numbers.counts(
             "config_reloads",
             "Times that settings were read again at SIGHUP, or a secret's or certificates' file as it changed",
             "result",
             RELOAD_RESULTS,
         )
-        self._intake_duration = Histogram(
-            f"{METRICS_PREFIX}_intake_duration_seconds",
-            "From a request's headers to its answer",
-            buckets=_INTAKE_SECONDS,
-            registry=self.registry,
+        self._intake_duration = numbers.durations(
+            "intake_duration_seconds", "From a request's headers to its answer", _INTAKE_SECONDS
         )
-        self._attempt_duration = Histogram(
-            f"{METRICS_PREFIX}_delivery_attempt_duration_seconds",
-            "One attempt",
-            buckets=_ATTEMPT_SECONDS,
-            registry=self.registry,
-        )
-        self._latency = Histogram(
-            f"{METRICS_PREFIX}_delivery_latency_seconds",
-            "From accepted to delivered",
-            buckets=_LATENCY_SECONDS,
-            registry=self.registry,
-        )
-        self._last_delivery = self._gauge("last_delivery_timestamp_seconds", "When the last event was delivered")
+        self._attempt_duration = numbers.durations("delivery_attempt_duration_seconds", "One attempt", _ATTEMPT_SECONDS)
+        self._latency = numbers.durations("delivery_latency_seconds", "From accepted to delivered", _LATENCY_SECONDS)
+        self._last_delivery = numbers.level("last_delivery_timestamp_seconds", "When the last event was delivered")
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 
@@ -242,8 +220,11 @@ class Telemetry:
         Gauge(
             f"{METRICS_PREFIX}_build_info", "Versions; always 1", ("version", "python", "loop"), registry=self.registry
         ).labels(__version__, platform.python_version(), loop).set(1)
-        self._gauge("buffer_capacity_events", "Most events the buffer holds").set(max_events)
-        self._gauge("buffer_capacity_bytes", "Most bytes of events the buffer holds").set(max_bytes)
+        for name, text, value in (
+            ("buffer_capacity_events", "Most events the buffer holds", max_events),
+            ("buffer_capacity_bytes", "Most bytes of events the buffer holds", max_bytes),
+        ):
+            Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry).set(value)
         self.registry.register(ReadGauges(read, age_seconds=self.age_seconds))
 
     # Intake
@@ -251,8 +232,8 @@ class Telemetry:
     def events_accepted(self, count: int, *, intake: Intake) -> None:
         """The buffer took charge of `count` events."""
         self.received += count
-        self._received[intake].inc(count)
-        self._accepted[intake].inc(count)
+        self._received[intake] += count
+        self._accepted[intake] += count
 
     def events_refused(
         self,
@@ -266,8 +247,8 @@ class Telemetry:
         """`count` events were refused, for the first of their errors; `name` and `field` are those of one of them."""
         self.received += count
         self.refused += count
-        self._received[intake].inc(count)
-        self._rejected[reason].inc(count)
+        self._received[intake] += count
+        self._rejected[reason] += count
         if not count:
             return
         self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
@@ -279,12 +260,12 @@ class Telemetry:
         """`count` events repeated keys of events accepted before, so they are not taken again."""
         self.received += count
         self.duplicates += count
-        self._received[intake].inc(count)
-        self._duplicates.inc(count)
+        self._received[intake] += count
+        self._duplicates.value += count
 
     def request_refused(self, reason: RequestRefusalReason) -> None:
         """A request was refused before anything of an event is known. Reasons that others tell of are only counted."""
-        self._requests_refused[reason].inc()
+        self._requests_refused[reason] += 1
         if message := _REFUSED.get(reason):
             self._log_seldom(message, kind=reason, code=reason)
 
@@ -299,12 +280,12 @@ class Telemetry:
 
     def connection_closed(self, reason: CloseReason) -> None:
         """An intake closed a connection for the sake of others."""
-        self._closed[reason].inc()
+        self._closed[reason] += 1
         self._log_seldom(_CLOSED[reason], kind=reason, reason=reason)
 
     def error_lines_lost(self, count: int) -> None:
         """A client of lines_socket does not read what it is told of refused events."""
-        self._error_lines_lost.inc(count)
+        self._error_lines_lost.value += count
 
     def connections_capped(self, connections: int, *, wanted: int) -> None:
         """The process may not have as many files open as `intake.max_connections` takes."""
@@ -320,7 +301,7 @@ class Telemetry:
 
     def attribute_type_conflict(self, *, action: ConflictAction, kind: ConflictKind) -> None:
         """An attribute of an accepted or refused event had another type than before."""
-        self._conflicts[action, kind].inc()
+        self._conflicts[action, kind] += 1
 
     def attribute_conflicts_first(
         self, *, name: str, attribute: str, expected: AttributeType, found: AttributeType, action: ConflictAction
@@ -389,22 +370,22 @@ class Telemetry:
 
     def event_delivered(self, *, accepted_at: float) -> None:
         """An event left the buffer because Growlytics has it."""
-        self._delivered.inc()
-        self._last_delivery.set(self._clock())
+        self._delivered.value += 1
+        self._last_delivery.value = self._clock()
         seconds = self.age_seconds(accepted_at)
         self._latency.observe(seconds)
         self.recent.delivered(seconds)
 
     def event_dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
         """An event left the buffer because it was given up; for what was rejected see `event_rejected`."""
-        self._dead_lettered[reason].inc()
+        self._dead_lettered[reason] += 1
         self.recent.dead_lettered(event_id, reason=reason, status=status, name=name)
         if reason in _GIVEN_UP:
             self._log_seldom(_GIVEN_UP[reason], kind=reason, reason=reason)
 
     def events_dropped(self, count: int, *, reason: DropReason) -> None:
         """Accepted events are lost."""
-        self._dropped[reason].inc(count)
+        self._dropped[reason] += count
         if count and reason != "shutdown":
             self._log_seldom(_DROPPED[reason], kind=reason, reason=reason, count=count)
 
@@ -419,20 +400,20 @@ class Telemetry:
 
     def attempt_finished(self, outcome: OutcomeName, seconds: float) -> None:
         """An attempt on the wire came to `outcome` after `seconds`."""
-        self._attempts[outcome].inc()
+        self._attempts[outcome] += 1
         self._attempt_duration.observe(seconds)
         self.recent.attempted(outcome, seconds)
 
     def attempt_failed(self, failure: FailureFields) -> None:
         """It did not deliver, because of this."""
-        self._failures[failure["kind"]].inc()
+        self._failures[failure["kind"]] += 1
         self.recent.failed(failure)
 
     def retry_scheduled(self, *, reason: RetryReason, maybe_delivered: bool) -> None:
         """An attempt failed in a way that may pass, so there will be another."""
-        self._retries[reason].inc()
+        self._retries[reason] += 1
         if maybe_delivered:
-            self._possible_duplicates.inc()
+            self._possible_duplicates.value += 1
         self._log_seldom("attempt failed, will be retried", kind=reason, reason=reason)
 
     def proxy_refused(self, *, status: int) -> None:
@@ -458,7 +439,7 @@ class Telemetry:
 
     def attempt_cancelled(self) -> None:
         """An attempt was cut off, so it is not known whether the event arrived; it will be sent again."""
-        self._possible_duplicates.inc()
+        self._possible_duplicates.value += 1
 
     def hold_started(self, cause: HoldCause, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
         """Nothing is sent any more but one probe at a time; `failure` is of the attempt that made it so."""
@@ -489,7 +470,7 @@ class Telemetry:
 
     def dead_letters_evicted(self, count: int, *, reason: EvictionReason) -> None:
         """Dead letters were removed, other than by replaying them."""
-        self._evicted[reason].inc(count)
+        self._evicted[reason] += count
         if count and reason == "full":
             self._log_seldom(
                 "dead letters removed: there is no room for more (dead_letters.max_events, max_bytes)", kind=0
@@ -497,7 +478,7 @@ class Telemetry:
 
     def buffer_failed(self, operation: BufferOperation, error: Exception) -> None:
         """The buffer's disk is full or fails; it will be tried again."""
-        self._buffer_errors[operation].inc()
+        self._buffer_errors[operation] += 1
         self._log_seldom(
             "the buffer's disk fails: see buffer.directory", kind=operation, operation=operation, error=str(error)
         )
@@ -508,7 +489,7 @@ class Telemetry:
 
     def buffer_moved(self, error: Exception, *, is_news: bool) -> None:
         """The buffer's file is not in its place any more."""
-        self._buffer_errors["directory"].inc()
+        self._buffer_errors["directory"] += 1
         if is_news:
             log.error(
                 "the buffer's file is gone from its place: new events are refused, and what is buffered is lost unless it "
@@ -522,7 +503,7 @@ class Telemetry:
 
     def buffer_file_made_anew(self, name: str) -> None:
         """A file beside the buffer's, its log or its lock, was removed while it was in use."""
-        self._buffer_errors["directory"].inc()
+        self._buffer_errors["directory"] += 1
         log.warning(
             "a file in buffer.directory was removed while it was in use; it was recreated, and nothing is lost",
             extra={"fields": {"file": name}},
@@ -579,14 +560,14 @@ class Telemetry:
 
     def file_reloaded(self, setting: str, result: ReloadResult, *, notable: bool = True) -> None:
         """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
-        self._reloads[result].inc()
+        self._reloads[result] += 1
         if notable:
             kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
             log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
 
     def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
         """The file cannot be used; `fault` shows nothing of it. Not `notable` is what was said already."""
-        self._reloads["failed"].inc()
+        self._reloads["failed"] += 1
         if notable:
             message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE
             log.warning(message, extra={"fields": {"setting": setting, "fault": fault}})
@@ -599,7 +580,7 @@ class Telemetry:
 
     def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
         """Somebody asked for the settings to be read again: those of these paths are other than before."""
-        self._reloads["changed" if taken_up else "unchanged"].inc()
+        self._reloads["changed" if taken_up else "unchanged"] += 1
         if restart_needed:
             log.warning(
                 "settings were read again, and some that changed need a restart",
@@ -611,7 +592,7 @@ class Telemetry:
 
     def reload_failed(self, problems: Sequence[str]) -> None:
         """The same, but something is wrong with them; `problems` show no secret."""
-        self._reloads["failed"].inc()
+        self._reloads["failed"] += 1
         log.error(
             "settings were read again, but cannot be used, so nothing changed: mend them and send SIGHUP once more",
             extra={"fields": {"problems": list(problems)}},
@@ -670,14 +651,3 @@ class Telemetry:
         """Return whether a line of this kind may be written again."""
         last, _ = self._logged.get((message, kind), (float("-inf"), 0))
         return abs(self._clock() - last) >= _LOG_INTERVAL_SECONDS
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry)
-
-    def _labelled(self, name: str, text: str, label: str, values: tuple[_Word, ...]) -> dict[_Word, Counter]:
-        """Make a counter with one label and a child for each of its values, so that every series starts at 0."""
-        parent = Counter(f"{METRICS_PREFIX}_{name}", text, (label,), registry=self.registry)
-        return {value: parent.labels(value) for value in values}
