@@ -137,7 +137,8 @@ class Engine:
 
     def start(self, now: float, wall: float) -> Attempt | None:
         """Start the next attempt that may go now; None if none may. Each that is started must be ended or cancelled."""
-        self.lanes.unpark_due(now)
+        if self.lanes.parked_events:
+            self.lanes.unpark_due(now)
         if now < self._rate_limit.next_at:
             return None
         is_probe = bool(self.holds.causes)

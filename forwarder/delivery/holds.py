@@ -6,7 +6,7 @@ are seconds of the event loop's clock.
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +41,8 @@ class Holds:
 
     def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
         self._random_share = random_share
-        self._since: dict[HoldCause, float] = {}
+        self.causes: dict[HoldCause, float] = {}
+        """What holds, and since when; changed here alone."""
         self.use(settings)
         self._next_probe_at = 0.0
         self._early_probe_at = 0.0
@@ -53,25 +54,20 @@ class Holds:
         """Go by other settings from the next wait on."""
         self._initial_seconds = settings.probe_initial_seconds
         self._max_seconds = settings.probe_max_seconds
-        if not self._since:
+        if not self.causes:
             self._interval_seconds = self._initial_seconds
-
-    @property
-    def causes(self) -> Mapping[HoldCause, float]:
-        """What holds, and since when."""
-        return self._since
 
     @property
     def probe_at(self) -> float | None:
         """From when on a probe may go; None if nothing holds, or while one is under way."""
-        if not self._since or self._probing:
+        if not self.causes or self._probing:
             return None
         return max(self._next_probe_at, self._retry_after_until)
 
     @property
     def early_probe_at(self) -> float | None:
         """The same for a lane not yet tried: after the initial interval, however long the interval is by now."""
-        if not self._since or self._probing:
+        if not self.causes or self._probing:
             return None
         return max(min(self._early_probe_at, self._next_probe_at), self._retry_after_until)
 
@@ -81,19 +77,19 @@ class Holds:
         if seconds is not None:
             until = now + min(seconds * (1 + _JITTER * self._random_share()), MAX_RETRY_AFTER_SECONDS)
             until = self._retry_after_until = max(until, self._retry_after_until)
-        elif cause not in self._since:
+        elif cause not in self.causes:
             until = self._next_probe_at = max(self._next_probe_at, now + self._interval_seconds * self._jitter())
-            if not self._since:
+            if not self.causes:
                 self._early_probe_at = until
-        if cause not in self._since:
-            self._since[cause] = now
+        if cause not in self.causes:
+            self.causes[cause] = now
             self._news.append(HoldStarted(cause, until - now))
 
     def clear(self, cause: HoldCause, now: float) -> None:
         """Remove one cause, if it is there."""
-        if (since := self._since.pop(cause, None)) is not None:
+        if (since := self.causes.pop(cause, None)) is not None:
             self._news.append(HoldEnded(cause, now - since))
-        if not self._since:
+        if not self.causes:
             self._interval_seconds = self._initial_seconds
             self._next_probe_at = self._early_probe_at = self._retry_after_until = 0.0
 
@@ -108,7 +104,7 @@ class Holds:
     def probe_failed(self, now: float) -> None:
         """It was not delivered: the next one waits longer."""
         self._probing = False
-        if self._since:
+        if self.causes:
             self._interval_seconds = min(2 * self._interval_seconds, self._max_seconds)
             jitter = self._jitter()
             self._next_probe_at = now + self._interval_seconds * jitter
@@ -117,7 +113,7 @@ class Holds:
     def probe_delivered(self, now: float) -> None:
         """It was delivered: nothing holds any more."""
         self._probing = False
-        for cause in tuple(self._since):
+        for cause in tuple(self.causes):
             self.clear(cause, now)
 
     def probe_soon(self, now: float) -> None:

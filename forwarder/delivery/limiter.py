@@ -90,7 +90,8 @@ class Limiter:
         self._limit = min(START_LIMIT, max_concurrency)
         self._slow_start_until = max_concurrency  # below it the limit doubles
         self._lowered_at = -inf
-        self._in_flight = 0
+        self.in_flight = 0
+        """How many attempts are on the wire; changed here alone."""
         self._frozen = False
         self._round = _Round(-inf)
         self._usual_share = 0.0
@@ -109,14 +110,9 @@ class Limiter:
         return self._limit
 
     @property
-    def in_flight(self) -> int:
-        """How many attempts are on the wire."""
-        return self._in_flight
-
-    @property
     def has_room(self) -> bool:
         """Whether one more may start."""
-        return self._in_flight < self._limit
+        return self.in_flight < self._limit
 
     def change_max(self, max_concurrency: int) -> None:
         """Stay between 1 and another `max_concurrency` from now on."""
@@ -128,7 +124,7 @@ class Limiter:
 
     def started(self) -> None:
         """Count an attempt that goes on the wire."""
-        self._in_flight += 1
+        self.in_flight += 1
 
     def succeeded(self, started_at: float, now: float, *, own_seconds: float = 0.0) -> None:
         """Count a success. No other answer's latency matters.
@@ -164,7 +160,7 @@ class Limiter:
 
     def cancelled(self) -> None:
         """Count an attempt that ended without telling anything."""
-        self._in_flight = max(0, self._in_flight - 1)
+        self.in_flight = max(0, self.in_flight - 1)
 
     def freeze(self, *, overload: bool) -> None:
         """Begin a hold: what its few attempts come to says nothing of how many there could be.
@@ -189,7 +185,7 @@ class Limiter:
     def _answered(self) -> bool:
         """Count an answer, and return whether anything may be learnt from it."""
         self._round.answers += 1
-        self._round.full += self._in_flight >= self._limit
+        self._round.full += self.in_flight >= self._limit
         self.cancelled()
         return not self._frozen
 

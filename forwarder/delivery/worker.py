@@ -374,7 +374,7 @@ class Delivery:
         return self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
 
     def _set_timer(self) -> None:
-        at = None if self._acks_lag_behind or not self._idle else self._engine.wakes_at()
+        at = None if not self._idle or self._acks_lag_behind else self._engine.wakes_at()
         if self._timer and (at is None or at != self._timer_at):
             self._timer.cancel()
             self._timer = None
