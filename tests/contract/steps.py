@@ -12,7 +12,7 @@ from tests.contract.conftest import Kind
 
 REJECTED = DeadLettered("rejected", 422, b"no", attempts=1, first_attempt_at=1e9, last_attempt_at=1e9)
 
-DEADLINE_SECONDS = 5.0
+DEADLINE_SECONDS = 30.0
 """How long a test waits for what must happen."""
 SILENCE_SECONDS = 0.02
 """How long a test watches that something does not happen."""

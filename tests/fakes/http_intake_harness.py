@@ -42,7 +42,7 @@ from forwarder.settings import (
 from forwarder.words import DROP_REASONS, INTAKES, REFUSAL_REASONS, Intake
 from tests.fakes.buffers import memory_buffer
 
-DEADLINE_SECONDS: Final = 10.0
+DEADLINE_SECONDS: Final = 30.0
 """Of every single wait; nothing here takes nearly so long unless it hangs."""
 
 

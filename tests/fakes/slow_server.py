@@ -25,7 +25,7 @@ class SlowServer:
         return f"{self.scheme}://127.0.0.1:{self.port}/track/event"
 
     def serve(self, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
-        connection.settimeout(5.0)
+        connection.settimeout(30.0)
         with suppress(OSError), tls.wrap_socket(connection, server_side=True) if tls else connection as stream:
             while body := _body(stream):
                 self.bodies.append(body)

@@ -219,7 +219,7 @@ async def test_a_disk_that_has_no_room_for_long_is_told_and_the_change_is_kept_a
 ) -> None:
     daemon.accept({"a": 1, "b": 1})
     daemon.room, daemon.note_seconds = asyncio.Event(), 0.1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await post(daemon, "forget", {"name": "Buy", "attribute": "a"}, status=503)
         assert answer["errors"][0]["code"] == "buffer_unavailable"
         await post(daemon, "import", {"types": {"Buy": {"b": "number", "c": "date"}}}, status=503)

@@ -37,7 +37,7 @@ class RunningDaemon:
         return f"http://{self.http}"
 
     def ledger(self) -> dict[str, int]:
-        connection = http.client.HTTPConnection(self.http, timeout=10)
+        connection = http.client.HTTPConnection(self.http, timeout=30)
         try:
             connection.request("GET", "/v1/status")
             ledger: dict[str, int] = json.load(connection.getresponse())["ledger"]["since_start"]

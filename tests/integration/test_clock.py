@@ -110,13 +110,13 @@ def status(app: App) -> Any:
 async def tried_again(app: App, times: int = 5) -> None:
     """Wait for some failed attempts that began from now on."""
     before = status(app)["delivery"]["attempts"]["retryable"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while status(app)["delivery"]["attempts"]["retryable"] < before + times and app.buffer.occupancy().events:
             await asyncio.sleep(0.005)
 
 
 async def delivered(app: App, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while app.buffer.ledger().delivered < count:
             await asyncio.sleep(0.005)
 
@@ -207,12 +207,12 @@ async def test_an_event_that_is_really_old_expires_as_before_also_across_a_resta
             assert app.dead_letters.events == 0
         clock.pass_(60)
         async with running(tmp_path, sandbox, clock) as app:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while app.buffer.ledger().dead_lettered.get("expired", 0) < 1:
                     await asyncio.sleep(0.005)
             await tried_again(app, 10)
             assert app.buffer.ledger().dead_lettered["expired"] == 1, "the other is only half a day old"
             clock.pass_(DAY / 2)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while app.buffer.ledger().dead_lettered["expired"] < 2:
                     await asyncio.sleep(0.005)

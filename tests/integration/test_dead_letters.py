@@ -69,7 +69,7 @@ class System:
         assert [each.raw.decode() for each in self.sandbox.stored()] == [event(99)]
 
     async def until_settled(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.app.buffer.occupancy().events:
                 await asyncio.sleep(0.005)
 
@@ -334,7 +334,7 @@ async def test_dead_letters_in_memory_count_as_lost_when_the_app_closes(tmp_path
 async def test_a_receipt_says_where_an_event_is_until_it_is_forgotten(tmp_path: Path, kind: str) -> None:
     async with running(tmp_path, kind=kind, faults=Faults(down=True), receipts=2) as system:
         (first,) = await system.accept(event(1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (receipt := await system.get(f"/v1/events/{first}", tcp=True))["state"] != "parked":
                 assert receipt["state"] == "buffered"
         assert receipt["until"] > 1.7e9

@@ -27,7 +27,7 @@ from tests.fakes.events import EventMaker, ids
 
 TWO_EVENTS = 1200
 """A window in which there is room for about so many."""
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
 
 
 def settings(max_events: int, when_full: Literal["reject", "drop_oldest"] = "drop_oldest") -> BufferSettings:

@@ -55,7 +55,7 @@ def write(path: Path, text: bytes, *, closing: bool = True) -> socket.socket:
     raw = socket.socket(socket.AF_UNIX)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     raw.connect(str(path))
-    raw.settimeout(5)
+    raw.settimeout(30)
     raw.sendall(text)
     if closing:
         raw.close()
@@ -691,7 +691,7 @@ async def close_while_time_passes(served: WayIn, *, seconds: float, not_before: 
         await let_pass(not_before)
         assert not closing.done()
     await let_pass(seconds - not_before)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await closing
 
 

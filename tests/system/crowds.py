@@ -191,7 +191,7 @@ def send_in_part(daemon: Daemon, until_then: str, *, is_reset: bool, bodies: int
     head = f"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     data = head.encode() + UNTIL_THEN[until_then](body)
     for _ in range(bodies):
-        with socket.create_connection(address_of(daemon.base), timeout=10) as connection:
+        with socket.create_connection(address_of(daemon.base), timeout=30) as connection:
             connection.sendall(data)
             if is_reset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

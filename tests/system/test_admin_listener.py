@@ -159,7 +159,7 @@ async def test_descriptors_that_run_out_are_a_line_in_the_log_and_no_end(daemon:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_files(daemon) + 5, limits[1]))
         for _ in range(40):
             await stack.enter_async_context(wire_to(daemon.ready["http"]))
-        await until(said, "it is logged", seconds=10)
+        await until(said, "it is logged", seconds=30)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
     async def is_served() -> bool:

@@ -56,7 +56,7 @@ async def assert_well(daemon: Daemon) -> None:
 
 def connect(daemon: Daemon) -> socket.socket:
     host, _, port = daemon.ready["http"].rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout=10)
+    connection = socket.create_connection((host, int(port)), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 

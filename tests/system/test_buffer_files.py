@@ -187,7 +187,7 @@ async def test_the_very_first_start_on_a_full_disk_answers_503_until_there_is_ro
             async def available() -> bool:
                 return bool((await daemon.status())["buffer"]["available"])
 
-            await until(available, "it has noticed that there is room", seconds=10)
+            await until(available, "it has noticed that there is room", seconds=30)
             await sandbox.faults(down=True)
             await one_at_a_time(daemon, 200)
             assert await daemon.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -265,7 +265,7 @@ async def test_a_limit_on_the_size_of_files_at_the_very_first_start_is_taken_for
         async def available() -> bool:
             return bool((await daemon.status())["buffer"]["available"])
 
-        await until(available, "it has noticed that there is room", seconds=10)
+        await until(available, "it has noticed that there is room", seconds=30)
         await one_at_a_time(daemon, 200)
         await until(daemon.drained, "it is delivered")
         assert await daemon.stop() == 0

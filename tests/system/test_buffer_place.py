@@ -41,7 +41,7 @@ async def until_noticed(daemon: Daemon) -> None:
     async def noticed() -> bool:
         return not await available(daemon)
 
-    await until(noticed, "it is noticed", seconds=10)
+    await until(noticed, "it is noticed", seconds=30)
     assert await post(daemon, 99) == 503
     assert (await daemon.metrics())[DIRECTORY_ERRORS] >= 1
     assert [line["level"] for line in daemon.lines if line["message"].startswith(GONE)] == ["error"]
@@ -127,7 +127,7 @@ async def test_a_directory_that_is_renamed_back_is_used_again_and_nothing_is_los
             rename_directory(directory)
             await until_noticed(daemon)
             (tmp_path / "elsewhere").rename(directory)
-            await until(lambda: available(daemon), "it is noticed that it is back", seconds=10)
+            await until(lambda: available(daemon), "it is noticed that it is back", seconds=30)
             assert await post(daemon, 3) == 202
             await daemon.stop(signal.SIGKILL)
         await sandbox.faults(down=False)
@@ -168,7 +168,7 @@ async def test_a_log_that_is_removed_is_made_anew_and_what_was_in_it_survives_a_
         async with running_daemon(tmp_path, sandbox.url, **FAST_RETRIES) as daemon:
             assert await post(daemon, 1, 2) == 202
             log.unlink()
-            await until(lambda: made_anew(daemon), "it is made anew", seconds=10)
+            await until(lambda: made_anew(daemon), "it is made anew", seconds=30)
             assert log.exists()
             assert (await daemon.metrics())[DIRECTORY_ERRORS] == 1
             assert await post(daemon, 3) == 202

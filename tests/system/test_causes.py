@@ -115,7 +115,7 @@ async def resets(connection: Connection) -> None:
 @pytest.mark.parametrize(
     ("behave", "kind", "error", "status"),
     [
-        (silent, "timeout_answer", "no answer within 0.1 s", None),
+        (silent, "timeout_answer", "no answer within 0.5 s", None),
         (resets, "reset", "connection reset by peer", None),
         (answering(answer("503 CANARY", b"CANARY")), "status", "503 Service Unavailable", 503),
     ],
@@ -123,7 +123,11 @@ async def resets(connection: Connection) -> None:
 async def test_a_server_that_is_no_help(
     tmp_path: Path, behave: Behaviour, kind: str, error: str, status: int | None
 ) -> None:
-    async with raw_server(behave) as server, daemon_of(tmp_path, server.url, growlytics__timeout_seconds=0.1) as daemon:
+    timeout = 0.5 if kind == "timeout_answer" else 30.0  # a busy machine may not answer in time
+    async with (
+        raw_server(behave) as server,
+        daemon_of(tmp_path, server.url, growlytics__timeout_seconds=timeout) as daemon,
+    ):
         line = await told(daemon)
         assert (line["kind"], line["error"], line.get("status")) == (kind, error, status)
 

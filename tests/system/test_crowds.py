@@ -87,7 +87,7 @@ async def test_bodies_that_are_all_but_complete_at_once_are_within_a_bound_and_n
 
     with ExitStack() as held:
         for number in range(HELD):
-            connection = held.enter_context(socket.create_connection(address_of(daemon.base), timeout=10))
+            connection = held.enter_context(socket.create_connection(address_of(daemon.base), timeout=30))
             await asyncio.to_thread(send, connection)
             await post_one(daemon, number)
         print(f"at most {daemon.peak_bytes() / MIB:.0f} MiB")

@@ -207,7 +207,7 @@ async def test_a_full_disk_refuses_new_events_and_delivers_what_it_has_until_the
             fill(disk)
             await flood.until(503)
             (disk / "ballast").unlink()
-            await until(lambda: available(daemon), "it has noticed that there is room", seconds=10)
+            await until(lambda: available(daemon), "it has noticed that there is room", seconds=30)
             assert await flood.post_one() == 202
             await sandbox.faults(down=False)
             await until(daemon.drained, "all is delivered")
@@ -294,7 +294,7 @@ async def test_a_disk_that_fails_to_write_costs_nothing_and_nothing_is_sent_twic
             await until_it_stands_still(sandbox)
             assert (await daemon.ledger())["buffered"] > 0, "acks wait, too"
             resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, without)
-            await until(lambda: available(daemon), "it has noticed that the disk works", seconds=10)
+            await until(lambda: available(daemon), "it has noticed that the disk works", seconds=30)
             assert await flood.post_one() == 202
             await until(daemon.drained, "the last ones are delivered")
             assert await numbers_at(sandbox) == Counter(flood.acknowledged)

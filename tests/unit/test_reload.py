@@ -136,7 +136,7 @@ async def test_requests_while_it_reads_are_one_and_it_serves_until_it_is_cancell
     for expected in (1, 2):
         for _ in range(3):
             reloaded.reloading.reload()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while sum(reloaded.counts) < expected:
                 await asyncio.sleep(0)
     serving.cancel()

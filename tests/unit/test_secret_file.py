@@ -383,7 +383,7 @@ async def test_serving_polls_until_it_is_cancelled(watched: Watched) -> None:
     watched.key_file = watched.made(poll_seconds=0.001)
     serving = asyncio.create_task(watched.key_file.serve())
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for spoiled, key in ((b"", NEW), (b"\xff", THIRD)):
                 failed = watched.counts[2]
                 watched.path.write_bytes(spoiled)
@@ -413,7 +413,7 @@ async def test_a_file_that_is_set_later_is_polled_from_then_on(watched: Watched)
     await asyncio.sleep(0)
     watched.key_file.use(str(watched.path), Secret(OLD))
     replace(watched.path, NEW)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while watched.keys != [NEW]:
             await asyncio.sleep(0.001)
     serving.cancel()
