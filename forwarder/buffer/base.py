@@ -11,7 +11,7 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -155,6 +155,41 @@ class Buffer(Protocol):
         `max_lane_events` of any lane. Skipping a lane costs each of its events one step for as long as it is skipped, not
         one for each take; others have their turn on the event loop meanwhile.
         """
+        ...
+
+    def take_ready(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        """As `take`, but without waiting: return what may be taken now and is in memory; perhaps nothing.
+
+        If that is less than asked for, the listener's `changed` is called once there may be more. If there may be more in
+        the store, this begins to read it.
+        """
+        ...
+
+    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+        """Call these functions from now on, in place of those that were given before.
+
+        `changed` is called when something may be taken that could not be before: events were put or given back, a rest or a
+        read ended. `left` is called with events that were taken, after their acks are committed. Neither may take long; both
+        may call this buffer.
+        """
+        ...
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """Remove a taken event with its fate, as `ack` does, without waiting.
+
+        The buffer chooses when it commits that, soon; then the listener's `left` is called.
+        """
+        ...
+
+    async def settle_acks(self) -> None:
+        """Commit all acks that were begun, at once; return when that is so. It may wait as `ack` does."""
         ...
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:

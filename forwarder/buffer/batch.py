@@ -55,14 +55,6 @@ class Put:
     """Whether it is in the transaction: set on the database's thread, which decides it once for each transaction."""
 
 
-@dataclass(slots=True, eq=False)
-class Ack:
-    """Events to remove, each with its fate."""
-
-    fates: Sequence[tuple[Event, Fate]]
-    done: asyncio.Future[None]
-
-
 @dataclass(slots=True)
 class Noted:
     """What is to be kept for intake, whatever becomes of puts; it may wait where the disk is full."""
@@ -90,11 +82,12 @@ class Batch:
     """What is committed together."""
 
     puts: list[Put] = field(default_factory=list)
-    acks: list[Ack] = field(default_factory=list)
+    acks: list[tuple[Event, Fate]] = field(default_factory=list)
+    """Events to remove, each with its fate."""
     marks: dict[int, Mark | None] = field(default_factory=dict)
     """What changes of the marks, by the ids of their events; None removes one."""
-    marked: list[asyncio.Future[None]] = field(default_factory=list)
-    """Of those who wait for that."""
+    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    """Of those who wait for the acks and marks."""
     corrupt: list[int] = field(default_factory=list)
     """The ids of rows that cannot be read."""
     declined: Counter[str] = field(default_factory=Counter)
@@ -102,7 +95,7 @@ class Batch:
     noted: Noted = field(default_factory=Noted)
 
     def __bool__(self) -> bool:
-        return bool(self.puts or self.acks or self.marks or self.corrupt or self.declined or self.noted)
+        return bool(self.puts or self.acks or self.marks or self.waiters or self.corrupt or self.declined or self.noted)
 
     def __add__(self, later: "Batch") -> "Batch":
         """Return both as one, but for what is noted."""
@@ -110,7 +103,7 @@ class Batch:
             self.puts + later.puts,
             self.acks + later.acks,
             self.marks | later.marks,
-            self.marked + later.marked,
+            self.waiters + later.waiters,
             self.corrupt + later.corrupt,
             self.declined + later.declined,
         )
@@ -121,7 +114,6 @@ class Batch:
             put.written = not put.overdue
         return replace(self, puts=[put for put in self.puts if put.written])
 
-    def waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
+    def all_waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
         """Return what is to be told when it is committed."""
-        acked = [ack.done for ack in self.acks]
-        return [*(put.done for put in self.puts), *acked, *self.marked, *self.noted.waiters]
+        return [*(put.done for put in self.puts), *self.waiters, *self.noted.waiters]

@@ -13,7 +13,8 @@ from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from forwarder.buffer.base import Unavailable
-from forwarder.buffer.batch import Ack, Batch, Noted, Put
+from forwarder.buffer.batch import Batch, Noted, Put
+from forwarder.buffer.fates import Fate
 from forwarder.buffer.waiting import tell
 from forwarder.database import ledger
 from forwarder.database.connection import (
@@ -27,6 +28,7 @@ from forwarder.database.connection import (
     give_back_space,
 )
 from forwarder.database.marks import Changes
+from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 
 MAX_COMMIT_BYTES: Final = 1024 * 1024
@@ -90,18 +92,25 @@ class GroupCommit(Generic[T]):
             self._watch(put.deadline)
         self.commit()
 
-    def ack(self, ack: Ack) -> None:
-        """Have events removed."""
-        self._raise_if_failed()
-        self.waiting.acks.append(ack)
+    def ack(self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None] | None = None) -> None:
+        """Have events removed, each with its fate."""
+        self.waiting.acks += fates
+        if done is not None:
+            self._raise_if_failed()
+            self.waiting.waiters.append(done)
         self.commit()
+
+    @property
+    def has_acks(self) -> bool:
+        """Whether acks are waiting or being committed."""
+        return bool(self._current.acks or self.waiting.acks)
 
     def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
         """Have marks changed."""
         self._raise_if_failed()
         self.waiting.marks |= changes
         if done is not None:
-            self.waiting.marked.append(done)
+            self.waiting.waiters.append(done)
         self.commit()
 
     def note(self, noted: Noted, *, soon: bool = True) -> None:
@@ -287,7 +296,8 @@ class GroupCommit(Generic[T]):
             return
         self._stalled = True
         waiting = self.waiting
-        if waiting.acks or waiting.marks or waiting.corrupt or self.restoring:  # and not only refusals, which can wait
+        cannot_wait = waiting.acks or waiting.marks or waiting.waiters or waiting.corrupt  # refusals can
+        if cannot_wait or self.restoring:
             self._committing = True
             self._database.give_up_reserve(self._gave_up_reserve)
 
@@ -314,7 +324,7 @@ class GroupCommit(Generic[T]):
         """Tell everybody of a bug, and end the process: see `watch`."""
         self._stalled, self._failure = True, error
         self._failed.set()
-        for done in chain(batch.waiters(), self.waiting.waiters(), self._noted.waiters):
+        for done in chain(batch.all_waiters(), self.waiting.all_waiters(), self._noted.waiters):
             if not done.done():
                 done.set_exception(error)
 

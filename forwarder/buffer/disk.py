@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Final
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
-from forwarder.buffer.batch import Ack, Batch, Put
+from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.bringing import Bringing
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.declined import Declined
@@ -30,7 +30,7 @@ from forwarder.buffer.room import Room
 from forwarder.buffer.settling import Settling
 from forwarder.buffer.turns import Turns
 from forwarder.buffer.upkeep import Upkeep
-from forwarder.buffer.waiting import tell, wait_until
+from forwarder.buffer.waiting import News, tell
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
@@ -77,7 +77,7 @@ class DiskBuffer:
         self._clock = clock
         self._ordering = Ordering(max_aside_bytes=window_bytes, lane_of=lane_of)
         self._taken: dict[int, Event] = {}
-        self._changed = asyncio.Event()
+        self._news = News(clock)
         self._closed = False
         self._is_lost = False
         """Whether the file had no place any more at the end."""
@@ -93,11 +93,11 @@ class DiskBuffer:
             database,
             self._ordering,
             window_bytes=window_bytes,
-            changed=self._changed,
+            news=self._news,
             drop_corrupt=self._drop_corrupt,
             telemetry=telemetry,
         )
-        self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, changed=self._changed)
+        self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, news=self._news)
         self._turns = Turns(settings, clock)
         bringing = Bringing(self._commits, room=self._room, submit=self._submit, receipts=receipts, next_id=next_id)
         self._upkeep = Upkeep(
@@ -213,29 +213,60 @@ class DiskBuffer:
     ) -> list[Event]:
         """See Buffer."""
         while True:
-            self._changed.clear()
-            events = self._ordering.hand_out(
-                now=self._clock(),
-                max_events=max_events,
-                max_bytes=max_bytes,
-                skip_lanes=skip_lanes,
-                max_lane_events=max_lane_events,
-                max_steps=MAX_STEPS,
+            self._news.expect()
+            events = self.take_ready(
+                max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
             )
-            self._taken.update((event.id, event) for event in events)
-            self._reading.read_ahead()
             if events:
                 return events
-            if self._ordering.unfinished:
-                await asyncio.sleep(0)
-            else:
-                await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
+            await self._news.wait()
+
+    def take_ready(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        """See Buffer."""
+        events = self._ordering.hand_out(
+            now=self._clock(),
+            max_events=max_events,
+            max_bytes=max_bytes,
+            skip_lanes=skip_lanes,
+            max_lane_events=max_lane_events,
+            max_steps=MAX_STEPS,
+        )
+        for event in events:
+            self._taken[event.id] = event
+        self._reading.read_ahead()
+        if self._ordering.unfinished:
+            asyncio.get_running_loop().call_soon(self._news.tell)
+        elif len(events) < max_events:
+            self._news.tell_at(self._ordering.next_change())
+        return events
+
+    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+        """See Buffer."""
+        self._news.listen(changed=changed, left=left)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer. What is acked is never handed out again, also where the commit must wait."""
-        ack = Ack(fates, asyncio.get_running_loop().create_future())
-        self._submit_ack(ack)
-        await ack.done
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._marking.ending(event.id for event, _ in fates)
+        self._commits.ack(fates, done)
+        await done
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """See Buffer."""
+        self._marking.ending((event.id,))
+        self._commits.ack(((event, fate),))
+
+    async def settle_acks(self) -> None:
+        """See Buffer."""
+        if self._commits.has_acks:
+            await self.ack(())
 
     async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
         """See Buffer."""
@@ -258,12 +289,12 @@ class DiskBuffer:
             del self._taken[event.id]
         self._marking.unmark_soon(event.id for event in events)
         self._ordering.give_back(events, not_before=not_before)
-        self._changed.set()
+        self._news.tell()
 
     async def end_rests(self) -> None:
         """See Buffer."""
         self._ordering.end_rests()
-        self._changed.set()
+        self._news.tell()
 
     async def holds(self, event_id: int) -> bool:
         """See Buffer."""
@@ -320,6 +351,7 @@ class DiskBuffer:
         """See Buffer. The database is closed by who opened it."""
         if not self._closed:
             self._closed = True
+            self._news.close()
             self._note_declined()
             await self._commits.flush()
             if not await self._upkeep.look():
@@ -338,10 +370,6 @@ class DiskBuffer:
     def _submit(self, put: Put) -> None:
         self._room.occupy(put)
         self._commits.put(put)
-
-    def _submit_ack(self, ack: Ack) -> None:
-        self._marking.ending(event.id for event, _ in ack.fates)
-        self._commits.ack(ack)
 
     def _note_declined(self) -> None:
         """Have refusals and duplicates since the last time written to the ledger with the next commit."""
@@ -375,17 +403,19 @@ class DiskBuffer:
             tell(put.done, Stored())
         for intake, number in accepted.items():
             self._telemetry.events_accepted(number, intake=intake)
-        for ack in batch.acks:
-            for event, _ in ack.fates:
-                del self._taken[event.id]
-                self._marking.ended(event.id)
-            self._settling.settle(ack.fates)
-            tell(ack.done, None)
-        for done in chain(batch.marked, batch.noted.waiters):
+        for event, _ in batch.acks:
+            del self._taken[event.id]
+            self._marking.ended(event.id)
+        self._settling.settle(batch.acks)
+        for done in chain(batch.waiters, batch.noted.waiters):
             tell(done, None)
         self._settling.corrupt(batch.corrupt)
         self._telemetry.dead_letters_evicted(evicted, reason="full")
-        self._changed.set()
+        self._news.have_left([event for event, _ in batch.acks])
+        if batch.puts:
+            self._news.tell()
+        else:
+            self._news.wake()
 
     async def _end_marked(self) -> None:
         """Make dead letters of what is found marked; if the disk is too full for that now, it is kept back until then."""
@@ -393,7 +423,8 @@ class DiskBuffer:
         if found:
             self._taken.update((event.id, event) for event in events)
             self._reading.hide(set(self._taken))
-            self._submit_ack(Ack(self._marking.found(found, events), asyncio.get_running_loop().create_future()))
+            for event, fate in self._marking.found(found, events):
+                self.begin_ack(event, fate)
             await self._commits.flush()
 
     def _refuse(self, put: Put) -> None:

@@ -6,17 +6,17 @@ database in memory, by the same code as on disk.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
 
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
-from forwarder.buffer.fates import Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
 from forwarder.buffer.turns import Turns
-from forwarder.buffer.waiting import tell, wait_until
+from forwarder.buffer.waiting import News, tell
 from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
 from forwarder.database.attribute_types import TypeChanges
@@ -53,8 +53,9 @@ class MemoryBuffer:
         self._ordering = Ordering(lane_of=self._lane_of)
         self._turns = Turns(settings, clock)
         self._taken: dict[int, Event] = {}
+        self._left: list[Event] = []  # those of which the listener is told in the next turn of the loop
         self._acks: set[asyncio.Future[None]] = set()  # those that wait for dead letters to be stored
-        self._changed = asyncio.Event()
+        self._news = News(clock)
         self._events = 0
         self._bytes = 0
         self._counters: Counter[str] = Counter()
@@ -102,7 +103,7 @@ class MemoryBuffer:
         self._bytes += size
         self._counters["accepted"] += len(events)
         self._telemetry.events_accepted(len(events), intake=intake)
-        self._changed.set()
+        self._news.tell()
         return Stored()
 
     async def recall(self) -> Notes:
@@ -122,36 +123,73 @@ class MemoryBuffer:
     ) -> list[Event]:
         """See Buffer."""
         while True:
-            self._changed.clear()
-            events = self._ordering.hand_out(
-                now=self._clock(),
-                max_events=max_events,
-                max_bytes=max_bytes,
-                skip_lanes=skip_lanes,
-                max_lane_events=max_lane_events,
-                max_steps=MAX_STEPS,
+            self._news.expect()
+            events = self.take_ready(
+                max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
             )
             if events:
-                self._taken.update((event.id, event) for event in events)
                 return events
-            if self._ordering.unfinished:
-                await asyncio.sleep(0)
-            else:
-                await wait_until(self._changed, self._ordering.next_change(), clock=self._clock)
+            await self._news.wait()
+
+    def take_ready(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        """See Buffer."""
+        events = self._ordering.hand_out(
+            now=self._clock(),
+            max_events=max_events,
+            max_bytes=max_bytes,
+            skip_lanes=skip_lanes,
+            max_lane_events=max_lane_events,
+            max_steps=MAX_STEPS,
+        )
+        for event in events:
+            self._taken[event.id] = event
+        if self._ordering.unfinished:
+            asyncio.get_running_loop().call_soon(self._news.tell)
+        elif len(events) < max_events:
+            self._news.tell_at(self._ordering.next_change())
+        return events
+
+    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+        """See Buffer."""
+        self._news.listen(changed=changed, left=left)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer."""
-        dead = list(letters_of(fates))
-        if not dead:
+        if any(isinstance(fate, DeadLettered) for _, fate in fates):
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._keep_letters(fates, done)
+            await asyncio.shield(done)
+        else:
             self._remove(fates)
-            return
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """See Buffer. What is to be a dead letter is removed once that is written."""
+        fates = ((event, fate),)
+        if isinstance(fate, DeadLettered):
+            self._keep_letters(fates, asyncio.get_running_loop().create_future())
+        else:
+            self._remove(fates)
+
+    async def settle_acks(self) -> None:
+        """See Buffer."""
+        if self._acks:
+            await asyncio.wait(self._acks)
+        self._tell_left()
+
+    def _keep_letters(self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None]) -> None:
         bounds = self._bounds
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._acks.add(done)
         done.add_done_callback(self._acks.discard)
+        dead = list(letters_of(fates))
         job = partial(letters.insert, letters=dead, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
         self._database.submit(job, partial(self._kept, fates, done))
-        await asyncio.shield(done)
 
     def _kept(
         self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
@@ -164,9 +202,16 @@ class MemoryBuffer:
         tell(done, None)
 
     def _remove(self, fates: Sequence[tuple[Event, Fate]]) -> None:
+        if not self._left:
+            asyncio.get_running_loop().call_soon(self._tell_left)
         for event, _ in fates:
             del self._taken[event.id]
+            self._left.append(event)
         self._settle(fates)
+
+    def _tell_left(self) -> None:
+        left, self._left = self._left, []
+        self._news.have_left(left)
 
     async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
         """See Buffer. Nothing outlives the process that could be found marked."""
@@ -183,12 +228,12 @@ class MemoryBuffer:
         for event in events:
             del self._taken[event.id]
         self._ordering.give_back(events, not_before=not_before)
-        self._changed.set()
+        self._news.tell()
 
     async def end_rests(self) -> None:
         """See Buffer."""
         self._ordering.end_rests()
-        self._changed.set()
+        self._news.tell()
 
     async def holds(self, event_id: int) -> bool:
         """See Buffer."""
@@ -242,8 +287,8 @@ class MemoryBuffer:
 
     async def close(self) -> None:
         """See Buffer."""
-        if self._acks:
-            await asyncio.wait(self._acks)
+        self._news.close()
+        await self.settle_acks()
         left = list(chain(self._ordering, self._taken.values()))
         self._ordering = Ordering(lane_of=self._lane_of)
         self._taken.clear()

@@ -38,7 +38,7 @@ class Ordering:
         self.fresh_bytes = 0
         """The memory that the fresh events take, about."""
         self.unfinished = False
-        """Whether the last `hand_out` had no more steps to make, and is to be called again when others had their turn."""
+        """Whether the last `hand_out` ended its search early, and is to be called again when others had their turn."""
         self._max_aside_bytes = max_aside_bytes
         self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
@@ -99,7 +99,8 @@ class Ordering:
         lane_events: Counter[str] = Counter()
         while len(batch) < max_events and steps < max_steps and (found := self._first()):
             if batch and passed >= MAX_STEPS_FOR_MORE:
-                break
+                self.unfinished = True
+                return batch
             event, customer, lane = found
             steps += 1
             if customer in skip_lanes or lane_events[customer] == max_lane_events:

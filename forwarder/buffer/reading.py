@@ -16,7 +16,7 @@ from typing import Final
 from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.buffer.lane import OVERHEAD_BYTES
 from forwarder.buffer.ordering import Ordering
-from forwarder.buffer.waiting import tell
+from forwarder.buffer.waiting import News, tell
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.event import Event
@@ -31,7 +31,7 @@ READ_ASIDE_EVENTS: Final = 64
 class Reading:
     """Fills an ordering; on the event loop, one read at a time.
 
-    `changed` is set when there is something new in the ordering. `drop_corrupt` is told the ids of rows that cannot be read.
+    `news` tells when there is something new in the ordering. `drop_corrupt` is told the ids of rows that cannot be read.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Reading:
         ordering: Ordering,
         *,
         window_bytes: int,
-        changed: asyncio.Event,
+        news: News,
         drop_corrupt: Callable[[Sequence[int]], None],
         telemetry: Telemetry,
     ) -> None:
         self._database = database
         self._ordering = ordering
         self._window_bytes = window_bytes
-        self._changed = changed
+        self._news = news
         self._drop_corrupt = drop_corrupt
         self._telemetry = telemetry
         self._hidden: AbstractSet[int] = frozenset()
@@ -131,19 +131,19 @@ class Reading:
         match result:
             case Committed(read):
                 add(read)
-                self._changed.set()
+                self._news.tell()
             case UnavailableError():
                 self._telemetry.buffer_failed("read", result)
-                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._news.tell)
                 self._end_waits(result)
             case DamagedError():  # there is a new file, into which what is known is being restored
                 self._telemetry.buffer_failed("read", result)
-                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._news.tell)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._end_waits)
                 return
             case _:  # a bug, told to the takers
                 self._failure = result
-                self._changed.set()
+                self._news.tell()
         self._end_waits()
 
     def _end_waits(self, error: UnavailableError | None = None) -> None:

@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 from forwarder.buffer.batch import Put
 from forwarder.buffer.ordering import Ordering
 from forwarder.buffer.reading import Reading
+from forwarder.buffer.waiting import News
 from forwarder.database.connection import Database
 from forwarder.event import Event
 from forwarder.settings import BufferSettings
 
 
 class Room:
-    """`changed` is set whenever anything is put, taken, acked, released, read or refused."""
+    """`news` wakes whenever anything is put, acked, released, read or refused."""
 
     def __init__(
         self,
@@ -26,7 +27,7 @@ class Room:
         *,
         ordering: Ordering,
         reading: Reading,
-        changed: asyncio.Event,
+        news: News,
     ) -> None:
         self._queue = asyncio.Lock()
         self.queued = 0
@@ -37,7 +38,7 @@ class Room:
         self._database = database
         self._ordering = ordering
         self._reading = reading
-        self._changed = changed
+        self._news = news
         self._uncommitted_puts = 0
         self._uncommitted_events = 0
         self._uncommitted_bytes = 0
@@ -86,14 +87,14 @@ class Room:
         made = False
         try:
             while not self.fits(events - len(self.dropping), size):
-                self._changed.clear()
+                self._news.expect()
                 if event := self._ordering.take_oldest():
                     self.dropping.append(event)
                     size -= event.size_bytes
                 elif await self._reading.read_oldest():
                     pass
                 elif self._uncommitted_puts:
-                    await self._changed.wait()
+                    await self._news.wait()
                 else:
                     return None
             made = True
@@ -112,4 +113,7 @@ class Room:
 
     def _put_back(self, events: Sequence[Event]) -> None:
         self._ordering.give_back(events, not_before=0.0)
-        self._changed.set()
+        if events:
+            self._news.tell()
+        else:
+            self._news.wake()

@@ -20,7 +20,7 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
     batch = batch.without_overdue()
     if transaction.moved and batch.puts:
         raise transaction.moved
-    removed = [(event, fate) for ack in batch.acks for event, fate in ack.fates]
+    removed = list(batch.acks)
     removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
     evicted = _remove(transaction, removed, count=count, bounds=bounds)
     count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])

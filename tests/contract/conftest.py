@@ -128,6 +128,22 @@ class Originals:
         )
         return [self._original(event) for event in events]
 
+    def take_ready(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        events = self.inner.take_ready(
+            max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
+        )
+        return [self._original(event) for event in events]
+
+    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+        self.inner.listen(changed=changed, left=lambda events: left([self._original(event) for event in events]))
+
     def _original(self, event: Event) -> Event:
         original = self._originals[event.id]
         for name in ("id", "customer", "name", "body", "accepted_at"):

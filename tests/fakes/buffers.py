@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
@@ -125,6 +125,40 @@ class ObservedBuffer:
                 raise
         self.out.update(event.id for event in events)
         return events
+
+    def take_ready(
+        self,
+        *,
+        max_events: int,
+        max_bytes: int,
+        skip_lanes: AbstractSet[str] = frozenset(),
+        max_lane_events: int | None = None,
+    ) -> list[Event]:
+        self.asked.append((max_events, max_bytes))
+        events = self.inner.take_ready(
+            max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
+        )
+        self.out.update(event.id for event in events)
+        return events
+
+    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+        self.inner.listen(changed=changed, left=left)
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """Ack it once its commit has taken as long as it takes here."""
+        if self.commit_seconds:
+            asyncio.get_running_loop().call_later(self.commit_seconds, self._ack_now, event, fate)
+        else:
+            self._ack_now(event, fate)
+
+    def _ack_now(self, event: Event, fate: Fate) -> None:
+        self.acked.append((event.id, fate))
+        self.out.discard(event.id)
+        self.inner.begin_ack(event, fate)
+
+    async def settle_acks(self) -> None:
+        await asyncio.sleep(self.commit_seconds)
+        await self.inner.settle_acks()
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         await asyncio.sleep(self.commit_seconds)

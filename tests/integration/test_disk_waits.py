@@ -12,7 +12,7 @@ from typing import Literal, cast
 import pytest
 
 from forwarder.buffer.base import PutAnswer, Stored, Unavailable
-from forwarder.buffer.batch import Ack, Batch, Put
+from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.database.connection import Job, Transaction, UnavailableError
 from forwarder.database.ledger import AlteredError
@@ -339,7 +339,7 @@ async def test_a_put_that_comes_to_the_commits_while_the_reserve_is_given_up_has
     commits = GroupCommit(database, job_of=job_of, apply=fail, refuse=refuse, telemetry=Telemetry())
     database.reserve_hangs = True
     loop = asyncio.get_running_loop()
-    commits.ack(Ack([], loop.create_future()))
+    commits.ack([], loop.create_future())
     await asyncio.sleep(1)
     put = Put(EventMaker().of("a"), 20, "http", loop.create_future(), now() + PUT_SECONDS)
     commits.put(put)
