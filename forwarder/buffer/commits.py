@@ -34,6 +34,10 @@ from forwarder.observing.telemetry import Telemetry
 MAX_COMMIT_BYTES: Final = 1024 * 1024
 """How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
 RETRY_SECONDS: Final = 1.0
+ACK_SECONDS: Final = 0.1
+"""How long acks wait for a put to be committed with, at most; then they are committed by themselves."""
+MAX_WAITING_ACKS: Final = 32
+"""So many acks wait for nothing."""
 PUT_SECONDS: Final = 5.0
 """How long a put may wait for the disk. Then it is refused, and so are others until the disk has answered."""
 _TOGETHER_SECONDS: Final = 0.05
@@ -79,6 +83,8 @@ class GroupCommit(Generic[T]):
         self._then: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._acks_are_due = False
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self._damages_in_a_row = 0
@@ -99,6 +105,12 @@ class GroupCommit(Generic[T]):
             self._raise_if_failed()
             self.waiting.waiters.append(done)
         self.commit()
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """Have an event removed with the next commit there is, or within `ACK_SECONDS`."""
+        self.waiting.acks.append((event, fate))
+        if self._ack_timer is None or len(self.waiting.acks) >= MAX_WAITING_ACKS:
+            self.commit()
 
     @property
     def has_acks(self) -> bool:
@@ -151,14 +163,30 @@ class GroupCommit(Generic[T]):
 
     def commit(self) -> None:
         """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
-        if self._committing or self._stalled or not (self.waiting or self._restore or self._notes_to_commit):
+        if self._committing or self._stalled:
+            return
+        if not self._is_due:
+            if self.waiting.acks and self._ack_timer is None:
+                self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._commit_acks)
             return
         self._committing = True
         asyncio.get_running_loop().call_soon(self._begin)
 
     @property
-    def _notes_to_commit(self) -> bool:
+    def _is_due(self) -> bool:
+        """Whether there is anything to commit, other than acks that may wait for a put."""
+        waiting = self.waiting
+        if waiting.puts or self._restore is not None:
+            return True
+        if waiting.acks and (self._acks_are_due or len(waiting.acks) >= MAX_WAITING_ACKS):
+            return True
+        if waiting.marks or waiting.waiters or waiting.corrupt or waiting.declined:
+            return True
         return self.available and bool(self._noted)
+
+    def _commit_acks(self) -> None:
+        self._ack_timer = None
+        self._commit_acks_now()
 
     def _begin(self) -> None:
         if job := self._restore:
@@ -170,10 +198,15 @@ class GroupCommit(Generic[T]):
     async def flush(self) -> None:
         """Wait until nothing waits any more, or cannot be committed now."""
         self._stalled = False
-        self.commit()
+        self._commit_acks_now()
         while self._committing:
             self._ended.clear()
             await self._ended.wait()
+            self._commit_acks_now()
+
+    def _commit_acks_now(self) -> None:
+        self._acks_are_due = bool(self.waiting.acks)
+        self.commit()
 
     async def watch(self) -> None:
         """Wait until there is a bug, and raise it."""
@@ -182,7 +215,7 @@ class GroupCommit(Generic[T]):
 
     def close(self) -> None:
         """Try no more."""
-        for timer in (self._retry, self._watchdog):
+        for timer in (self._retry, self._watchdog, self._ack_timer):
             if timer is not None:
                 timer.cancel()
 
@@ -231,6 +264,10 @@ class GroupCommit(Generic[T]):
 
     def _next_batch(self) -> Batch:
         batch, self.waiting = self.waiting, Batch()
+        self._acks_are_due = False
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
         if self.available:  # else what is noted waits for room, as puts do, or acks might fail for want of it
             batch.noted, self._noted = self._noted, Noted()
         size = 0
@@ -315,6 +352,7 @@ class GroupCommit(Generic[T]):
         later, self._noted, batch.noted = self._noted, batch.noted, Noted()
         self._noted += later
         self.waiting = batch + self.waiting
+        self._acks_are_due = bool(self.waiting.acks)
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:

@@ -261,7 +261,7 @@ class DiskBuffer:
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """See Buffer."""
         self._marking.ending((event.id,))
-        self._commits.ack(((event, fate),))
+        self._commits.begin_ack(event, fate)
 
     async def settle_acks(self) -> None:
         """See Buffer."""

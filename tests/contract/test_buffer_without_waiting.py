@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from forwarder.buffer.base import Buffer
+from forwarder.buffer.commits import MAX_WAITING_ACKS
 from forwarder.buffer.fates import Delivered
 from forwarder.event import Event
-from tests.contract.conftest import Kind, OpenBuffer
+from tests.contract.conftest import Kind, OpenBuffer, database_of
 from tests.contract.steps import (
     DEADLINE_SECONDS,
     LONG_REST_SECONDS,
@@ -191,6 +192,36 @@ async def test_the_listener_is_told_which_events_have_left_although_nobody_settl
         listener.buffer.begin_ack(event, Delivered())
     await listener.until_left(events)
     assert listener.buffer.occupancy().events == 0
+
+
+async def test_an_ack_that_has_begun_is_committed_with_the_next_put(
+    kind: Kind, listener: Listener, make: EventMaker
+) -> None:
+    if not kind.outlives_close:
+        pytest.skip("nothing is committed")
+    first, second = make.of("ab")
+    await put(listener.buffer, [first])
+    assert await listener.take(1) == [first]
+    before = database_of(listener.buffer).jobs
+    listener.buffer.begin_ack(first, Delivered())
+    await put(listener.buffer, [second])
+    assert listener.left == [first]
+    assert database_of(listener.buffer).jobs == before + 1
+
+
+async def test_many_acks_that_have_begun_are_committed_together_at_once(
+    kind: Kind, listener: Listener, make: EventMaker
+) -> None:
+    if not kind.outlives_close:
+        pytest.skip("nothing is committed")
+    events = make.of("a" * MAX_WAITING_ACKS)
+    await put(listener.buffer, events)
+    assert await listener.take(len(events)) == events
+    before = database_of(listener.buffer).jobs
+    for event in events:
+        listener.buffer.begin_ack(event, Delivered())
+    await listener.until_left(events)
+    assert database_of(listener.buffer).jobs == before + 1
 
 
 async def test_the_listener_is_told_of_acks_that_somebody_waits_for(listener: Listener, make: EventMaker) -> None:
