@@ -5,7 +5,7 @@ alone.
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Self
 
 from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
@@ -108,11 +108,14 @@ class Batch:
             self.declined + later.declined,
         )
 
-    def without_overdue(self) -> "Batch":
-        """Return what is to be written now, and note that of its puts."""
+    def puts_to_write(self) -> list[Put]:
+        """Return the puts that are to be written now, and note that of them: all but those that are overdue."""
+        written: list[Put] = []
         for put in self.puts:
             put.written = not put.overdue
-        return replace(self, puts=[put for put in self.puts if put.written])
+            if put.written:
+                written.append(put)
+        return written
 
     def all_waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
         """Return what is to be told when it is committed."""

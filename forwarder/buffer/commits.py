@@ -1,5 +1,8 @@
 """Group commit: what comes while one transaction is being committed goes into the next.
 
+An ack that nobody waits for joins the next commit, or goes by itself: after `ACK_SECONDS`, or as soon as `MAX_WAITING_ACKS`
+are waiting.
+
 A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks and marks wait: they
 are tried without the puts, then with the space that was kept in reserve for them, and then every second until they are
 committed. When there is room again, and something could be written, puts are taken again, and what was noted for intake,

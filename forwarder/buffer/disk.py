@@ -377,14 +377,35 @@ class DiskBuffer:
             self._commits.waiting.declined += declined
 
     def _job_of(self, batch: Batch) -> Job[int]:
-        batch.declined += self._declined.since_last()
+        if declined := self._declined.since_last():
+            batch.declined += declined
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
-        self._declined.committed(batch.declined)
+        if batch.declined:
+            self._declined.committed(batch.declined)
+        if batch.puts:
+            self._apply_puts(batch.puts)
+        for event, _ in batch.acks:
+            del self._taken[event.id]
+            self._marking.ended(event.id)
+        self._settling.settle(batch.acks)
+        for done in chain(batch.waiters, batch.noted.waiters):
+            tell(done, None)
+        if batch.corrupt:
+            self._settling.corrupt(batch.corrupt)
+        if evicted:
+            self._telemetry.dead_letters_evicted(evicted, reason="full")
+        self._news.have_left([event for event, _ in batch.acks])
+        if batch.puts:
+            self._news.tell()
+        else:
+            self._news.wake()
+
+    def _apply_puts(self, puts: Sequence[Put]) -> None:
         accepted: Counter[Intake] = Counter()
-        for put in batch.puts:
+        for put in puts:
             if not put.written:
                 self._refuse(put)
                 continue
@@ -403,19 +424,6 @@ class DiskBuffer:
             tell(put.done, Stored())
         for intake, number in accepted.items():
             self._telemetry.events_accepted(number, intake=intake)
-        for event, _ in batch.acks:
-            del self._taken[event.id]
-            self._marking.ended(event.id)
-        self._settling.settle(batch.acks)
-        for done in chain(batch.waiters, batch.noted.waiters):
-            tell(done, None)
-        self._settling.corrupt(batch.corrupt)
-        self._telemetry.dead_letters_evicted(evicted, reason="full")
-        self._news.have_left([event for event, _ in batch.acks])
-        if batch.puts:
-            self._news.tell()
-        else:
-            self._news.wake()
 
     async def _end_marked(self) -> None:
         """Make dead letters of what is found marked; if the disk is too full for that now, it is kept back until then."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import assert_never
 
-from forwarder.buffer.batch import Batch
+from forwarder.buffer.base import NO_NOTES
+from forwarder.buffer.batch import Batch, Noted, Put
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
@@ -17,20 +18,26 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
 
     Raises MovedError, so that it is tried without the puts, where what is put would be gone with the process.
     """
-    batch = batch.without_overdue()
-    if transaction.moved and batch.puts:
+    puts = batch.puts_to_write()
+    if transaction.moved and puts:
         raise transaction.moved
-    removed = list(batch.acks)
-    removed += [(event, Dropped("drop_oldest")) for put in batch.puts for event in put.dropped]
+    removed = batch.acks
+    for put in puts:
+        if put.dropped:
+            removed = [*removed, *((event, Dropped("drop_oldest")) for event in put.dropped)]
     evicted = _remove(transaction, removed, count=count, bounds=bounds)
-    count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])
-    transaction.count("buffered", -len(batch.corrupt))
-    transaction.count("dropped.corrupt", len(batch.corrupt))
-    _insert(transaction, batch)
-    if ended := [each for put in batch.puts for each in put.ended]:
-        evicted += _remove(transaction, ended, count=count, bounds=bounds)
-    marks.write(transaction, batch.marks)
-    _note(transaction, batch)
+    if batch.corrupt:
+        count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])
+        transaction.count("buffered", -len(batch.corrupt))
+        transaction.count("dropped.corrupt", len(batch.corrupt))
+    if puts:
+        _insert(transaction, puts)
+        for put in puts:
+            if put.ended:
+                evicted += _remove(transaction, put.ended, count=count, bounds=bounds)
+    if batch.marks:
+        marks.write(transaction, batch.marks)
+    _note(transaction, batch.noted, puts)
     for name, number in batch.declined.items():
         transaction.count("received", number)
         transaction.count(name, number)
@@ -45,43 +52,67 @@ def _remove(
     bounds: DeadLettersSettings,
 ) -> int:
     """Remove events, and return how many dead letters were evicted for those that became some."""
-    count.removing(transaction, [(event.id, event.size_bytes) for event, _ in fates])
-    transaction.count("buffered", -len(fates))
-    transaction.count("buffered_bytes", -sum(event.size_bytes for event, _ in fates))
-    for _, fate in fates:
-        transaction.count(counter_of(fate))
-    letters = list(letters_of(fates))
-    return dead_letters.insert(transaction, letters, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
+    ledger = transaction.ledger
+    letters: Sequence[DeadLetter] = ()
+    if fates:
+        removals = [(event.id, len(event.body)) for event, _ in fates]
+        count.removing(transaction, removals)
+        ledger["buffered"] = ledger.get("buffered", 0) - len(removals)
+        ledger["buffered_bytes"] = ledger.get("buffered_bytes", 0) - sum([size for _, size in removals])
+        died = False
+        for _, fate in fates:
+            died |= type(fate) is DeadLettered
+            name = "delivered" if type(fate) is Delivered else counter_of(fate)
+            ledger[name] = ledger.get(name, 0) + 1
+        if died:
+            letters = list(letters_of(fates))
+    max_events, max_bytes = bounds.max_events, bounds.max_bytes
+    # The bounds may be lower than they were when the last dead letter was written.
+    if letters or ledger.get("dead_letters", 0) > max_events or ledger.get("dead_letters_bytes", 0) > max_bytes:
+        return dead_letters.insert(transaction, letters, max_events=max_events, max_bytes=max_bytes)
+    return 0
 
 
-def _insert(transaction: Transaction, batch: Batch) -> None:
+def _insert(transaction: Transaction, puts: Sequence[Put]) -> None:
     added: list[Event] = []
-    for put in batch.puts:
+    size = 0
+    for put in puts:
         if put.salvaged is None:
             added += put.events
-            dead_letters.remove(transaction, put.replayed)
+            size += put.size_bytes
+            if put.replayed:
+                dead_letters.remove(transaction, put.replayed)
         else:
             salvage.bring_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
         if put.events:
             transaction.ledger["last_id"] = max(transaction.ledger.get("last_id", 0), put.events[-1].id)
-    events.insert(transaction, added)
-    for name in ("received", "accepted", "buffered"):
-        transaction.count(name, len(added))
-    transaction.count("buffered_bytes", sum(event.size_bytes for event in added))
+    if added:
+        events.insert(transaction, added)
+        ledger = transaction.ledger
+        for name in ("received", "accepted", "buffered"):
+            ledger[name] = ledger.get(name, 0) + len(added)
+        ledger["buffered_bytes"] = ledger.get("buffered_bytes", 0) + size
 
 
-def _note(transaction: Transaction, batch: Batch) -> None:
+def _note(transaction: Transaction, noted: Noted, puts: Sequence[Put]) -> None:
     """Write what is noted, and then what goes with the puts, of which the first one's type of an attribute counts."""
-    noted = batch.noted
     if noted.types:
         attribute_types.write(transaction, noted.types)
-    for put in batch.puts:
-        if put.notes.changed_types:
-            attribute_types.write(transaction, put.notes.changed_types)
-        if put.notes.types:
-            attribute_types.add(transaction, put.notes.types)
-    duplicate_keys.insert(transaction, [*noted.keys.values(), *(key for put in batch.puts for key in put.notes.keys)])
-    if forgotten_to := max((put.notes.keys_forgotten_to for put in batch.puts), default=0):  # perhaps some of those
+    keys = list(noted.keys.values())
+    forgotten_to = 0
+    for put in puts:
+        notes = put.notes
+        if notes is NO_NOTES:
+            continue
+        if notes.changed_types:
+            attribute_types.write(transaction, notes.changed_types)
+        if notes.types:
+            attribute_types.add(transaction, notes.types)
+        keys += notes.keys
+        forgotten_to = max(forgotten_to, notes.keys_forgotten_to)
+    if keys:
+        duplicate_keys.insert(transaction, keys)
+    if forgotten_to:  # perhaps some of those
         duplicate_keys.forget(transaction, forgotten_to)
     if noted.complete:
         transaction.ledger["notes_brought"] = 1

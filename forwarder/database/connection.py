@@ -121,6 +121,8 @@ class Database:
         """How often the file was set aside: what a job found before is not true after."""
         self.on_damaged: Callable[[str], None] | None = None
         """Called with the damaged file's new name before the callback of the job; must schedule the restore."""
+        self._told: dict[str, int] | None = None
+        """Of what `ledger` is a copy."""
         self._synchronous = "FULL" if fsync else "NORMAL"
         self._max_pages = max(1024, max_bytes // PAGE_BYTES)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
@@ -128,7 +130,9 @@ class Database:
         # On the thread's side:
         self._is_open = False
         self._moved: MovedError | None = None
-        self._stored: dict[str, int] = {}  # the counters as committed last
+        self._stored: dict[
+            str, int
+        ] = {}  # the counters as committed last; never changed, but replaced, as the loop reads them
         self._generation = 0
         self._set_aside_as = ""
         self._must_be_restored = False
@@ -168,10 +172,11 @@ class Database:
 
         def work() -> None:
             result = self._run(job, submitted_in, restores=restores)
-            loop.call_soon_threadsafe(deliver, result, dict(self._stored), self._generation, self._set_aside_as)
+            loop.call_soon_threadsafe(deliver, result, self._stored, self._generation, self._set_aside_as)
 
         def deliver(result: Committed[T] | Exception, stored: dict[str, int], generation: int, name: str) -> None:
-            if isinstance(result, Committed):
+            if isinstance(result, Committed) and stored is not self._told:
+                self._told = stored
                 self.ledger = Counter(stored)
             if generation != self.generation:
                 self.generation = generation
@@ -326,7 +331,8 @@ class Database:
         try:
             connection.execute("BEGIN IMMEDIATE")
             value = job(transaction)
-            if transaction.ledger != self._stored:
+            changed = transaction.ledger != self._stored
+            if changed:
                 ledger.store(connection, transaction.ledger)
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -339,7 +345,8 @@ class Database:
         except Exception as error:  # noqa: BLE001 - MovedError, or a bug, told to who submitted the job
             self._roll_back(connection)
             return error
-        self._stored = transaction.ledger
+        if changed:
+            self._stored = transaction.ledger
         if transaction.then_shrink:
             with suppress(sqlite3.Error):  # the next commit tells
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from forwarder.database.connection import Transaction
@@ -145,9 +146,10 @@ class RowCount:
         Raises AlteredError if one of them is not there: the file is damaged, and if it went on the event might come again.
         """
         up_to = -1 if self._up_to is None else self._up_to
-        counted = [removal for removal in removals if removal[0] <= up_to]
-        self._counted -= len(counted)
-        self._counted_bytes -= sum(size for _, size in counted)
+        if up_to >= 0:
+            counted = [removal for removal in removals if removal[0] <= up_to]
+            self._counted -= len(counted)
+            self._counted_bytes -= sum(size for _, size in counted)
         if remove(transaction, [event_id for event_id, _ in removals]) != len(removals):
             raise AlteredError("events are gone")
 
@@ -184,15 +186,20 @@ def _text(utf8: bytes) -> str:
     return utf8.decode(errors="surrogatepass")
 
 
-def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield all items in so many pieces as are one statement each."""
+def portions(items: Sequence[T]) -> Sequence[Sequence[T]]:
+    """Return all items in so many pieces as are one statement each."""
+    if len(items) == 1:
+        return (items,)
+    found: list[Sequence[T]] = []
     at = 0
     for number in _AT_ONCE:
         while len(items) - at >= number:
-            yield items[at : at + number]
+            found.append(items[at : at + number])
             at += number
+    return found
 
 
+@cache
 def repeated(text: str, number: int) -> str:
     """Return what a statement says of so many rows or values."""
     return ", ".join([text] * number)
