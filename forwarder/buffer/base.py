@@ -188,6 +188,10 @@ class Buffer(Protocol):
         """
         ...
 
+    def hurry_acks(self) -> None:
+        """Commit the acks that were begun now: who acks waits for that."""
+        ...
+
     async def settle_acks(self) -> None:
         """Commit all acks that were begun, at once; return when that is so. It may wait as `ack` does."""
         ...
@@ -219,7 +223,7 @@ class Buffer(Protocol):
         """
         ...
 
-    async def end_rests(self) -> None:
+    def end_rests(self) -> None:
         """Let everything that was released be taken at once, as if its time had come."""
         ...
 

@@ -189,7 +189,7 @@ class GroupCommit(Generic[T]):
 
     def _commit_acks(self) -> None:
         self._ack_timer = None
-        self._commit_acks_now()
+        self.hurry_acks()
 
     def _begin(self) -> None:
         if job := self._restore:
@@ -201,13 +201,14 @@ class GroupCommit(Generic[T]):
     async def flush(self) -> None:
         """Wait until nothing waits any more, or cannot be committed now."""
         self._stalled = False
-        self._commit_acks_now()
+        self.hurry_acks()
         while self._committing:
             self._ended.clear()
             await self._ended.wait()
-            self._commit_acks_now()
+            self.hurry_acks()
 
-    def _commit_acks_now(self) -> None:
+    def hurry_acks(self) -> None:
+        """Commit the acks that wait as soon as a transaction may begin."""
         self._acks_are_due = bool(self.waiting.acks)
         self.commit()
 

@@ -263,6 +263,10 @@ class DiskBuffer:
         self._marking.ending((event.id,))
         self._commits.begin_ack(event, fate)
 
+    def hurry_acks(self) -> None:
+        """See Buffer."""
+        self._commits.hurry_acks()
+
     async def settle_acks(self) -> None:
         """See Buffer."""
         if self._commits.has_acks:
@@ -291,7 +295,7 @@ class DiskBuffer:
         self._ordering.give_back(events, not_before=not_before)
         self._news.tell()
 
-    async def end_rests(self) -> None:
+    def end_rests(self) -> None:
         """See Buffer."""
         self._ordering.end_rests()
         self._news.tell()

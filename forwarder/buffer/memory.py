@@ -177,6 +177,9 @@ class MemoryBuffer:
         else:
             self._remove(fates)
 
+    def hurry_acks(self) -> None:
+        """See Buffer. Acks wait for nothing here."""
+
     async def settle_acks(self) -> None:
         """See Buffer."""
         if self._acks:
@@ -230,7 +233,7 @@ class MemoryBuffer:
         self._ordering.give_back(events, not_before=not_before)
         self._news.tell()
 
-    async def end_rests(self) -> None:
+    def end_rests(self) -> None:
         """See Buffer."""
         self._ordering.end_rests()
         self._news.tell()

@@ -1,7 +1,7 @@
 """The workers: they make the attempts that the engine starts, and carry out what it decides.
 
-One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each; one acker has
-what they came to committed, in batches, while attempts go on. Together no more than twice as many events as attempts may be
+One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each; the buffer
+commits what they came to, in batches, while attempts go on. Together no more than twice as many events as attempts may be
 on the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
 may have arrived and is never repeated.
 """
@@ -27,8 +27,6 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
 from forwarder.words import HoldCause, OutcomeName
 
-ACKS_WAIT_SECONDS: Final = 0.003
-"""How long acks wait for others after a commit: a transaction costs about as much CPU time as an attempt."""
 LAST_ACKS_SECONDS: Final = 2.0
 """How long the end waits for the disk. Where that fails, what was delivered is sent again by the next process, and what is
 never repeated has a mark.
@@ -93,9 +91,7 @@ class Delivery:
         self._workers = 0
         self._tasks: asyncio.TaskGroup | None = None
         self._idle: list[asyncio.Future[Attempt]] = []
-        self._to_ack: list[tuple[Event, Fate]] = []
-        self._unacked = 0  # how many events wait for their acks to be committed, those included
-        self._has_acks = asyncio.Event()
+        self._unacked = 0  # how many events wait for their acks to be committed
         self._to_unmark: list[Event] = []  # of which the attempts were cancelled before they left
         self._lag = LoopLag()
         self._has_room = asyncio.Event()
@@ -108,8 +104,8 @@ class Delivery:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._feed(), name="delivery feeder")
-                tasks.create_task(self._ack(), name="delivery acker")
                 tasks.create_task(self._measure_lag(), name="loop lag")
+                self._buffer.listen(changed=_nothing, left=self._left)
                 self._tasks = tasks
                 self._add_workers()
         finally:
@@ -118,7 +114,7 @@ class Delivery:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0 if self._buffer.stalled else LAST_ACKS_SECONDS):
                     await self._buffer.unmark(self._to_unmark)
-                    await self._commit_acks()
+                    await self._buffer.settle_acks()
 
     def use(self, settings: DeliverySettings) -> None:
         """Go by other settings from now on, save for the order."""
@@ -144,7 +140,7 @@ class Delivery:
         """Try what waits for a retry without waiting for its time: there is not much left."""
         self._lanes.end_waits()
         self._start_what_may()
-        await self._buffer.end_rests()
+        self._buffer.end_rests()
 
     # What may be known of it
 
@@ -257,7 +253,7 @@ class Delivery:
             decision = await self._make(attempt)
             match decision:
                 case Ack(fate):
-                    self._ack_soon(attempt.taken.event, fate)
+                    self._ack(attempt.taken.event, fate)
                     self._tell_feeder(lane_has_room=self._engine.acked(attempt))
                 case Waits():
                     if attempt.never_repeated:
@@ -314,7 +310,7 @@ class Delivery:
 
     def _cancel(self, attempt: Attempt, *, may_have_left: bool) -> None:
         if may_have_left and attempt.never_repeated:
-            self._ack_soon(attempt.taken.event, ambiguous(attempt).fate)
+            self._ack(attempt.taken.event, ambiguous(attempt).fate)
             return
         if may_have_left:
             self._telemetry.attempt_cancelled()
@@ -324,27 +320,18 @@ class Delivery:
 
     # What they came to
 
-    def _ack_soon(self, event: Event, fate: Fate) -> None:
-        self._to_ack.append((event, fate))
+    def _ack(self, event: Event, fate: Fate) -> None:
         self._unacked += 1
-        self._has_acks.set()
+        self._buffer.begin_ack(event, fate)
+        if self._unacked >= self._max_concurrency:
+            self._buffer.hurry_acks()
 
-    async def _ack(self) -> None:
-        while True:
-            await self._has_acks.wait()
-            await self._commit_acks()
-            if self._unacked < self._max_concurrency:
-                await asyncio.sleep(ACKS_WAIT_SECONDS)
-
-    async def _commit_acks(self) -> None:
-        acks, self._to_ack = self._to_ack, []
-        self._has_acks.clear()
-        if acks:
-            await self._buffer.ack(acks)
-            self._unacked -= len(acks)
-            if self._engine.rests_may_end():
-                await self._buffer.end_rests()
-            self._start_what_may()
+    def _left(self, events: Sequence[Event]) -> None:
+        """Go on with what waited for these events' acks: they are committed."""
+        self._unacked -= len(events)
+        if self._engine.rests_may_end():
+            self._buffer.end_rests()
+        self._start_what_may()
 
     # When
 
@@ -417,6 +404,10 @@ class Delivery:
         elif refusals.number == 1 or refusals.counted == 1:
             is_page = outcome.why == "not_growlytics"
             self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status, is_page=is_page)
+
+
+def _nothing() -> None:
+    """The feeder waits in `take`, and needs no call."""
 
 
 _LABELS: Final[dict[type[Outcome], OutcomeName]] = {

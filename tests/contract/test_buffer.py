@@ -456,7 +456,7 @@ async def test_ending_the_rests_lets_all_be_taken_at_once_and_in_order(buffer: B
     assert buffer.occupancy().resting == 5, "those behind a released one rest with it"
     waiting = asyncio.create_task(take(buffer))
     await asyncio.sleep(0)
-    await buffer.end_rests()
+    buffer.end_rests()
     assert await waiting == events
     assert buffer.occupancy().resting == 0
     await release(buffer, events[:1], rest_seconds=3600)

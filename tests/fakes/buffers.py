@@ -156,6 +156,9 @@ class ObservedBuffer:
         self.out.discard(event.id)
         self.inner.begin_ack(event, fate)
 
+    def hurry_acks(self) -> None:
+        self.inner.hurry_acks()
+
     async def settle_acks(self) -> None:
         await asyncio.sleep(self.commit_seconds)
         await self.inner.settle_acks()
@@ -187,8 +190,8 @@ class ObservedBuffer:
     def ledger(self) -> Ledger:
         return self.inner.ledger()
 
-    async def end_rests(self) -> None:
-        await self.inner.end_rests()
+    def end_rests(self) -> None:
+        self.inner.end_rests()
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
         return self.inner.ready_at(now, skip_lanes=skip_lanes)

@@ -344,7 +344,7 @@ async def test_an_event_that_waits_for_its_retry_holds_neither_permit_nor_worker
         await running.until(lambda: len(running.buffer.acked) == 100, seconds=5.0)
         assert ids(bad) == ordered(post.attempts[:7])
         assert [event for event, _ in running.buffer.acked] == ids(good)
-        assert running.delivery.progress() == Progress(parked=7, in_flight=0, attempting=0)
+        await running.until(lambda: running.delivery.progress() == Progress(parked=7, in_flight=0, attempting=0))
 
 
 @in_virtual_time
