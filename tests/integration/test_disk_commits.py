@@ -15,6 +15,11 @@ from forwarder.buffer.base import Stored, Unavailable
 from forwarder.buffer.fates import Delivered
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
+from forwarder.delivery.worker import Delivery
+from forwarder.growlytics import outcome
+from forwarder.growlytics.outcome import Outcome
+from forwarder.observing.telemetry import Telemetry
+from forwarder.settings import DeliverySettings
 from tests.fakes.databases import StubbornDatabase
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, ids, learned, notes_of
@@ -156,6 +161,63 @@ async def test_what_cannot_be_committed_is_tried_again_every_second_and_no_more(
         assert 15 <= database.commits - tries <= 50
         database.fails_to_commit = 0
         await done(acking, seconds=1.1)
+
+
+@in_virtual_time
+async def test_begun_acks_that_cannot_be_committed_are_committed_as_soon_as_they_can_be(tmp_path: Path) -> None:
+    make = EventMaker()
+    left: list[int] = []
+    async with stubborn(tmp_path) as (disk, database):
+        disk.buffer.listen(changed=lambda: None, left=lambda events: left.extend(ids(events)))
+        await disk.put(make.of("abc"))
+        first, second, third = await disk.take()
+        database.fails_to_commit = MANY
+        disk.buffer.begin_ack(first, Delivered())
+        await asyncio.sleep(20)
+        disk.buffer.begin_ack(second, Delivered())
+        await asyncio.sleep(20)
+        assert (left, disk.buffer.ledger().buffered) == ([], 3)
+        database.fails_to_commit = 0
+        disk.buffer.begin_ack(third, Delivered())
+        await asyncio.sleep(1.2)
+        assert sorted(left) == ids([first, second, third])
+        ledger = disk.buffer.ledger()
+        assert (ledger.delivered, ledger.buffered, ledger.unaccounted) == (3, 0, 0)
+
+
+@in_virtual_time
+async def test_begun_acks_that_are_hurried_are_committed_at_once(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, _):
+        await disk.put(make.of("ab"))
+        for delivered, event in enumerate(await disk.take(), 1):
+            disk.buffer.begin_ack(event, Delivered())
+            disk.buffer.hurry_acks()
+            await asyncio.sleep(SOON_SECONDS)
+            assert disk.buffer.ledger().delivered == delivered
+
+
+@in_virtual_time
+async def test_delivery_with_one_permit_does_not_wait_for_acks_to_have_company(tmp_path: Path) -> None:
+    """At most two events are on the wire or wait for their ack; if each waited 0.1 s, 100 would take 5 s."""
+
+    async def post(_: bytes) -> Outcome:
+        await asyncio.sleep(SOON_SECONDS)
+        return outcome.Delivered()
+
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, _):
+        settings = DeliverySettings(max_concurrency=1)
+        delivery = Delivery(settings, buffer=disk.buffer, post=post, telemetry=Telemetry())
+        serving = asyncio.create_task(delivery.serve())
+        await disk.put(make.of("a" * 100))
+        before = now()
+        async with asyncio.timeout(60):
+            while disk.buffer.ledger().delivered < 100:
+                await asyncio.sleep(SOON_SECONDS)
+        assert now() - before < 1
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 @in_virtual_time

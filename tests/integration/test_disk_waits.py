@@ -14,6 +14,7 @@ import pytest
 from forwarder.buffer.base import PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
+from forwarder.buffer.fates import Delivered
 from forwarder.database.connection import Job, Transaction, UnavailableError
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
@@ -236,6 +237,27 @@ async def test_acks_wait_for_a_disk_that_hangs_and_are_committed_when_it_answers
         database.answer()
         await acking
         await available(disk)
+        assert (disk.buffer.ledger().delivered, disk.buffer.ledger().buffered) == (2, 0)
+
+
+@in_virtual_time
+async def test_begun_acks_wait_for_a_disk_that_hangs_while_puts_are_refused_in_time(tmp_path: Path) -> None:
+    make = EventMaker()
+    left: list[int] = []
+    async with stubborn(tmp_path, REFUSING) as (disk, database):
+        disk.buffer.listen(changed=lambda: None, left=lambda events: left.extend(ids(events)))
+        await disk.put(make.of("ab"))
+        handed_out = await disk.take()
+        database.hangs = "before the job"
+        for event in handed_out:
+            disk.buffer.begin_ack(event, Delivered())
+        await asyncio.sleep(30)
+        assert (await timed(disk, make.of("c")))[0] == Unavailable()
+        assert left == []
+        database.answer()
+        await available(disk)
+        await disk.buffer.settle_acks()
+        assert sorted(left) == ids(handed_out)
         assert (disk.buffer.ledger().delivered, disk.buffer.ledger().buffered) == (2, 0)
 
 
