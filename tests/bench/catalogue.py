@@ -11,12 +11,14 @@ from tests.bench import (
     accepting,
     backlog,
     bounds,
+    calls,
     compared,
     delivering,
     floors,
     fluent_bit,
     growth,
     in_process,
+    low_rates,
     nginx,
     resting,
     single,
@@ -67,6 +69,13 @@ def catalogue(base: Path | None = None) -> dict[str, Entry]:
         "delivering/asyncio": Entry(lambda: delivering.measure("asyncio"), 300, missing=missing),
         "lines-to-delivered": Entry(compared.measure_cpu, 300, main=True, missing=missing),
         "throughput-at-50ms": Entry(compared.measure_throughput, 480, main=True, missing=missing),
+        "low-rates": Entry(
+            low_rates.measure,
+            600,
+            main=True,
+            missing=nginx.missing_to_wait() or ("" if syslog_ng.found() else "syslog-ng"),
+        ),
+        "calls": Entry(calls.measure, 60, main=True),
         "resting": Entry(resting.measure, 120, main=True),
         **{
             f"crowds/batches/{kind}": Entry(partial(bounds.measure_batches, kind), 240, main=kind != "chunked")
