@@ -1,7 +1,7 @@
-"""What an event costs at the rates that sidecars see: CPU and voluntary context switches at 10, 100 and 500 events a second, and idle.
+"""What an event costs at the rates that sidecars see: CPU and voluntary switches at 10, 100 and 500 a second, and idle.
 
-The far side answers after 50 ms. The daemon is compared with syslog-ng with its reliable disk-buffer, and with the two floors of
-`lean.py`. Each is started anew in each round, and is measured at all rates in turn.
+The far side answers after 50 ms. The daemon is compared with syslog-ng with its reliable disk-buffer, and with the two floors
+of `lean.py`. Each is started anew in each round, and is measured at all rates in turn.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def measure(*, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Fig
             for name in reversed(list(starts)) if number % 2 else starts:
                 with tempfile.TemporaryDirectory(prefix="forwarder-bench-") as directory:
                     async with starts[name](far, Path(directory)) as ready:
-                        await _measure(name, ready, found, seconds)
+                        await _measure(name, ready, far, found, seconds)
                 shown = "; ".join(f"{rate}/s {found[name, rate][-1][0]:.0f} µs" for rate in (0, *RATES))
                 progress(f"low rates, {number + 1} of {rounds}: {name} {shown}")
     return figures(found)
@@ -123,14 +123,17 @@ def figures(found: _Found) -> list[Figure]:
     return ratios + switches + idle
 
 
-async def _measure(name: str, ready: _Ready, found: _Found, seconds: float) -> None:
+async def _measure(name: str, ready: _Ready, far: Nginx, found: _Found, seconds: float) -> None:
     await _feed(ready, 50, 1.0)  # what is learned and connected once
     for rate in (0, *RATES):
         await asyncio.sleep(_SETTLE_SECONDS)
+        already = await far.count()
         cpu, before = cpu_seconds(ready.pid), switches_by_thread(ready.pid)
         events = await _feed(ready, rate, seconds)
         used, after = cpu_seconds(ready.pid) - cpu, switches_by_thread(ready.pid)
         switches = sum(count - before.get(thread, 0) for thread, count in after.items())
+        delivered = await far.count() - already
+        assert delivered >= events, f"{name} delivered {delivered} of {events} events at {rate} a second"
         per = events or seconds
         found[name, rate].append((used * 1e6 / per, switches / per))
 

@@ -1,12 +1,13 @@
 """What the benchmark concludes from what it measured."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from forwarder.growlytics.contract import Conforming, check
-from tests.bench import catalogue
+from tests.bench import catalogue, low_rates
 from tests.bench.comparisons import Figure, Goal, alternate
 from tests.bench.events import event
 from tests.bench.report import Report, put_into
@@ -91,3 +92,13 @@ def test_the_events_keep_the_contract_at_every_size(attributes: int) -> None:
     assert isinstance(check(body), Conforming)
     assert len(body["attributes"]) == attributes
     assert body["customerId"].endswith("-3")
+
+
+def test_where_more_is_better_the_limit_is_the_least() -> None:
+    goal = Goal(1.2, 1.0, more_is_better=True)
+    assert str(goal) == "≥ 1.2, at least 1"
+    assert [goal.verdict(value) for value in (0.9, 1.0, 1.2)] == ["**missed**", "missed; within the limit", "met"]
+
+
+def test_the_switches_of_each_thread_of_a_process_are_counted() -> None:
+    assert sum(low_rates.switches_by_thread(os.getpid()).values()) > 0
