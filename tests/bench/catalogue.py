@@ -22,6 +22,7 @@ from tests.bench import (
     nginx,
     resting,
     single,
+    size,
     syslog_ng,
     ways_in,
 )
@@ -75,6 +76,8 @@ def catalogue(base: Path | None = None) -> dict[str, Entry]:
             main=True,
             missing=nginx.missing_to_wait() or ("" if syslog_ng.found() else "syslog-ng"),
         ),
+        "p99-at-500": Entry(single.measure_p99, 120, main=True),
+        "size": Entry(size.measure, 10, main=True),
         "calls": Entry(calls.measure, 60, main=True),
         "resting": Entry(resting.measure, 120, main=True),
         **{
@@ -108,8 +111,17 @@ def catalogue(base: Path | None = None) -> dict[str, Entry]:
     }
 
 
+TABLE = (
+    *("low-rates", "calls", "lines-to-delivered", "accepting/uvloop", "delivering/uvloop"),
+    *("p99-at-500", "resting", "throughput-at-50ms", "size"),
+)
+"""What `ONLY=table` measures: all that the daemon is judged by, each figure with its goal and the most that it may be."""
+
+
 def chosen(entries: dict[str, Entry], only: str) -> list[str]:
-    """Return the names that a pattern (`*` and `?` are wild) matches, or that begin with it."""
+    """Return the names that a pattern (`*` and `?` are wild) matches, or that begin with it; `table` is several."""
+    if only == "table":
+        return list(TABLE)
     return [name for name in entries if fnmatch(name, only) or name.startswith(only.rstrip("/") + "/")]
 
 

@@ -1,7 +1,7 @@
 """The floor at low rates, as a process: it accepts an event and posts it on, in one thread, and does nothing else.
 
-It parses with httptools on both sides, and its requests and answers are written by hand. With a file it commits each event to
-SQLite before it answers, and commits again when the event is delivered, as a durable buffer must.
+It parses with httptools on both sides, and its requests and answers are written by hand. With a file it commits each event
+to SQLite before it answers, and commits again when the event is delivered, as a durable buffer must.
 """
 
 import asyncio
