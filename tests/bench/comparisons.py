@@ -19,12 +19,13 @@ class Goal:
 
     def __str__(self) -> str:
         sign = "≥" if self.more_is_better else "≤"
-        return f"{sign} {self.goal:g}" + (f", at most {self.limit:g}" if self.limit is not None else "")
+        bound = "at least" if self.more_is_better else "at most"
+        return f"{sign} {self.goal:,.6g}" + (f", {bound} {self.limit:,.6g}" if self.limit is not None else "")
 
     def verdict(self, value: float) -> str:
         if value >= self.goal if self.more_is_better else value <= self.goal:
             return "met"
-        if self.limit is not None and value <= self.limit:
+        if self.limit is not None and (value >= self.limit if self.more_is_better else value <= self.limit):
             return "missed; within the limit"
         return "**missed**"
 

@@ -26,7 +26,7 @@ CONNECTIONS = 64
 EVENTS = 20_000
 WARM_UP_EVENTS = 3_000
 BARE = {AIOHTTP: "bare aiohttp client", HTTPTOOLS: "bare httptools client"}
-_GOALS = {BARE[AIOHTTP]: Goal(1.3, 1.5)}
+_GOALS = {BARE[AIOHTTP]: Goal(0.4, 0.6)}
 _SECONDS = 60.0
 
 

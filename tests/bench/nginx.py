@@ -50,6 +50,13 @@ def found() -> bool:
     return shutil.which("nginx") is not None
 
 
+def missing_to_wait() -> str:
+    """Return what is not installed of what a far side with latency needs, or nothing."""
+    if not found():
+        return "nginx"
+    return "" if Path(_ECHO).exists() else "libnginx-mod-http-echo"
+
+
 @asynccontextmanager
 async def running_nginx(*, latency_ms: int = 0, tls: bool = False, port: int = 0) -> AsyncIterator[Nginx]:
     """Run it on the core that is not measured; on a port of its own choice unless one is given."""

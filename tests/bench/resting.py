@@ -29,7 +29,7 @@ async def measure() -> list[Figure]:
                     full.append(memory_bytes(daemon.process.pid) / 1e6)
         progress(f"ready in {ready[-1]:.2f} s; {idle[-1]:.1f} MB idle, {full[-1]:.1f} MB full")
     return [
-        Figure("resident memory idle, uvloop", "MB", idle, goal=Goal(50)),
+        Figure("resident memory idle, uvloop", "MB", idle, goal=Goal(40, 47)),
         Figure(f"resident memory with {EVENTS:,} events buffered, disk, uvloop", "MB", full, goal=Goal(80)),
         Figure("start to ready, uvloop", "s", ready, goal=Goal(0.6)),
     ]

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.bench.driver import Feed
+from tests.bench.helpers import running_program, until_it_listens
+from tests.bench.machine import MEASURED_CORE
 from tests.bench.nginx import Nginx, free_port
 from tests.bench.systems import Running, System, running_collector
 
@@ -22,12 +24,8 @@ def syslog_ng(series: str) -> System:
         port = free_port()
         feed = Feed("tcp", f"127.0.0.1:{port}", most_events)
         config = directory / "syslog-ng.conf"
-        command = (
-            *("syslog-ng", "-F", "--no-caps", "-f", str(config), "-R", str(directory / "persist")),
-            *("-c", str(directory / "control"), "-p", str(directory / "pid")),
-        )
         text = _config(far, port, workers, most_events)
-        async with running_collector(config.name, text, directory, feed, *command) as running:
+        async with running_collector(config.name, text, directory, feed, *_command(config, directory)) as running:
             yield running
 
     return System(f"syslog-ng/{series}", start, 64 if series == "64" else max(BEST_WORKERS.values()))
@@ -37,7 +35,26 @@ def found() -> bool:
     return shutil.which("syslog-ng") is not None
 
 
-def _config(far: Nginx, port: int, workers: int, most_events: int) -> str:
+@asynccontextmanager
+async def running_with_disk_buffer(far: Nginx, directory: Path) -> AsyncIterator[tuple[int, int]]:
+    """Run it with 64 workers and its reliable disk-buffer; yield its process id and the port that takes lines."""
+    port = free_port()
+    config = directory / "syslog-ng.conf"
+    buffer = f'disk-buffer(reliable(yes) mem-buf-size({1 << 24}) disk-buf-size({1 << 28}) dir("{directory}"))'
+    config.write_text(_config(far, port, 64, 10_000, buffer), encoding="utf-8")
+    async with running_program(*_command(config, directory), core=MEASURED_CORE) as process:
+        await until_it_listens(process, port)
+        yield process.pid, port
+
+
+def _command(config: Path, directory: Path) -> tuple[str, ...]:
+    return (
+        *("syslog-ng", "-F", "--no-caps", "-f", str(config), "-R", str(directory / "persist")),
+        *("-c", str(directory / "control"), "-p", str(directory / "pid")),
+    )
+
+
+def _config(far: Nginx, port: int, workers: int, most_events: int, buffer: str = "") -> str:
     tls = f'tls(ca-file("{far.authority}") peer-verify(yes))' if far.authority else ""
     return f"""@version: 3.38
         options {{ stats-freq(0); time-reopen(1); log-fifo-size({2 * most_events}); }};
@@ -49,7 +66,7 @@ def _config(far: Nginx, port: int, workers: int, most_events: int) -> str:
             http(
                 url("{far.url}") method("POST") body("$MESSAGE") workers({workers}) batch-lines(1) timeout(10)
                 headers("Content-Type: application/json", "Accept: application/json", "x-growlytics-key: some-key")
-                {tls}
+                {tls} {buffer}
             );
         }};
         log {{ source(incoming); destination(far); flags(flow-control); }};

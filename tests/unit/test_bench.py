@@ -1,12 +1,13 @@
 """What the benchmark concludes from what it measured."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from forwarder.growlytics.contract import Conforming, check
-from tests.bench import catalogue
+from tests.bench import catalogue, low_rates, size
 from tests.bench.comparisons import Figure, Goal, alternate
 from tests.bench.events import event
 from tests.bench.report import Report, put_into
@@ -83,6 +84,7 @@ def test_a_name_chooses_itself_what_begins_with_it_and_what_it_matches() -> None
     assert len(catalogue.chosen(entries, "growth")) == 4
     assert all(name.endswith("50ms/tls") for name in catalogue.chosen(entries, "*/50ms/tls"))
     assert catalogue.chosen(entries, "nothing") == []
+    assert set(catalogue.chosen(entries, "table")) <= {name for name, entry in entries.items() if entry.main}
 
 
 @pytest.mark.parametrize("attributes", [1, 7, 50])
@@ -91,3 +93,20 @@ def test_the_events_keep_the_contract_at_every_size(attributes: int) -> None:
     assert isinstance(check(body), Conforming)
     assert len(body["attributes"]) == attributes
     assert body["customerId"].endswith("-3")
+
+
+def test_where_more_is_better_the_limit_is_the_least() -> None:
+    goal = Goal(1.2, 1.0, more_is_better=True)
+    assert str(goal) == "≥ 1.2, at least 1"
+    assert [goal.verdict(value) for value in (0.9, 1.0, 1.2)] == ["**missed**", "missed; within the limit", "met"]
+
+
+def test_the_switches_of_each_thread_of_a_process_are_counted() -> None:
+    assert sum(low_rates.switches_by_thread(os.getpid()).values()) > 0
+
+
+def test_lines_and_files_of_a_package_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "room").mkdir()
+    (tmp_path / "one.py").write_text("a\nb\n", encoding="utf-8")
+    (tmp_path / "room" / "two.py").write_text("c\n", encoding="utf-8")
+    assert [figure.values for figure in size.count(tmp_path)] == [[3], [2]]
