@@ -14,6 +14,7 @@ of successes that started within it, so that they tell of the present limit. The
   and then, and where a lower limit did not lower the latency.
 
 Without a sign the limit doubles (slow start) until it meets one, then grows by one a round; but only while it is used up.
+In slow start, latency is a sign only in two rounds one after the other: in one alone it may be our own loop that was late.
 Either sign multiplies it by the share of it that did useful work: 0.5 at least, as in TCP.
 """
 
@@ -102,6 +103,7 @@ class Limiter:
         self._base = 0.0  # seconds; 0 while unknown
         self._before_probe = 0  # the limit to go back to; 0 if this round is no probe
         self._rounds_to_probe = PROBE_SOON_ROUNDS
+        self._suspects_line = False  # since a round of slow start whose latency looked like a line, until one without
         self._cut: tuple[int, float] | None = None  # limit and mean latency of the last round, if it lowered the limit
 
     @property
@@ -245,6 +247,9 @@ class Limiter:
             # A lower limit took away less than half of what it would from a line: it may be the base that changed.
             self._slow_start_until = cut[0]
             self._probe(int(busy) // 2, now)
+        elif waiting > few and self._limit < self._slow_start_until and not self._suspects_line:
+            self._suspects_line = True  # the next round, with the same limit, tells whether it was our own loop
+            return
         elif waiting > 2 * few:
             self._cut = self._limit, mean
             self._set(max(self._limit // 2, round(busy)), now)
@@ -255,6 +260,7 @@ class Limiter:
             self._slow_start_until = min(self._slow_start_until, self._limit)
         else:
             self._grow(now)
+        self._suspects_line = False
 
     def _grow(self, now: float) -> None:
         if self._limit < self._slow_start_until:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
 
+from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, LoopLag
 from forwarder.delivery.limiter import Limiter
 
 BASE_SECONDS: Final = 0.05
@@ -193,6 +194,31 @@ class Outage:
         return self._link.ideal_rate(now, most) * self._up(now)
 
 
+class OwnLoop:
+    """Our event loop, whose turns take as long as `turn` says: an attempt waits for one to three of them.
+
+    A timer tells the limiter of the lag as the worker's does, but `noticed_after` so many seconds.
+    """
+
+    def __init__(self, turn: Timeline, *, noticed_after: float = 0.0, seed: int = 1) -> None:
+        self._turn, self._noticed_after = turn, noticed_after
+        self._chance = random.Random(seed)
+        self._lag = LoopLag()
+        self._measured_at = 0.0
+
+    def waits(self, now: float) -> float:
+        """Return how long an answer that comes now waits for us, its request's wait included."""
+        return self._turn(now) * self._chance.uniform(1.0, 3.0)
+
+    def own_seconds(self, now: float) -> float:
+        """Return what the timer made known by now."""
+        while self._measured_at + BUSY_INTERVAL_SECONDS <= now:
+            late = self._chance.random() * self._turn(max(0.0, self._measured_at - self._noticed_after))
+            self._lag.add(late)
+            self._measured_at += BUSY_INTERVAL_SECONDS + late
+        return self._lag.seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What was seen, in steps of STEP_SECONDS."""
@@ -203,17 +229,20 @@ class Run:
     overloads: Sequence[int]
 
 
-def saturate(limiter: Limiter, link: Link, *, seconds: float, hold_after: int | None = None) -> Run:
-    """Send over `link` whatever `limiter` allows.
+def saturate(
+    limiter: Limiter, link: Link, *, seconds: float, hold_after: int | None = None, loop: OwnLoop | None = None
+) -> Run:
+    """Send over `link` whatever `limiter` allows, from `loop`, which never lags unless given.
 
     With `hold_after`, so many failures in a row begin a hold: one probe at a time, a second after the other, until one
     succeeds.
     """
-    return _Sender(limiter, link, seconds, hold_after).run()
+    return _Sender(limiter, link, seconds, hold_after, loop or OwnLoop(NEVER)).run()
 
 
 class _Sender:
-    def __init__(self, limiter: Limiter, link: Link, seconds: float, hold_after: int | None) -> None:
+    def __init__(self, limiter: Limiter, link: Link, seconds: float, hold_after: int | None, loop: OwnLoop) -> None:
+        self._loop = loop
         self._limiter, self._link, self._seconds, self._hold_after = limiter, link, seconds, hold_after
         length = math.ceil(seconds / STEP_SECONDS)
         self._limits, self._successes, self._overloads = [0.0] * length, [0] * length, [0] * length
@@ -251,6 +280,7 @@ class _Sender:
     def _send(self) -> None:
         self._limiter.started()
         seconds, good = self._link.answer(self._now)
+        seconds += self._loop.waits(self._now + seconds)
         heapq.heappush(self._wire, (self._now + seconds, next(self._tie), self._now, good))
 
     def _end(self, started_at: float, *, good: bool) -> None:
@@ -258,7 +288,7 @@ class _Sender:
         if good:
             self._successes[self._step] += 1
             self._failed_in_a_row = 0
-            self._limiter.succeeded(started_at, self._now)
+            self._limiter.succeeded(started_at, self._now, own_seconds=self._loop.own_seconds(self._now))
             if is_probe:
                 self._held_at = None
                 self._limiter.thaw(self._now)

@@ -26,9 +26,11 @@ from tests.fakes.links import (
     Dropping,
     Link,
     Outage,
+    OwnLoop,
     Queueing,
     RateLimited,
     Run,
+    Timeline,
     always,
     exponential,
     jitter,
@@ -363,7 +365,7 @@ def test_one_answer_that_took_very_long_is_no_line_and_the_base_hardly_follows_i
     caller.succeed(15)
     caller.succeed(1, seconds=100.0)
     assert caller.limit == 32
-    assert caller.round(seconds=0.08) == 22
+    assert caller.rounds(2, seconds=0.08) == [32, 22], "in slow start it takes two rounds to believe in a line"
 
 
 def test_latency_says_nothing_while_the_limit_is_not_used_up() -> None:
@@ -809,6 +811,41 @@ def test_failures_unlike_load_leave_a_limit_where_it_is_and_an_outage_takes_it_d
     assert before >= 48
     assert down == pytest.approx(1)
     assert after >= 32
+
+
+# Slow start while our own loop lags
+
+FLOODS = 0.5
+"""How many seconds a flood lasts, if it ends."""
+LAGS: dict[str, Callable[[float], Timeline]] = {
+    "during the first rounds": lambda lag: steps((0, lag), (FLOODS, 0.0)),
+    "from the middle of slow start": lambda lag: steps((0, 0.0), (0.2, lag), (0.2 + FLOODS, 0.0)),
+    "near the end of slow start": lambda lag: steps((0, 0.0), (0.35, lag), (0.35 + FLOODS, 0.0)),
+    "for one round": lambda lag: steps((0, 0.0), (0.25, lag), (0.3, 0.0)),
+    "in bursts": lambda lag: lambda now: lag if now % 0.25 < 0.05 else 0.0,
+    "from then on": lambda lag: steps((0, 0.0), (0.2, lag)),
+    "growing": lambda lag: lambda now: lag * min(1.0, now / 0.5),
+}
+
+
+@pytest.mark.parametrize("noticed_after", [0.0, 0.05])
+@pytest.mark.parametrize(("lag", "seconds"), [(0.005, 2.5), (0.02, 2.5), (0.1, 6.0)])
+@pytest.mark.parametrize("when", LAGS)
+def test_slow_start_comes_near_the_maximum_although_our_own_loop_lags(
+    when: str, lag: float, seconds: float, noticed_after: float
+) -> None:
+    # Too soon for growth by one a round, had slow start ended at half of the maximum.
+    for seed in range(3):
+        loop = OwnLoop(LAGS[when](lag), noticed_after=noticed_after, seed=seed)
+        run = saturate(Limiter(256), Queueing(seed=seed), seconds=seconds, loop=loop)
+        assert max(run.limits) >= 0.9 * 256, seed
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.005, 0.02])
+def test_a_lagging_loop_does_not_hide_a_line_at_the_far_side_for_long(lag: float) -> None:
+    loop = OwnLoop(steps((0, lag), (2.0, 0.0)))
+    run = saturate(Limiter(256), Queueing(parallel=always(20)), seconds=20.0, loop=loop)
+    assert statistics.fmean(run.limits[100:]) <= 1.5 * 20
 
 
 # Another maximum
