@@ -167,8 +167,8 @@ class Buffer(Protocol):
     ) -> list[Event]:
         """As `take`, but without waiting: return what may be taken now and is in memory; perhaps nothing.
 
-        If that is less than asked for, the listener's `changed` is called once there may be more. If there may be more in
-        the store, this begins to read it.
+        If that is fewer events, and less than half of the bytes, the listener's `changed` is called once there may be more.
+        If there may be more in the store, this begins to read it.
         """
         ...
 

@@ -90,8 +90,8 @@ class Ordering:
     ) -> list[Event]:
         """Remove and return what comes next, of each lane so many; the first event may exceed `max_bytes`.
 
-        Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; or if it took
-        `max_steps` to pass over what may not be had: see `unfinished`.
+        Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; if it took
+        `max_steps` to pass over what may not be had, or what comes next is very large: see `unfinished`.
         """
         steps = self._offer_what_may_be_had(now, skip_lanes, max_steps)
         batch: list[Event] = []
@@ -114,8 +114,8 @@ class Ordering:
                 passed += 1
                 self._pass_over()  # earlier events of its lane rest
             elif event is None or (batch and size + event.size_bytes > max_bytes):
-                steps -= 1
-                break
+                self.unfinished = event is not None and 2 * size <= max_bytes
+                return batch
             else:
                 self._remove(event, lane)
                 batch.append(event)

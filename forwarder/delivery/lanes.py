@@ -42,7 +42,7 @@ class Lanes:
         self._newest_next = False
         self._parked_suspects = 0
         self._stories: OrderedDict[int, Story] = OrderedDict()
-        self._left: Counter[str | int] = Counter()  # what went back since this take began: how much of it is on its way
+        self._left: Counter[str | int] = Counter()  # how many events of a lane are on their way back
         self._retried_events = 0
         self._retried_bytes = 0
         self._admits_all = False
@@ -84,15 +84,10 @@ class Lanes:
         """The customers of whom no more events may be added now; a copy."""
         return frozenset(self._full)
 
-    def take_begins(self) -> None:
-        """The buffer is asked for events, once more or for the first time."""
-        if self._left:
-            self._left = Counter({key: events for key, events in self._left.items() if events})
-
     def add(self, events: Sequence[Event]) -> list[Event]:
         """Add events that were taken from the buffer; return those that must go back.
 
-        They do if too many are retried already, or if earlier events of their lane went back after they were taken.
+        They do if too many are retried already, or if earlier events of their lane are still on their way back.
         """
         back: list[Event] = []
         for event in events:
@@ -110,6 +105,9 @@ class Lanes:
     def have_gone(self, events: Sequence[Event]) -> None:
         """What had to go back is there."""
         self._left.subtract(map(self._key, events))
+        for key in {self._key(event) for event in events}:
+            if not self._left[key]:
+                del self._left[key]
 
     def _key(self, event: Event) -> str | int:
         return event.customer if self._ordered else event.id

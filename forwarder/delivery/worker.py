@@ -1,8 +1,12 @@
 """The workers: they make the attempts that the engine starts, and carry out what it decides.
 
-One feeder fills the engine's window with batches from the buffer; workers make one attempt at a time each; the buffer
-commits what they came to, in batches, while attempts go on. Together no more than twice as many events as attempts may be
-on the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
+Whatever may let something start asks for the pump, which then runs once in the next turn of the loop: it takes what the
+buffer has ready, hands attempts to idle workers, and sets one timer for what is due next. Without any of that nothing runs.
+Workers are made as they are needed, and live on. Each makes one attempt at a time, applies what was decided, and goes on
+with the next attempt itself if one may start.
+
+The buffer commits acks in batches while attempts go on. Together no more than twice as many events as attempts may be on
+the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
 may have arrived and is never repeated.
 """
 
@@ -18,7 +22,7 @@ from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import DeadLettered, Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
-from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, IDLE_INTERVAL_SECONDS, LoopLag
+from forwarder.delivery.lag import LagTimer
 from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.retry import RetrySchedule
 from forwarder.event import Clock, Event
@@ -88,29 +92,37 @@ class Delivery:
         self._telemetry = telemetry
         self._clock = clock
         self._max_concurrency = settings.max_concurrency
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: asyncio.TaskGroup | None = None  # while something may start
         self._workers = 0
-        self._tasks: asyncio.TaskGroup | None = None
         self._idle: list[asyncio.Future[Attempt]] = []
+        self._pumping: asyncio.Handle | None = None  # from when the pump is asked for until it runs
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None  # kept here, as uvloop does not tell it of every timer
+        self._may_take = True  # the buffer may have something ready that it has not handed out
+        self._going_back: asyncio.Queue[tuple[Sequence[Event], float] | Exception] = asyncio.Queue()
+        self._gives_back = False  # what was taken last, before more is taken
         self._unacked = 0  # how many events wait for their acks to be committed
         self._to_unmark: list[Event] = []  # of which the attempts were cancelled before they left
-        self._lag = LoopLag()
-        self._has_room = asyncio.Event()
-        self._taking: asyncio.Timeout | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0  # kept here, as uvloop does not tell it of every timer
+        self._lag = LagTimer(while_=self._is_limited)
 
     async def serve(self) -> None:
         """Deliver until cancelled."""
+        self._loop = asyncio.get_running_loop()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._feed(), name="delivery feeder")
-                tasks.create_task(self._measure_lag(), name="loop lag")
-                self._buffer.listen(changed=_nothing, left=self._left)
-                self._tasks = tasks
-                self._add_workers()
+            async with asyncio.TaskGroup() as self._tasks:
+                self._buffer.listen(changed=self._changed, left=self._left)
+                self._ask()
+                try:
+                    while True:
+                        match await self._going_back.get():
+                            case Exception() as bug:
+                                raise bug
+                            case events, not_before:
+                                await self._give_back(events, not_before)
+                finally:
+                    self._stop()
         finally:
-            if self._timer:
-                self._timer.cancel()
             with suppress(TimeoutError):
                 async with asyncio.timeout(0 if self._buffer.stalled else LAST_ACKS_SECONDS):
                     await self._buffer.unmark(self._to_unmark)
@@ -120,26 +132,23 @@ class Delivery:
         """Go by other settings from now on, save for the order."""
         self._engine.use(settings, schedule=RetrySchedule(settings))
         self._max_concurrency = settings.max_concurrency
-        if self._tasks:
-            self._add_workers()
-            self._start_what_may()
-            self._tell_feeder(lane_has_room=True)
+        self._changed()
 
     def use_new_key(self) -> None:
         """Try the new key that `post` uses from now on."""
         self._engine.key_changed(asyncio.get_running_loop().time())
-        self._start_what_may()
+        self._ask()
 
     def try_soon(self) -> None:
         """What makes attempts fail may have been fixed: if anything holds, probe now, but not before a Retry-After ends."""
         if self._engine.holds.causes:
             self._engine.holds.probe_soon(asyncio.get_running_loop().time())
-            self._start_what_may()
+            self._ask()
 
     async def end_waits(self) -> None:
         """Try what waits for a retry without waiting for its time: there is not much left."""
         self._lanes.end_waits()
-        self._start_what_may()
+        self._ask()
         self._buffer.end_rests()
 
     # What may be known of it
@@ -200,95 +209,165 @@ class Delivery:
         ready_at = self._buffer.ready_at(now, skip_lanes=self._lanes.full_lanes)
         return ready_at is not None and ready_at <= deadline
 
-    def _add_workers(self) -> None:
-        """Have as many as there may be attempts at a time; more than that wait."""
-        assert self._tasks, "serve() began"
-        for number in range(self._workers, self._max_concurrency):
-            self._tasks.create_task(self._work(), name=f"delivery worker {number}")
-        self._workers = max(self._workers, self._max_concurrency)
+    # The pump
 
-    # From the buffer
+    def _ask(self) -> None:
+        """Have the pump run in the next turn of the loop, once."""
+        if self._pumping is None and self._tasks and self._loop:
+            self._pumping = self._loop.call_soon(self._pump)
 
-    async def _feed(self) -> None:
-        while True:
-            self._has_room.clear()
-            max_events, max_bytes = self._lanes.room()
+    def _changed(self) -> None:
+        """The buffer may have something that it has not handed out."""
+        self._may_take = True
+        self._ask()
+
+    def _pump(self) -> None:
+        """Take what is ready, start what may start, and wake up when something more is due."""
+        self._pumping = None
+        try:
+            now = self._now()
+            if self._may_take:
+                self._take(now)
+            self._start_what_may(now)
+            self._set_timer()
+        except Exception as bug:  # noqa: BLE001 - which ends `serve`
+            self._going_back.put_nowait(bug)
+
+    def _take(self, now: float) -> None:
+        """Fill the window with what the buffer has ready, as far as there is room."""
+        lanes = self._lanes
+        while self._may_take and not self._gives_back:
+            max_events, max_bytes = lanes.room()
             if not max_events:
-                await self._has_room.wait()
-                continue
-            self._lanes.take_begins()
-            events: Sequence[Event] = ()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None) as self._taking:
-                    events = await self._buffer.take(
-                        max_events=max_events,
-                        max_bytes=max_bytes,
-                        skip_lanes=self._lanes.full_lanes,
-                        max_lane_events=self._lanes.max_new_of_lane,
-                    )
-            self._taking = None
-            back, not_before = self._engine.add(events, asyncio.get_running_loop().time())
-            self._start_what_may()
+                return
+            bytes_before = lanes.bytes
+            events = self._buffer.take_ready(
+                max_events=max_events,
+                max_bytes=max_bytes,
+                skip_lanes=lanes.full_lanes,
+                max_lane_events=lanes.max_new_of_lane,
+            )
+            if not events:
+                self._may_take = False
+                return
+            back, not_before = self._engine.add(events, now)
             if back:
-                await self._give_back(back, not_before)
+                self._gives_back = True
+                self._going_back.put_nowait((back, not_before))
+            else:
+                self._may_take = len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes
 
-    def _tell_feeder(self, *, lane_has_room: bool) -> None:
-        """There may be room; `lane_has_room`: perhaps for lanes that the take under way leaves out, so begin it anew."""
-        if lane_has_room and self._taking:
-            self._taking.reschedule(asyncio.get_running_loop().time())
-            self._taking = None
-        if not self._has_room.is_set() and self._lanes.room() != (0, 0):
-            self._has_room.set()
+    def _start_what_may(self, now: float) -> None:
+        """Hand attempts to idle workers."""
+        lanes = self._lanes
+        while (lanes.ready or lanes.parked_events) and not self._acks_lag_behind:
+            if not self._idle:
+                self._add_worker()
+                return
+            attempt = self._engine.start(now, self._clock())
+            if attempt is None:
+                break
+            self._idle.pop().set_result(attempt)
+        if self._is_limited():
+            self._lag.measure()
+
+    def _set_timer(self) -> None:
+        """Have the pump run when something may start, if a worker is idle then; those that are not, look themselves."""
+        lanes = self._lanes
+        is_needed = (lanes.ready or lanes.parked_events) and self._idle and not self._acks_lag_behind
+        at = self._engine.wakes_at() if is_needed else None
+        if at != self._timer_at:
+            if self._timer:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = self._timer_at = None
+        self._ask()
+
+    def _is_limited(self) -> bool:
+        """Whether the limiter, of all, keeps attempts from being started: then what it is told of latency counts."""
+        return not self._engine.limiter.has_room
+
+    @property
+    def _acks_lag_behind(self) -> bool:
+        """Whether so many acks wait that nothing may start until some are committed."""
+        return self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
+
+    def _now(self) -> float:
+        assert self._loop, "serve() began"
+        return self._loop.time()
+
+    def _stop(self) -> None:
+        """Start nothing more."""
+        self._tasks = None
+        self._lag.stop()
+        for handle in (self._pumping, self._timer):
+            if handle:
+                handle.cancel()
 
     # To Growlytics
 
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            attempt = self._start(loop.time(), self._clock())
-            if self._idle:
-                self._start_what_may()
-            if attempt is None:
-                attempt = await self._next_attempt()
-            decision = await self._make(attempt)
-            match decision:
-                case Ack(fate):
-                    self._ack(attempt.taken.event, fate)
-                    self._tell_feeder(lane_has_room=self._engine.acked(attempt))
-                case Waits():
-                    if attempt.never_repeated:
-                        self._start_what_may()
-                        await self._buffer.unmark([attempt.taken.event])
-                    self._tell_feeder(lane_has_room=False)
-                case GoesBack():
-                    self._start_what_may()
-                    await self._give_back(decision.events, decision.not_before)
-                case _:
-                    assert_never(decision)
+    def _add_worker(self) -> None:
+        """Have one worker more, if there may be as many attempts at a time. It begins by itself."""
+        if self._tasks and self._workers < self._max_concurrency:
+            self._tasks.create_task(self._work(), name=f"delivery worker {self._workers}")
+            self._workers += 1
 
-    async def _next_attempt(self) -> Attempt:
-        """Wait until the engine starts one."""
-        future: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
+    async def _work(self) -> None:
+        try:
+            while True:
+                attempt = self._next() or await self._be_idle()
+                match await self._make(attempt):
+                    case Ack(fate):
+                        self._ack(attempt, fate)
+                    case Waits():
+                        self._ask()
+                        if attempt.never_repeated:
+                            await self._buffer.unmark([attempt.taken.event])
+                    case GoesBack(events, not_before):
+                        self._ask()
+                        await self._give_back(events, not_before)
+                    case decision:
+                        assert_never(decision)
+        finally:
+            self._stop()  # a worker ends only where all of them do
+
+    def _next(self) -> Attempt | None:
+        """Start the next attempt, if one may start now."""
+        now, lanes = self._now(), self._lanes
+        if self._may_take:
+            self._take(now)
+        if not (lanes.ready or lanes.parked_events) or self._acks_lag_behind:
+            return None
+        attempt = self._engine.start(now, self._clock())
+        if self._is_limited():
+            self._lag.measure()
+        if attempt is None or (lanes.ready and not self._is_limited()):
+            self._ask()  # for more workers to go on, or for the timer
+        return attempt
+
+    async def _be_idle(self) -> Attempt:
+        """Wait until the pump hands over an attempt."""
+        assert self._loop, "serve() began"
+        future: asyncio.Future[Attempt] = self._loop.create_future()
         self._idle.append(future)
-        self._set_timer()
         try:
             return await future
         except asyncio.CancelledError:
-            if future in self._idle:
-                self._idle.remove(future)
-            elif not future.cancelled():
+            if future.done() and not future.cancelled():
                 self._engine.cancelled(future.result())
             raise
 
     async def _make(self, attempt: Attempt) -> Decision:
         """Make an attempt, and have it decided what follows."""
         event, story = attempt.taken.event, attempt.taken.story
-        loop = asyncio.get_running_loop()
         may_have_left = False
         try:
             if attempt.never_repeated:
                 await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
-                attempt.started_at = loop.time()
+                attempt.started_at = self._now()
             may_have_left = True
             outcome = await self._post(event.body)
         except asyncio.CancelledError as cancelled:
@@ -298,7 +377,7 @@ class Delivery:
         except BaseException:
             self._engine.cancelled(attempt)
             raise
-        now = loop.time()
+        now = self._now()
         decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
         self._tell(attempt, outcome, decision, now - attempt.started_at)
         return decision
@@ -306,11 +385,12 @@ class Delivery:
     async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
         await self._buffer.release(events, not_before=not_before)
         self._lanes.have_gone(events)
-        self._tell_feeder(lane_has_room=True)
+        self._gives_back = False
+        self._changed()
 
     def _cancel(self, attempt: Attempt, *, may_have_left: bool) -> None:
         if may_have_left and attempt.never_repeated:
-            self._ack(attempt.taken.event, ambiguous(attempt).fate)
+            self._ack(attempt, ambiguous(attempt).fate)
             return
         if may_have_left:
             self._telemetry.attempt_cancelled()
@@ -320,58 +400,22 @@ class Delivery:
 
     # What they came to
 
-    def _ack(self, event: Event, fate: Fate) -> None:
+    def _ack(self, attempt: Attempt, fate: Fate) -> None:
         self._unacked += 1
-        self._buffer.begin_ack(event, fate)
+        self._buffer.begin_ack(attempt.taken.event, fate)
         if self._unacked >= self._max_concurrency:
             self._buffer.hurry_acks()
+        if self._engine.acked(attempt):
+            self._may_take = True
 
     def _left(self, events: Sequence[Event]) -> None:
         """Go on with what waited for these events' acks: they are committed."""
+        lagged = self._acks_lag_behind
         self._unacked -= len(events)
         if self._engine.rests_may_end():
             self._buffer.end_rests()
-        self._start_what_may()
-
-    # When
-
-    async def _measure_lag(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            interval = BUSY_INTERVAL_SECONDS if self._engine.limiter.in_flight else IDLE_INTERVAL_SECONDS
-            due = loop.time() + interval
-            await asyncio.sleep(interval)
-            self._lag.add(loop.time() - due)
-
-    def _start_what_may(self) -> None:
-        """Give idle workers what the engine starts, and have that done again in time."""
-        now, wall = asyncio.get_running_loop().time(), self._clock()
-        while self._idle and self._idle[-1].cancelled():
-            del self._idle[-1]  # its worker is about to end
-        while self._idle and (attempt := self._start(now, wall)):
-            self._idle.pop().set_result(attempt)
-        self._set_timer()
-
-    def _start(self, now: float, wall: float) -> Attempt | None:
-        return None if self._acks_lag_behind else self._engine.start(now, wall)
-
-    @property
-    def _acks_lag_behind(self) -> bool:
-        """Whether so many acks wait that nothing may start until some are committed."""
-        return self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
-
-    def _set_timer(self) -> None:
-        at = None if not self._idle or self._acks_lag_behind else self._engine.wakes_at()
-        if self._timer and (at is None or at != self._timer_at):
-            self._timer.cancel()
-            self._timer = None
-        if at is not None and self._timer is None:
-            self._timer_at = at
-            self._timer = asyncio.get_running_loop().call_at(at, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._start_what_may()
+        if lagged:
+            self._ask()
 
     # Telling
 
@@ -404,10 +448,6 @@ class Delivery:
         elif refusals.number == 1 or refusals.counted == 1:
             is_page = outcome.why == "not_growlytics"
             self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status, is_page=is_page)
-
-
-def _nothing() -> None:
-    """The feeder waits in `take`, and needs no call."""
 
 
 _LABELS: Final[dict[type[Outcome], OutcomeName]] = {

@@ -101,6 +101,19 @@ async def test_nothing_is_ready_beyond_the_bounds_that_the_taker_sets(listener: 
     assert found == events[2:3]
 
 
+async def test_the_listener_is_told_that_what_comes_next_is_larger_than_the_rest_of_what_it_asked_for(
+    listener: Listener, make: EventMaker
+) -> None:
+    events = [make(size_bytes=1000), make(size_bytes=9_999)]
+    await put(listener.buffer, events)
+    assert listener.buffer.take_ready(max_events=9, max_bytes=10_000) == events[:1]
+    before = listener.changes
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while listener.changes == before:
+            await asyncio.sleep(0)
+    assert listener.take_ready() == events[1:]
+
+
 async def test_the_listener_is_told_of_a_put_once_it_is_committed(listener: Listener, make: EventMaker) -> None:
     [event] = make.of("a")
     await put(listener.buffer, [event])

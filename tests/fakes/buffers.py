@@ -49,7 +49,7 @@ class Release:
 class ObservedBuffer:
     """A Buffer around another one, whose acks and releases may take a while to be committed, as those of a disk do.
 
-    What it hands out may take a while to arrive, as it would from a store that is far away.
+    It may take a while until the taker is told of what may be taken, as it would with a store that is far away.
     """
 
     def __init__(self, inner: Buffer, *, commit_seconds: float = 0.0, take_seconds: float = 0.0) -> None:
@@ -117,12 +117,6 @@ class ObservedBuffer:
         events = await self.inner.take(
             max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
         )
-        if self.take_seconds:
-            try:
-                await asyncio.sleep(self.take_seconds)
-            except asyncio.CancelledError:
-                await self.inner.release(events, not_before=0.0)
-                raise
         self.out.update(event.id for event in events)
         return events
 
@@ -142,7 +136,10 @@ class ObservedBuffer:
         return events
 
     def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
-        self.inner.listen(changed=changed, left=left)
+        def changed_later() -> None:
+            asyncio.get_running_loop().call_later(self.take_seconds, changed)
+
+        self.inner.listen(changed=changed_later if self.take_seconds else changed, left=left)
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """Ack it once its commit has taken as long as it takes here."""

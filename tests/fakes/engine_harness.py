@@ -131,7 +131,6 @@ class Driver:
     def feed(self) -> None:
         """Fill the window as the worker does."""
         while True:
-            self.lanes.take_begins()
             taken = self.backlog.take(
                 self.now,
                 room=self.lanes.room(),

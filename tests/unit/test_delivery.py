@@ -367,6 +367,13 @@ async def test_one_huge_event_that_waits_for_a_retry_does_not_keep_small_ones_fr
 
 
 @in_virtual_time
+async def test_a_huge_event_behind_a_small_one_is_delivered_as_soon_as_that() -> None:
+    async with delivering(ScriptedPost()) as running:
+        await running.put([running.make(), running.make(size_bytes=9 * MIB), running.make()])
+        await running.until_empty(seconds=0.1)
+
+
+@in_virtual_time
 async def test_each_retry_begins_within_its_own_backoff_whatever_the_others_wait_for() -> None:
     """Events join over a minute, so that first retries and tenth ones wait side by side."""
     post = ScriptedPost(lambda attempt: DELIVERED if attempt.number == 10 else network_error(), seconds=0.0)

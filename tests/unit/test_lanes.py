@@ -40,7 +40,6 @@ def probe(lanes: Lanes) -> Lane:
 
 def take(lanes: Lanes, events: Sequence[Event]) -> list[int]:
     """Have events come from the buffer; what must go back is there at once."""
-    lanes.take_begins()
     back = lanes.add(events)
     lanes.have_gone(back)
     return ids(back)
@@ -429,7 +428,7 @@ def test_lanes_that_come_again_and_are_retried_never_are_more_than_half_of_the_w
     assert back == sorted(set(ids(events)) - {taken.event.id for lane in all_ready(lanes) for taken in lane.events})
 
 
-def test_what_a_take_from_before_brings_to_lanes_that_are_retried_goes_back_as_far_as_there_is_no_room(
+def test_what_comes_of_lanes_that_are_retried_goes_back_as_far_as_there_is_no_room(
     make: EventMaker,
 ) -> None:
     lanes = holding(make.of("ab"), max_events=4)
@@ -442,36 +441,27 @@ def test_what_comes_behind_an_event_that_went_back_goes_back_as_well_until_that_
 ) -> None:
     lanes = holding([make("a", size_bytes=49_999)])
     assert lanes.park(started(lanes), until=1.0) == []
-    lanes.take_begins()
     large, small, behind = make("a", size_bytes=2), make("a", size_bytes=1), make("a", size_bytes=1)
     assert lanes.add([large]) == [large]
     assert lanes.add([small]) == [small], "there would be room for it, but it is behind"
     lanes.have_gone([large])
-    lanes.take_begins()
     assert lanes.add([behind]) == [behind], "what is ahead of it is still on its way"
     lanes.have_gone([small, behind])
-    assert lanes.add([small]) == [small], "this take may have begun before"
-    lanes.have_gone([small])
-    lanes.take_begins()
     assert lanes.add([small]) == []
 
 
-def test_what_a_take_from_before_brings_of_a_lane_that_went_back_goes_back_as_well(make: EventMaker) -> None:
+def test_what_comes_of_a_lane_that_is_on_its_way_back_goes_back_as_well(make: EventMaker) -> None:
     lanes = holding(make.of("abb"), max_events=2)
     a, b = all_ready(lanes)
     lanes.park(a, until=1.0)
-    lanes.take_begins()
     first, second = lanes.park(b, until=1.0)
-    third = make("b")
-    assert lanes.add([third]) == [third], "it was taken before"
-    lanes.take_begins()
-    lanes.have_gone([first, second, third])
     lanes.unpark_due(1.0)
     lanes.end(started(lanes))
-    fourth = make("b")
-    assert lanes.add([fourth]) == [fourth], "this take may have begun before"
-    lanes.have_gone([fourth])
-    lanes.take_begins()
+    third = make("b")
+    assert lanes.add([third]) == [third]
+    lanes.have_gone([first, second])
+    assert lanes.add([first]) == [first], "what is behind it is still on its way"
+    lanes.have_gone([first, third])
     assert lanes.add([first]) == []
 
 

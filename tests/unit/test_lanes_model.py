@@ -28,7 +28,6 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.now = 0.0
         self.events: list[Event] = []
         self.waiting: list[int] = []  # in the buffer
-        self.taken: list[Event] = []  # by a take under way
         self.going_back: list[Event] = []
         self.ended: list[int] = []
         self.started: list[Lane] = []
@@ -61,28 +60,21 @@ class LanesAgainstModel(RuleBasedStateMachine):
             self.events.append(Event(event_id, customer, "n", b" " * size_bytes, 0.0))
             self.waiting.append(event_id)
 
-    @precondition(lambda self: not self.taken)
     @rule(passes=st.integers(0, 2))
-    def begin_to_take(self, passes: int) -> None:
+    def take(self, passes: int) -> None:
         """Take what there is room for, except of some customer, of whom the events rest."""
-        self.lanes.take_begins()
-        max_events, max_bytes = self.lanes.room()
+        max_events, max_bytes = room = self.lanes.room()
         skip = {*self.lanes.full_lanes, *CUSTOMERS[:passes]}
         of_lane = dict.fromkeys(CUSTOMERS, 0)
+        taken: list[Event] = []
         for event in [self.events[event_id - 1] for event_id in self.waiting]:
-            if len(self.taken) == max_events or max_bytes <= 0:
+            if len(taken) == max_events or max_bytes <= 0:
                 break
             if event.customer not in skip and of_lane[event.customer] < self.lanes.max_new_of_lane:
                 of_lane[event.customer] += 1
                 max_bytes -= event.size_bytes
-                self.taken.append(event)
-        self.waiting = [event_id for event_id in self.waiting if event_id not in ids(self.taken)]
-
-    @precondition(lambda self: self.taken)
-    @rule()
-    def end_taking(self) -> None:
-        taken, self.taken = self.taken, []
-        room = self.lanes.room()
+                taken.append(event)
+        self.waiting = [event_id for event_id in self.waiting if event_id not in ids(taken)]
         back = self.lanes.add(taken)
         self.going_back += back
         assert set(ids(back)) <= set(ids(taken))
@@ -236,7 +228,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_doubled_or_out_of_order(self) -> None:
         held = [taken.event.id for lane in self.lanes._lanes.values() for taken in lane.events]
-        everywhere = [*held, *self.waiting, *ids(self.taken), *ids(self.going_back), *self.ended]
+        everywhere = [*held, *self.waiting, *ids(self.going_back), *self.ended]
         assert sorted(everywhere) == [event.id for event in self.events]
         for lane in self.lanes._lanes.values():
             own = [taken.event.id for taken in lane.events]
@@ -259,13 +251,10 @@ class LanesAgainstModel(RuleBasedStateMachine):
                 self.start()
             if self.going_back:
                 self.has_gone_back()
-            if not self.taken:
-                self.begin_to_take(0)
-            if self.taken:
-                self.end_taking()
-                self.start()
-                if self.going_back:
-                    self.has_gone_back()
+            self.take(0)
+            self.start()
+            if self.going_back:
+                self.has_gone_back()
         assert len(self.ended) == len(self.events), "nothing moves"
         if self.ordered:
             for customer in CUSTOMERS:
