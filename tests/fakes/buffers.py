@@ -56,8 +56,8 @@ class ObservedBuffer:
         self.inner = inner
         self.take_seconds = take_seconds
         self.commit_seconds = commit_seconds
-        self.asked: list[tuple[int, int]] = []
-        """The `max_events` and `max_bytes` of every take."""
+        self.bug: Exception | None = None
+        """What `take_ready` raises."""
         self.out: set[int] = set()
         """The ids of the events that are taken now."""
         self.acked: list[tuple[int, Fate]] = []
@@ -113,7 +113,6 @@ class ObservedBuffer:
         skip_lanes: AbstractSet[str] = frozenset(),
         max_lane_events: int | None = None,
     ) -> list[Event]:
-        self.asked.append((max_events, max_bytes))
         events = await self.inner.take(
             max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
         )
@@ -128,7 +127,8 @@ class ObservedBuffer:
         skip_lanes: AbstractSet[str] = frozenset(),
         max_lane_events: int | None = None,
     ) -> list[Event]:
-        self.asked.append((max_events, max_bytes))
+        if self.bug is not None:
+            raise self.bug
         events = self.inner.take_ready(
             max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
         )

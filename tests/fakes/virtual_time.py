@@ -27,8 +27,10 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self, jump: Callable[[float], None]) -> None:
         super().__init__()
         self._jump = jump
+        self.turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
         ready = super().select(0)
         if not ready:
             if timeout is None:
@@ -42,7 +44,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._now = START_SECONDS
-        super().__init__(_JumpingSelector(self._jump))
+        self._jumping = _JumpingSelector(self._jump)
+        super().__init__(self._jumping)
+
+    @property
+    def turns(self) -> int:
+        """How many turns it has begun: an idle one begins none."""
+        return self._jumping.turns
 
     def time(self) -> float:
         return self._now
@@ -76,6 +84,13 @@ def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P,
             runner.run(test(*args, **kwargs))
 
     return run
+
+
+def turns() -> int:
+    """Return how many turns the running loop has begun."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    return loop.turns
 
 
 def now() -> float:

@@ -31,7 +31,7 @@ from forwarder.words import RetryableReason
 from tests.fakes.buffers import ObservedBuffer, memory_buffer
 from tests.fakes.events import EventMaker, counted, ids
 from tests.fakes.posts import Attempt, ScriptedPost, network_error
-from tests.fakes.virtual_time import in_virtual_time, now
+from tests.fakes.virtual_time import in_virtual_time, now, turns
 
 RETRY_REASONS: tuple[RetryableReason, ...] = (
     "network",
@@ -329,6 +329,51 @@ async def test_events_that_come_after_a_lull_are_delivered_at_once() -> None:
             await running.put(running.make.of("ab"))
             await running.until_empty(seconds=0.1)
             await asyncio.sleep(FAR_SECONDS)
+
+
+@in_virtual_time
+async def test_delivery_that_has_nothing_to_do_takes_no_turn_of_the_loop() -> None:
+    async with delivering(ScriptedPost(), max_concurrency=8) as running:
+        for events in ("", "a", "b" * 100):
+            await running.put(running.make.of(events))
+            await running.until_empty()
+            await asyncio.sleep(1.0)
+            before = turns()
+            await asyncio.sleep(10 * FAR_SECONDS)
+            assert turns() - before <= 2, "but for those of this test"
+
+
+@in_virtual_time
+async def test_while_one_attempt_is_under_way_or_waits_for_its_retry_delivery_takes_no_turn_of_the_loop() -> None:
+    post = ScriptedPost(first_attempts_fail(1, network_error()), seconds=100.0)
+    async with delivering(post, max_concurrency=8, retry_seconds=(FAR_SECONDS, FAR_SECONDS)) as running:
+        await running.put(running.make.of("a"))
+        for _ in ("on the wire", "parked"):
+            await asyncio.sleep(25.0)
+            before = turns()
+            await asyncio.sleep(50.0)
+            assert turns() - before <= 2, "but for those of this test"
+            await asyncio.sleep(50.0)
+        assert running.delivery.progress().parked
+
+
+@in_virtual_time
+async def test_there_are_no_more_workers_than_are_of_use_and_they_live_on() -> None:
+    def workers() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("delivery worker")}
+
+    async with delivering(ScriptedPost(), max_concurrency=64) as running:
+        assert workers() == set()
+        for _ in range(10):
+            await running.put(running.make.of("a"))
+            await running.until_empty()
+        assert workers() == {"delivery worker 0"}
+        await running.put(running.make.of("a" * 1000))
+        await running.until_empty()
+        many = workers()
+        assert running.post.most_on_wire <= len(many) <= 64
+        await asyncio.sleep(FAR_SECONDS)
+        assert workers() == many
 
 
 # Waiting for a retry
@@ -804,6 +849,17 @@ async def test_a_bug_in_post_ends_serve_with_it_and_leaves_the_events_in_the_buf
         assert 5 not in [event for event, _ in running.buffer.acked]
         assert ledger.unaccounted == 0
         assert running.post.on_wire == 0
+
+
+@in_virtual_time
+async def test_a_bug_in_the_buffer_ends_serve_with_it() -> None:
+    async with delivering(ScriptedPost()) as running:
+        bug = RuntimeError("a bug")
+        running.buffer.bug = bug
+        await running.put(running.make.of("a"))
+        with pytest.raises(ExceptionGroup) as caught:
+            await running.serving
+        assert caught.value.exceptions == (bug,)
 
 
 # Whether anything can move
