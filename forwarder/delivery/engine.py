@@ -49,7 +49,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The event leaves the buffer with this fate. Call `acked` next; it need not wait for the commit."""
+    """The event leaves the buffer with this fate. End its lane next; that need not wait for the commit."""
 
     fate: fates.Fate
 
@@ -92,7 +92,7 @@ class Engine:
 
         At most half of so many events and bytes are in the window, as what is in it cannot be dropped from a full buffer.
         """
-        self._settings = settings
+        self._follow(settings)
         self._max_window_events = max(1, buffer_events // 2)
         self._age_seconds = age_seconds
         self._schedule = schedule
@@ -107,7 +107,8 @@ class Engine:
         )
         self._failures_in_a_row = 0
         self._rejected_in_a_row: set[int] = set()
-        self._some_rest = False
+        self.some_rest = False
+        """Whether something went back to the buffer, and may rest there yet."""
         self._suspects = Suspects(settings)
         self._refuses_us = False
         """Whether a hold is because of a key or a proxy, which only a probe may end."""
@@ -116,13 +117,18 @@ class Engine:
 
     def use(self, settings: DeliverySettings, *, schedule: RetrySchedule) -> None:
         """Go by other settings from now on, save for the order; what was decided stays so."""
-        self._settings = settings
+        self._follow(settings)
         self._schedule = schedule
         self._rate_limit.change(settings.rate_limit_per_second)
         self.limiter.change_max(settings.max_concurrency)
         self.holds.use(settings)
         self._suspects.use(settings)
         self.lanes.change_max(max_events=self._window_events(settings), max_lanes=settings.max_concurrency)
+
+    def _follow(self, settings: DeliverySettings) -> None:
+        self._settings = settings
+        self._may_spare = settings.on_ambiguous == "dead_letter" or bool(settings.on_ambiguous_events)
+        """Whether there may be events that are never repeated."""
 
     def _window_events(self, settings: DeliverySettings) -> int:
         return min(WINDOW_EVENTS_PER_PERMIT * settings.max_concurrency, self._max_window_events)
@@ -132,7 +138,7 @@ class Engine:
     def add(self, events: Sequence[Event], now: float) -> tuple[Sequence[Event], float]:
         """Add what was taken from the buffer; return what must go back to it, and until when that rests there."""
         back = self.lanes.add(events)
-        self._some_rest |= bool(back)
+        self.some_rest |= bool(back)
         return back, now + self._schedule.rest_seconds() if back else now
 
     def start(self, now: float, wall: float) -> Attempt | None:
@@ -149,9 +155,10 @@ class Engine:
             lane = self.lanes.start() if self.limiter.has_room else None
         if lane is None:
             return None
-        self._rate_limit.started(now)
+        if self._rate_limit.is_on:
+            self._rate_limit.started(now)
         self.limiter.started()
-        taken = lane.first
+        taken = lane.events[0]
         story = taken.story
         story.last_attempt_at = wall
         story.first_attempt_at = story.first_attempt_at or wall
@@ -166,7 +173,7 @@ class Engine:
             is_probe,
             self._suspects.attempt_begins(),
             self._suspects.key_number,
-            self._is_never_repeated(taken.event),
+            self._may_spare and self._is_never_repeated(taken.event),
         )
 
     def wakes_at(self) -> float | None:
@@ -186,11 +193,6 @@ class Engine:
         if early and "not_growlytics" in self.holds.causes and self._may_spare:
             early = False  # each such probe may cost an event
         return self.holds.early_probe_at if early else self.holds.probe_at
-
-    @property
-    def _may_spare(self) -> bool:
-        """Whether there are events that are never repeated."""
-        return self._settings.on_ambiguous == "dead_letter" or bool(self._settings.on_ambiguous_events)
 
     def _spared(self) -> Callable[[Event], bool] | None:
         """Return which events are no probes if there are others: those that a lost answer makes a dead letter.
@@ -229,14 +231,10 @@ class Engine:
             case _:
                 assert_never(outcome)
 
-    def acked(self, attempt: Attempt) -> bool:
-        """Let its lane go on with the next event; return whether lanes may be filled that were full."""
-        return self.lanes.end(attempt.lane)
-
     def rests_may_end(self) -> bool:
         """Whether there is room again for what went back and rests in the buffer; says so once."""
-        may_end = self._some_rest and self.lanes.has_room_for_retries
-        self._some_rest &= not may_end
+        may_end = self.some_rest and self.lanes.has_room_for_retries
+        self.some_rest &= not may_end
         return may_end
 
     def cancelled(self, attempt: Attempt) -> None:
@@ -258,7 +256,8 @@ class Engine:
         self._last_delivery_at = now
         self._failures_in_a_row = 0
         self._rejected_in_a_row.clear()
-        self.lanes.unpark_suspects()
+        if self.lanes.parked_suspects:
+            self.lanes.unpark_suspects()
         if attempt.is_probe or self.holds.causes:
             self._end_holds(attempt, now)
         return Ack(fates.Delivered())
@@ -373,7 +372,7 @@ class Engine:
         back = self.lanes.park(attempt.lane, until=until)
         if not back:
             return why
-        self._some_rest = True
+        self.some_rest = True
         return GoesBack(back, until, why)
 
     def _put_back(self, attempt: Attempt, now: float) -> None:

@@ -12,7 +12,6 @@ first is done with, and one that has its share of the window none until half of 
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Final
 
@@ -31,7 +30,10 @@ class Lanes:
         self._max_bytes = max_bytes
         self.change_max(max_events=max_events, max_lanes=max_lanes)
         self._lanes: dict[str | int, Lane] = {}
-        self._full: set[str] = set()
+        self.full_lanes: set[str] = set()
+        """The customers of whom no more events may be added now; changed here alone."""
+        self.ready = 0
+        """How many lanes may be started; changed here alone."""
         self._first: deque[Lane] = deque()  # ready, and never tried
         self._again: deque[Lane] = deque()  # ready to be retried
         self._probed: deque[Lane] = deque()  # ready, and probes of this hold that were not delivered
@@ -40,7 +42,8 @@ class Lanes:
         self._retry_was_last = False
         self._held = False
         self._newest_next = False
-        self._parked_suspects = 0
+        self.parked_suspects = 0
+        """How many lanes are parked of which the first event is a suspect; changed here alone."""
         self._stories: OrderedDict[int, Story] = OrderedDict()
         self._left: Counter[str | int] = Counter()  # how many events of a lane are on their way back
         self._retried_events = 0
@@ -59,6 +62,8 @@ class Lanes:
         self._share_events = max(1, max_events // (2 * max_lanes))
         self._share_bytes = self._max_bytes // max_lanes
         self._enough_lanes = max_lanes + max(1, max_lanes // 2)
+        self.max_new_of_lane = self._share_events if self._ordered else max_events
+        """How many events of one lane may be added at once."""
 
     # Filling it
 
@@ -74,16 +79,6 @@ class Lanes:
         events, size = self._max_events - self.events, self._max_bytes - self.bytes
         return (events, size) if events >= max(1, self._max_events // 4) and size > 0 else (0, 0)
 
-    @property
-    def max_new_of_lane(self) -> int:
-        """How many events of one lane may be added at once."""
-        return self._share_events if self._ordered else self._max_events
-
-    @property
-    def full_lanes(self) -> AbstractSet[str]:
-        """The customers of whom no more events may be added now; a copy."""
-        return frozenset(self._full)
-
     def add(self, events: Sequence[Event]) -> list[Event]:
         """Add events that were taken from the buffer; return those that must go back.
 
@@ -91,7 +86,7 @@ class Lanes:
         """
         back: list[Event] = []
         for event in events:
-            key = self._key(event)
+            key = event.customer if self._ordered else event.id
             lane = None if key in self._left else self._place(key, event)
             if lane is None:
                 self._left[key] += 1
@@ -99,7 +94,7 @@ class Lanes:
             elif self._ordered and (
                 lane.retried or len(lane.events) >= self._share_events or lane.bytes >= self._share_bytes
             ):
-                self._full.add(event.customer)
+                self.full_lanes.add(event.customer)
         return back
 
     def have_gone(self, events: Sequence[Event]) -> None:
@@ -121,18 +116,11 @@ class Lanes:
             return None
         if story:
             del self._stories[event.id]
-        taken = Taken(event, story or Story())
-        if lane:
-            self._append(lane, taken)
-        else:
+        if lane is None:
             lane = self._lanes[key] = Lane(key, retried=is_retried)
-            self._append(lane, taken)
             self._make_ready(lane)
-        return lane
-
-    def _append(self, lane: Lane, taken: Taken) -> None:
-        size = taken.event.size_bytes
-        lane.events.append(taken)
+        size = event.size_bytes
+        lane.events.append(Taken(event, story or Story()))
         lane.bytes += size
         self.events += 1
         self.bytes += size
@@ -141,13 +129,9 @@ class Lanes:
             self._retried_bytes += size
         if lane.state == "parked":
             self.parked_events += 1
+        return lane
 
     # What is tried
-
-    @property
-    def ready(self) -> int:
-        """How many lanes may be started."""
-        return len(self._first) + len(self._again) + len(self._probed)
 
     @property
     def has_fresh(self) -> bool:
@@ -165,7 +149,14 @@ class Lanes:
         """Start the next ready lane; None if there is none. Where both wait, retries and first attempts take turns."""
         self._retry_was_last = bool(self._again) and not (self._first and self._retry_was_last)
         queue = self._again if self._retry_was_last else self._first
-        return self._start(queue.popleft()) if queue else None
+        if not queue:
+            return None
+        lane = queue.popleft()
+        self.ready -= 1
+        lane.state = "started"
+        self.started += 1
+        self._started_first += not lane.retried
+        return lane
 
     def start_probe(self, *, spare: Callable[[Event], bool] | None = None) -> Lane | None:
         """Start the best lane for a probe: one not yet tried, else one to be retried, else the one probed longest ago.
@@ -180,11 +171,13 @@ class Lanes:
             return None
         if lane.state == "parked":
             self._unpark(lane)
-        elif lane in self._probed:
-            self._probed.remove(lane)
         else:
-            (self._again if lane.retried else self._first).remove(lane)
-        return self._start(lane)
+            self.ready -= 1
+            (self._probed if lane in self._probed else self._again if lane.retried else self._first).remove(lane)
+        lane.state = "started"
+        self.started += 1
+        self._started_first += not lane.retried
+        return lane
 
     def _probes(self) -> Iterator[Lane]:
         """Go through the lanes that a probe may be of, the best first."""
@@ -203,7 +196,7 @@ class Lanes:
             return self._remove(lane)
         lane.state = "parked"
         self.parked_events += len(lane.events)
-        self._parked_suspects += lane.first.story.suspect
+        self.parked_suspects += lane.first.story.suspect
         lane.parking = next(self._parkings)
         heapq.heappush(self._parked, (until, lane.parking, lane))
         return []
@@ -217,6 +210,7 @@ class Lanes:
         """Make a started lane ready behind all others until the hold ends: it was a probe in vain."""
         self._leave_started(lane)
         lane.state = "ready"
+        self.ready += 1
         self._probed.append(lane)
 
     def hold_begins(self) -> None:
@@ -232,6 +226,7 @@ class Lanes:
         """Let those that were probes in vain have their turn: those that were refused are retried from now on."""
         while self._probed:
             lane = self._probed.popleft()
+            self.ready -= 1
             if lane.first.story.refusals and not lane.retried and self._fits(len(lane.events), lane.bytes):
                 self._set_retried(lane)
             self._make_ready(lane)
@@ -255,8 +250,8 @@ class Lanes:
         else:
             del self._lanes[lane.key]
         is_half_gone = 2 * len(lane.events) <= self._share_events and 2 * lane.bytes <= self._share_bytes
-        if isinstance(lane.key, str) and lane.key in self._full and is_half_gone:
-            self._full.discard(lane.key)
+        if isinstance(lane.key, str) and lane.key in self.full_lanes and is_half_gone:
+            self.full_lanes.discard(lane.key)
             return True
         return False
 
@@ -272,7 +267,7 @@ class Lanes:
 
         With `also_refused`, as a hold has ended, also those whose first event was refused otherwise.
         """
-        if self._parked_suspects or also_refused:
+        if self.parked_suspects or also_refused:
             for entry in sorted(self._parked):
                 story = entry[2].first.story if _is_parked(entry) else None
                 if story and (story.suspect or (also_refused and story.refusals)):
@@ -295,24 +290,19 @@ class Lanes:
 
     # Keeping the lanes
 
-    def _start(self, lane: Lane) -> Lane:
-        lane.state = "started"
-        self.started += 1
-        self._started_first += not lane.retried
-        return lane
-
     def _leave_started(self, lane: Lane) -> None:
         self.started -= 1
         self._started_first -= not lane.retried
 
     def _make_ready(self, lane: Lane) -> None:
         lane.state = "ready"
+        self.ready += 1
         (self._again if lane.retried else self._first).append(lane)
 
     def _unpark(self, lane: Lane) -> None:
         lane.state = "ready"
         self.parked_events -= len(lane.events)
-        self._parked_suspects -= lane.first.story.suspect
+        self.parked_suspects -= lane.first.story.suspect
 
     @property
     def has_room_for_retries(self) -> bool:
@@ -330,12 +320,12 @@ class Lanes:
             self._retried_events += len(lane.events)
             self._retried_bytes += lane.bytes
             if isinstance(lane.key, str):
-                self._full.add(lane.key)
+                self.full_lanes.add(lane.key)
 
     def _remove(self, lane: Lane) -> list[Event]:
         del self._lanes[lane.key]
         if isinstance(lane.key, str):
-            self._full.discard(lane.key)
+            self.full_lanes.discard(lane.key)
         self.events -= len(lane.events)
         self.bytes -= lane.bytes
         self._retried_events -= len(lane.events)

@@ -11,6 +11,7 @@ class RateLimit:
 
     def __init__(self, per_second: float) -> None:
         self._distance_seconds = 1 / per_second if per_second else 0.0
+        self.is_on = per_second > 0
         self.next_at = float("-inf")
         """From when on the next attempt may start."""
 
@@ -19,9 +20,10 @@ class RateLimit:
         distance_seconds = 1 / per_second if per_second else 0.0
         self.next_at += distance_seconds - self._distance_seconds
         self._distance_seconds = distance_seconds
+        self.is_on = per_second > 0
 
     def started(self, now: float) -> None:
         """An attempt starts at `now`, which is not before `next_at`."""
-        if self._distance_seconds:
+        if self.is_on:
             is_late = now - self.next_at <= _CATCH_UP_SECONDS
             self.next_at = (self.next_at if is_late else now) + self._distance_seconds

@@ -65,6 +65,9 @@ class Delivery:
     buffer holds at most `buffer_events` and `buffer_bytes`.
     """
 
+    _loop: asyncio.AbstractEventLoop
+    """The one that serves; there is none before."""
+
     def __init__(
         self,
         settings: DeliverySettings,
@@ -92,7 +95,6 @@ class Delivery:
         self._telemetry = telemetry
         self._clock = clock
         self._max_concurrency = settings.max_concurrency
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: asyncio.TaskGroup | None = None  # while something may start
         self._workers = 0
         self._idle: list[asyncio.Future[Attempt]] = []
@@ -103,6 +105,7 @@ class Delivery:
         self._going_back: asyncio.Queue[tuple[Sequence[Event], float] | Exception] = asyncio.Queue()
         self._gives_back = False  # what was taken last, before more is taken
         self._unacked = 0  # how many events wait for their acks to be committed
+        self._waits_for_acks = False
         self._to_unmark: list[Event] = []  # of which the attempts were cancelled before they left
         self._lag = LagTimer(while_=self._is_limited)
 
@@ -120,12 +123,15 @@ class Delivery:
                                 raise bug
                             case events, not_before:
                                 await self._give_back(events, not_before)
+                                self._gives_back = False
+                                self._changed()
                 finally:
                     self._stop()
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0 if self._buffer.stalled else LAST_ACKS_SECONDS):
-                    await self._buffer.unmark(self._to_unmark)
+                    if self._to_unmark:
+                        await self._buffer.unmark(self._to_unmark)
                     await self._buffer.settle_acks()
 
     def use(self, settings: DeliverySettings) -> None:
@@ -213,7 +219,7 @@ class Delivery:
 
     def _ask(self) -> None:
         """Have the pump run in the next turn of the loop, once."""
-        if self._pumping is None and self._tasks and self._loop:
+        if self._pumping is None and self._tasks:
             self._pumping = self._loop.call_soon(self._pump)
 
     def _changed(self) -> None:
@@ -222,14 +228,15 @@ class Delivery:
         self._ask()
 
     def _pump(self) -> None:
-        """Take what is ready, start what may start, and wake up when something more is due."""
+        """Take what is ready, start what may start, and have this run again when something is due."""
         self._pumping = None
         try:
-            now = self._now()
+            now, lanes = self._loop.time(), self._lanes
             if self._may_take:
                 self._take(now)
             self._start_what_may(now)
-            self._set_timer()
+            if lanes.ready or lanes.parked_events or self._timer:
+                self._set_timer()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._going_back.put_nowait(bug)
 
@@ -260,44 +267,44 @@ class Delivery:
     def _start_what_may(self, now: float) -> None:
         """Hand attempts to idle workers."""
         lanes = self._lanes
-        while (lanes.ready or lanes.parked_events) and not self._acks_lag_behind:
+        while (lanes.ready or lanes.parked_events) and not self._acks_lag_behind():
             if not self._idle:
                 self._add_worker()
                 return
             attempt = self._engine.start(now, self._clock())
             if attempt is None:
-                break
+                self._measure_lag_if_limited()
+                return
             self._idle.pop().set_result(attempt)
-        if self._is_limited():
-            self._lag.measure()
 
     def _set_timer(self) -> None:
         """Have the pump run when something may start, if a worker is idle then; those that are not, look themselves."""
         lanes = self._lanes
-        is_needed = (lanes.ready or lanes.parked_events) and self._idle and not self._acks_lag_behind
+        is_needed = (lanes.ready or lanes.parked_events) and self._idle and not self._acks_lag_behind()
         at = self._engine.wakes_at() if is_needed else None
         if at != self._timer_at:
             if self._timer:
                 self._timer.cancel()
             self._timer_at = at
-            self._timer = None if at is None or self._loop is None else self._loop.call_at(at, self._wake)
+            self._timer = None if at is None else self._loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
         self._timer = self._timer_at = None
         self._ask()
 
-    def _is_limited(self) -> bool:
-        """Whether the limiter, of all, keeps attempts from being started: then what it is told of latency counts."""
-        return not self._engine.limiter.has_room
-
-    @property
     def _acks_lag_behind(self) -> bool:
         """Whether so many acks wait that nothing may start until some are committed."""
-        return self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
+        self._waits_for_acks = self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
+        return self._waits_for_acks
 
-    def _now(self) -> float:
-        assert self._loop, "serve() began"
-        return self._loop.time()
+    def _is_limited(self) -> bool:
+        """Whether as many attempts are on the wire as the limiter allows."""
+        return not self._engine.limiter.has_room
+
+    def _measure_lag_if_limited(self) -> None:
+        """Something could start but for the limiter: then it counts how late answers are, and how late we are."""
+        if self._is_limited():
+            self._lag.measure()
 
     def _stop(self) -> None:
         """Start nothing more."""
@@ -316,79 +323,58 @@ class Delivery:
             self._workers += 1
 
     async def _work(self) -> None:
+        """Make one attempt after the other, and wait for the pump to hand over the next where none may start now."""
+        attempt: Attempt | None = None
+        handed: asyncio.Future[Attempt] | None = None
+        may_have_left = False
         try:
             while True:
-                attempt = self._next() or await self._be_idle()
-                match await self._make(attempt):
-                    case Ack(fate):
-                        self._ack(attempt, fate)
-                    case Waits():
-                        self._ask()
-                        if attempt.never_repeated:
-                            await self._buffer.unmark([attempt.taken.event])
-                    case GoesBack(events, not_before):
-                        self._ask()
-                        await self._give_back(events, not_before)
-                    case decision:
-                        assert_never(decision)
+                attempt = self._next()
+                if attempt is None:
+                    handed = self._loop.create_future()
+                    self._idle.append(handed)
+                    attempt, handed = await handed, None
+                event, story = attempt.taken.event, attempt.taken.story
+                if attempt.never_repeated:
+                    await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
+                    attempt.started_at = self._loop.time()
+                may_have_left = True
+                outcome = await self._post(event.body)
+                ended, attempt, may_have_left = attempt, None, False
+                decision = self._ended(ended, outcome)
+                if not isinstance(decision, Ack):
+                    await self._carry_out(ended, decision)
+        except BaseException as end:
+            if handed and handed.done() and not handed.cancelled():
+                attempt = handed.result()
+            if attempt:
+                self._cancel(attempt, end, may_have_left=may_have_left)
+            raise
         finally:
             self._stop()  # a worker ends only where all of them do
 
     def _next(self) -> Attempt | None:
         """Start the next attempt, if one may start now."""
-        now, lanes = self._now(), self._lanes
+        now, lanes = self._loop.time(), self._lanes
         if self._may_take:
             self._take(now)
-        if not (lanes.ready or lanes.parked_events) or self._acks_lag_behind:
+        if not (lanes.ready or lanes.parked_events) or self._acks_lag_behind():
             return None
         attempt = self._engine.start(now, self._clock())
-        if self._is_limited():
-            self._lag.measure()
-        if attempt is None or (lanes.ready and not self._is_limited()):
-            self._ask()  # for more workers to go on, or for the timer
+        if attempt is None:
+            self._measure_lag_if_limited()
+            self._ask()  # for the timer
+        elif lanes.ready:
+            self._measure_lag_if_limited()
+            if not self._is_limited():
+                self._ask()  # for more workers to go on
         return attempt
 
-    async def _be_idle(self) -> Attempt:
-        """Wait until the pump hands over an attempt."""
-        assert self._loop, "serve() began"
-        future: asyncio.Future[Attempt] = self._loop.create_future()
-        self._idle.append(future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self._engine.cancelled(future.result())
-            raise
-
-    async def _make(self, attempt: Attempt) -> Decision:
-        """Make an attempt, and have it decided what follows."""
-        event, story = attempt.taken.event, attempt.taken.story
-        may_have_left = False
-        try:
-            if attempt.never_repeated:
-                await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
-                attempt.started_at = self._now()
-            may_have_left = True
-            outcome = await self._post(event.body)
-        except asyncio.CancelledError as cancelled:
-            may_have_left &= not isinstance(cancelled, CancelledUnsentError)
-            self._cancel(attempt, may_have_left=may_have_left)
-            raise
-        except BaseException:
+    def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
+        if not isinstance(end, asyncio.CancelledError):
             self._engine.cancelled(attempt)
-            raise
-        now = self._now()
-        decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
-        self._tell(attempt, outcome, decision, now - attempt.started_at)
-        return decision
-
-    async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
-        await self._buffer.release(events, not_before=not_before)
-        self._lanes.have_gone(events)
-        self._gives_back = False
-        self._changed()
-
-    def _cancel(self, attempt: Attempt, *, may_have_left: bool) -> None:
+            return
+        may_have_left &= not isinstance(end, CancelledUnsentError)
         if may_have_left and attempt.never_repeated:
             self._ack(attempt, ambiguous(attempt).fate)
             return
@@ -400,22 +386,47 @@ class Delivery:
 
     # What they came to
 
+    def _ended(self, attempt: Attempt, outcome: Outcome) -> Decision:
+        """Have it decided what follows, and tell that; an event that leaves the buffer is acked."""
+        now = self._loop.time()
+        decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
+        self._tell(attempt, outcome, decision, now - attempt.started_at)
+        if isinstance(decision, Ack):
+            self._ack(attempt, decision.fate)
+        return decision
+
     def _ack(self, attempt: Attempt, fate: Fate) -> None:
         self._unacked += 1
         self._buffer.begin_ack(attempt.taken.event, fate)
         if self._unacked >= self._max_concurrency:
             self._buffer.hurry_acks()
-        if self._engine.acked(attempt):
+        if self._lanes.end(attempt.lane):
             self._may_take = True
 
     def _left(self, events: Sequence[Event]) -> None:
         """Go on with what waited for these events' acks: they are committed."""
-        lagged = self._acks_lag_behind
         self._unacked -= len(events)
-        if self._engine.rests_may_end():
+        if self._engine.some_rest and self._engine.rests_may_end():
             self._buffer.end_rests()
-        if lagged:
+        if self._waits_for_acks:
             self._ask()
+
+    async def _carry_out(self, attempt: Attempt, decision: Waits | GoesBack) -> None:
+        """Have the event tried again later; the pump runs meanwhile, as something may start."""
+        self._ask()
+        match decision:
+            case Waits():
+                if attempt.never_repeated:
+                    await self._buffer.unmark([attempt.taken.event])
+            case GoesBack(events, not_before):
+                await self._give_back(events, not_before)
+            case _:
+                assert_never(decision)
+
+    async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
+        await self._buffer.release(events, not_before=not_before)
+        self._lanes.have_gone(events)
+        self._changed()
 
     # Telling
 

@@ -56,6 +56,8 @@ class ObservedBuffer:
         self.inner = inner
         self.take_seconds = take_seconds
         self.commit_seconds = commit_seconds
+        self.takes = 0
+        """How often it was asked for what is ready."""
         self.bug: Exception | None = None
         """What `take_ready` raises."""
         self.out: set[int] = set()
@@ -127,6 +129,7 @@ class ObservedBuffer:
         skip_lanes: AbstractSet[str] = frozenset(),
         max_lane_events: int | None = None,
     ) -> list[Event]:
+        self.takes += 1
         if self.bug is not None:
             raise self.bug
         events = self.inner.take_ready(

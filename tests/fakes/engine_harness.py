@@ -173,7 +173,7 @@ class Driver:
         event_id = attempt.taken.event.id
         assert event_id not in self.fates, "it has left already"
         self.fates[event_id] = decision.fate
-        self.engine.acked(attempt)
+        self.lanes.end(attempt.lane)
         if self.engine.rests_may_end():
             self.backlog.end_rests()
 

@@ -22,7 +22,7 @@ import pytest
 from forwarder.buffer.base import Stored
 from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.delivery.engine import WINDOW_EVENTS_PER_PERMIT
-from forwarder.delivery.worker import Delivery, Progress
+from forwarder.delivery.worker import LAST_ACKS_SECONDS, Delivery, Progress
 from forwarder.event import Event, by_customer, each_alone
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.observing.telemetry import Telemetry
@@ -329,6 +329,35 @@ async def test_events_that_come_after_a_lull_are_delivered_at_once() -> None:
             await running.put(running.make.of("ab"))
             await running.until_empty(seconds=0.1)
             await asyncio.sleep(FAR_SECONDS)
+
+
+@in_virtual_time
+async def test_the_buffer_is_asked_once_for_all_that_is_put_in_one_turn_and_once_for_an_event_alone() -> None:
+    async with delivering(ScriptedPost(), max_concurrency=8) as running:
+        await asyncio.sleep(1.0)
+        assert running.buffer.takes == 1
+        for number, times in enumerate((1, 1, 10), start=2):
+            for _ in range(times):
+                running.buffer.begin_put(running.make(), intake="http")
+            await running.until_empty()
+            await asyncio.sleep(1.0)
+            assert running.buffer.takes == number
+        assert len(running.post.attempts) == 12
+
+
+@in_virtual_time
+async def test_while_no_ack_is_committed_delivery_pauses_with_twice_the_permits_in_flight() -> None:
+    async with delivering(ScriptedPost(), max_concurrency=5, commit_seconds=FAR_SECONDS) as running:
+        began = now()
+        await running.put(running.make.of("a" * 30))
+        await asyncio.sleep(FAR_SECONDS / 2)
+        assert len(running.post.attempts) == 10
+        assert running.delivery.progress() == Progress(parked=0, in_flight=10, attempting=0)
+        before = turns()
+        await asyncio.sleep(FAR_SECONDS / 4)
+        assert turns() - before <= 2, "it waits for nothing but the commit"
+        await running.until_empty(seconds=5 * FAR_SECONDS)
+        assert now() - began == pytest.approx(3 * FAR_SECONDS, rel=0.01)
 
 
 @in_virtual_time
@@ -833,6 +862,22 @@ async def test_cancelling_at_any_moment_loses_and_doubles_nothing(turns: int) ->
         assert ledger.delivered + ledger.buffered == 3
         assert ledger.delivered == len(running.buffer.acked)
         assert ledger.unaccounted == 0
+
+
+@pytest.mark.parametrize(("commit_seconds", "waits"), [(1.0, 1.0), (FAR_SECONDS, LAST_ACKS_SECONDS)])
+@in_virtual_time
+async def test_the_last_acks_are_committed_before_serve_ends_if_that_takes_no_longer_than_allowed(
+    commit_seconds: float, waits: float
+) -> None:
+    async with delivering(ScriptedPost(), commit_seconds=commit_seconds) as running:
+        await running.put(running.make.of("aa"))
+        await running.until(lambda: running.delivery.progress().in_flight == 2, seconds=1.0)
+        await running.until(lambda: running.delivery.progress().attempting == 0, seconds=1.0)
+        ended = now()
+        running.serving.cancel()
+        await asyncio.gather(running.serving, return_exceptions=True)
+        assert now() - ended == pytest.approx(waits, abs=0.1)
+        assert running.buffer.ledger().delivered == (2 if commit_seconds == waits else 0)
 
 
 @in_virtual_time

@@ -64,7 +64,7 @@ def test_the_next_event_of_a_customer_starts_only_when_the_one_before_has_left()
     decision = some.engine.ended(attempt, DELIVERED, some.now)
     assert decision == Ack(fates.Delivered())
     assert some.try_start() is None
-    some.engine.acked(attempt)
+    some.lanes.end(attempt.lane)
     assert some.start().taken.event.id == 2
 
 

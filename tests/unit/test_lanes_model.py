@@ -193,9 +193,10 @@ class LanesAgainstModel(RuleBasedStateMachine):
         assert lanes.bytes == sum(lane.bytes for lane in each)
         assert lanes.parked_events == sum(len(lane.events) for lane in each if lane.key in self.due)
         assert lanes.started == len(self.started)
+        assert lanes.ready == len(self.ready())
         assert lanes._retried_events == sum(len(lane.events) for lane in self.retried())
         assert lanes._retried_bytes == sum(lane.bytes for lane in self.retried())
-        assert lanes._parked_suspects == sum(lanes._lanes[key].first.story.suspect for key in self.due)
+        assert lanes.parked_suspects == sum(lanes._lanes[key].first.story.suspect for key in self.due)
 
     @invariant()
     def each_lane_is_in_one_place(self) -> None:
