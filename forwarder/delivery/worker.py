@@ -269,11 +269,12 @@ class Delivery:
         lanes = self._lanes
         while (lanes.ready or lanes.parked_events) and not self._acks_lag_behind():
             if not self._idle:
-                self._add_worker()
+                self._add_workers()
                 return
             attempt = self._engine.start(now, self._clock())
             if attempt is None:
-                self._measure_lag_if_limited()
+                if self._is_limited():
+                    self._lag.measure()
                 return
             self._idle.pop().set_result(attempt)
 
@@ -298,13 +299,8 @@ class Delivery:
         return self._waits_for_acks
 
     def _is_limited(self) -> bool:
-        """Whether as many attempts are on the wire as the limiter allows."""
+        """Whether as many attempts are on the wire as the limiter allows: then it learns from how late answers are."""
         return not self._engine.limiter.has_room
-
-    def _measure_lag_if_limited(self) -> None:
-        """Something could start but for the limiter: then it counts how late answers are, and how late we are."""
-        if self._is_limited():
-            self._lag.measure()
 
     def _stop(self) -> None:
         """Start nothing more."""
@@ -316,9 +312,11 @@ class Delivery:
 
     # To Growlytics
 
-    def _add_worker(self) -> None:
-        """Have one worker more, if there may be as many attempts at a time. It begins by itself."""
-        if self._tasks and self._workers < self._max_concurrency:
+    def _add_workers(self) -> None:
+        """Have as many more as may be of use now, but no more in all than attempts at a time. They begin by themselves."""
+        limiter = self._engine.limiter
+        wanted = self._workers + max(1, min(self._lanes.ready, limiter.limit - limiter.in_flight))
+        while self._tasks and self._workers < min(wanted, self._max_concurrency):
             self._tasks.create_task(self._work(), name=f"delivery worker {self._workers}")
             self._workers += 1
 
@@ -361,13 +359,11 @@ class Delivery:
         if not (lanes.ready or lanes.parked_events) or self._acks_lag_behind():
             return None
         attempt = self._engine.start(now, self._clock())
-        if attempt is None:
-            self._measure_lag_if_limited()
-            self._ask()  # for the timer
-        elif lanes.ready:
-            self._measure_lag_if_limited()
-            if not self._is_limited():
-                self._ask()  # for more workers to go on
+        is_limited = lanes.ready and self._is_limited()
+        if is_limited:
+            self._lag.measure()
+        if attempt is None or (lanes.ready and not is_limited):
+            self._ask()  # for more workers to go on, or for the timer
         return attempt
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
