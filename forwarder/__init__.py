@@ -9,7 +9,7 @@ The journey of one event, from left to right, which is also from the higher laye
   (`attribute_types/guard.py`): refused with all that is wrong with it, or,
 - unless it repeats one that was accepted (`intake/duplicates.py`), put into the buffer (`buffer/`), all or nothing for one
   request (`intake/acceptance.py`); then the app gets its 200 or 202;
-- the feeder takes it from the buffer into the window, a worker makes an attempt (`delivery/`), one POST
+- the pump takes it from the buffer into the window, a worker makes an attempt (`delivery/`), one POST
   (`growlytics/client.py`, `growlytics/connections.py`), and what that came to is an Outcome (`growlytics/outcome.py`);
 - by it the event leaves the buffer with its fate (`buffer/fates.py`), or is parked and tried again.
 

@@ -248,6 +248,7 @@ class Delivery:
             if not max_events:
                 return
             bytes_before = lanes.bytes
+            self._may_take = False
             events = self._buffer.take_ready(
                 max_events=max_events,
                 max_bytes=max_bytes,
@@ -255,14 +256,13 @@ class Delivery:
                 max_lane_events=lanes.max_new_of_lane,
             )
             if not events:
-                self._may_take = False
                 return
             back, not_before = self._engine.add(events, now)
             if back:
                 self._gives_back = True
                 self._going_back.put_nowait((back, not_before))
-            else:
-                self._may_take = len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes
+            elif len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes:
+                self._may_take = True
 
     def _start_what_may(self, now: float) -> None:
         """Hand attempts to idle workers."""
