@@ -15,7 +15,7 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
 from forwarder.sampling import Sampling
 from forwarder.text import printable
-from forwarder.words import OUTCOMES, DaemonState
+from forwarder.words import DaemonState
 
 
 class Status:
@@ -44,6 +44,7 @@ class Status:
         self._history = sampling.history
         self._receipts = receipts
         self._wall, self._clock = wall, clock
+        self._telemetry = telemetry
         self._recent = telemetry.recent
         self._age_seconds = telemetry.age_seconds
         self._started_at = time.monotonic()
@@ -108,7 +109,7 @@ class Status:
                 "in_flight": gauges.delivery_in_flight,
                 "concurrency_limit": gauges.concurrency_limit,
                 "max_concurrency": settings.delivery.max_concurrency,
-                "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
+                "attempts": dict(self._telemetry.attempts),
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
                 "last_failure": self._recent.last_failure(),
