@@ -40,8 +40,7 @@ class Status:
         self._delivery = delivery
         self._dead_letters = dead_letters
         self._types = types
-        self._forecast = sampling.forecast
-        self._history = sampling.history
+        self._sampling = sampling
         self._receipts = receipts
         self._wall, self._clock = wall, clock
         self._telemetry = telemetry
@@ -88,7 +87,7 @@ class Status:
 
     def content(self, state: DaemonState) -> dict[str, object]:
         """Return the content of /v1/status."""
-        gauges, settings = self.gauges(), self._reloading.settings
+        gauges, settings, forecast = self.gauges(), self._reloading.settings, self._sampling.forecast
         oldest = gauges.oldest_accepted_at
         return {
             "version": __version__,
@@ -124,12 +123,12 @@ class Status:
             },
             "attribute_types": self._types.status(),
             "forecasts": {
-                "accepted_per_second": round(self._forecast.in_per_second, 1),
-                "done_with_per_second": round(self._forecast.out_per_second, 1),
+                "accepted_per_second": round(forecast.in_per_second, 1),
+                "done_with_per_second": round(forecast.out_per_second, 1),
                 "full_in_seconds": _finite(gauges.full_seconds),
                 "drained_in_seconds": _finite(gauges.drain_seconds),
             },
-            "history": self._history.described(),
+            "history": self._sampling.history.described(),
             "recent": self._recent.described(),
         }
 
@@ -157,7 +156,7 @@ class Status:
 
     def gauges(self) -> Gauges:
         """Return the gauges as of now."""
-        occupancy = self._buffer.occupancy()
+        occupancy, forecast = self._buffer.occupancy(), self._sampling.forecast
         progress = self._delivery.progress()
         parked = progress.parked + occupancy.resting
         # Events whose acks have been committed are in flight until their workers have heard of it.
@@ -174,8 +173,8 @@ class Status:
             concurrency_limit=self._delivery.limit,
             holds=self._delivery.holds(),
             suspects=len(self._delivery.suspects()),
-            full_seconds=self._forecast.full_seconds,
-            drain_seconds=self._forecast.drain_seconds,
+            full_seconds=forecast.full_seconds,
+            drain_seconds=forecast.drain_seconds,
             unaccounted=self._buffer.ledger().unaccounted,
             dead_letters=self._dead_letters.events,
         )

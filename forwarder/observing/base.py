@@ -1,5 +1,6 @@
 """What all parts of telemetry share: the metrics, the tally, what happened last, the log, the clock. Used by them alone."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -37,3 +38,21 @@ class TelemetryBase:
         self._seldom = SeldomLog(clock=clock)
         self._unwritten_holds: dict[HoldCause, dict[str, object]] = {}
         """The holds that go on and whose first lines were left out, with the fields of these lines."""
+        self._awaited: asyncio.Future[None] | None = None
+        """Set while somebody waits for a change, so that an event that nobody waits for costs no call."""
+
+    async def change(self) -> None:
+        """Return when the next event is accepted or refused or leaves the buffer, or a hold's line is left out.
+
+        One at a time may wait for it.
+        """
+        self._awaited = asyncio.get_running_loop().create_future()
+        try:
+            await self._awaited
+        finally:
+            self._awaited = None
+
+    def _tell_of_change(self, awaited: asyncio.Future[None]) -> None:
+        self._awaited = None
+        if not awaited.done():  # its task may be cancelled
+            awaited.set_result(None)

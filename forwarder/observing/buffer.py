@@ -36,10 +36,14 @@ class BufferTelemetry(TelemetryBase):
         durations.counts[bisect_left(LATENCY_SECONDS, seconds)] += 1
         durations.total += seconds
         self.recent.latency_times.append(seconds)
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def event_dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
         """An event left the buffer as a dead letter; `status` is that of the last answer, if there was one."""
         self._metrics.dead_lettered[reason] += 1
+        if self._awaited:
+            self._tell_of_change(self._awaited)
         self.recent.dead_lettered(event_id, reason=reason, status=status, name=name)
         if message := _DEAD_LETTERED.get(reason):
             self._seldom.write(message, kind=reason, reason=reason)
@@ -47,6 +51,8 @@ class BufferTelemetry(TelemetryBase):
     def events_dropped(self, count: int, *, reason: DropReason) -> None:
         """Accepted events are lost."""
         self._metrics.dropped[reason] += count
+        if self._awaited:
+            self._tell_of_change(self._awaited)
         if count and (message := _DROPPED.get(reason)):
             self._seldom.write(message, kind=reason, reason=reason, count=count)
 
@@ -116,6 +122,8 @@ class BufferTelemetry(TelemetryBase):
             "the buffer's file is damaged and was set aside; what can be read is salvaged, and may follow newer events"
         )
         log.error(message, extra={"fields": {"file": file}})
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def ledger_lost(self, file: str) -> None:
         """The ledger in a damaged file cannot be read, or there is one already."""
@@ -127,6 +135,8 @@ class BufferTelemetry(TelemetryBase):
     def salvage_ended(self, **fields: object) -> None:
         """All that can be read of a damaged file is restored. `fields` say how many events and dead letters that is."""
         log.warning("salvage ended", extra={"fields": fields})
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def rows_differ(self, missing: int) -> None:
         """At the start the ledger had `missing` more events than there are; or fewer, if that is negative."""

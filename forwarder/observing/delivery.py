@@ -100,13 +100,19 @@ class DeliveryTelemetry(TelemetryBase):
         if not self._seldom.write(_HOLDS[cause], kind=cause, more=fields):
             del fields["probe_in_seconds"]
             self._unwritten_holds[cause] = fields
+            if self._awaited:
+                self._tell_of_change(self._awaited)
 
-    def holds_last(self) -> None:
-        """Write the lines that were left out when holds started, if these holds still last. Call it every few seconds."""
+    def holds_last(self) -> bool:
+        """Write the lines that were left out when holds started, if these holds still last.
+
+        Return whether some lines must still wait: then call it again in a few seconds.
+        """
         for cause, fields in tuple(self._unwritten_holds.items()):
             if self._seldom.would_write(_HOLDS[cause], kind=cause):
                 self._seldom.write(_HOLDS[cause], kind=cause, more=fields)
                 del self._unwritten_holds[cause]
+        return bool(self._unwritten_holds)
 
     def hold_ended(self, cause: HoldCause, *, seconds: float) -> None:
         """An event was delivered, so the hold is over, which began `seconds` ago."""

@@ -71,6 +71,8 @@ class IntakeTelemetry(TelemetryBase):
         metrics.received[intake] += count
         metrics.accepted[intake] += count
         self.tally.received += count
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def events_refused(
         self,
@@ -88,6 +90,8 @@ class IntakeTelemetry(TelemetryBase):
         self.tally.refused += count
         if not count:
             return
+        if self._awaited:
+            self._tell_of_change(self._awaited)
         self.recent.refused(count, intake=intake, code=reason, name=name, field=field)
         if message := _REFUSED.get(reason, _WRONG):
             name, field = (None if text is None else printable(text) for text in (name, field))
