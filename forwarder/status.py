@@ -1,4 +1,4 @@
-"""What the daemon says of itself when somebody asks: the ledger, /v1/status, and what is read at each scrape."""
+"""The state of the daemon as others see it: the ledger, /v1/status, receipts, and the gauges of a scrape."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from forwarder.words import DaemonState
 
 
 class Status:
-    """Reads the parts of the daemon, and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
+    """Reads the parts of the daemon and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -50,7 +50,7 @@ class Status:
         self._ledger_at_start = buffer.ledger()
 
     def begin(self) -> None:
-        """Count from now on: the buffer is open, and has what earlier processes left."""
+        """Begin to count: the buffer is open, and its ledger includes what earlier processes left."""
         self._ledger_at_start = self._buffer.ledger()
 
     def ledger(self) -> dict[str, object]:
@@ -159,7 +159,7 @@ class Status:
         occupancy, forecast = self._buffer.occupancy(), self._sampling.forecast
         progress = self._delivery.progress()
         parked = progress.parked + occupancy.resting
-        # Events whose acks have been committed are in flight until their workers have heard of it.
+        # Delivery still counts events whose acks were committed just now.
         in_flight = min(progress.in_flight, occupancy.events - parked)
         return Gauges(
             buffer_events={
@@ -195,5 +195,5 @@ def _described(ledger: Ledger) -> dict[str, object]:
 
 
 def _finite(seconds: float) -> float | None:
-    """Return a time as JSON has it: null for never."""
+    """Return seconds for JSON, which has no infinity: None (null) for never."""
     return round(seconds, 1) if math.isfinite(seconds) else None

@@ -10,12 +10,12 @@ from forwarder.observing.seldom import log
 from forwarder.words import BufferOperation, DeadReason, DropReason, EvictionReason
 
 _DEAD_LETTERED: Final[Mapping[DeadReason, str]] = {
-    "expired": "event given up: older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
-    "ambiguous": "event not repeated, although it may not have arrived: see growlytics-forwarder dead-letters list",
+    "expired": "event expired: it is older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
+    "ambiguous": "event not sent again, as it may have arrived: see growlytics-forwarder dead-letters list",
 }
 """A rejected event has its line when the answer comes."""
 _DROPPED: Final[Mapping[DropReason, str]] = {
-    "drop_oldest": "the buffer is full: the oldest events are dropped, as buffer.when_full says",
+    "drop_oldest": "the buffer is full: the oldest events are dropped; see buffer.when_full",
     "corrupt": "events are lost: the buffer's disk altered them",
 }
 """What is lost by stopping has its line when the daemon has stopped."""
@@ -61,7 +61,7 @@ class BufferTelemetry(TelemetryBase):
         self._metrics.evicted[reason] += count
         if count and reason == "full":
             self._seldom.write(
-                "dead letters removed: there is no room for more (dead_letters.max_events, max_bytes)", kind=0
+                "the oldest dead letters were removed to make room: see dead_letters.max_events and max_bytes", kind=0
             )
 
     # The disk
@@ -82,8 +82,8 @@ class BufferTelemetry(TelemetryBase):
         self._metrics.buffer_errors["directory"] += 1
         if is_news:
             log.error(
-                "the buffer's file is gone from its place: new events are refused, and what is buffered is lost unless it "
-                "is delivered before this process ends; put the file back, or restart once the buffer is empty",
+                "the buffer's file is gone from its place: new events are refused, and buffered events are lost unless they "
+                "are delivered before this process ends; put the file back, or restart once the buffer is empty",
                 extra={"fields": {"error": str(error)}},
             )
 
@@ -102,7 +102,7 @@ class BufferTelemetry(TelemetryBase):
     def buffer_open_to_everybody(self, directory: str) -> None:
         """Every user may make files in the buffer's directory."""
         log.warning(
-            "every user of this machine may write to buffer.directory, and so remove or plant files: chmod o-w",
+            "every user of this machine may write to buffer.directory, and so remove or add files: chmod o-w",
             extra={"fields": {"directory": directory}},
         )
 
@@ -118,17 +118,17 @@ class BufferTelemetry(TelemetryBase):
 
     def database_set_aside(self, file: str) -> None:
         """The buffer's file is damaged and has the name `file` now; a new one is in its place."""
-        message = (
-            "the buffer's file is damaged and was set aside; what can be read is salvaged, and may follow newer events"
+        log.error(
+            "the buffer's file is damaged and was renamed; what can be read of it is restored, and may follow newer events",
+            extra={"fields": {"file": file}},
         )
-        log.error(message, extra={"fields": {"file": file}})
         if self._awaited:
             self._tell_of_change(self._awaited)
 
     def ledger_lost(self, file: str) -> None:
         """The ledger in a damaged file cannot be read, or there is one already."""
         log.error(
-            "the ledger of the damaged file cannot be used: what is salvaged counts as new",
+            "the ledger of the damaged file cannot be used: what is restored counts as new",
             extra={"fields": {"file": file}},
         )
 

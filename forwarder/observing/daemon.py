@@ -11,16 +11,16 @@ from forwarder.words import ReloadResult
 _CERTIFICATES: Final = "growlytics.ca_file"
 """The one setting whose file holds no secret."""
 _RELOADED: Final[Mapping[ReloadResult, str]] = {
-    "changed": "%s was read again: it has changed, and what it holds is used from now on",
-    "unchanged": "%s was read again: it holds the same",
+    "changed": "%s was read again: it has changed and is in use from now on",
+    "unchanged": "%s was read again: it has not changed",
 }
 _UNUSABLE_FILE: Final = (
-    "a secret's file cannot be used, so the secret stays as it was: write the secret into it, and nothing else; it is tried "
-    "again every second"
+    "a secret's file cannot be used, so the last secret stays in use: write the secret into it, and nothing else; the file "
+    "is read again every second"
 )
 _UNUSABLE_CERTIFICATES: Final = (
     "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
-    "form; it is tried again every second"
+    "form; the file is read again every second"
 )
 
 
@@ -49,7 +49,7 @@ class DaemonTelemetry(TelemetryBase):
         """The daemon is about to end; `ledger` accounts for every event."""
         lost = lost_events or lost_dead_letters
         level = logging.ERROR if lost else logging.INFO
-        message = "stopped, and lost what was buffered: it did not outlive the process" if lost else "stopped"
+        message = "stopped, and lost events or dead letters, which were only in memory" if lost else "stopped"
         fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
         log.log(level, message, extra={"fields": fields})
 
@@ -71,7 +71,7 @@ class DaemonTelemetry(TelemetryBase):
         """The settings were read again and cannot be used. `problems` show no secret."""
         self._metrics.reloads["failed"] += 1
         log.error(
-            "settings were read again, but cannot be used, so nothing changed: mend them and send SIGHUP once more",
+            "settings were read again, but cannot be used, so nothing changed: fix them and send SIGHUP again",
             extra={"fields": {"problems": list(problems)}},
         )
 

@@ -12,11 +12,11 @@ from forwarder.text import printable
 from forwarder.words import HoldCause, OutcomeName, RetryReason
 
 _HOLDS: Final[Mapping[HoldCause, str]] = {
-    "breaker": "delivery holds: attempts fail one after the other",
-    "retry_after": "delivery holds: Growlytics asks to be left alone (Retry-After)",
-    "auth": "delivery holds: the forwarder is refused; check growlytics.api_key, growlytics.url and growlytics.proxy",
-    "systemic": "delivery holds: Growlytics rejects every event; look at what was deployed last, here or there",
-    "not_growlytics": "delivery holds: something else answers in place of Growlytics, such as a captive portal",
+    "breaker": "delivery paused: one attempt after the other failed",
+    "retry_after": "delivery paused: Growlytics asked to wait (Retry-After)",
+    "auth": "delivery paused: the forwarder is refused; check growlytics.api_key, growlytics.url and growlytics.proxy",
+    "systemic": "delivery paused: Growlytics rejects every event; check what was deployed last, in the app or by Growlytics",
+    "not_growlytics": "delivery paused: something else answers in place of Growlytics, such as a captive portal",
 }
 
 
@@ -49,7 +49,7 @@ class DeliveryTelemetry(TelemetryBase):
             metrics.retries[retry] += 1
             if maybe_delivered:
                 metrics.possible_duplicates.value += 1
-            self._seldom.write("attempt failed, will be retried", kind=retry, reason=retry)
+            self._seldom.write("attempt failed and will be retried", kind=retry, reason=retry)
 
     def attempt_cancelled(self) -> None:
         """An attempt was cut off. The event may have arrived, and will be sent again."""
@@ -74,9 +74,9 @@ class DeliveryTelemetry(TelemetryBase):
     def event_suspected(self, *, name: str, status: int, is_page: bool) -> None:
         """An event was refused, and perhaps no other would be; `is_page`: a web page came instead of an answer."""
         self._seldom.write(
-            "an event is answered with a web page, which is not Growlytics' answer; it is tried again, and others go on"
+            "an event is answered with a web page, which does not come from Growlytics; it is retried, and others go on"
             if is_page
-            else "an event is refused, by Growlytics or something before it; it is tried again, and others go on",
+            else "an event is refused, by Growlytics or something on the way; it is retried, and others go on",
             kind=status,
             name=printable(name),
             status=status,
@@ -118,7 +118,7 @@ class DeliveryTelemetry(TelemetryBase):
         """An event was delivered, so the hold is over, which began `seconds` ago."""
         if self._unwritten_holds.pop(cause, None) is None:
             self._seldom.write(
-                "delivery no longer holds because of this",
+                "delivery resumed",
                 kind=cause,
                 level=logging.INFO,
                 cause=cause,

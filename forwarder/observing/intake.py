@@ -23,20 +23,20 @@ from forwarder.words import (
 _MAX_CONFLICT_LINES: Final = 10
 """As many in ten seconds."""
 _LOCKED_OUT: Final[Mapping[Code, str]] = {
-    "unauthorized": "requests over TCP lack the token: see intake.token",
-    "forbidden_origin": "pages in a browser post to the forwarder, and are refused: see intake.allowed_origins",
-    "forbidden_host": "requests over TCP name another host, and are refused: see intake.allowed_hosts",
+    "unauthorized": "requests over TCP without the token are refused: see intake.token",
+    "forbidden_origin": "requests of web pages are refused: see intake.allowed_origins",
+    "forbidden_host": "requests over TCP whose Host is not allowed are refused: see intake.allowed_hosts",
 }
 _REFUSED: Final[Mapping[Code, str]] = {
     "buffer_full": "the buffer is full: events are refused until there is room; see buffer.max_events and max_bytes",
-    "busy": "requests are refused, as too much is being parsed at once: send smaller batches, or fewer at the same time; "
-    "or raise intake.max_parsing_bytes",
-    "malformed_http": "requests are refused that are not valid HTTP/1.1: check the client, and whether it speaks TLS or "
+    "busy": "requests are refused because too much is parsed at once: send smaller batches, or fewer at the same time, or "
+    "raise intake.max_parsing_bytes",
+    "malformed_http": "requests that are not valid HTTP/1.1 are refused: check the client, and whether it speaks TLS or "
     "HTTP/2 to a port of plain HTTP/1.1",
-    "headers_too_large": "requests are refused whose headers are too many or too large: leave out those that the forwarder "
+    "headers_too_large": "requests with too many or too large headers are refused: leave out those that the forwarder "
     "does not need, such as cookies",
-    "uri_too_long": "requests are refused whose path and query are too long: send events in the body",
-    "unsupported_transfer_encoding": "requests are refused whose Transfer-Encoding is not chunked alone: send that, or a "
+    "uri_too_long": "requests whose path and query are too long are refused: send events in the body",
+    "unsupported_transfer_encoding": "requests whose Transfer-Encoding is other than chunked are refused: send chunks, or a "
     "Content-Length; compress with Content-Encoding",
     **dict.fromkeys(_LOCKED_OUT, ""),
     "too_slow": "",
@@ -44,21 +44,21 @@ _REFUSED: Final[Mapping[Code, str]] = {
     "shutting_down": "",
 }
 """For events and for requests. Empty: another method writes the line."""
-_WRONG: Final = "events are refused: code, name and field say why"
+_WRONG: Final = "events are refused: see code, name and field"
 _CLOSED: Final[Mapping[CloseReason, str]] = {
     "too_many": "too many connections: the least used are closed, first those that never sent a whole request; "
     "see intake.max_connections",
-    "header_timeout": "connections are closed that do not send a whole request: see intake.header_timeout_seconds",
-    "body_timeout": "connections are closed that do not send all they began: see intake.body_timeout_seconds",
-    "answer_timeout": "connections are closed that do not take their answers: see intake.body_timeout_seconds",
+    "header_timeout": "connections that send no complete request in time are closed: see intake.header_timeout_seconds",
+    "body_timeout": "connections that do not complete what they began to send are closed: see intake.body_timeout_seconds",
+    "answer_timeout": "connections that do not read their answers are closed: see intake.body_timeout_seconds",
 }
 _FILES_OF_THE_PROCESS: Final = (
     "the limit of open files is reached, so new connections wait or are closed: raise it (ulimit -n, LimitNOFILE= in a unit "
     "of systemd, --ulimit nofile= of docker run)"
 )
 _FILES_OF_THE_MACHINE: Final = (
-    "the machine's limit of open files is reached, so new connections wait or are closed: find who has so many open (lsof), "
-    "or raise it (sysctl fs.file-max)"
+    "the machine's limit of open files is reached, so new connections wait or are closed: find who has most "
+    "(lsof), or raise it (sysctl fs.file-max)"
 )
 
 
@@ -126,7 +126,7 @@ class IntakeTelemetry(TelemetryBase):
 
     def operator_refused(self, code: RequestRefusalReason, *, user: int | None) -> None:
         """A request over a Unix socket was for what only operators may do, and `user` is not one of them."""
-        message = "a user who is no operator asked for payloads or changes over the Unix socket: see control.group"
+        message = "a user who is not an operator asked for payloads or changes over the Unix socket: see control.group"
         self._seldom.write(message, kind=code, code=code, user=user)
 
     # Connections
@@ -180,7 +180,7 @@ class IntakeTelemetry(TelemetryBase):
     def attribute_types_unfixed(self, policy: ConflictAction) -> None:
         """At the start: events are changed or refused by types that were learned, as none are fixed."""
         log.warning(
-            "contract.attribute_types goes by what is learned, and Growlytics may have learned another type before: "
+            "contract.attribute_types uses types that were learned here, and Growlytics may have learned others before: "
             "fix the types with contract.types_file",
             extra={"fields": {"attribute_types": policy}},
         )
@@ -188,7 +188,7 @@ class IntakeTelemetry(TelemetryBase):
     def attribute_types_full(self) -> None:
         """As many types are known as may be remembered."""
         message = (
-            "the table of attribute types is full, and those seen once make room for new ones: look for ids in names, "
+            "the table of attribute types is full, so new types replace those that were seen once: look for ids in names, "
             "or raise contract.max_attribute_types"
         )
         self._seldom.write(message, kind=0)

@@ -511,7 +511,7 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
 @pytest.mark.parametrize(
     ("cause", "what_it_says"),
     [
-        ("breaker", "fail one after the other"),
+        ("breaker", "one attempt after the other failed"),
         ("retry_after", "Retry-After"),
         ("auth", "check growlytics.api_key, growlytics.url and growlytics.proxy"),
         ("systemic", "rejects every event"),
@@ -524,12 +524,12 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     telemetry.hold_started(cause, probe_in_seconds=1.2345)
     (started,) = lines
     assert (started.levelname, fields(started)) == ("WARNING", {"cause": cause, "probe_in_seconds": 1.2})
-    assert started.getMessage().startswith("delivery holds")
+    assert started.getMessage().startswith("delivery paused")
     assert what_it_says in started.getMessage()
     telemetry.hold_ended(cause, seconds=65.4321)
     _, ended = lines  # and not a line more
     assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
-    assert ended.getMessage() == "delivery no longer holds because of this"
+    assert ended.getMessage() == "delivery resumed"
 
 
 def test_holds_that_come_and_go_have_one_line_each_way_every_ten_seconds_that_says_how_many_were_left_out(
