@@ -1,7 +1,7 @@
 """The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`. Nothing here shows a payload or changes anything.
 
-Readiness is about this process alone: Growlytics being down or a full buffer must not take the app's pod out of service.
-It has a few connections of its own, so that who only connects takes none from those who post.
+Readiness is about this process alone: while Growlytics is down or the buffer is full, the app's pod must stay in service.
+The listener has its own few connections, so clients that only connect to it take none from those that post events.
 """
 
 import gzip
@@ -21,11 +21,11 @@ from forwarder.words import RequestRefusalReason
 MAX_CONNECTIONS: Final = 64
 _CLOSING_SECONDS: Final = 1.0
 _MAX_BODY_BYTES: Final = 4096
-"""Of a GET, which is read and thrown away."""
+"""Of the body of a GET, which is read and ignored."""
 
 
 class Admin:
-    """Serves one listening socket; `is_ready` is asked at every `/readyz`. `own` is the address, `admin.http`."""
+    """Serves one listening socket, whose address is `own`. Each `/readyz` asks `is_ready`."""
 
     def __init__(
         self, settings: IntakeSettings, *, own: Address | None, telemetry: Telemetry, is_ready: Callable[[], bool]
@@ -54,11 +54,11 @@ class Admin:
         }
 
     def use(self, settings: IntakeSettings) -> None:
-        """Go by these settings' hosts from now on."""
+        """Allow the hosts of these settings from now on."""
         self._lock.use(settings)
 
     async def open(self, listener: socket.socket) -> None:
-        """Start to serve `listener`, which is bound and listens."""
+        """Start to serve `listener`, which listens already."""
         await self._connections.open(listener)
 
     async def close(self) -> None:

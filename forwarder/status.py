@@ -1,4 +1,4 @@
-"""What the daemon says of itself when somebody asks: the ledger, /v1/status, and what is read at each scrape."""
+"""The state of the daemon as others see it: the ledger, /v1/status, receipts, and the gauges of a scrape."""
 
 import math
 import time
@@ -15,11 +15,11 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
 from forwarder.sampling import Sampling
 from forwarder.text import printable
-from forwarder.words import OUTCOMES, DaemonState
+from forwarder.words import DaemonState
 
 
 class Status:
-    """Reads the parts of the daemon, and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
+    """Reads the parts of the daemon and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -40,17 +40,17 @@ class Status:
         self._delivery = delivery
         self._dead_letters = dead_letters
         self._types = types
-        self._forecast = sampling.forecast
-        self._history = sampling.history
+        self._sampling = sampling
         self._receipts = receipts
         self._wall, self._clock = wall, clock
+        self._telemetry = telemetry
         self._recent = telemetry.recent
         self._age_seconds = telemetry.age_seconds
         self._started_at = time.monotonic()
         self._ledger_at_start = buffer.ledger()
 
     def begin(self) -> None:
-        """Count from now on: the buffer is open, and has what earlier processes left."""
+        """Begin to count: the buffer is open, and its ledger includes what earlier processes left."""
         self._ledger_at_start = self._buffer.ledger()
 
     def ledger(self) -> dict[str, object]:
@@ -87,7 +87,7 @@ class Status:
 
     def content(self, state: DaemonState) -> dict[str, object]:
         """Return the content of /v1/status."""
-        gauges, settings = self.gauges(), self._reloading.settings
+        gauges, settings, forecast = self.gauges(), self._reloading.settings, self._sampling.forecast
         oldest = gauges.oldest_accepted_at
         return {
             "version": __version__,
@@ -108,7 +108,7 @@ class Status:
                 "in_flight": gauges.delivery_in_flight,
                 "concurrency_limit": gauges.concurrency_limit,
                 "max_concurrency": settings.delivery.max_concurrency,
-                "attempts": {outcome: self._recent.attempts[outcome] for outcome in OUTCOMES},
+                "attempts": dict(self._telemetry.attempts),
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
                 "last_failure": self._recent.last_failure(),
@@ -123,12 +123,12 @@ class Status:
             },
             "attribute_types": self._types.status(),
             "forecasts": {
-                "accepted_per_second": round(self._forecast.in_per_second, 1),
-                "done_with_per_second": round(self._forecast.out_per_second, 1),
+                "accepted_per_second": round(forecast.in_per_second, 1),
+                "done_with_per_second": round(forecast.out_per_second, 1),
                 "full_in_seconds": _finite(gauges.full_seconds),
                 "drained_in_seconds": _finite(gauges.drain_seconds),
             },
-            "history": self._history.described(),
+            "history": self._sampling.history.described(),
             "recent": self._recent.described(),
         }
 
@@ -156,10 +156,10 @@ class Status:
 
     def gauges(self) -> Gauges:
         """Return the gauges as of now."""
-        occupancy = self._buffer.occupancy()
+        occupancy, forecast = self._buffer.occupancy(), self._sampling.forecast
         progress = self._delivery.progress()
         parked = progress.parked + occupancy.resting
-        # Events whose acks have been committed are in flight until their workers have heard of it.
+        # Delivery still counts events whose acks were committed just now.
         in_flight = min(progress.in_flight, occupancy.events - parked)
         return Gauges(
             buffer_events={
@@ -173,8 +173,8 @@ class Status:
             concurrency_limit=self._delivery.limit,
             holds=self._delivery.holds(),
             suspects=len(self._delivery.suspects()),
-            full_seconds=self._forecast.full_seconds,
-            drain_seconds=self._forecast.drain_seconds,
+            full_seconds=forecast.full_seconds,
+            drain_seconds=forecast.drain_seconds,
             unaccounted=self._buffer.ledger().unaccounted,
             dead_letters=self._dead_letters.events,
         )
@@ -195,5 +195,5 @@ def _described(ledger: Ledger) -> dict[str, object]:
 
 
 def _finite(seconds: float) -> float | None:
-    """Return a time as JSON has it: null for never."""
+    """Return seconds for JSON, which has no infinity: None (null) for never."""
     return round(seconds, 1) if math.isfinite(seconds) else None

@@ -51,5 +51,5 @@ class Bringing:
         if await put.done != Stored():
             return False
         for old, event in zip(events, new, strict=True):
-            self._receipts.replaced(old.id, event.id)
+            self._receipts.ended(old.id, "replaced", event.id)
         return True

@@ -1,4 +1,4 @@
-"""Events that came and are never in a buffer: refused ones and duplicates. From the telemetry they come to the ledger.
+"""Events that came and are never in a buffer: refused ones and duplicates. From the tally they come to the ledger.
 
 They are written with whatever is committed next; until then the ledger that is shown has them besides what is committed.
 """
@@ -6,22 +6,22 @@ They are written with whatever is committed next; until then the ledger that is 
 from collections import Counter
 
 from forwarder.buffer.base import Ledger
-from forwarder.observing.telemetry import Telemetry
+from forwarder.tally import Tally
 from forwarder.words import DEAD_REASONS, DROP_REASONS
 
 
 class Declined:
     """Used by the disk buffer alone. Events are counted by the names of the ledger's counters."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
         self._noted: Counter[str] = Counter()
         self._noted_total = 0
         self._committed: Counter[str] = Counter()
 
     def since_last(self) -> Counter[str]:
         """Return those since the last time that this was asked: they are to be committed."""
-        total = self._telemetry.refused + self._telemetry.duplicates
+        total = self._tally.refused + self._tally.duplicates
         if total == self._noted_total:  # they only rise
             return Counter()
         now = self._now()
@@ -48,4 +48,4 @@ class Declined:
         )
 
     def _now(self) -> Counter[str]:
-        return Counter(rejected=self._telemetry.refused, duplicates=self._telemetry.duplicates)
+        return Counter(rejected=self._tally.refused, duplicates=self._tally.duplicates)

@@ -81,7 +81,7 @@ class DiskBuffer:
         self._closed = False
         self._is_lost = False
         """Whether the file had no place any more at the end."""
-        self._declined = Declined(telemetry)
+        self._declined = Declined(telemetry.tally)
         self._count = rows.RowCount()
         self._bounds = dead_letters
         self._commits = GroupCommit(

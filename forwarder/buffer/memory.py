@@ -250,10 +250,10 @@ class MemoryBuffer:
         """See Buffer."""
         counters = self._counters
         return Ledger(
-            received=self._telemetry.received,
+            received=self._telemetry.tally.received,
             accepted=counters["accepted"],
-            duplicates=self._telemetry.duplicates,
-            rejected=self._telemetry.refused,
+            duplicates=self._telemetry.tally.duplicates,
+            rejected=self._telemetry.tally.refused,
             delivered=counters["delivered"],
             dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},
             dropped={reason: counters[f"dropped.{reason}"] for reason in DROP_REASONS},

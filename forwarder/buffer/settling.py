@@ -22,13 +22,13 @@ class Settling:
             match fate:
                 case Delivered():
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
-                    self._receipts.delivered(event.id)
+                    self._receipts.ended(event.id, "delivered")
                 case DeadLettered(reason=reason, status=status):
                     self._telemetry.event_dead_lettered(event.id, reason=reason, status=status, name=event.name)
-                    self._receipts.dead_lettered(event.id, reason)
+                    self._receipts.ended(event.id, "dead_letter", reason)
                 case Dropped(reason):
                     self._telemetry.events_dropped(1, reason=reason)
-                    self._receipts.dropped(event.id, reason)
+                    self._receipts.ended(event.id, "dropped", reason)
                 case _:
                     assert_never(fate)
 
@@ -36,4 +36,4 @@ class Settling:
         """Tell of events that are lost, as their rows cannot be read."""
         for event_id in ids:
             self._telemetry.events_dropped(1, reason="corrupt")
-            self._receipts.dropped(event_id, "corrupt")
+            self._receipts.ended(event_id, "dropped", "corrupt")

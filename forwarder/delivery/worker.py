@@ -13,7 +13,7 @@ may have arrived and is never repeated.
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -27,6 +27,7 @@ from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.retry import RetrySchedule
 from forwarder.event import Clock, Event
 from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
+from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
 from forwarder.words import HoldCause, OutcomeName
@@ -427,24 +428,37 @@ class Delivery:
     # Telling
 
     def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
-        self._telemetry.attempt_finished(_LABELS[type(outcome)], seconds)
-        failure = None if isinstance(outcome, Delivered) else outcome.failure.described()
-        if failure:
-            self._telemetry.attempt_failed(failure)
-        match decision:
-            case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
-                if isinstance(outcome, Blocked):
-                    self._tell_of_refusal(attempt, outcome)
-                self._telemetry.retry_scheduled(reason=reason, maybe_delivered=maybe_delivered)
-            case Ack(DeadLettered(reason="rejected")) if isinstance(outcome, Rejected | Blocked):
-                self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)
-            case Ack():
-                pass
+        if isinstance(outcome, Delivered):
+            failure = None
+            self._telemetry.attempt_ended("delivered", seconds)
+        else:
+            failure = outcome.failure.described()
+            self._tell_of_failure(attempt, outcome, decision, seconds, failure)
         for news in self._engine.holds.news():
             if isinstance(news, HoldEnded):
                 self._telemetry.hold_ended(news.cause, seconds=news.seconds)
             else:
                 self._telemetry.hold_started(news.cause, probe_in_seconds=news.seconds, failure=failure)
+
+    def _tell_of_failure(
+        self,
+        attempt: Attempt,
+        outcome: Retryable | Rejected | Blocked,
+        decision: Decision,
+        seconds: float,
+        failure: FailureFields,
+    ) -> None:
+        name = _NAMES[type(outcome)]
+        match decision:
+            case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
+                if isinstance(outcome, Blocked):
+                    self._tell_of_refusal(attempt, outcome)
+                self._telemetry.attempt_ended(name, seconds, failure, retry=reason, maybe_delivered=maybe_delivered)
+            case Ack(fate):
+                self._telemetry.attempt_ended(name, seconds, failure)
+                is_rejected = isinstance(fate, DeadLettered) and fate.reason == "rejected"
+                if is_rejected and isinstance(outcome, Rejected | Blocked):
+                    self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)
 
     def _tell_of_refusal(self, attempt: Attempt, outcome: Blocked) -> None:
         refusals = attempt.taken.story.refusals
@@ -457,8 +471,7 @@ class Delivery:
             self._telemetry.event_suspected(name=attempt.taken.event.name, status=outcome.status, is_page=is_page)
 
 
-_LABELS: Final[dict[type[Outcome], OutcomeName]] = {
-    Delivered: "delivered",
+_NAMES: Final[Mapping[type[Outcome], OutcomeName]] = {
     Retryable: "retryable",
     Rejected: "rejected",
     Blocked: "blocked",

@@ -86,5 +86,5 @@ class Replayer:
                 return answer
             moved = [(old, event.id) for old, event in zip(replayed, new, strict=True)]
             for old, event_id in moved:
-                self._receipts.replaced(old, event_id)
+                self._receipts.ended(old, "replaced", event_id)
             return Replayed(moved, refused, missing)

@@ -1,7 +1,7 @@
-"""Forecasts: when the buffer will be full, and when empty, if all goes on as it does.
+"""Forecasts: when the buffer will be full, and when empty, if events go on to come and leave at the same rates.
 
-Pure, with times given by the caller: seconds of any clock. The rates are smoothed exponentially, so a burst of seconds does
-not decide, and what happened minutes ago is forgotten.
+Pure: the caller gives the times, in seconds of any clock. Rates are smoothed exponentially, so a burst of seconds does not
+decide, and what happened minutes ago is forgotten.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ SMOOTHING_SECONDS: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How full the buffer is; totals count since any beginning."""
+    """How full the buffer is. Totals count since any beginning."""
 
     at: float
     events: int
     bytes: int
     accepted_events: int
-    """In total; what has left follows from this and `events`."""
+    """In total. How many have left follows from this and `events`."""
 
 
 class Forecast:
-    """Give it a sample every second or so."""
+    """Give it a sample every few seconds while something changes, and one before something changes again."""
 
     def __init__(self, *, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
@@ -41,7 +41,7 @@ class Forecast:
             return
         seconds = sample.at - last.at
         share = 1 - exp(-seconds / SMOOTHING_SECONDS)
-        # As long as there are few samples, the mean of those: not one that begins at 0.
+        # While there are few samples, use their mean rather than one that begins at 0.
         self._weight += (1 - self._weight) * share
         share /= self._weight
         self._in_per_second += share * ((sample.accepted_events - last.accepted_events) / seconds - self._in_per_second)

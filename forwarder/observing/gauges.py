@@ -1,4 +1,4 @@
-"""What is read when somebody looks, rather than counted when it happens: the gauges. Used by telemetry and status."""
+"""The gauges: metrics that are read from the state of the daemon at each scrape. Used by telemetry and status."""
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ METRICS_PREFIX: Final = "growlytics_forwarder"
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """All of them, as of one moment."""
+    """All gauges, as of one moment."""
 
     buffer_events: Mapping[BufferState, int]
     buffer_bytes: int
@@ -26,19 +26,19 @@ class Gauges:
     concurrency_limit: int
     """How many there may be now."""
     holds: Container[HoldCause]
-    """The causes because of which nothing is sent but probes."""
+    """The causes for which delivery is paused."""
     suspects: int
-    """Events that are refused, and perhaps no others."""
+    """How many events are refused while others may be delivered."""
     full_seconds: float
-    """Until the buffer is full if all goes on as it does, and until it is empty; infinite for never."""
+    """Until the buffer is full at the present rates, and below until it is empty; infinite: never."""
     drain_seconds: float
     unaccounted: int
     dead_letters: int
-    """Held now."""
+    """How many are kept now."""
 
 
 class ReadGauges(Collector):
-    """Reads the state once for each scrape, so that its figures fit each other and cost little."""
+    """Reads the state once for each scrape, so that all gauges are of the same moment."""
 
     def __init__(self, read: Callable[[], Gauges], *, age_seconds: Callable[[float], float]) -> None:
         self._read = read

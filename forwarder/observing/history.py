@@ -1,7 +1,7 @@
 """The last five minutes: how many events a second came and went, and how many were buffered. Pure but for the clock.
 
-Invariant: samples are `INTERVAL_SECONDS` apart, however often it is told; where it is told more seldom, as many samples as
-were due are alike, so that an index is a time.
+Invariant: samples are `INTERVAL_SECONDS` apart, so that an index is a time. If totals are given more often, some are
+skipped; if they are given less often, all samples that were due since are alike.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ _Totals = tuple[int, int, int]
 
 
 class History:
-    """Tell it the totals at least every few seconds. `clock` is the event loop's."""
+    """Give it the totals every few seconds while they change, and before they change again. `clock` is the event loop's."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
@@ -26,7 +26,7 @@ class History:
         self._samples: deque[tuple[float, float, float, int]] = deque(maxlen=MAX_SAMPLES)
 
     def add(self, *, accepted: int, delivered: int, refused: int, buffered: int) -> None:
-        """Take note of how many events there were in total, since any beginning, and how many are buffered now."""
+        """Add how many events there were in total, since any beginning, and how many are buffered now."""
         now, totals = self._clock(), (accepted, delivered, refused)
         if self._last_at is None:
             self._due_at = now + INTERVAL_SECONDS
@@ -34,12 +34,16 @@ class History:
             return
         else:
             seconds = now - self._last_at
-            # A total that shrinks has begun anew: a damaged file was set aside.
+            # A total shrinks when a damaged file was replaced by a new one.
             rates = [max(0.0, (new - old) / seconds) for new, old in zip(totals, self._last, strict=True)]
             due = int((now - self._due_at) / INTERVAL_SECONDS) + 1
             self._samples.extend([(rates[0], rates[1], rates[2], buffered)] * min(due, MAX_SAMPLES))
             self._due_at += due * INTERVAL_SECONDS
         self._last_at, self._last = now, totals
+
+    def has(self, *, accepted: int, delivered: int, refused: int) -> bool:
+        """Return whether these totals are in the samples already: as long as they stay, it need not be told."""
+        return self._last_at is not None and self._last == (accepted, delivered, refused)
 
     def described(self) -> dict[str, object]:
         """Return the samples, oldest first, as /v1/status shows them."""

@@ -1,11 +1,11 @@
-"""The numbers that happenings change: plain ones, which become Prometheus' samples only when somebody scrapes.
+"""Plain numbers that become samples of Prometheus when they are scraped.
 
-prometheus_client's own counters take a lock and several calls for each event; a dict of ints takes none. All are changed
-and read on the event loop's thread, so that a scrape sees the numbers of one moment. Used by telemetry alone.
+The counters of prometheus_client take a lock and several calls for each event. Adding to a number of a dict or list takes
+neither. All numbers are changed and read on the event loop's thread, so a scrape shows those of one moment. Used by
+telemetry alone.
 """
 
 import time
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, Generic, TypeVar
@@ -21,7 +21,7 @@ Word = TypeVar("Word", bound=str)
 
 
 class Counts(dict[Word, int], Generic[Word]):
-    """A counter with one label: a number for each value of it, all of them from the start."""
+    """A counter with one label: a number for each of its values, all of them from the start."""
 
     def __init__(self, name: str, text: str, label: str, values: Sequence[Word]) -> None:
         super().__init__(dict.fromkeys(values, 0))
@@ -30,7 +30,7 @@ class Counts(dict[Word, int], Generic[Word]):
         self._label = label
 
     def family(self, since: float) -> Metric:
-        """Return its samples; `since` is the time in seconds since 1970 from which on it counts."""
+        """Return the samples. `since` is when counting began, in seconds since 1970."""
         family = CounterMetricFamily(self._name, self._text, labels=(self._label,))
         for value, number in self.items():
             family.add_metric((value,), number, created=since)
@@ -38,7 +38,7 @@ class Counts(dict[Word, int], Generic[Word]):
 
 
 class PairCounts(dict[tuple[str, str], int]):
-    """A counter with two labels: a number for each pair of their values, all of them from the start."""
+    """A counter with two labels: a number for each pair of values, all of them from the start."""
 
     def __init__(self, name: str, text: str, labels: tuple[str, str], pairs: Iterable[tuple[str, str]]) -> None:
         super().__init__(dict.fromkeys(pairs, 0))
@@ -55,7 +55,7 @@ class PairCounts(dict[tuple[str, str], int]):
 
 
 class Count:
-    """A counter without labels; whoever counts adds to `value`."""
+    """A counter without labels. Whoever counts adds to `value`."""
 
     __slots__ = ("_name", "_text", "value")
 
@@ -70,7 +70,7 @@ class Count:
 
 
 class Level:
-    """A gauge; whoever knows better sets `value`."""
+    """A gauge. Whoever has a new value sets `value`."""
 
     __slots__ = ("_name", "_text", "value")
 
@@ -80,38 +80,37 @@ class Level:
         self.value = 0.0
 
     def family(self, since: float) -> Metric:  # noqa: ARG002 - as counters have it
-        """Return its sample."""
+        """Return the sample."""
         return GaugeMetricFamily(self._name, self._text, value=self.value)
 
 
 class Durations:
-    """A histogram of seconds. `bounds` are the upper ends of its buckets, rising; one without end follows them."""
+    """A histogram of seconds.
 
-    __slots__ = ("_bounds", "_counts", "_name", "_sum", "_text")
+    `bounds` are the upper ends of its buckets, rising. Whoever observes a duration adds 1 to the number of its bucket in
+    `counts`, which has one more bucket without an upper end, and the seconds to `total`.
+    """
+
+    __slots__ = ("_bounds", "_name", "_text", "counts", "total")
 
     def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
         self._name = name
         self._text = text
         self._bounds = tuple(map(float, bounds))
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Count one duration."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
     def family(self, since: float) -> Metric:
         """See Counts."""
         names = map(floatToGoString, (*self._bounds, float("inf")))
-        buckets = list(zip(names, map(float, accumulate(self._counts)), strict=True))
-        family = HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self._sum)
+        buckets = list(zip(names, map(float, accumulate(self.counts)), strict=True))
+        family = HistogramMetricFamily(self._name, self._text, buckets=buckets, sum_value=self.total)
         family.add_sample(f"{self._name}_created", {}, since)
         return family
 
 
 class Numbers(Collector):
-    """Makes the numbers of one daemon, and shows all of them at each scrape, in the order in which they were made."""
+    """Makes the numbers of one daemon, and shows them at each scrape in the order in which they were made."""
 
     def __init__(self) -> None:
         self._since: Final = time.time()

@@ -1,43 +1,38 @@
-"""What became of the events that ended last: a bounded ring in memory, for who asks where an event is.
+"""What became of the events that left the buffer last. It answers the question where an event is.
 
-Events that did not end are not here: the buffer knows of them.
+It is a bounded ring in memory. The buffer itself knows of the events that have not left it.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from forwarder.settings import ReceiptsSettings
-from forwarder.words import DeadReason, DropReason, ReceiptState
+from forwarder.words import ReceiptState
 
 Receipt = Mapping[str, object]
 
 
 class Receipts:
-    """Receipts of the last `max_events` events that ended. `clock` gives seconds since 1970."""
+    """Receipts of the last `max_events` events that left. `clock` gives seconds since 1970."""
 
     def __init__(self, settings: ReceiptsSettings, *, clock: Callable[[], float]) -> None:
         self._max_events = settings.max_events
         self._clock = clock
         self._ended: OrderedDict[int, tuple[ReceiptState, float, str | int | None]] = OrderedDict()
 
-    def delivered(self, event_id: int) -> None:
-        """Growlytics has it."""
-        self._end(event_id, "delivered", None)
+    def ended(self, event_id: int, state: ReceiptState, detail: str | int | None = None) -> None:
+        """An event left the buffer. `detail` is the reason if it became a dead letter or was dropped.
 
-    def dead_lettered(self, event_id: int, reason: DeadReason) -> None:
-        """It became a dead letter."""
-        self._end(event_id, "dead_letter", reason)
-
-    def dropped(self, event_id: int, reason: DropReason) -> None:
-        """It is lost."""
-        self._end(event_id, "dropped", reason)
-
-    def replaced(self, event_id: int, new_id: int) -> None:
-        """It goes on under a new id: a dead letter that was replayed, or an event from a damaged file."""
-        self._end(event_id, "replaced", new_id)
+        If it was `replaced`, so a dead letter was replayed or a damaged file was salvaged, `detail` is the new id.
+        """
+        ended = self._ended
+        ended[event_id] = (state, self._clock(), detail)
+        ended.move_to_end(event_id)
+        if len(ended) > self._max_events:
+            ended.popitem(last=False)
 
     def find(self, event_id: int) -> Receipt | None:
-        """Return what became of an event; None if it has not ended, or too long ago."""
+        """Return what became of an event; None if it has not left the buffer, or left it too long ago."""
         found = self._ended.get(event_id)
         if found is None:
             return None
@@ -48,9 +43,3 @@ class Receipts:
         elif detail is not None:
             receipt["reason"] = detail
         return receipt
-
-    def _end(self, event_id: int, state: ReceiptState, detail: str | int | None) -> None:
-        self._ended[event_id] = (state, self._clock(), detail)
-        self._ended.move_to_end(event_id)
-        if len(self._ended) > self._max_events:
-            self._ended.popitem(last=False)

@@ -1,24 +1,22 @@
 """What happened last: refusals, dead letters, the last failed attempt, and how long attempts and deliveries took.
 
-All of it is in memory, in bounded rings. Nothing here is a payload, a customer id or Growlytics' text, and what is shown of
-names is fit to be shown. Only the telemetry adds to it. Adding what is no trouble costs one append; whoever looks pays for
-the rest.
+All of it is in memory, in bounded rings. Nothing here is a payload, a customer id or a text of Growlytics. Names of events
+and fields are escaped before they are shown. Only telemetry adds to it.
 """
 
-from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, TypedDict
 
 from forwarder.event import Clock
 from forwarder.text import printable
-from forwarder.words import DeadReason, FailureKind, Intake, OutcomeName, RefusalReason
+from forwarder.words import DeadReason, FailureKind, Intake, RefusalReason
 
 MAX_SHOWN: Final = 20
 """How many kinds of refusals are kept, and how many dead letters."""
 MAX_TIMES: Final = 1000
-"""Of how many attempts, and deliveries, the times are kept."""
+"""How many times of attempts are kept, and how many of deliveries."""
 
 
 class FailureFields(TypedDict):
@@ -34,7 +32,7 @@ class FailureFields(TypedDict):
 
 @dataclass(slots=True)
 class _Refusal:
-    """Refusals of one kind, the last of them `at`, in seconds since 1970."""
+    """Refusals of one kind. `at` is when the last of them came, in seconds since 1970."""
 
     at: float
     events: int
@@ -46,17 +44,18 @@ class Recent:
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._refusals: OrderedDict[tuple[Intake, RefusalReason, str | None, str | None], _Refusal] = OrderedDict()
-        """By intake, code, name and field, so that a flood of one kind leaves the others in sight; the latest last."""
+        """By intake, code, name and field, so that a flood of one kind does not hide the others; the latest last."""
         self._dead_letters: deque[tuple[int, float, DeadReason, int | None, str]] = deque(maxlen=MAX_SHOWN)
         self._last_failure: tuple[float, FailureFields] | None = None
-        self._attempts: Counter[OutcomeName] = Counter()
-        self._attempt_seconds: deque[float] = deque(maxlen=MAX_TIMES)
-        self._latency_seconds: deque[float] = deque(maxlen=MAX_TIMES)
+        self.attempt_times: deque[float] = deque(maxlen=MAX_TIMES)
+        """How many seconds the last attempts took. An attempt appends its own."""
+        self.latency_times: deque[float] = deque(maxlen=MAX_TIMES)
+        """How many seconds after they were accepted the last events were delivered. A delivery appends its own."""
 
     def refused(
         self, count: int, *, intake: Intake, code: RefusalReason, name: str | None = None, field: str | None = None
     ) -> None:
-        """`count` events were refused; `name` and `field` are those of one of them, if they are known."""
+        """`count` events were refused. `name` and `field` are of one of them, if they are known."""
         kind = intake, code, None if name is None else printable(name), None if field is None else printable(field)
         refusal = self._refusals.get(kind)
         if refusal is None:
@@ -68,41 +67,27 @@ class Recent:
         self._refusals.move_to_end(kind)
 
     def dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
-        """An event was given up; `status` is that of the last answer, if there was one."""
+        """An event became a dead letter. `status` is that of the last answer, if there was one."""
         self._dead_letters.append((event_id, self._clock(), reason, status, name))
-
-    def attempted(self, outcome: OutcomeName, seconds: float) -> None:
-        """An attempt came to `outcome`."""
-        self._attempts[outcome] += 1
-        self._attempt_seconds.append(seconds)
 
     def failed(self, failure: FailureFields) -> None:
         """An attempt did not deliver."""
         self._last_failure = self._clock(), failure
 
-    def delivered(self, seconds: float) -> None:
-        """An event was delivered, `seconds` after it was accepted."""
-        self._latency_seconds.append(seconds)
-
-    @property
-    def attempts(self) -> Mapping[OutcomeName, int]:
-        """Return how many there were since the start, by what they came to."""
-        return self._attempts
-
     def last_failure(self) -> dict[str, object] | None:
-        """Return when an attempt failed last, in seconds since 1970, and why; None if none did since the start."""
+        """Return when an attempt failed last, in seconds since 1970, and why; None if none has failed since the start."""
         if self._last_failure is None:
             return None
         at, failure = self._last_failure
         return {"at": at, **failure}
 
     def attempt_seconds(self) -> dict[str, float | None]:
-        """Return how long the last attempts took."""
-        return _quantiles(self._attempt_seconds)
+        """Return quantiles of how long the last attempts took."""
+        return _quantiles(self.attempt_times)
 
     def latency_seconds(self) -> dict[str, float | None]:
-        """Return how long the last events that were delivered took from being accepted to that."""
-        return _quantiles(self._latency_seconds)
+        """Return quantiles of how long the last delivered events took from being accepted to being delivered."""
+        return _quantiles(self.latency_times)
 
     def described(self) -> dict[str, object]:
         """Return the refusals and dead letters, newest first, as /v1/status shows them."""
@@ -126,7 +111,7 @@ class Recent:
 
 
 def _quantiles(seconds: deque[float]) -> dict[str, float | None]:
-    """Return the median and the 99th percentile: each is one of the times; None if there are none."""
+    """Return the median and the 99th percentile, each of which is one of the times; None if there are none."""
     ordered = sorted(seconds)
     return {
         name: round(ordered[ceil(share * len(ordered)) - 1], 4) if ordered else None

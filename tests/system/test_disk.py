@@ -415,7 +415,7 @@ async def test_a_file_that_lost_half_of_itself_is_set_aside_and_salvaged_while_n
             assert len(stored) == delivered == sum(stored.values()), "none altered, none twice"
             assert set(range(number, number + 100)) <= set(stored)
             text = messages(daemon.lines)
-            assert text.count("was set aside; what can be read is salvaged, and may follow newer events") == 1
+            assert text.count("was renamed; what can be read of it is restored, and may follow newer events") == 1
             assert [line["lost"] for line in daemon.lines if line["message"] == "salvage ended"] == [lost]
             assert await daemon.stop() == 0
         names = sizes(tmp_path / "buffer")

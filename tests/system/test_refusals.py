@@ -71,8 +71,8 @@ async def test_a_key_that_is_revoked_in_the_middle_costs_some_probes_and_no_even
         assert dead_letters(metrics) == 0
         assert metrics[HOLD % "auth"] == 0
         assert len(set(await sandbox.raw())) == EVENTS
-        starts = [line for line in daemon.lines if line["message"].startswith("delivery holds")]
-        ends = [line for line in daemon.lines if line["message"].startswith("delivery no longer holds")]
+        starts = [line for line in daemon.lines if line["message"].startswith("delivery paused")]
+        ends = [line for line in daemon.lines if line["message"].startswith("delivery resumed")]
         assert [line["cause"] for line in starts] == [line["cause"] for line in ends] == ["auth"]
         assert await daemon.stop() == 0
 

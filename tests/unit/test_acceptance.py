@@ -91,9 +91,9 @@ class Intake:
             int(counted(self.telemetry, f"events_{name}_total", **labels))
             for name, labels in (("received", {"intake": "http"}), ("accepted", {"intake": "http"}), ("duplicate", {}))
         )
-        assert received == accepted + duplicates + self.telemetry.refused
-        assert received == self.telemetry.received
-        return received, accepted, duplicates, self.telemetry.refused
+        assert received == accepted + duplicates + self.telemetry.tally.refused
+        assert received == self.telemetry.tally.received
+        return received, accepted, duplicates, self.telemetry.tally.refused
 
 
 @pytest.fixture

@@ -38,7 +38,6 @@ def test_at_first_there_is_nothing() -> None:
     recent = Watch().recent
     assert recent.described() == {"refusals": [], "dead_letters": []}
     assert recent.attempt_seconds() == recent.latency_seconds() == {"p50": None, "p99": None}
-    assert recent.attempts["delivered"] == 0
     assert recent.last_failure() is None
 
 
@@ -124,16 +123,15 @@ def test_a_dead_letter_is_shown_with_its_reason_and_status() -> None:
 def test_the_median_and_the_99th_percentile_are_of_the_last_times_only() -> None:
     recent = Watch().recent
     for _ in range(500):
-        recent.attempted("retryable", 90.0)
+        recent.attempt_times.append(90.0)
     for number in range(1, MAX_TIMES + 1):
-        recent.attempted("delivered", number / 1000)
-        recent.delivered(number / 100)
+        recent.attempt_times.append(number / 1000)
+        recent.latency_times.append(number / 100)
     assert recent.attempt_seconds() == {"p50": 0.5, "p99": 0.99}
     assert recent.latency_seconds() == {"p50": 5.0, "p99": 9.9}
-    assert dict(recent.attempts) == {"retryable": 500, "delivered": MAX_TIMES}
 
 
 def test_one_time_is_its_own_median_and_percentile() -> None:
     recent = Watch().recent
-    recent.delivered(0.25)
+    recent.latency_times.append(0.25)
     assert recent.latency_seconds() == {"p50": 0.25, "p99": 0.25}

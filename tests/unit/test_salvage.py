@@ -396,8 +396,8 @@ async def test_an_old_file_with_its_ledger_lost_counts_anew_and_says_so(
         assert len(found) == now.accepted == now.buffered == NUMBER - NUMBER // 10
         assert now.unaccounted == now.dropped["corrupt"] == 0
     messages = [record.getMessage() for record in caplog.records]
-    assert "the ledger of the damaged file cannot be used: what is salvaged counts as new" in messages
-    assert any("was set aside" in message and "may follow newer events" in message for message in messages)
+    assert "the ledger of the damaged file cannot be used: what is restored counts as new" in messages
+    assert any("was renamed" in message and "may follow newer events" in message for message in messages)
 
 
 async def test_dead_letters_are_salvaged_within_their_bounds_and_once(directory: Path) -> None:

@@ -16,6 +16,7 @@ from forwarder.observing.gauges import Gauges
 from forwarder.observing.logs import JsonFormatter, TextFormatter
 from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
+from forwarder.tally import Tally
 from forwarder.words import REQUEST_REFUSAL_REASONS, HoldCause, RefusalReason, RequestRefusalReason
 from tests.fakes.events import counted
 
@@ -85,6 +86,7 @@ EMPTY = Gauges(
     unaccounted=0,
     dead_letters=0,
 )
+EXPIRED: FailureFields = {"kind": "tls", "status": None, "error": "certificate has expired", "host": "a:443"}
 HOSTILE_NAMES = (
     "two\nlines",
     'x"} {"level":"error","message":"forged',
@@ -289,24 +291,29 @@ def test_each_occurrence_moves_its_own_series_only(telemetry: Telemetry, clock: 
     telemetry.buffer_failed("commit", OSError("no space left"))
     assert moved(before) == {key("buffer_errors_total", operation="commit"): 1}
     before = ours()
-    telemetry.attempt_finished("blocked", 0.2)
+    telemetry.attempt_ended("blocked", 0.2)
     assert moved(before) == {
         key("delivery_attempts_total", outcome="blocked"): 1,
         key("delivery_attempt_duration_seconds_count"): 1,
     }
     before = ours()
-    telemetry.attempt_failed({"kind": "tls", "status": None, "error": "certificate has expired", "host": "a:443"})
-    assert moved(before) == {key("attempt_failures_total", kind="tls"): 1}
-    before = ours()
-    telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
-    assert moved(before) == {key("delivery_retries_total", reason="timeout"): 1}
-    before = ours()
-    telemetry.retry_scheduled(reason="timeout", maybe_delivered=True)
+    telemetry.attempt_ended("rejected", 0.2, EXPIRED)
     assert moved(before) == {
-        key("delivery_retries_total", reason="timeout"): 1,
-        key("possible_duplicates_total"): 1,
+        key("delivery_attempts_total", outcome="rejected"): 1,
+        key("delivery_attempt_duration_seconds_count"): 1,
+        key("attempt_failures_total", kind="tls"): 1,
     }
-    assert (telemetry.received, telemetry.refused) == (5, 2)
+    for maybe_delivered in (False, True):
+        before = ours()
+        telemetry.attempt_ended("retryable", 0.2, EXPIRED, retry="timeout", maybe_delivered=maybe_delivered)
+        assert moved(before) == {
+            key("delivery_attempts_total", outcome="retryable"): 1,
+            key("delivery_attempt_duration_seconds_count"): 1,
+            key("attempt_failures_total", kind="tls"): 1,
+            key("delivery_retries_total", reason="timeout"): 1,
+        } | ({key("possible_duplicates_total"): 1} if maybe_delivered else {})
+    assert telemetry.attempts == {"delivered": 0, "retryable": 2, "rejected": 1, "blocked": 1}
+    assert telemetry.tally == Tally(received=5, refused=2, duplicates=0)
 
 
 def test_each_reload_moves_the_series_of_what_it_came_to(telemetry: Telemetry) -> None:
@@ -333,7 +340,7 @@ def test_no_label_can_be_made_up_by_a_stranger(telemetry: Telemetry, unknown: An
     with pytest.raises(KeyError):
         telemetry.events_dropped(1, reason=unknown)
     with pytest.raises(KeyError):
-        telemetry.retry_scheduled(reason=unknown, maybe_delivered=False)
+        telemetry.attempt_ended("retryable", 0.2, retry=unknown)
     assert series(telemetry.registry.collect()).keys() == before
 
 
@@ -377,14 +384,14 @@ def test_a_repeated_line_is_written_once_in_a_while_with_how_many_were_left_out(
     telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
 ) -> None:
     for _ in range(1000):
-        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+        telemetry.attempt_ended("retryable", 0.2, retry="network")
         clock.now += 0.001
     assert [fields(line) for line in lines] == [{"reason": "network"}]
     clock.now += 60.0
-    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    telemetry.attempt_ended("retryable", 0.2, retry="network")
     assert fields(lines[1]) == {"reason": "network", "repeats_not_logged": 999}
     clock.now += 60.0
-    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    telemetry.attempt_ended("retryable", 0.2, retry="network")
     assert fields(lines[2]) == {"reason": "network"}
     assert counted(telemetry, "delivery_retries_total", reason="network") == 1002
 
@@ -393,7 +400,7 @@ def test_a_day_of_outage_writes_a_bounded_number_of_lines(
     telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
 ) -> None:
     for _ in range(86_400):
-        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+        telemetry.attempt_ended("retryable", 0.2, retry="network")
         clock.now += 1.0
     assert len(lines) <= 86_400 / 10 + 1
     repeats = [fields(line).get("repeats_not_logged", 0) for line in lines]
@@ -404,8 +411,8 @@ def test_a_different_cause_is_not_silenced_by_one_that_repeats(
     telemetry: Telemetry, lines: list[logging.LogRecord]
 ) -> None:
     for _ in range(10):
-        telemetry.retry_scheduled(reason="network", maybe_delivered=False)
-        telemetry.retry_scheduled(reason="timeout", maybe_delivered=False)
+        telemetry.attempt_ended("retryable", 0.2, retry="network")
+        telemetry.attempt_ended("retryable", 0.2, retry="timeout")
         telemetry.delivery_blocked(status=401)
         telemetry.delivery_blocked(status=403)
         telemetry.event_rejected(name="n", status=400)
@@ -476,16 +483,16 @@ def test_a_request_that_is_refused_for_another_reason_counts_and_is_told_of_else
 ) -> None:
     telemetry.request_refused(reason)
     assert counted(telemetry, "http_requests_refused_total", reason=reason) == 1
-    assert telemetry.received == telemetry.refused == 0, "it is not known to be an event"
+    assert telemetry.tally == Tally(), "it is not known to be an event"
     assert lines == []
 
 
 def test_lines_go_on_after_the_clock_was_set_back_by_hours(
     telemetry: Telemetry, clock: ManualClock, lines: list[logging.LogRecord]
 ) -> None:
-    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    telemetry.attempt_ended("retryable", 0.2, retry="network")
     clock.now -= 7200.0
-    telemetry.retry_scheduled(reason="network", maybe_delivered=False)
+    telemetry.attempt_ended("retryable", 0.2, retry="network")
     assert len(lines) == 2
 
 
@@ -504,7 +511,7 @@ def test_strangers_cannot_fill_the_log_by_giving_each_event_another_name(
 @pytest.mark.parametrize(
     ("cause", "what_it_says"),
     [
-        ("breaker", "fail one after the other"),
+        ("breaker", "one attempt after the other failed"),
         ("retry_after", "Retry-After"),
         ("auth", "check growlytics.api_key, growlytics.url and growlytics.proxy"),
         ("systemic", "rejects every event"),
@@ -517,12 +524,12 @@ def test_a_hold_is_one_warning_when_it_starts_and_one_line_when_it_ends_with_cau
     telemetry.hold_started(cause, probe_in_seconds=1.2345)
     (started,) = lines
     assert (started.levelname, fields(started)) == ("WARNING", {"cause": cause, "probe_in_seconds": 1.2})
-    assert started.getMessage().startswith("delivery holds")
+    assert started.getMessage().startswith("delivery paused")
     assert what_it_says in started.getMessage()
     telemetry.hold_ended(cause, seconds=65.4321)
     _, ended = lines  # and not a line more
     assert (ended.levelname, fields(ended)) == ("INFO", {"cause": cause, "held_seconds": 65.4})
-    assert ended.getMessage() == "delivery no longer holds because of this"
+    assert ended.getMessage() == "delivery resumed"
 
 
 def test_holds_that_come_and_go_have_one_line_each_way_every_ten_seconds_that_says_how_many_were_left_out(
@@ -561,7 +568,7 @@ def test_a_hold_says_what_was_wrong_with_the_attempt_that_made_it(
         "error": "connection refused",
         "host": "dc.growlytics.in:443",
     }
-    telemetry.attempt_failed(failure)
+    telemetry.attempt_ended("rejected", 0.2, failure)
     assert lines == [], "an attempt by itself is not worth a line"
     telemetry.hold_started("breaker", probe_in_seconds=1.0, failure=failure)
     assert fields(lines[0]) == {"cause": "breaker", "probe_in_seconds": 1.0} | {

@@ -192,7 +192,7 @@ def test_the_telemetry_knows_every_word() -> None:
         telemetry.connection_closed(closed)
     for refused in REFUSAL_REASONS:
         telemetry.events_refused(1, intake="http", reason=refused)
-    assert telemetry.refused == len(REFUSAL_REASONS)
+    assert telemetry.tally.refused == len(REFUSAL_REASONS)
 
 
 def test_the_outcomes_are_named_like_their_classes() -> None:

@@ -1,0 +1,90 @@
+"""What happens to the daemon as a whole: it starts, stops, and reads its settings and files again."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from forwarder.observing.base import TelemetryBase
+from forwarder.observing.seldom import log
+from forwarder.words import ReloadResult
+
+_CERTIFICATES: Final = "growlytics.ca_file"
+"""The one setting whose file holds no secret."""
+_RELOADED: Final[Mapping[ReloadResult, str]] = {
+    "changed": "%s was read again: it has changed and is in use from now on",
+    "unchanged": "%s was read again: it has not changed",
+}
+_UNUSABLE_FILE: Final = (
+    "a secret's file cannot be used, so the last secret stays in use: write the secret into it, and nothing else; the file "
+    "is read again every second"
+)
+_UNUSABLE_CERTIFICATES: Final = (
+    "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
+    "form; the file is read again every second"
+)
+
+
+class DaemonTelemetry(TelemetryBase):
+    """Called by `app.py`, `process.py`, and whoever reads settings and their files again."""
+
+    # Start and stop
+
+    def settings_shown(self, settings: Mapping[str, object], *, version: str) -> None:
+        """At the start: these settings are in force, by section; secrets are left out or hidden."""
+        log.info("starting", extra={"fields": {"version": version, **settings}})
+
+    def daemon_started(self, **fields: object) -> None:
+        """Intake and buffer are open."""
+        log.info("ready", extra={"fields": fields})
+
+    def shutdown_began(self, *, signal: str, buffered: int) -> None:
+        """A signal asked the daemon to stop."""
+        log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})
+
+    def drain_progressed(self, *, buffered: int, seconds_left: float) -> None:
+        """The daemon waits until the events in the buffer are delivered."""
+        log.info("draining", extra={"fields": {"buffered": buffered, "seconds_left": round(seconds_left, 1)}})
+
+    def daemon_stopped(self, *, lost_events: int, lost_dead_letters: int, ledger: Mapping[str, object]) -> None:
+        """The daemon is about to end; `ledger` accounts for every event."""
+        lost = lost_events or lost_dead_letters
+        level = logging.ERROR if lost else logging.INFO
+        message = "stopped, and lost events or dead letters, which were only in memory" if lost else "stopped"
+        fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
+        log.log(level, message, extra={"fields": fields})
+
+    # Settings, and the files that they name
+
+    def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
+        """The settings were read again. These paths changed: some are in force, others need a restart."""
+        self._metrics.reloads["changed" if taken_up else "unchanged"] += 1
+        if restart_needed:
+            log.warning(
+                "settings were read again, and some that changed need a restart",
+                extra={"fields": {"changed": list(taken_up), "restart_needed": list(restart_needed)}},
+            )
+        else:
+            message = "settings were read again" if taken_up else "settings were read again: nothing changed"
+            log.info(message, extra={"fields": {"changed": list(taken_up)}})
+
+    def reload_failed(self, problems: Sequence[str]) -> None:
+        """The settings were read again and cannot be used. `problems` show no secret."""
+        self._metrics.reloads["failed"] += 1
+        log.error(
+            "settings were read again, but cannot be used, so nothing changed: fix them and send SIGHUP again",
+            extra={"fields": {"problems": list(problems)}},
+        )
+
+    def file_reloaded(self, setting: str, result: ReloadResult, *, notable: bool = True) -> None:
+        """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
+        self._metrics.reloads[result] += 1
+        if notable:
+            kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
+            log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
+
+    def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
+        """The file cannot be used. `fault` shows nothing of it. It is `notable` unless it was logged before."""
+        self._metrics.reloads["failed"] += 1
+        if notable:
+            message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE
+            log.warning(message, extra={"fields": {"setting": setting, "fault": fault}})
