@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-unit test-system test-deploy coverage check soak bench bench-all bench-quick docs screenshot lock clean
+.PHONY: help demo test test-unit test-system test-deploy coverage check soak bench bench-all bench-profile bench-quick docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -106,6 +106,12 @@ bench: $(VENV)/bench
 ONLY ?= list
 bench-all: $(VENV)/bench
 	@$(BIN)/python -m tests.bench $(COMPARED) $(if $(filter list,$(ONLY)),--list,--only '$(ONLY)' --json $(VENV)/bench-all.json)
+
+# Where the daemon's time goes: WHEN=flood, or so many events a second. py-spy is installed into the environment for it.
+WHEN ?= flood
+bench-profile: $(VENV)/bench
+	@test -x $(BIN)/py-spy || $(PIP_INSTALL) 'py-spy>=0.4'
+	@$(BIN)/python -m tests.bench.sampled '$(WHEN)'
 
 bench-quick: $(VENV)/dev
 	@$(BIN)/python -m tests.bench.quick

@@ -143,6 +143,12 @@ async def _measure(name: str, ready: _Ready, far: Nginx, found: _Found, seconds:
         found[name, rate].append((used * 1e6 / per, switches / per))
 
 
+async def at_rate(pid: int, port: int, rate: int) -> None:
+    """Post events at an even pace until cancelled."""
+    while True:
+        await _feed(_Ready(pid, port), rate, SECONDS)
+
+
 async def _feed(ready: _Ready, rate: int, seconds: float) -> int:
     """Send events at an even pace, whatever the answers take, wait for the last answer, and return how many."""
     if not rate:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.growlytics.contract import Conforming, check
-from tests.bench import catalogue, low_rates, size
+from tests.bench import catalogue, low_rates, sampled, size
 from tests.bench.comparisons import Figure, Goal, alternate
 from tests.bench.events import event
 from tests.bench.report import Report, put_into
@@ -110,3 +110,9 @@ def test_lines_and_files_of_a_package_are_counted(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text("a\nb\n", encoding="utf-8")
     (tmp_path / "room" / "two.py").write_text("c\n", encoding="utf-8")
     assert [figure.values for figure in size.count(tmp_path)] == [[3], [2]]
+
+
+def test_a_profile_counts_a_function_once_a_sample_and_tells_what_it_does_itself() -> None:
+    shown = sampled.table("main;walk;walk 3\nmain 1\n")
+    assert "| `main` | 100.0% | 25.0% |" in shown
+    assert "| `walk` | 75.0% | 75.0% |" in shown
