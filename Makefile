@@ -107,10 +107,9 @@ ONLY ?= list
 bench-all: $(VENV)/bench
 	@$(BIN)/python -m tests.bench $(COMPARED) $(if $(filter list,$(ONLY)),--list,--only '$(ONLY)' --json $(VENV)/bench-all.json)
 
-# Where the daemon's time goes: WHEN=flood, or so many events a second. py-spy is installed into the environment for it.
+# Where the daemon's time goes: WHEN=flood, or so many events a second.
 WHEN ?= flood
 bench-profile: $(VENV)/bench
-	@test -x $(BIN)/py-spy || $(PIP_INSTALL) 'py-spy>=0.4'
 	@$(BIN)/python -m tests.bench.sampled '$(WHEN)'
 
 bench-quick: $(VENV)/dev
