@@ -10,7 +10,7 @@ from typing import Final
 
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Database
-from forwarder.database.dead_letters import DeadLetter, Page
+from forwarder.event import DeadLetter, DeadLetterPage
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import DeadReason
 
@@ -38,7 +38,7 @@ class DeadLetters:
         """How much they count against `dead_letters.max_bytes`."""
         return self._database.ledger["dead_letters_bytes"]
 
-    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> Page:
+    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
         """Read up to `max_letters`, 1 to `MAX_LETTERS`, oldest first; fewer, but at least one, if they are large."""
         return await self._database.run(
             partial(

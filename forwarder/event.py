@@ -1,4 +1,4 @@
-"""The event, the one thing that travels from intake to Growlytics.
+"""The event, the one thing that travels from intake to Growlytics; and what is kept of it afterwards.
 
 An event is immutable and its bytes are the app's own: nothing between intake and Growlytics encodes them anew. Everybody
 may import this module; it imports nothing of the project.
@@ -6,6 +6,7 @@ may import this module; it imports nothing of the project.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 
 import msgspec
@@ -33,6 +34,49 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     def size_bytes(self) -> int:
         """What the event counts against `buffer.max_bytes`."""
         return len(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateKey:
+    """The app's own key of an event that was accepted; the event may be long delivered."""
+
+    event_id: int
+    digest: bytes
+    """16 bytes, made of the app's key."""
+    accepted_at: float
+    """Seconds since 1970."""
+    event: int | None = None
+    """64 bits, made of the event that came with the key; None if version 0.1.0 remembered it, which did not look."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that will not be sent again, unless an operator replays it."""
+
+    event: Event
+    reason: str
+    status: int | None
+    """Of the last answer; None if there was none."""
+    answer: bytes
+    """The first 2 KiB of it."""
+    attempts: int
+    first_attempt_at: float
+    """Seconds since 1970, as the next."""
+    last_attempt_at: float
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts against `dead_letters.max_bytes`."""
+        return self.event.size_bytes + len(self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """Some dead letters, oldest first."""
+
+    letters: list[DeadLetter]
+    next_place: int | None
+    """After which to go on; None at the end."""
 
 
 LaneOf = Callable[[Event], str]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from forwarder.database.attribute_types import Place
-from forwarder.growlytics.attribute_values import is_soft
+from forwarder.attribute import Place, is_soft
 from forwarder.text import printable
 from forwarder.words import AttributeType, ConflictAction, ConflictKind
 

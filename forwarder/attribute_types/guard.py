@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from itertools import chain, dropwhile
 from typing import Final
 
+from forwarder.attribute import TYPE_OF, LearnedType, Place, TypeChanges, converted, is_date, is_nameable, type_of
 from forwarder.attribute_types.conflicts import Conflict, TypeConflicts
 from forwarder.attribute_types.known import KnownTypes
-from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.event import Clock
 from forwarder.growlytics import json_text
-from forwarder.growlytics.attribute_values import TYPE_OF, converted, is_date, is_nameable, type_of
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings

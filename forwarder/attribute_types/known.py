@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
+from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.event import Clock
 from forwarder.growlytics.contract import MAX_ATTRIBUTES
 from forwarder.words import AttributeType

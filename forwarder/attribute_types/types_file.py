@@ -13,13 +13,13 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
+from forwarder.attribute import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.text import printable
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 if TYPE_CHECKING:  # what it imports takes long, and `lint` does without
-    from forwarder.database.attribute_types import Place
+    from forwarder.attribute import Place
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 MAX_PROBLEMS: Final = 100

@@ -16,10 +16,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from forwarder.attribute import TypeChanges
 from forwarder.buffer.fates import Fate
-from forwarder.database.attribute_types import TypeChanges
-from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.event import Event
+from forwarder.event import DuplicateKey, Event
 from forwarder.words import DeadReason, DropReason, Intake, WhenFull
 
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from forwarder.attribute import LearnedType, Place
 from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
 from forwarder.buffer.fates import Fate
-from forwarder.database.attribute_types import LearnedType, Place
-from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.marks import Mark
-from forwarder.event import Event
+from forwarder.event import DuplicateKey, Event
 from forwarder.words import Intake
 
 

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
+from forwarder.attribute import TypeChanges
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.bringing import Bringing
@@ -34,7 +35,6 @@ from forwarder.buffer.waiting import News, tell
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
-from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.receipts import Receipts

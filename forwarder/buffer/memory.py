@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
 
+from forwarder.attribute import TypeChanges
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
@@ -19,7 +20,6 @@ from forwarder.buffer.turns import Turns
 from forwarder.buffer.waiting import News, tell
 from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
-from forwarder.database.attribute_types import TypeChanges
 from forwarder.database.connection import Committed, Database
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.receipts import Receipts

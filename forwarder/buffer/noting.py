@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import Notes
 from forwarder.buffer.batch import Noted
 from forwarder.buffer.commits import GroupCommit
 from forwarder.database import attribute_types, duplicate_keys, salvage
-from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import DamagedError, Database, Transaction, UnavailableError
-from forwarder.database.duplicate_keys import DuplicateKey
+from forwarder.event import DuplicateKey
 from forwarder.observing.telemetry import Telemetry
 
 

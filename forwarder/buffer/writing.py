@@ -8,8 +8,7 @@ from forwarder.buffer.batch import Batch, Noted, Put
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
-from forwarder.database.dead_letters import DeadLetter
-from forwarder.event import Event
+from forwarder.event import DeadLetter, Event
 from forwarder.settings import DeadLettersSettings
 
 

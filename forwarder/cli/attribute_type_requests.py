@@ -11,7 +11,7 @@ from forwarder.cli.patience import StoppedError
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import Place
+    from forwarder.attribute import Place
 
 MAX_LISTED_TYPES: Final = 10_000_000
 """Ten times as many as can be learned: who lists more goes on for ever."""

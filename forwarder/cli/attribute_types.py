@@ -22,7 +22,7 @@ from forwarder.text import printable
 from forwarder.words import AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import Place
+    from forwarder.attribute import Place
 
 _HEADINGS: Final = ("NAME", "ATTRIBUTE", "TYPE", "FIRST SEEN", "CONFLICTS")
 

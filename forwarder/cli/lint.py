@@ -23,7 +23,7 @@ from forwarder.cli.output import discard_output
 from forwarder.words import AttributeType
 
 if TYPE_CHECKING:
-    from forwarder.database.attribute_types import Place
+    from forwarder.attribute import Place
     from forwarder.growlytics.contract import Conforming, Violation
 
 _NOT_AN_OBJECT_MESSAGE: Final = (
@@ -111,7 +111,7 @@ class Checker:
     def _conflicts(self, event: "Conforming") -> "Iterator[tuple[bool, Place, Violation]]":
         if not self._types:
             return
-        from forwarder.growlytics.attribute_values import is_soft, type_of
+        from forwarder.attribute import is_soft, type_of
         from forwarder.growlytics.contract import Violation
         from forwarder.text import printable
 

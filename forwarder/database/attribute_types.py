@@ -7,32 +7,15 @@ jobs, of the database's thread.
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.database import events
 from forwarder.database.connection import Transaction
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 COLUMNS: Final = "name, attribute, type, first_seen, checksum, seen_again"
 _TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in ATTRIBUTE_TYPES}
-
-
-@dataclass(frozen=True, slots=True)
-class LearnedType:
-    """The type that an attribute had first."""
-
-    type: AttributeType
-    first_seen: float
-    """Seconds since 1970."""
-    seen_again: bool = False
-    """Whether the attribute came more than once, so that it is likely to come again."""
-
-
-Place = tuple[str, str]
-"""The name of events, and an attribute of theirs."""
-TypeChanges = Mapping[Place, LearnedType | None]
-"""By event name and attribute what was learned, or None if it is forgotten."""
 
 
 def add(transaction: Transaction, types: TypeChanges) -> None:

@@ -7,12 +7,11 @@ Its bounds are kept in the transaction that adds to it; what is held now is coun
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
-from forwarder.event import Event
+from forwarder.event import DeadLetter, DeadLetterPage, Event
 from forwarder.words import DeadReason
 
 COLUMNS: Final = (
@@ -21,36 +20,6 @@ COLUMNS: Final = (
 _EVICTED_AT_ONCE: Final = 100
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event that was given up."""
-
-    event: Event
-    reason: str
-    status: int | None
-    """Of the last answer; None if there was none."""
-    answer: bytes
-    """The first 2 KiB of it."""
-    attempts: int
-    first_attempt_at: float
-    """Seconds since 1970, as the next."""
-    last_attempt_at: float
-
-    @property
-    def size_bytes(self) -> int:
-        """What it counts against `dead_letters.max_bytes`."""
-        return self.event.size_bytes + len(self.answer)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some dead letters, oldest first."""
-
-    letters: list[DeadLetter]
-    next_place: int | None
-    """After which to go on; None at the end."""
 
 
 def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_events: int, max_bytes: int) -> int:
@@ -115,7 +84,7 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
 
 def page(
     transaction: Transaction, *, after_place: int, reason: DeadReason | None, max_letters: int, max_bytes: int
-) -> Page:
+) -> DeadLetterPage:
     """Read dead letters, at least one if there is one; those whose rows were altered are left out."""
     rows = transaction.connection.execute(
         f"SELECT place, {COLUMNS}, checksum FROM dead_letters "  # noqa: S608
@@ -127,13 +96,13 @@ def page(
     last = after_place
     for place, *row in rows:
         if len(letters) == max_letters or (letters and size >= max_bytes):
-            return Page(letters, last)
+            return DeadLetterPage(letters, last)
         last = place
         letter = letter_of(row)
         if letter is not None:
             letters.append(letter)
             size += letter.size_bytes
-    return Page(letters, None)
+    return DeadLetterPage(letters, None)
 
 
 def find(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> list[DeadLetter]:

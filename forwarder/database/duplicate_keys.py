@@ -7,29 +7,16 @@ is lost. The functions with a transaction are jobs, or parts of jobs, of the dat
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from forwarder.database import events
 from forwarder.database.connection import Transaction
+from forwarder.event import DuplicateKey
 
 COLUMNS: Final = "id, key, accepted_at, checksum, event"
 _DIGEST_BYTES: Final = 16
 _EVENT_BYTES: Final = 8
 _CHECKED: Final = struct.Struct(f"<qd{_DIGEST_BYTES}s")
-
-
-@dataclass(frozen=True, slots=True)
-class DuplicateKey:
-    """The key of an event that was accepted."""
-
-    event_id: int
-    digest: bytes
-    """16 bytes, made of the app's key."""
-    accepted_at: float
-    """Seconds since 1970."""
-    event: int | None = None
-    """64 bits, made of the event that came with the key; None if version 0.1.0 remembered it, which did not look."""
 
 
 def insert(transaction: Transaction, keys: Sequence[DuplicateKey]) -> None:

@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from forwarder.attribute import LearnedType, Place
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, schema
-from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.database.connection import Transaction
-from forwarder.database.dead_letters import DeadLetter
-from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.marks import Mark
-from forwarder.event import Event
+from forwarder.event import DeadLetter, DuplicateKey, Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024

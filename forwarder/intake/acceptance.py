@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, NamedTuple
 
+from forwarder.attribute import LearnedType, Place
 from forwarder.attribute_types.guard import AttributeTypes, Judged
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
-from forwarder.database.attribute_types import LearnedType, Place
-from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.event import Clock, Event
+from forwarder.event import Clock, DuplicateKey, Event
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements

@@ -8,10 +8,9 @@ from typing import Annotated, ClassVar, Final
 import orjson
 from msgspec import Meta
 
+from forwarder.attribute import MAX_ATTRIBUTE_BYTES, Place, TypeChanges, is_nameable
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.attribute_types.known import TooManyTypesError
-from forwarder.database.attribute_types import Place, TypeChanges
-from forwarder.growlytics.attribute_values import MAX_ATTRIBUTE_BYTES, is_nameable
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.http.messages import Answer
 from forwarder.intake import answers

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Final
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from forwarder.database.dead_letters import DeadLetter
 from forwarder.dead_letters import MAX_LETTERS, DeadLetters
+from forwarder.event import DeadLetter
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Id, Operation, Operations, Question

@@ -15,8 +15,7 @@ from typing import Final, Literal, NamedTuple
 
 import orjson
 
-from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.event import Clock
+from forwarder.event import Clock, DuplicateKey
 from forwarder.settings import IntakeSettings
 
 _EVENT_BITS: Final = 64

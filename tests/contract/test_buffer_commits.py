@@ -11,8 +11,7 @@ from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.buffer.reading import READ_BYTES, READ_EVENTS
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Transaction
-from forwarder.database.dead_letters import DeadLetter
-from forwarder.event import Event, EventIds
+from forwarder.event import DeadLetter, Event, EventIds
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
 from tests.contract.conftest import Kind, OpenBuffer, database_of

@@ -14,16 +14,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.turns import MAX_RETRY_AFTER_SECONDS, SLACK_SECONDS
 from forwarder.database import dead_letters as stored_letters
-from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import Database
-from forwarder.database.dead_letters import DeadLetter
-from forwarder.event import Event
+from forwarder.event import DeadLetter, Event
 from forwarder.observing.receipts import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings

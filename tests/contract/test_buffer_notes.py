@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from forwarder.attribute import LearnedType, TypeChanges
 from forwarder.buffer.base import NO_NOTES, Buffer, Full, NeverFits, Notes, Stored
-from forwarder.database.attribute_types import LearnedType, TypeChanges
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
 from tests.contract.conftest import Kind, OpenBuffer, database_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from forwarder.attribute import Place, TypeChanges
 from forwarder.attribute_types.guard import AttributeTypes
-from forwarder.database.attribute_types import Place, TypeChanges
 from forwarder.database.connection import UnavailableError
 from forwarder.intake.attribute_type_routes import NOTE_SECONDS, AttributeTypeRoutes
 from forwarder.intake.operations import Asked

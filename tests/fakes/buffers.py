@@ -7,10 +7,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
 
+from forwarder.attribute import TypeChanges
 from forwarder.buffer.base import NO_NOTES, Buffer, Ledger, Notes, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.database.attribute_types import TypeChanges
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.receipts import Receipts
 from forwarder.observing.telemetry import Telemetry

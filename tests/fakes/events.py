@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from itertools import count
 
+from forwarder.attribute import LearnedType
 from forwarder.buffer.base import Notes
-from forwarder.database.attribute_types import LearnedType
-from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.event import Event
+from forwarder.event import DuplicateKey, Event
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import AttributeType
 

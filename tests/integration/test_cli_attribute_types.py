@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from forwarder.attribute import Place
 from forwarder.attribute_types import types_file
 from forwarder.cli import main
-from forwarder.database.attribute_types import Place
 from tests.fakes.attribute_events import event
 from tests.fakes.attribute_type_daemon import AttributeTypeDaemon, attribute_type_daemon
 from tests.fakes.commands import exit_code, finish, run, start

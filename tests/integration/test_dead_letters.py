@@ -13,6 +13,7 @@ import pytest
 
 from forwarder.app import App
 from forwarder.database import dead_letters
+from forwarder.event import DeadLetter
 from forwarder.sandbox.faults import Faults
 from forwarder.sandbox.server import Sandbox
 from forwarder.settings import (
@@ -357,7 +358,7 @@ async def test_an_event_that_the_contract_of_today_refuses_stays_a_dead_letter(t
             (letter,) = dead_letters.find(transaction, [int(event_id)], max_bytes=1000)
             dead_letters.remove(transaction, [int(event_id)])
             spoilt = type(letter.event)(letter.event.id, "c", "n", b'{"name": 5}', letter.event.accepted_at)
-            again = dead_letters.DeadLetter(spoilt, "rejected", 422, b"", 1, 1.0, 2.0)
+            again = DeadLetter(spoilt, "rejected", 422, b"", 1, 1.0, 2.0)
             dead_letters.insert(transaction, [again], max_events=10, max_bytes=1000)
 
         await system.app._database.run(break_it)

@@ -13,6 +13,7 @@ from forwarder.buffer.fates import Delivered
 from forwarder.database import dead_letters
 from forwarder.database.connection import Database, Transaction
 from forwarder.database.ledger import AlteredError
+from forwarder.event import DeadLetter
 from forwarder.settings import BufferSettings
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids
@@ -180,7 +181,7 @@ async def test_dead_letters_are_read_up_to_a_size(tmp_path: Path) -> None:
     make = EventMaker()
     database = Database(None)
     await database.open()
-    letters = [dead_letters.DeadLetter(make("c", size_bytes=1000), "rejected", 422, b"", 1, 1.0, 1.0) for _ in range(5)]
+    letters = [DeadLetter(make("c", size_bytes=1000), "rejected", 422, b"", 1, 1.0, 1.0) for _ in range(5)]
     await database.run(lambda each: dead_letters.insert(each, letters, max_events=10, max_bytes=1 << 20))
     found = await database.run(
         lambda each: dead_letters.find(each, [letter.event.id for letter in letters], max_bytes=2500)

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.attribute import LearnedType
 from forwarder.buffer.base import Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.space import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
 from forwarder.database import attribute_types, duplicate_keys
-from forwarder.database.attribute_types import LearnedType
-from forwarder.database.duplicate_keys import DuplicateKey
-from forwarder.event import Event
+from forwarder.event import DuplicateKey, Event
 from forwarder.intake.datagram import MAX_PENDING_BYTES
 from forwarder.settings import BufferSettings, DeadLettersSettings, Settings
 from tests.fakes.databases import inline_database

@@ -14,10 +14,10 @@ from forwarder.buffer import commits
 from forwarder.buffer.base import NO_NOTES, Notes, Stored, Unavailable
 from forwarder.buffer.batch import Batch
 from forwarder.buffer.fates import Delivered
-from forwarder.database import duplicate_keys, events, schema
+from forwarder.database import events, schema
 from forwarder.database.connection import DamagedError, Job, Transaction
 from forwarder.database.ledger import AlteredError
-from forwarder.event import Event
+from forwarder.event import DuplicateKey, Event
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, ids, keys_of, learned, notes_of
 
@@ -443,7 +443,7 @@ async def test_a_bug_is_told_to_who_waits_for_a_note(tmp_path: Path) -> None:
 
 async def test_what_is_recalled_is_read_fast(tmp_path: Path) -> None:
     """100,000 keys and 10,000 types; the time is printed, and the bound is of what the processor works."""
-    keys = tuple(duplicate_keys.DuplicateKey(number, number.to_bytes(16, "big"), 1e9) for number in range(100_000))
+    keys = tuple(DuplicateKey(number, number.to_bytes(16, "big"), 1e9) for number in range(100_000))
     types = {(f"event {number % 100}", f"attribute {number}"): learned() for number in range(10_000)}
     await written(tmp_path, [], Notes(types, keys))
     async with open_disk(tmp_path, serve=False) as disk:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from forwarder import words
+from forwarder.attribute import LearnedType
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import NO_NOTES, Full, NeverFits, Notes, PutAnswer, Stored, Unavailable
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.database.attribute_types import LearnedType
 from forwarder.event import Event
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.intake.acceptance import Acceptance, Accepted, Acceptor

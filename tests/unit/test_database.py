@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.attribute import LearnedType
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, salvage, schema
-from forwarder.database.attribute_types import LearnedType
 from forwarder.database.connection import (
     Committed,
     DamagedError,
@@ -21,13 +21,11 @@ from forwarder.database.connection import (
     give_back_space,
     is_sound,
 )
-from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
-from forwarder.database.duplicate_keys import DuplicateKey
 from forwarder.database.events import Read, RowCount
 from forwarder.database.ledger import AlteredError
 from forwarder.database.marks import Mark
-from forwarder.event import Event
+from forwarder.event import DeadLetter, DuplicateKey, Event
 from tests.fakes.events import EventMaker, ids, keys_of, learned
 
 MIB = 1024 * 1024

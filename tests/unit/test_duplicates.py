@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from forwarder.database.duplicate_keys import DuplicateKey
+from forwarder.event import DuplicateKey
 from forwarder.growlytics import json_text
 from forwarder.intake.duplicates import DuplicateKeys, Key, key_of
 from forwarder.settings import IntakeSettings

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from forwarder.attribute import LearnedType, Place
 from forwarder.attribute_types.known import AGE_SECONDS, KnownTypes
-from forwarder.database.attribute_types import LearnedType, Place
 
 NOW = 1e9
 

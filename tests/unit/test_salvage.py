@@ -12,9 +12,8 @@ import pytest
 
 from forwarder.database import dead_letters, events, ledger, salvage, schema
 from forwarder.database.connection import DamagedError, Database, Transaction
-from forwarder.database.dead_letters import DeadLetter
 from forwarder.database.salvage import DamagedFile, Found, Salvage
-from forwarder.event import Event
+from forwarder.event import DeadLetter, Event
 from tests.fakes.databases import close_after_test
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids

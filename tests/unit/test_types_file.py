@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forwarder.attribute import Place, is_nameable
 from forwarder.attribute_types.types_file import MAX_FILE_BYTES, MAX_PROBLEMS, TypesFileError, parse, read, text
-from forwarder.database.attribute_types import Place
-from forwarder.growlytics.attribute_values import is_nameable
 from forwarder.words import AttributeType
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -1,4 +1,6 @@
-"""What types the values of attributes have, and which values say the same in another type. Pure.
+"""Attributes of events: the types of their values, which values say the same in another type, and learned types. Pure.
+
+Everybody may import this module; it imports only `words` of the project.
 
 On the wire a Date is a string, so that a string is a date if it looks like one: RFC 3339, `YYYY-MM-DD` or
 `YYYY-MM-DD HH:mm:ss`. How Growlytics tells them apart is not documented; hence string for date, or the reverse, is never
@@ -9,12 +11,31 @@ an exponent, and can tell it from its neighbours: `3` and `"3"`, but not `"3.0"`
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
 from forwarder.words import AttributeType
 
 Value = str | int | float | bool
+Place = tuple[str, str]
+"""The name of events, and the name of an attribute of theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedType:
+    """The type that an attribute had first."""
+
+    type: AttributeType
+    first_seen: float
+    """Seconds since 1970."""
+    seen_again: bool = False
+    """Whether the attribute came more than once, so that it is likely to come again."""
+
+
+TypeChanges = Mapping[Place, LearnedType | None]
+"""The types that were learned; None where one is forgotten."""
 
 TYPE_OF: Final[dict[type, AttributeType]] = {str: "string", int: "number", float: "number", bool: "boolean"}
 """Of Python's types; but a string may be a date."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.growlytics.attribute_values import Value, converted, is_nameable, is_soft, type_of
+from forwarder.attribute import Value, converted, is_nameable, is_soft, type_of
 from forwarder.words import AttributeType
 
 MAX_SAFE = 2**53 - 1
