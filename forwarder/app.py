@@ -32,8 +32,6 @@ from contextlib import AsyncExitStack
 from forwarder import __version__
 from forwarder.admin import Admin
 from forwarder.ages import Ages, machine_seconds
-from forwarder.database.elsewhere import look_elsewhere
-from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.draining import drain
 from forwarder.event import Clock, EventIds
@@ -43,7 +41,7 @@ from forwarder.intake.operations import looking
 from forwarder.live_settings import LiveSettings
 from forwarder.observing.receipts import Receipts
 from forwarder.observing.telemetry import Telemetry
-from forwarder.parts import Intakes, make_buffer, make_database, open_admin
+from forwarder.parts import BufferMaker, Intakes, make_buffer, open_admin, tell_of_events_elsewhere
 from forwarder.sampling import Sampling
 from forwarder.settings import Settings, ShutdownSettings, shown
 from forwarder.status import Status
@@ -60,10 +58,12 @@ class App:
         load: Callable[[], Settings] | None = None,
         wall: Clock = time.time,
         steady: Clock = machine_seconds,
+        make_buffer: BufferMaker = make_buffer,
     ) -> None:
         """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError.
 
-        `wall` gives seconds since 1970 and may jump, `steady` seconds since any beginning, and may not.
+        `wall` gives seconds since 1970 and may jump, `steady` seconds since any beginning, and may not. `make_buffer`
+        makes the store of events.
         """
         loop = asyncio.get_running_loop()
         self._ages = Ages(wall=wall, steady=steady)
@@ -75,17 +75,14 @@ class App:
         self._receipts = Receipts(settings.receipts, clock=wall)
         self._ids = EventIds()
         self._knowledge = knowledge = Knowledge(settings, wall=wall, ages=self._ages, telemetry=self.telemetry)
-        self._database = make_database(settings)
         self.buffer = make_buffer(
             settings,
-            self._database,
             telemetry=self.telemetry,
             receipts=self._receipts,
             clock=self._clock,
             ids=self._ids,
             remembered=knowledge.remembered,
         )
-        self.dead_letters = DeadLetters(self._database, telemetry=self.telemetry)
         self._client = GrowlyticsClient(settings.growlytics)
         self.delivery = Delivery(
             settings.delivery,
@@ -112,7 +109,6 @@ class App:
             reloading=self._live.reloading,
             buffer=self.buffer,
             delivery=self.delivery,
-            dead_letters=self.dead_letters,
             types=knowledge.types,
             sampling=self._sampling,
             receipts=self._receipts,
@@ -124,7 +120,6 @@ class App:
             settings,
             knowledge=knowledge,
             buffer=self.buffer,
-            dead_letters=self.dead_letters,
             receipts=self._receipts,
             ids=self._ids,
             ages=self._ages,
@@ -176,15 +171,13 @@ class App:
         # What is opened first is closed last: /metrics shows the drain to its end.
         self._opened.push_async_callback(self._admin.close)
         self._admin_address = await open_admin(self._admin, self._live.now.admin.http)
-        await self._tell_of_events_elsewhere()
-        self._opened.push_async_callback(self._database.close)
-        await self._database.open()
+        await tell_of_events_elsewhere(self._live.now, telemetry=self.telemetry)
         self._opened.push_async_callback(self.buffer.close)
         try:
             await self.buffer.open()
         finally:
             self._status.begin()
-        self._ids.rise_above(self._database.ledger["last_id"])
+        self._ids.rise_above(self.buffer.last_id)
         await self._knowledge.recall(self.buffer)
         self._opened.push_async_callback(self._client.close)
         await self._client.open()
@@ -237,10 +230,6 @@ class App:
     def _use_access(self, settings: Settings) -> None:
         self._intakes.use(settings)
         self._admin.use(settings.intake)
-
-    async def _tell_of_events_elsewhere(self) -> None:
-        for each in await look_elsewhere(self._live.now.buffer):
-            self.telemetry.events_left_behind(str(each.directory), events=each.events, in_use=each.in_use)
 
     async def _shut_down(self) -> None:
         self.state = "stopping"

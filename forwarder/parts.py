@@ -1,10 +1,10 @@
-"""Makes the database, the buffer and the intakes that the settings choose; opens all listeners. Called by `app.py` alone."""
+"""Makes the buffer and the intakes that the settings choose; opens all listeners. Called by `app.py` alone."""
 
 import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 from forwarder.admin import Admin
 from forwarder.ages import Ages
@@ -13,7 +13,7 @@ from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.space import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
-from forwarder.dead_letters import DeadLetters
+from forwarder.database.elsewhere import look_elsewhere
 from forwarder.event import Clock, EventIds, by_customer, each_alone
 from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
 from forwarder.http.connections import Bodies
@@ -37,10 +37,66 @@ _HELD_PER_PARSED: Final = 4
 """All large bodies together, still coming or waiting to be parsed, may take so many times `intake.max_parsing_bytes`."""
 
 
-def make_database(settings: Settings) -> Database:
-    """Return the database of a buffer on disk, or one in memory that keeps only dead letters and counters."""
-    if settings.buffer.kind == "memory":
-        return Database(None)
+class BufferMaker(Protocol):
+    """Makes the store of events. `clock` is the event loop's, in seconds; `ids` gives rising ids.
+
+    `remembered` returns what intake remembers, which a new file in the place of a damaged one must have.
+    """
+
+    def __call__(
+        self,
+        settings: Settings,
+        *,
+        telemetry: Telemetry,
+        receipts: Receipts,
+        clock: Clock,
+        ids: EventIds,
+        remembered: Callable[[], Notes],
+    ) -> Buffer:
+        """Return the store, which is not open yet."""
+        ...
+
+
+def make_buffer(
+    settings: Settings,
+    *,
+    telemetry: Telemetry,
+    receipts: Receipts,
+    clock: Clock,
+    ids: EventIds,
+    remembered: Callable[[], Notes],
+) -> Buffer:
+    """Return the buffer that the settings choose: see BufferMaker."""
+    lane_of = by_customer if settings.delivery.order == "customer" else each_alone
+    match settings.buffer.kind:
+        case "disk":
+            return DiskBuffer(
+                settings.buffer,
+                dead_letters=settings.dead_letters,
+                database=_database(settings),
+                telemetry=telemetry,
+                receipts=receipts,
+                clock=clock,
+                next_id=ids.__next__,
+                lane_of=lane_of,
+                remembered=remembered,
+            )
+        case "memory":
+            return MemoryBuffer(
+                settings.buffer,
+                dead_letters=settings.dead_letters,
+                database=Database(None),
+                telemetry=telemetry,
+                receipts=receipts,
+                clock=clock,
+                lane_of=lane_of,
+            )
+        case _:
+            assert_never(settings.buffer.kind)
+
+
+def _database(settings: Settings) -> Database:
+    """Return the database of a buffer on disk."""
     return Database(
         Path(settings.buffer.directory),
         fsync=settings.buffer.fsync,
@@ -56,55 +112,21 @@ def make_database(settings: Settings) -> Database:
     )
 
 
-def make_buffer(
-    settings: Settings,
-    database: Database,
-    *,
-    telemetry: Telemetry,
-    receipts: Receipts,
-    clock: Clock,
-    ids: EventIds,
-    remembered: Callable[[], Notes],
-) -> Buffer:
-    """Return the buffer. `clock` is the event loop's; `remembered` returns what a new database file must have again."""
-    lane_of = by_customer if settings.delivery.order == "customer" else each_alone
-    match settings.buffer.kind:
-        case "disk":
-            return DiskBuffer(
-                settings.buffer,
-                dead_letters=settings.dead_letters,
-                database=database,
-                telemetry=telemetry,
-                receipts=receipts,
-                clock=clock,
-                next_id=ids.__next__,
-                lane_of=lane_of,
-                remembered=remembered,
-            )
-        case "memory":
-            return MemoryBuffer(
-                settings.buffer,
-                dead_letters=settings.dead_letters,
-                database=database,
-                telemetry=telemetry,
-                receipts=receipts,
-                clock=clock,
-                lane_of=lane_of,
-            )
-        case _:
-            assert_never(settings.buffer.kind)
+async def tell_of_events_elsewhere(settings: Settings, *, telemetry: Telemetry) -> None:
+    """Log which directories hold events that this process will not deliver. To be called before the buffer is opened."""
+    for each in await look_elsewhere(settings.buffer):
+        telemetry.events_left_behind(str(each.directory), events=each.events, in_use=each.in_use)
 
 
 class Intakes:
     """The ways in: all are made, and those are opened that the settings name."""
 
-    def __init__(  # noqa: PLR0913 - the composition root names each of them
+    def __init__(
         self,
         settings: Settings,
         *,
         knowledge: Knowledge,
         buffer: Buffer,
-        dead_letters: DeadLetters,
         receipts: Receipts,
         ids: EventIds,
         ages: Ages,
@@ -123,7 +145,6 @@ class Intakes:
             clock=ages.wall,
         )
         replayer = Replayer(
-            dead_letters=dead_letters,
             elements=knowledge.elements,
             buffer=buffer,
             receipts=receipts,
@@ -133,7 +154,7 @@ class Intakes:
         )
         operations = {
             **looking,
-            **DeadLetterRoutes(dead_letters, replayer).operations,
+            **DeadLetterRoutes(buffer.dead_letters, replayer).operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
         bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)

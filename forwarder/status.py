@@ -6,7 +6,6 @@ import time
 from forwarder import __version__
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
-from forwarder.dead_letters import DeadLetters
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock
 from forwarder.observing.gauges import Gauges
@@ -27,7 +26,6 @@ class Status:
         reloading: Reloading,
         buffer: Buffer,
         delivery: Delivery,
-        dead_letters: DeadLetters,
         types: AttributeTypes,
         sampling: Sampling,
         receipts: Receipts,
@@ -38,7 +36,6 @@ class Status:
         self._reloading = reloading
         self._buffer = buffer
         self._delivery = delivery
-        self._dead_letters = dead_letters
         self._types = types
         self._sampling = sampling
         self._receipts = receipts
@@ -74,15 +71,15 @@ class Status:
     async def receipt(self, event_id: int) -> dict[str, object] | None:
         """Return where an event is, or what became of it; None if nobody knows. Times are in seconds since 1970.
 
-        Raises UnavailableError or DamagedError when the disk fails.
+        Raise BufferUnavailableError if the buffer cannot tell.
         """
         if (ended := self._receipts.find(event_id)) is not None:
             return dict(ended)
         if (until := self._delivery.parked_until(event_id)) is not None:
             return {"state": "parked", "until": self._wall() + until - self._clock()}
-        if await self._buffer.holds(event_id):
+        if await self._buffer.contains(event_id):
             return {"state": "buffered"}
-        found = await self._dead_letters.find([event_id])
+        found = await self._buffer.dead_letters.find([event_id])
         return {"state": "dead_letter", "at": found[0].last_attempt_at, "reason": found[0].reason} if found else None
 
     def content(self, state: DaemonState) -> dict[str, object]:
@@ -116,8 +113,8 @@ class Status:
             },
             "holds": self._described_holds(),
             "dead_letters": {
-                "events": self._dead_letters.events,
-                "bytes": self._dead_letters.bytes,
+                "events": self._buffer.dead_letters.events,
+                "bytes": self._buffer.dead_letters.bytes,
                 "max_events": settings.dead_letters.max_events,
                 "max_bytes": settings.dead_letters.max_bytes,
             },
@@ -176,7 +173,7 @@ class Status:
             full_seconds=forecast.full_seconds,
             drain_seconds=forecast.drain_seconds,
             unaccounted=self._buffer.ledger().unaccounted,
-            dead_letters=self._dead_letters.events,
+            dead_letters=self._buffer.dead_letters.events,
         )
 
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from forwarder.attribute import TypeChanges
 from forwarder.buffer.fates import Fate
-from forwarder.event import DuplicateKey, Event
+from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
 from forwarder.words import DeadReason, DropReason, Intake, WhenFull
 
 
@@ -46,6 +46,14 @@ class Unavailable:
 
 
 PutAnswer = Stored | Full | NeverFits | Unavailable
+
+MAX_LETTERS: Final = 1000
+"""How many dead letters may be read or changed at once."""
+MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
+
+
+class BufferUnavailableError(Exception):
+    """The store does not answer, or its disk fails. Nothing has changed, and the call may be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +108,55 @@ class Occupancy:
     """Seconds since 1970; None when it is empty. Earlier than it was, at times, while that event is on disk only."""
 
 
+class DeadLetters(Protocol):
+    """The dead letters of a buffer. Its acks write them, and remove the oldest beyond the bounds of the settings.
+
+    The methods raise BufferUnavailableError.
+    """
+
+    @property
+    def events(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """How much they count against `dead_letters.max_bytes`."""
+        ...
+
+    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
+        """Read up to `max_letters`, 1 to `MAX_LETTERS`, oldest first; fewer, but at least one, if they are large."""
+        ...
+
+    async def find(self, ids: Sequence[int], *, max_bytes: int = MAX_PAGE_BYTES) -> list[DeadLetter]:
+        """Read those of these ids that there are; none after those that go beyond `max_bytes`."""
+        ...
+
+    async def purge(self, ids: Sequence[int]) -> list[int]:
+        """Remove those of these ids that there are, for good, and return their ids."""
+        ...
+
+
 class Buffer(Protocol):
     """A bounded store of accepted events."""
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """Those that its acks have written."""
+        ...
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether what is in it stays there when this process ends."""
+        ...
+
+    @property
+    def last_id(self) -> int:
+        """The highest id that an event ever had in it, or 0; known once it is open. New ids must be higher."""
+        ...
+
     async def open(self) -> None:
-        """Get ready. What was buffered before is there, but need not be read yet."""
+        """Get ready. What was buffered before is there, but need not be read yet. `close` is due in any case."""
         ...
 
     async def serve(self) -> None:
@@ -226,8 +278,8 @@ class Buffer(Protocol):
         """Let everything that was released be taken at once, as if its time had come."""
         ...
 
-    async def holds(self, event_id: int) -> bool:
-        """Return whether the event is in."""
+    async def contains(self, event_id: int) -> bool:
+        """Return whether the event is in. Raise BufferUnavailableError if that cannot be read."""
         ...
 
     def use(self, when_full: WhenFull) -> None:

@@ -21,6 +21,7 @@ from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occu
 from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.bringing import Bringing
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
+from forwarder.buffer.dead_letters import DatabaseDeadLetters, asked
 from forwarder.buffer.declined import Declined
 from forwarder.buffer.fates import Dropped, Fate
 from forwarder.buffer.marking import Marking
@@ -49,11 +50,13 @@ WINDOW_BYTES: Final = 6 * 1024 * 1024
 
 
 class DiskBuffer:
-    """A Buffer in a database on disk. `clock` is the event loop's, in seconds; `next_id` gives rising ids.
+    """A Buffer in a database on disk, opened with it. `clock` is the event loop's, in seconds; `next_id` gives rising ids.
 
     `remembered` gives all that intake remembers now, for a new file in the place of a damaged one. A key must not be in it
     before the put of its event has answered `Stored`, or it might outlive an event that never was.
     """
+
+    outlives_process = True
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -72,13 +75,14 @@ class DiskBuffer:
         self._settings = settings
         self._when_full = settings.when_full
         self._database = database
+        self.dead_letters = DatabaseDeadLetters(database, telemetry=telemetry)
         self._telemetry = telemetry
         self._settling = Settling(telemetry, receipts)
         self._clock = clock
         self._ordering = Ordering(max_aside_bytes=window_bytes, lane_of=lane_of)
         self._taken: dict[int, Event] = {}
         self._news = News(clock)
-        self._closed = False
+        self._is_open = False
         self._is_lost = False
         """Whether the file had no place any more at the end."""
         self._declined = Declined(telemetry.tally)
@@ -113,11 +117,13 @@ class DiskBuffer:
         database.on_damaged = self._restore
 
     async def open(self) -> None:
-        """See Buffer. Nothing but the ledger, the first row and what is marked is read. Raises DirectoryError.
+        """See Buffer. Nothing but the ledger, the first row and what is marked is read.
 
-        The database must be open.
+        Raise DirectoryError or DirectoryInUseError if the directory cannot be used.
         """
         self._loop = asyncio.get_running_loop()
+        await self._database.open()
+        self._is_open = True
         assert self._database.directory is not None
         if self._database.lacks_file:
             self._commits.lacks_room(UnavailableError("the disk is full, so there is no file yet"))
@@ -300,11 +306,16 @@ class DiskBuffer:
         self._ordering.end_rests()
         self._news.tell()
 
-    async def holds(self, event_id: int) -> bool:
+    async def contains(self, event_id: int) -> bool:
         """See Buffer."""
         if event_id in self._taken:
             return True
-        return await self._database.run(lambda transaction: rows.is_held(transaction, event_id))
+        return await asked(self._database, lambda transaction: rows.is_held(transaction, event_id))
+
+    @property
+    def last_id(self) -> int:
+        """See Buffer."""
+        return self._database.ledger["last_id"]
 
     def use(self, when_full: WhenFull) -> None:
         """See Buffer."""
@@ -352,17 +363,23 @@ class DiskBuffer:
         return self._database.ledger["dead_letters"] if self._is_lost else 0
 
     async def close(self) -> None:
-        """See Buffer. The database is closed by who opened it."""
-        if not self._closed:
-            self._closed = True
-            self._news.close()
-            self._note_declined()
-            await self._commits.flush()
-            if not await self._upkeep.look():
-                self._is_lost = True
-                self._telemetry.events_dropped(self._database.ledger["buffered"], reason="shutdown")
-                self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
-            self._commits.close()
+        """See Buffer."""
+        try:
+            if self._is_open:
+                self._is_open = False
+                await self._write_the_rest()
+        finally:
+            await self._database.close()
+
+    async def _write_the_rest(self) -> None:
+        self._news.close()
+        self._note_declined()
+        await self._commits.flush()
+        if not await self._upkeep.look():
+            self._is_lost = True
+            self._telemetry.events_dropped(self._database.ledger["buffered"], reason="shutdown")
+            self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
+        self._commits.close()
 
     def _write_declined(self) -> None:
         self._note_declined()

@@ -13,6 +13,7 @@ from itertools import chain
 
 from forwarder.attribute import TypeChanges
 from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
+from forwarder.buffer.dead_letters import DatabaseDeadLetters
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.buffer.settling import Settling
@@ -29,7 +30,10 @@ from forwarder.words import DEAD_REASONS, DROP_REASONS, Intake, WhenFull
 
 
 class MemoryBuffer:
-    """A Buffer in memory. `clock` is the event loop's, in seconds; `database` is one in memory, too."""
+    """A Buffer in memory. `clock` is the event loop's, in seconds; `database`, one in memory too, is opened with it."""
+
+    outlives_process = False
+    last_id = 0
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class MemoryBuffer:
         self._when_full = settings.when_full
         self._bounds = dead_letters
         self._database = database
+        self.dead_letters = DatabaseDeadLetters(database, telemetry=telemetry)
         self._telemetry = telemetry
         self._settling = Settling(telemetry, receipts)
         self._clock = clock
@@ -63,6 +68,7 @@ class MemoryBuffer:
 
     async def open(self) -> None:
         """See Buffer."""
+        await self._database.open()
 
     async def serve(self) -> None:
         """See Buffer. There is nothing to do."""
@@ -238,7 +244,7 @@ class MemoryBuffer:
         self._ordering.end_rests()
         self._news.tell()
 
-    async def holds(self, event_id: int) -> bool:
+    async def contains(self, event_id: int) -> bool:
         """See Buffer."""
         return event_id in self._taken or any(event.id == event_id for event in self._ordering)
 
@@ -299,6 +305,7 @@ class MemoryBuffer:
         lost = self._database.ledger["dead_letters"] - self._dead_letters_lost
         self._telemetry.dead_letters_evicted(lost, reason="shutdown")
         self._dead_letters_lost += lost
+        await self._database.close()
 
     def _fits(self, events: int, size: int) -> bool:
         return self._events + events <= self._settings.max_events and self._bytes + size <= self._settings.max_bytes

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Final
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from forwarder.dead_letters import MAX_LETTERS, DeadLetters
+from forwarder.buffer.base import MAX_LETTERS, DeadLetters
 from forwarder.event import DeadLetter
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
@@ -97,7 +97,8 @@ class DeadLetterRoutes:
 
     async def _purge(self, asked: Asked) -> Answer:
         ids = _Change.of_body(asked.body).numbers
-        purged = set(await self._dead_letters.purge(ids))
+        async with self._replayer.changing:
+            purged = set(await self._dead_letters.purge(ids))
         return answers.content({"purged": len(purged), "missing": [str(each) for each in ids if each not in purged]})
 
 

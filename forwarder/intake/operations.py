@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 import msgspec
 
-from forwarder.database.connection import DamagedError, UnavailableError
+from forwarder.buffer.base import BufferUnavailableError
 from forwarder.growlytics import json_text
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
@@ -82,7 +82,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that can be asked for. `answer` raises RefusedError, and UnavailableError or DamagedError as the buffer."""
+    """One thing that can be asked for. `answer` raises RefusedError, and BufferUnavailableError as the buffer."""
 
     method: Literal["GET", "POST"]
     answer: Callable[[Asked], Awaitable[Answer]]
@@ -97,7 +97,7 @@ class Operation:
             return await self.answer(asked)
         except RefusedError as error:
             return error.answer
-        except (UnavailableError, DamagedError):
+        except BufferUnavailableError:
             return answers.refusal("buffer_unavailable")
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Stored, Unavailable
-from forwarder.dead_letters import DeadLetters
 from forwarder.event import Clock, Event
 from forwarder.growlytics.contract import Conforming, Refused
 from forwarder.intake.elements import Elements
@@ -38,7 +37,6 @@ class Replayer:
     def __init__(
         self,
         *,
-        dead_letters: DeadLetters,
         elements: Elements,
         buffer: Buffer,
         receipts: Receipts,
@@ -47,7 +45,8 @@ class Replayer:
         max_bytes: int,
     ) -> None:
         self._max_bytes = max_bytes
-        self._dead_letters = dead_letters
+        self.changing = asyncio.Lock()
+        """Held by who reads dead letters in order to change them."""
         self._elements = elements
         self._buffer = buffer
         self._receipts = receipts
@@ -55,15 +54,15 @@ class Replayer:
         self._clock = clock
 
     async def replay(self, ids: Sequence[int], *, dry_run: bool) -> Replayed | Full | NeverFits | Unavailable:
-        """Move the dead letters with these ids, all that can be or none. Raises as DeadLetters does.
+        """Move the dead letters with these ids, all that can be or none. Raise BufferUnavailableError.
 
         Being cancelled does not stop it: until it is known what was moved, nobody else may try.
         """
         return await asyncio.shield(asyncio.create_task(self._replay(ids, dry_run=dry_run), name="replay"))
 
     async def _replay(self, ids: Sequence[int], *, dry_run: bool) -> Replayed | Full | NeverFits | Unavailable:
-        async with self._dead_letters.changing:
-            letters = await self._dead_letters.find(ids, max_bytes=self._max_bytes)
+        async with self.changing:
+            letters = await self._buffer.dead_letters.find(ids, max_bytes=self._max_bytes)
             if len(letters) > 1 and sum(letter.event.size_bytes for letter in letters) > self._max_bytes:
                 return NeverFits()
             good: list[tuple[Event, Conforming]] = []

@@ -57,7 +57,6 @@ class Options:
 
 async def _open_memory(options: Options, telemetry: Telemetry, _: Path) -> tuple[Buffer, CountingDatabase]:
     database = CountingDatabase(None)
-    await database.open()
     buffer = MemoryBuffer(
         options.buffer,
         dead_letters=options.dead_letters,
@@ -66,6 +65,7 @@ async def _open_memory(options: Options, telemetry: Telemetry, _: Path) -> tuple
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
         clock=asyncio.get_running_loop().time,
     )
+    await buffer.open()
     return buffer, database
 
 
@@ -73,9 +73,7 @@ async def _open_disk(
     options: Options, telemetry: Telemetry, directory: Path, *, window_bytes: int = WINDOW_BYTES
 ) -> tuple[Buffer, CountingDatabase]:
     database = CountingDatabase(directory)
-    await database.open()
     ids = EventIds()
-    ids.rise_above(database.ledger["last_id"])
     buffer = DiskBuffer(
         options.buffer,
         dead_letters=options.dead_letters,
@@ -87,6 +85,7 @@ async def _open_disk(
         window_bytes=window_bytes,
     )
     await buffer.open()
+    ids.rise_above(buffer.last_id)
     return buffer, database
 
 
@@ -152,7 +151,6 @@ class Originals:
 
     async def close(self) -> None:
         await self.inner.close()
-        await self.database.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

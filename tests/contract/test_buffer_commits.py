@@ -113,15 +113,15 @@ async def test_a_buffer_that_does_not_outlive_its_close_says_how_many_dead_lette
 
 async def test_it_holds_an_event_from_the_put_to_the_ack(buffer: Buffer, make: EventMaker) -> None:
     events = make.of("aab")
-    assert not await buffer.holds(1)
+    assert not await buffer.contains(1)
     await put(buffer, events)
-    assert [await buffer.holds(number) for number in (0, 1, 2, 3, 4)] == [False, True, True, True, False]
+    assert [await buffer.contains(number) for number in (0, 1, 2, 3, 4)] == [False, True, True, True, False]
     taken = await take(buffer)
-    assert [await buffer.holds(number) for number in (1, 2, 3)] == [True, True, True]
+    assert [await buffer.contains(number) for number in (1, 2, 3)] == [True, True, True]
     await release(buffer, taken[:1], rest_seconds=LONG_REST_SECONDS)
     await ack(buffer, taken[1:2])
     await ack(buffer, taken[2:], REJECTED)
-    assert [await buffer.holds(number) for number in (1, 2, 3)] == [True, False, False]
+    assert [await buffer.contains(number) for number in (1, 2, 3)] == [True, False, False]
 
 
 # Cancelled callers

@@ -55,7 +55,7 @@ async def test_what_is_found_marked_is_a_dead_letter_and_never_comes(
     assert ledger.dead_lettered == {"rejected": 0, "expired": 0, "ambiguous": 2}
     assert (ledger.accepted, ledger.buffered, ledger.unaccounted) == (4, 2, 0)
     assert counted(telemetry, "events_dead_lettered_total", reason="ambiguous") == 2
-    assert not await again.holds(2)
+    assert not await again.contains(2)
 
 
 async def test_it_becomes_that_once(kind: Kind, open_buffer: OpenBuffer, buffer: Buffer, make: EventMaker) -> None:

@@ -192,8 +192,8 @@ async def test_an_event_whose_ack_has_begun_leaves_with_its_fate(listener: Liste
     await listener.buffer.settle_acks()
     assert sorted(event.id for event in listener.left) == [delivered.id, rejected.id]
     assert listener.buffer.ledger() == ledger_of(accepted=3, delivered=1, dead_lettered=1, buffered=1)
-    assert not await listener.buffer.holds(delivered.id)
-    assert await listener.buffer.holds(kept.id)
+    assert not await listener.buffer.contains(delivered.id)
+    assert await listener.buffer.contains(kept.id)
 
 
 async def test_the_listener_is_told_which_events_have_left_although_nobody_settles(

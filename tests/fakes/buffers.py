@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Buffer, Ledger, Notes, Occupancy, PutAnswer
+from forwarder.buffer.base import NO_NOTES, Buffer, DeadLetters, Ledger, Notes, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Clock, Event, LaneOf, by_customer
@@ -75,11 +75,23 @@ class ObservedBuffer:
     async def serve(self) -> None:
         await self.inner.serve()
 
-    async def holds(self, event_id: int) -> bool:
-        return await self.inner.holds(event_id)
+    async def contains(self, event_id: int) -> bool:
+        return await self.inner.contains(event_id)
 
     def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
         self.inner.use(when_full)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return self.inner.dead_letters
+
+    @property
+    def outlives_process(self) -> bool:
+        return self.inner.outlives_process
+
+    @property
+    def last_id(self) -> int:
+        return self.inner.last_id
 
     @property
     def available(self) -> bool:

@@ -117,11 +117,10 @@ async def open_disk(
         window_bytes=window_bytes,
         remembered=remembered,
     )
-    await database.open()
     serving: asyncio.Task[None] | None = None
     try:
         await buffer.open()
-        ids.rise_above(database.ledger["last_id"])
+        ids.rise_above(buffer.last_id)
         if serve:
             serving = asyncio.create_task(buffer.serve(), name="buffer")
         yield OpenDisk(buffer, database, telemetry, ids, serving)
@@ -131,7 +130,6 @@ async def open_disk(
             serving.cancel()
             await asyncio.wait({serving})
         await buffer.close()
-        await database.close()
 
 
 def copy_of(directory: Path, to: Path) -> Path:

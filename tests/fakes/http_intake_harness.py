@@ -14,7 +14,6 @@ from typing import Any, Final
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.fates import Dropped
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.dead_letters import DeadLetters
 from forwarder.event import Event, EventIds
 from forwarder.host.sockets import bind_tcp, bind_unix
 from forwarder.http.connections import Bodies
@@ -251,11 +250,9 @@ async def serving(
     buffer = memory_buffer(
         telemetry, asyncio.get_running_loop().time, BufferSettings(max_events=max_events, max_bytes=max_bytes)
     )
-    letters = DeadLetters(buffer._database, telemetry=telemetry)
     settings = IntakeSettings(**{"body_timeout_seconds": DEADLINE_SECONDS} | intake_settings)
     elements = Elements(ContractSettings(), clock=time.time)
     replayer = Replayer(
-        dead_letters=letters,
         elements=elements,
         buffer=buffer,
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
@@ -265,7 +262,7 @@ async def serving(
     )
 
     async def receipt(event_id: int) -> dict[str, object] | None:
-        return {"state": "buffered"} if await buffer.holds(event_id) else None
+        return {"state": "buffered"} if await buffer.contains(event_id) else None
 
     status: dict[str, object] = {"state": "ready"}
     name: Intake = "unix" if unix else "http"
@@ -287,7 +284,7 @@ async def serving(
         bodies=Bodies(4 * settings.max_parsing_bytes),
         budget=budget,
         telemetry=telemetry,
-        operations={**looking(lambda: status, receipt), **DeadLetterRoutes(letters, replayer).operations},
+        operations={**looking(lambda: status, receipt), **DeadLetterRoutes(buffer.dead_letters, replayer).operations},
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

@@ -140,7 +140,7 @@ async def test_an_event_that_growlytics_rejects_becomes_a_dead_letter_and_a_log_
                 sandbox.faults = faults
             ledger = app.buffer.ledger()
             assert (ledger.accepted, ledger.delivered, ledger.dead_lettered["rejected"]) == (2, 1, 1)
-            assert app.dead_letters.events == 1
+            assert app.buffer.dead_letters.events == 1
             assert ledger.unaccounted == 0
             assert len(sandbox.stored()) == 1
     rejected = [record for record in caplog.records if "rejected" in record.message]

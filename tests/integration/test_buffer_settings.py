@@ -2,11 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
 
 from forwarder.app import App
+from forwarder.buffer.disk import DiskBuffer
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.settings import (
     Address,
@@ -47,8 +49,9 @@ async def test_fsync_chooses_whether_each_commit_waits_for_the_disk(
     app = app_with(BufferSettings(directory=str(tmp_path), fsync=fsync))
     await app.open()
     try:
-        found = await app._database.run(lambda each: each.connection.execute("PRAGMA synchronous").fetchone()[0])
-        mode = await app._database.run(lambda each: each.connection.execute("PRAGMA journal_mode").fetchone()[0])
+        database = cast("DiskBuffer", app.buffer)._database
+        found = await database.run(lambda each: each.connection.execute("PRAGMA synchronous").fetchone()[0])
+        mode = await database.run(lambda each: each.connection.execute("PRAGMA journal_mode").fetchone()[0])
         assert (found, mode) == (synchronous, b"wal")
     finally:
         await app.close()

@@ -172,7 +172,7 @@ async def test_events_accepted_before_the_clock_was_set_outlive_failed_attempts_
         await tried_again(app, 20)
         clock.jump(NOW + 30 * DAY)
         await tried_again(app, 20)
-        assert app.dead_letters.events == 0
+        assert app.buffer.dead_letters.events == 0
         sandbox.faults = Faults()
         await delivered(app, 5)
         assert app.buffer.ledger().unaccounted == 0
@@ -190,7 +190,7 @@ async def test_events_accepted_before_the_clock_was_set_outlive_a_restart_too(tm
             await tried_again(app, 10)
             clock.jump(NOW + 60)
             await tried_again(app, 10)
-            assert app.dead_letters.events == 0
+            assert app.buffer.dead_letters.events == 0
             sandbox.faults = Faults()
             await delivered(app, 2)
 
@@ -204,7 +204,7 @@ async def test_an_event_that_is_really_old_expires_as_before_also_across_a_resta
             await post(app, "young")
             clock.pass_(DAY / 2 - 60)
             await tried_again(app, 10)
-            assert app.dead_letters.events == 0
+            assert app.buffer.dead_letters.events == 0
         clock.pass_(60)
         async with running(tmp_path, sandbox, clock) as app:
             async with asyncio.timeout(30):

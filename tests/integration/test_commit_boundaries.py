@@ -126,7 +126,7 @@ async def deliver_what_is_there(directory: Path, url: str) -> After:
         await app.open()
         delivering = asyncio.create_task(app.serve())
         await until(lambda: not app.buffer.occupancy().events, "what was found is delivered")
-        page = await app.dead_letters.page(after_place=0, max_letters=10)
+        page = await app.buffer.dead_letters.page(after_place=0, max_letters=10)
         app.stop.set()
         await delivering
     finally:

@@ -13,6 +13,7 @@ import pytest
 
 from forwarder.app import App
 from forwarder.database import dead_letters
+from forwarder.database.connection import Database
 from forwarder.event import DeadLetter
 from forwarder.sandbox.faults import Faults
 from forwarder.sandbox.server import Sandbox
@@ -165,7 +166,7 @@ async def test_over_tcp_nothing_that_bears_payloads_or_changes_something_is_answ
             assert "c-1" not in json.dumps(refused)
         for path in ("/v1/dead-letters/replay", "/v1/dead-letters/purge"):
             await system.post(path, {"ids": [event_id]}, tcp=True, status=401)
-        assert system.app.dead_letters.events == 1
+        assert system.app.buffer.dead_letters.events == 1
 
 
 async def test_a_replayed_event_is_accepted_anew_and_delivered_and_a_repetition_sends_nothing(
@@ -176,7 +177,7 @@ async def test_a_replayed_event_is_accepted_anew_and_delivered_and_a_repetition_
         await system.until_settled()
         tried = await system.post("/v1/dead-letters/replay", {"ids": ids, "dry_run": True})
         assert tried["replayed"] == [{"id": each, "new_id": None} for each in ids]
-        assert system.app.dead_letters.events == 3
+        assert system.app.buffer.dead_letters.events == 3
         system.sandbox.faults = Faults()
         answer = await system.post("/v1/dead-letters/replay", {"ids": [*ids[:2], "77"]})
         assert [each["id"] for each in answer["replayed"]] == ids[:2]
@@ -188,7 +189,7 @@ async def test_a_replayed_event_is_accepted_anew_and_delivered_and_a_repetition_
         assert stored == [event(0), event(1), event(99)]
         ledger = system.app.buffer.ledger()
         assert (ledger.accepted, ledger.delivered, ledger.dead_lettered["rejected"]) == (6, 3, 3)
-        assert (system.app.dead_letters.events, ledger.unaccounted) == (1, 0)
+        assert (system.app.buffer.dead_letters.events, ledger.unaccounted) == (1, 0)
         receipt = await system.get(f"/v1/events/{ids[0]}", tcp=True)
         assert receipt["state"] == "replaced"
         assert receipt["new_id"] == answer["replayed"][0]["new_id"]
@@ -213,9 +214,9 @@ async def test_a_replay_that_does_not_fit_moves_nothing(tmp_path: Path, kind: st
         await system.accept(event(7))
         refused = await system.post("/v1/dead-letters/replay", {"ids": ids}, status=429)
         assert refused["errors"][0]["code"] == "buffer_full"
-        assert system.app.dead_letters.events == 3
+        assert system.app.buffer.dead_letters.events == 3
         assert len((await system.post("/v1/dead-letters/replay", {"ids": ids[:2]}))["replayed"]) == 2
-        assert system.app.dead_letters.events == 1
+        assert system.app.buffer.dead_letters.events == 1
 
 
 async def test_purging_removes_for_good_and_counts(tmp_path: Path, kind: str) -> None:
@@ -354,16 +355,20 @@ async def test_an_event_that_the_contract_of_today_refuses_stays_a_dead_letter(t
         (event_id,) = await system.accept(event(1))
         await system.until_settled()
 
-        def break_it(transaction: Any) -> None:
-            (letter,) = dead_letters.find(transaction, [int(event_id)], max_bytes=1000)
-            dead_letters.remove(transaction, [int(event_id)])
-            spoilt = type(letter.event)(letter.event.id, "c", "n", b'{"name": 5}', letter.event.accepted_at)
-            again = DeadLetter(spoilt, "rejected", 422, b"", 1, 1.0, 2.0)
-            dead_letters.insert(transaction, [again], max_events=10, max_bytes=1000)
+    def break_it(transaction: Any) -> None:
+        (letter,) = dead_letters.find(transaction, [int(event_id)], max_bytes=1000)
+        dead_letters.remove(transaction, [int(event_id)])
+        spoilt = type(letter.event)(letter.event.id, "c", "n", b'{"name": 5}', letter.event.accepted_at)
+        again = DeadLetter(spoilt, "rejected", 422, b"", 1, 1.0, 2.0)
+        dead_letters.insert(transaction, [again], max_events=10, max_bytes=1000)
 
-        await system.app._database.run(break_it)
+    database = Database(tmp_path / "buffer")
+    await database.open()
+    await database.run(break_it)
+    await database.close()
+    async with running(tmp_path, faults=Faults()) as system:
         answer = await system.post("/v1/dead-letters/replay", {"ids": [event_id]})
         assert answer["replayed"] == []
         assert answer["refused"][0]["id"] == event_id
         assert {error["field"] for error in answer["refused"][0]["errors"]} >= {"name", "customerId"}
-        assert system.app.dead_letters.events == 1
+        assert system.app.buffer.dead_letters.events == 1

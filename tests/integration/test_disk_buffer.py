@@ -241,7 +241,6 @@ async def test_what_is_found_marked_is_kept_back_as_long_as_the_disk_is_full(tmp
         await disk.put(make.of("abcd"))
         await disk.buffer.mark([(event, 1) for event in await disk.take(2)])
     database = FullDatabase(tmp_path)
-    await database.open()
     buffer = DiskBuffer(
         BufferSettings(),
         dead_letters=DeadLettersSettings(),
@@ -260,7 +259,6 @@ async def test_what_is_found_marked_is_kept_back_as_long_as_the_disk_is_full(tmp
             await asyncio.sleep(0.01)
     assert (buffer.ledger().buffered, buffer.ledger().unaccounted) == (2, 0)
     await buffer.close()
-    await database.close()
 
 
 class FullDatabase(Database):

@@ -36,7 +36,7 @@ async def test_attempts_are_counted_by_what_they_came_to_and_their_times_shown()
         await until(lambda: app.buffer.ledger().delivered == 1, "it is delivered")
         sandbox.faults = Faults(fail_rate=1, fail_status=422)
         await post(http, base, event_text("{}"))
-        await until(lambda: app.dead_letters.events == 1, "it is a dead letter")
+        await until(lambda: app.buffer.dead_letters.events == 1, "it is a dead letter")
         delivery = shown(app)["delivery"]
     assert delivery["attempts"] == {"delivered": 1, "retryable": 0, "rejected": 1, "blocked": 0}
     assert 0 < delivery["attempt_seconds"]["p50"] <= delivery["attempt_seconds"]["p99"] < 10
@@ -75,8 +75,8 @@ async def test_dead_letters_are_shown_with_id_reason_status_and_name_and_never_w
         sandbox.faults = Faults(fail_rate=1, fail_status=422)
         async with http.post(f"{base}/track/event", data=event_text('{"Card": "4111"}').encode()) as response:
             event_id = (await response.json())["id"]
-        await until(lambda: app.dead_letters.events == 1, "it is a dead letter")
-        letter = (await app.dead_letters.find([int(event_id)]))[0]
+        await until(lambda: app.buffer.dead_letters.events == 1, "it is a dead letter")
+        letter = (await app.buffer.dead_letters.find([int(event_id)]))[0]
         text = json.dumps(app.status())
     (dead,) = json.loads(text)["recent"]["dead_letters"]
     assert dead.pop("at") == pytest.approx(letter.last_attempt_at, abs=5)
