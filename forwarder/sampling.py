@@ -62,7 +62,7 @@ class Sampling:
                 continue
             self._is_asleep = True
             try:
-                await self._telemetry.change()
+                await asyncio.wait({self._telemetry.next_change()})
             finally:
                 self._catch_up()
                 self._is_asleep = False

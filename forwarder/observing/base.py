@@ -41,18 +41,15 @@ class TelemetryBase:
         self._awaited: asyncio.Future[None] | None = None
         """Set while somebody waits for a change, so that an event that nobody waits for costs no call."""
 
-    async def change(self) -> None:
-        """Return when the next event is accepted or refused or leaves the buffer, or a hold's line is left out.
+    def next_change(self) -> asyncio.Future[None]:
+        """Return what is done when the next event is accepted or refused or leaves the buffer, or a hold's line is left out.
 
-        One at a time may wait for it.
+        Several may wait for it, with `asyncio.wait`.
         """
-        self._awaited = asyncio.get_running_loop().create_future()
-        try:
-            await self._awaited
-        finally:
-            self._awaited = None
+        if self._awaited is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+        return self._awaited
 
     def _tell_of_change(self, awaited: asyncio.Future[None]) -> None:
         self._awaited = None
-        if not awaited.done():  # its task may be cancelled
-            awaited.set_result(None)
+        awaited.set_result(None)

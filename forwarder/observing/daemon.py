@@ -16,11 +16,11 @@ _RELOADED: Final[Mapping[ReloadResult, str]] = {
 }
 _UNUSABLE_FILE: Final = (
     "a secret's file cannot be used, so the last secret stays in use: write the secret into it, and nothing else; the file "
-    "is read again every second"
+    "is read again every five seconds"
 )
 _UNUSABLE_CERTIFICATES: Final = (
     "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
-    "form; the file is read again every second"
+    "form; the file is read again every five seconds"
 )
 
 

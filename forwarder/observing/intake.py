@@ -103,6 +103,8 @@ class IntakeTelemetry(TelemetryBase):
         self._metrics.duplicates.value += count
         self.tally.received += count
         self.tally.duplicates += count
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def request_answered(self, seconds: float) -> None:
         """An intake answered a request, `seconds` after its headers arrived."""
