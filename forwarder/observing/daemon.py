@@ -53,6 +53,14 @@ class DaemonTelemetry(TelemetryBase):
         fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
         log.log(level, message, extra={"fields": fields})
 
+    def closing_given_up(self, *, ledger: Mapping[str, object]) -> None:
+        """The daemon ends without closing its files. What is committed stays; `ledger` accounts for every event."""
+        log.error(
+            "stopped without closing the buffer's file, as its disk hangs: all accepted events are in it, and some that are "
+            "delivered may be delivered again",
+            extra={"fields": dict(ledger)},
+        )
+
     # Settings, and the files that they name
 
     def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
