@@ -14,7 +14,7 @@ from forwarder.dead_letters import DeadLetters
 from forwarder.event import Clock, Event
 from forwarder.growlytics.contract import Conforming, Refused
 from forwarder.intake.elements import Elements
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 
 
 @dataclass(frozen=True, slots=True)

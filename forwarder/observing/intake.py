@@ -5,9 +5,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
-from forwarder.observing.base import TelemetryBase
+from forwarder.observing.base import TelemetryBase, log
 from forwarder.observing.metrics import INTAKE_SECONDS
-from forwarder.observing.seldom import log
 from forwarder.text import printable
 from forwarder.words import (
     AttributeType,

@@ -24,7 +24,7 @@ from forwarder.database.attribute_types import LearnedType, Place, TypeChanges
 from forwarder.database.connection import Database
 from forwarder.database.dead_letters import DeadLetter
 from forwarder.event import Event
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from tests.fakes.databases import close_databases, inline_database
