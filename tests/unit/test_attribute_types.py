@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.attribute_types.conflicts import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES
-from forwarder.attribute_types.guard import AttributeTypes, Judged, Seen
+from forwarder.attribute_types.guard import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES, AttributeTypes, Judged, Seen
 from forwarder.attribute_types.known import TooManyTypesError
 from forwarder.database.attribute_types import LearnedType, Place
 from forwarder.growlytics.attribute_values import converted
