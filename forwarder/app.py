@@ -39,7 +39,7 @@ from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.knowledge import Knowledge
 from forwarder.intake.operations import looking
 from forwarder.live_settings import LiveSettings
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.parts import BufferMaker, Intakes, make_buffer, open_admin, tell_of_events_elsewhere
 from forwarder.sampling import Sampling

@@ -28,7 +28,7 @@ from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import Operations
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
 from forwarder.words import Intake

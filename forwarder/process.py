@@ -14,10 +14,13 @@ from forwarder.app import App
 from forwarder.host.open_files import OpenFiles, affordable
 from forwarder.host.signals import Signals
 from forwarder.host.systemd import Systemd
+from forwarder.observing.logs import write_out
 from forwarder.settings import Settings
 
-_CLOSING_SECONDS: Final = 15.0
+_STOPPING_SECONDS: Final = 15.0
 """What stopping may take beside the waits that are settings."""
+_CLOSING_SECONDS: Final = 10.0
+"""What closing may take of that: a disk that hangs may hang for ever."""
 
 
 async def run(settings: Settings, *, load: Callable[[], Settings], signals: Signals) -> int:
@@ -41,7 +44,7 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
 
     def stopping() -> None:
         waits = app.shutdown.accept_seconds + app.shutdown.drain_seconds
-        systemd.stopping(within_seconds=waits + _CLOSING_SECONDS)
+        systemd.stopping(within_seconds=waits + _STOPPING_SECONDS)
 
     loop = asyncio.get_running_loop()
 
@@ -72,9 +75,20 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
                 telling.cancel()
                 trying.cancel()
     finally:
-        lost_events, lost_letters = await app.close()
+        lost_events, lost_letters = await _closed(app)
         app.telemetry.daemon_stopped(lost_events=lost_events, lost_dead_letters=lost_letters, ledger=app.ledger())
     return 75 if lost_events or lost_letters else 0
+
+
+async def _closed(app: App) -> tuple[int, int]:
+    """Close the daemon, and return what App.close does; end the process if the disk does not let it be closed."""
+    closing = asyncio.create_task(app.close(), name="closing")
+    done, _ = await asyncio.wait({closing}, timeout=_CLOSING_SECONDS)
+    if not done:
+        app.telemetry.closing_given_up(ledger=app.ledger())
+        write_out()
+        os._exit(0)
+    return closing.result()
 
 
 def _on_signal(app: App, name: str, *, on_stop: Callable[[], None]) -> None:

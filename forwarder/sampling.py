@@ -10,8 +10,7 @@ from typing import Final
 
 from forwarder.buffer.base import Buffer
 from forwarder.event import Clock
-from forwarder.observing.forecast import Forecast, Sample
-from forwarder.observing.history import History
+from forwarder.observing.rates import Forecast, History, Sample
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings
 
@@ -62,7 +61,7 @@ class Sampling:
                 continue
             self._is_asleep = True
             try:
-                await self._telemetry.change()
+                await asyncio.wait({self._telemetry.next_change()})
             finally:
                 self._catch_up()
                 self._is_asleep = False

@@ -9,7 +9,7 @@ from forwarder.buffer.base import Buffer, Ledger
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock
 from forwarder.observing.gauges import Gauges
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
 from forwarder.sampling import Sampling

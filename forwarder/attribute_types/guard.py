@@ -1,19 +1,28 @@
 """The guard of rule 5: Growlytics fixes an attribute's type when it first sees it, and ignores others silently.
 
-Types that the team fixed come first; others are learned, from the first event that has the attribute, as far as there is
-room: see `known_types`. The policy says what is done about a value of another type. But a string that looks like a date
-where there were others before, or the reverse, is counted and never touched.
+Types that the team fixed come first. Others are learned from the first event that has the attribute, while there is room:
+see `known`. The policy says what is done about a value of another type. But a string that looks like a date where other
+strings came before, or the reverse, is only counted.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import chain, dropwhile
+from itertools import chain, dropwhile, islice
 from typing import Final
 
-from forwarder.attribute import TYPE_OF, LearnedType, Place, TypeChanges, converted, is_date, is_nameable, type_of
-from forwarder.attribute_types.conflicts import Conflict, TypeConflicts
+from forwarder.attribute import (
+    TYPE_OF,
+    LearnedType,
+    Place,
+    TypeChanges,
+    converted,
+    is_date,
+    is_nameable,
+    is_soft,
+    type_of,
+)
 from forwarder.attribute_types.known import KnownTypes
 from forwarder.event import Clock
 from forwarder.growlytics import json_text
@@ -21,22 +30,43 @@ from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings
 from forwarder.text import printable
-from forwarder.words import AttributeType, ConflictAction
+from forwarder.words import AttributeType, ConflictAction, ConflictKind
+
+MAX_RECORDED_ATTRIBUTES: Final = 10_000
+MAX_SHOWN_ATTRIBUTES: Final = 100
+
 
 MAX_CROWDED_NAMES: Final = 100
-"""So many event names are known to have too many attributes; beyond that the first ones may be told of again."""
+"""For so many event names it is remembered that they have too many attributes; the log may name others again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One attribute of one event that is of another type than before, and what was done."""
+
+    attribute: str
+    expected: AttributeType
+    found: AttributeType
+    action: ConflictAction
+    is_usual: bool = True
+    """Whether the attribute is fixed, or came more than once before."""
+
+    @property
+    def kind(self) -> ConflictKind:
+        """`date` if they differ only as a string and a date do."""
+        return "date" if is_soft(self.expected, self.found) else "hard"
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What there is to say of the attributes of one event."""
+    """What the guard found in the attributes of one event."""
 
     body: bytes
     """The event as it is to be sent: as it came, or encoded anew where attributes were converted or removed."""
     refused: Refused | None
-    """Set if the event is to be refused."""
+    """Why the event is to be refused, if it is."""
     learned: Mapping[Place, LearnedType]
-    """By event name and attribute what is to be learned from it, if it is accepted."""
+    """What is to be learned from the event if it is accepted, by event name and attribute."""
     name: str = ""
     conflicts: Sequence[Conflict] = ()
 
@@ -66,7 +96,7 @@ class AttributeTypes:
         self._known = KnownTypes(max_learned=settings.max_attribute_types, clock=clock)
         self._conflicts = TypeConflicts()
         self._crowded: OrderedDict[str, None] = OrderedDict()
-        """Event names of which it was said that they have too many attributes, of which not each is told about."""
+        """Event names that the log has named for too many attributes: not each conflict of theirs is logged."""
 
     def use(self, settings: ContractSettings) -> None:
         """Go by another policy from the next event on; what is known stays."""
@@ -79,14 +109,14 @@ class AttributeTypes:
         self._known.fix(types)
 
     def warn_if_unfixed(self) -> None:
-        """Say so if the policy changes or refuses events by what is only learned."""
+        """Log a warning if the policy changes or refuses events by types that are only learned."""
         if self._settings.attribute_types != "observe" and self._settings.types_file is None:
             self._telemetry.attribute_types_unfixed(self._settings.attribute_types)
 
     # Events
 
     def know(self, event: Conforming) -> bool:
-        """Return whether there is nothing to say or to note of an event: its attributes have the types that are known."""
+        """Return whether all attributes of an event have the types that are known, so nothing needs to be noted."""
         known = self._known.of(event.name)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # as in `type_of`, whose call would take as long as all the rest
@@ -100,14 +130,26 @@ class AttributeTypes:
     def judge(self, body: bytes, event: Conforming, seen: Seen | None) -> Judged | None:
         """Compare the types of an event's attributes with those that are known; None if there is nothing to say or to note.
 
-        `seen` has what is not known, but was seen in the same request, and is added to; None where the event is all of that.
+        `seen` has what is not known, but was seen in the same request; types are added to it. None: the event came alone.
         """
-        return (
-            None if self.know(event) else self._judge_closely(body, event, self._known.of(event.name), seen or Seen())
-        )
+        if self.know(event):
+            return None
+        seen = seen or Seen()
+        new, conflicts, came_again = self._compare(event, seen)
+        policy = self._settings.attribute_types
+        hard = [each for each in conflicts if each.kind == "hard"]
+        if hard and policy == "reject":
+            refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard), event.name)
+            return Judged(body, refused, {}, event.name, _acted(conflicts, hard, policy))
+        learned = self._as_room_allows(event.name, new, seen)
+        seen.add(learned)
+        if hard and policy in {"coerce", "strip"}:
+            body, solved = self._without_conflicts(body, event, hard)
+            conflicts = _acted(conflicts, solved, policy)
+        return Judged(body, None, learned, event.name, conflicts) if learned or conflicts or came_again else None
 
     def settled(self, judged: Sequence[Judged]) -> None:
-        """These events were accepted, or refused for their attributes: learn their types, and count their conflicts."""
+        """Learn the types, and count the conflicts, of events that were accepted or refused for their attributes."""
         for each in judged:
             for place, learned in each.learned.items():
                 not_remembered = self._known.not_remembered
@@ -119,9 +161,9 @@ class AttributeTypes:
             for conflict in each.conflicts:
                 self._count(each.name, conflict)
 
-    def _judge_closely(
-        self, body: bytes, event: Conforming, known: Mapping[str, AttributeType], seen: Seen
-    ) -> Judged | None:
+    def _compare(self, event: Conforming, seen: Seen) -> tuple[dict[Place, LearnedType], list[Conflict], bool]:
+        """Return what may be learned from an event, its conflicts, and whether a learned attribute was seen again."""
+        known = self._known.of(event.name)
         new: dict[Place, LearnedType] = {}
         conflicts: list[Conflict] = []
         came_again = False
@@ -140,19 +182,10 @@ class AttributeTypes:
                 conflicts.append(Conflict(attribute, expected, found, "observe", is_usual))
             elif not is_known and is_nameable(attribute):
                 new[place] = LearnedType(found, now) if before is None else replace(before, seen_again=True)
-        hard = [each for each in conflicts if each.kind == "hard"]
-        if hard and self._settings.attribute_types == "reject":
-            refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard), event.name)
-            return Judged(body, refused, {}, event.name, _acted(conflicts, hard, "reject"))
-        learned = self._as_room_allows(event.name, new, seen)
-        seen.add(learned)
-        if hard and self._settings.attribute_types in {"coerce", "strip"}:
-            body, mended = self._mended(body, event, hard)
-            conflicts = _acted(conflicts, mended, self._settings.attribute_types)
-        return Judged(body, None, learned, event.name, conflicts) if learned or conflicts or came_again else None
+        return new, conflicts, came_again
 
     def _as_room_allows(self, name: str, new: dict[Place, LearnedType], seen: Seen) -> dict[Place, LearnedType]:
-        """Return what of this can be learned: no more of one request than can be known beside one another."""
+        """Return what of this can be learned: one request never learns more than can be known at the same time."""
         room = self._known.room_for(name, of_name=seen.of[name], of_all=len(seen.types)) if new else 0
         if room >= len(new):
             return new
@@ -169,7 +202,7 @@ class AttributeTypes:
         return allowed
 
     def _tell_of_too_many(self, name: str, *, more: int = 0) -> None:
-        """Say that attributes of events of this name found no room, or made room for others; so many `more` were seen."""
+        """Log that attributes of events of this name found no room, or made room for others. `more` were seen besides."""
         one_name_may_not_have_all = self._known.max_of_one_name < self._settings.max_attribute_types
         if one_name_may_not_have_all and self._known.has_its_share(name, more=more):
             self._crowded[name] = None
@@ -179,16 +212,18 @@ class AttributeTypes:
         else:
             self._telemetry.attribute_types_full()
 
-    def _mended(self, body: bytes, event: Conforming, hard: Sequence[Conflict]) -> tuple[bytes, list[Conflict]]:
-        """Return the event without these conflicts, as far as the policy can do that, and those that it did away with."""
+    def _without_conflicts(
+        self, body: bytes, event: Conforming, hard: Sequence[Conflict]
+    ) -> tuple[bytes, list[Conflict]]:
+        """Convert or remove the attributes that conflict; return the event, and the conflicts that it does not have now."""
         strips = self._settings.attribute_types == "strip"
-        # A look at what was parsed already saves most of what cannot be converted from being parsed again.
+        # Most values that cannot be converted are found here, before the event is parsed again.
         hopeful = [
             each for each in hard if strips or converted(event.attributes[each.attribute], each.expected) is not None
         ]
         if not hopeful:
             return body, []
-        mended: list[Conflict] = []
+        solved: list[Conflict] = []
         try:
             whole = json_text.parse_exactly(body)
             assert isinstance(whole, dict), "the contract demands it"
@@ -200,8 +235,8 @@ class AttributeTypes:
                     if value is None:
                         continue
                     attributes[each.attribute] = value
-                mended.append(each)
-            return (json_text.encode(whole) if mended else body), mended
+                solved.append(each)
+            return (json_text.encode(whole) if solved else body), solved
         except json_text.TooDeepError:
             return body, []
 
@@ -235,15 +270,15 @@ class AttributeTypes:
             self._tell_of_too_many(name)
 
     def changes(self) -> TypeChanges:
-        """Return what changed of what was noted, and is to be noted with the next event that learns; it is told once."""
+        """Return what changed, to be stored with the next event that learns. It is returned once."""
         return self._known.changes()
 
     def give_back(self, changes: TypeChanges) -> None:
-        """Return such changes the next time, as they could not be noted."""
+        """Return these changes again next time: they could not be stored."""
         self._known.give_back(changes)
 
     def remembered(self) -> dict[Place, LearnedType]:
-        """Return all that was learned, for a file that is written anew."""
+        """Return all that was learned, for a new database file."""
         return dict(self._known.learned)
 
     def forget(self, name: str, attribute: str | None) -> TypeChanges:
@@ -253,9 +288,9 @@ class AttributeTypes:
         return forgotten
 
     def imported(self, types: Mapping[Place, AttributeType]) -> TypeChanges:
-        """Put these in the place of all that was learned, but for what is fixed; return what changes by that.
+        """Replace all that was learned by these, except what is fixed; return the changes.
 
-        Raises TooManyTypesError, and then nothing is changed.
+        Raises TooManyTypesError, and then changes nothing.
         """
         changes = self._known.replace(types)
         self._conflicts.forget(changes)
@@ -274,7 +309,7 @@ class AttributeTypes:
         }
 
     def counts(self) -> dict[str, object]:
-        """Return how many types there are, and how many there may be."""
+        """Return how many types are known, and how many may be."""
         return {
             "policy": self._settings.attribute_types,
             "learned": len(self._known.learned),
@@ -284,10 +319,10 @@ class AttributeTypes:
         }
 
     def listed(self, after: Place | None = None) -> Iterator[tuple[Place, dict[str, object]]]:
-        """Yield the types that are known, with the names as they are; nothing may change meanwhile.
+        """Yield the types that are known, with unescaped names. Nothing may change meanwhile.
 
-        Those that are fixed come first, then the others as they were learned; only what follows `after`, but all of them if
-        that is not known any more: better twice than never.
+        The fixed ones come first, then the others as they were learned. `after` is the last one of the page before; if it is
+        not known any more, all are yielded, as twice is better than never.
         """
         fixed, learned = self._known.fixed, self._known.learned
         places: Iterator[Place] = chain(fixed, learned)
@@ -311,8 +346,67 @@ class AttributeTypes:
         }
 
 
+@dataclass(slots=True)
+class _Record:
+    last: Conflict
+    last_at: float
+    conflicts: int
+    kinds: set[ConflictKind]
+
+
+class TypeConflicts:
+    """Which attributes had conflicts since the start, how often, and the last one.
+
+    Bounded: of many, those are forgotten whose last conflict is longest ago; the metrics count them all.
+    """
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[Place, _Record] = OrderedDict()
+        """The latest conflict last."""
+
+    def add(self, name: str, conflict: Conflict, now: float) -> bool:
+        """Record a conflict of an event of this name; return whether it is the attribute's first of the kind."""
+        place = name, conflict.attribute
+        record = self._records.pop(place, None)
+        if record is None:
+            if len(self._records) >= MAX_RECORDED_ATTRIBUTES:
+                self._records.popitem(last=False)
+            record = _Record(conflict, now, 0, set())
+        record.last, record.last_at = conflict, now
+        record.conflicts += 1
+        self._records[place] = record
+        is_first = conflict.kind not in record.kinds
+        record.kinds.add(conflict.kind)
+        return is_first
+
+    def forget(self, places: Iterable[Place]) -> None:
+        """Forget the conflicts of these attributes."""
+        for place in places:
+            self._records.pop(place, None)
+
+    def of(self, place: Place) -> int:
+        """Return how many an attribute had."""
+        record = self._records.get(place)
+        return 0 if record is None else record.conflicts
+
+    def described(self) -> list[dict[str, object]]:
+        """Return those that had conflicts last, the latest first, with names fit to be shown."""
+        return [
+            {
+                "name": printable(name),
+                "attribute": printable(attribute),
+                "expected": record.last.expected,
+                "found": record.last.found,
+                "action": record.last.action,
+                "conflicts": record.conflicts,
+                "last_at": record.last_at,
+            }
+            for (name, attribute), record in islice(reversed(self._records.items()), MAX_SHOWN_ATTRIBUTES)
+        ]
+
+
 def _acted(conflicts: Sequence[Conflict], on: Sequence[Conflict], action: ConflictAction) -> list[Conflict]:
-    """Return the conflicts with what was done about those that something was done `on`."""
+    """Return the conflicts, those in `on` with this action."""
     return [replace(each, action=action) if each in on else each for each in conflicts]
 
 

@@ -1,15 +1,15 @@
-"""Which type each attribute has: as the team fixed it, or as it was learned. Used by `attribute_types` alone.
+"""Which type each attribute has: as the team fixed it, or as it was learned. Used by `guard` alone.
 
 Invariants:
 
 - Fixed types come first, and never change; they are as many as the team's file has.
-- A type is learned when an event with it is accepted; whose acceptance is told first is the first.
+- A type is learned from the first accepted event that has it.
 - The number of learned types is bounded, and so is the share of it that one event name may take: an app that puts ids into
   the names of attributes, or of events, cannot fill it for good.
-- Where there is no room, a new attribute takes the place of the oldest one that was seen only once: of its own event name,
-  where that has its share. What was seen again stays; a sighting after that costs nothing.
-- What stays leaves a tenth free, of all and of a share, so that whatever comes is known for a while. Where more would stay,
-  all that does must be seen once more within AGE_SECONDS, or it makes room like what was seen once.
+- When there is no room, a new attribute replaces the oldest one that was seen only once (of its own event name, if that has
+  used up its share). An attribute that was seen again stays, and costs nothing from then on.
+- The attributes that stay leave a tenth free, of all and of each share, so that a new one is known for a while. If more
+  would stay, each must be seen once more within AGE_SECONDS, or a new attribute may replace it.
 """
 
 from collections import OrderedDict
@@ -77,19 +77,19 @@ class KnownTypes:
 
     @property
     def room(self) -> int:
-        """How many more can be learned, without one that makes room."""
+        """How many more can be learned without replacing one."""
         return max(0, self._max_learned - len(self.learned))
 
     def room_for(self, name: str, *, of_name: int, of_all: int) -> int:
-        """Return how many more of this name a request may have learned that has so many new ones of it, and of all names.
+        """Return how many more attributes of this name a request may learn.
 
-        It is what can be known beside one another and beside all that was seen again.
+        It has learned `of_name` of this name, and `of_all` of all names. None of them replaces another, or one that stays.
         """
         left_of_name = self.max_of_one_name - self._seen_again_of(name) - of_name
         return max(0, min(left_of_name, self._max_learned - self._seen_again - of_all))
 
     def has_its_share(self, name: str, *, more: int = 0) -> bool:
-        """Return whether events of this name have as many learned types as they may have, with so many `more`."""
+        """Return whether events of this name would use up their share with so many `more` learned types."""
         return self._learned_of.get(name, 0) + more >= self.max_of_one_name
 
     def saw(self, place: Place) -> bool:
@@ -109,7 +109,7 @@ class KnownTypes:
         return True
 
     def learn(self, place: Place, learned: LearnedType) -> AttributeType | None:
-        """Learn a type of an event that was accepted and noted with it, unless one is known; return what is known.
+        """Learn a type that an accepted event has, unless one is known; return the known one.
 
         Return None if there is no room, and none can be made.
         """
@@ -125,9 +125,9 @@ class KnownTypes:
         return known or learned.type
 
     def load(self, types: TypeChanges) -> list[Place]:
-        """Take over what was learned before this process and is not fixed; return what there was no room for.
+        """Take over what was learned before this process, except what is fixed; return what found no room.
 
-        Those that were seen again come first, then the oldest; a name's share counts for those that were seen once.
+        Those that were seen again come first, then the oldest. A name's share binds those that were seen once.
         """
         found = [(place, each) for place, each in types.items() if each is not None and place not in self.fixed]
         found.sort(key=lambda one: (not one[1].seen_again, one[1].first_seen))
@@ -148,12 +148,12 @@ class KnownTypes:
         return left_out
 
     def changes(self) -> dict[Place, LearnedType | None]:
-        """Return what changed besides what was learned, and is to be noted; it is not returned again."""
+        """Return what changed, other than by learning, and must be stored. It is returned once."""
         changes, self._changes = self._changes, {}
         return changes
 
     def give_back(self, changes: TypeChanges) -> None:
-        """Keep changes that could not be noted for the next time, as far as they are still true."""
+        """Return these changes again next time, if they are still true: they could not be stored."""
         for place, learned in changes.items():
             if self.learned.get(place) == learned:
                 self._changes.setdefault(place, learned)
@@ -184,10 +184,10 @@ class KnownTypes:
         return forgotten
 
     def replace(self, types: Mapping[Place, AttributeType]) -> dict[Place, LearnedType | None]:
-        """Put these in the place of all that was learned, but for what is fixed; return what changes by that.
+        """Replace all that was learned by these, except what is fixed; return the changes.
 
-        They count as seen again, and a name may have more than its share of them. Raises TooManyTypesError, and then nothing
-        is changed.
+        These types count as seen again, and a name may have more than its share of them. Raises TooManyTypesError, and then
+        changes nothing.
         """
         wanted = {place: kind for place, kind in types.items() if place not in self.fixed}
         if len(wanted) > self._max_learned:
@@ -211,7 +211,7 @@ class KnownTypes:
         return self._learned_of.get(name, 0) - len(self._once_of.get(name, ()))
 
     def _make_room(self, name: str) -> bool:
-        """Return whether there is room for an attribute of this name; perhaps another one goes for it."""
+        """Return whether there is room for an attribute of this name; forget another one for it if needed."""
         if not self.has_its_share(name) and self.room:
             return True
         oldest = self._oldest(name)
@@ -223,14 +223,14 @@ class KnownTypes:
         return True
 
     def _oldest(self, name: str) -> Place | None:
-        """Return what makes room for an attribute of this name."""
+        """Return which attribute one of this name may replace."""
         if self.has_its_share(name):
             attribute = next(iter(self._once_of.get(name, ())), None)
             return None if attribute is None else (name, attribute)
         return next(iter(self._once), None)
 
     def _may_stay(self, name: str) -> bool:
-        """Return whether one more of this name may stay; if not, see who of those that do is still seen."""
+        """Return whether one more of this name may stay; if not, find out which of those that stay are still seen."""
         share = self.max_of_one_name
         free = share - self._seen_again_of(name) > max(1, share // _FREE)
         if free and self._max_learned - self._seen_again > max(1, self._max_learned // _FREE):
@@ -239,7 +239,7 @@ class KnownTypes:
         return False
 
     def _age(self) -> None:
-        """Have everything that stays wait to be seen once more, unless it does; what waited in vain was seen once."""
+        """Demand that all that stay are seen once more. Those that were not, since the last time, may be replaced."""
         now = self._clock()
         if abs(now - self._aging_since) < AGE_SECONDS:
             return

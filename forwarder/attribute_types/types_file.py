@@ -37,7 +37,7 @@ _OTHER_WORDS: Final = {
 
 
 class TypesFileError(Exception):
-    """The file cannot be used. `problems` are all that is wrong with it, each with where and the mend."""
+    """The file cannot be used. `problems` are all that is wrong with it, each with its place and the fix."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))

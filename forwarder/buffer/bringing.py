@@ -11,7 +11,7 @@ from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.marking import ambiguous
 from forwarder.buffer.room import Room
 from forwarder.event import Event
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 
 
 class Bringing:

@@ -38,7 +38,7 @@ from forwarder.database import events as rows
 from forwarder.database import marks
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
 from forwarder.event import Clock, Event, LaneOf, by_customer
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.words import Intake, WhenFull

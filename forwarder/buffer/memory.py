@@ -23,7 +23,7 @@ from forwarder.buffer.writing import counter_of, letters_of
 from forwarder.database import dead_letters as letters
 from forwarder.database.connection import Committed, Database
 from forwarder.event import Clock, Event, LaneOf, by_customer
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.words import DEAD_REASONS, DROP_REASONS, Intake, WhenFull

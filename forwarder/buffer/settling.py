@@ -5,7 +5,7 @@ from typing import assert_never
 
 from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
 from forwarder.event import Event
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 
 

@@ -14,7 +14,7 @@ from typing import Final
 from forwarder.buffer.batch import Salvaged
 from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.database import connection, events, ledger, salvage
-from forwarder.database.connection import DamagedError, Database, Job, MovedError, Transaction, UnavailableError
+from forwarder.database.connection import DamagedError, Database, Job, Look, MovedError, Transaction, UnavailableError
 from forwarder.database.marks import Changes
 from forwarder.database.salvage import DamagedFile, Salvage
 from forwarder.event import Event
@@ -22,7 +22,9 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
 
 COUNT_SECONDS: Final = 60.0
-SPACE_SECONDS: Final = 1.0
+TIDY_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 10.0
+"""How often the file is looked for while nothing happens to events. The database looks before it commits, too."""
 _SALVAGED_ROWS: Final = 500
 
 
@@ -108,13 +110,25 @@ class Upkeep:
             tasks.create_task(self._keep_tidy(), name="buffer space")
 
     async def _keep_tidy(self) -> None:
+        """Tidy every second while events come or leave, the file is not in its place, or there is space to give back."""
+        more = True
         while True:
-            await asyncio.sleep(SPACE_SECONDS)
+            changed = self._telemetry.next_change()
+            if not more and not (await asyncio.wait({changed}, timeout=QUIET_SECONDS))[0]:
+                more = not await self.look()
+                continue
+            await asyncio.sleep(TIDY_SECONDS)
+            changed = self._telemetry.next_change()
             self._write_declined()
-            await self.look(then=connection.give_back_space)
+            found = await self._look(then=connection.give_back_space)
+            more = self._is_away or found.may_shrink or changed.done()
 
-    async def look(self, *, then: Job[None] | None = None) -> bool:
+    async def look(self) -> bool:
         """Look whether the file is in its place, tell what is news of that, and return whether it is."""
+        await self._look()
+        return not self._is_away
+
+    async def _look(self, *, then: Job[bool] | None = None) -> Look:
         found = await self._database.look(then=then)
         for name in found.made_anew:
             self._telemetry.buffer_file_made_anew(name)
@@ -124,7 +138,7 @@ class Upkeep:
         elif self._is_away:
             self._telemetry.buffer_came_back()
         self._is_away = found.moved is not None
-        return not self._is_away
+        return found
 
     async def _keep_counting(self) -> None:
         while True:

@@ -14,11 +14,12 @@ one transaction more; the reserve is `reserve_bytes`.
 
 import asyncio
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -28,6 +29,8 @@ from forwarder.database.files import UnfitFileError
 from forwarder.database.schema import PAGE_BYTES
 
 CHECKPOINT_PAGES: Final = 1000
+LOOK_SECONDS: Final = 1.0
+"""How old what is known of the file's place may be when a job begins."""
 _VACUUM_PAGES: Final = 512
 _BUSY_SECONDS: Final = 2.0
 """How long the start waits for another program, such as a backup, that has the file locked."""
@@ -94,6 +97,8 @@ class Look:
     moved: MovedError | None = None
     made_anew: Sequence[str] = field(default_factory=list)
     """Names of files beside the database's that were gone."""
+    may_shrink: bool = False
+    """What the job returned that was to run next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,8 @@ class Database:
         # On the thread's side:
         self._is_open = False
         self._moved: MovedError | None = None
+        self._looked_at = 0.0
+        self._made_anew: list[str] = []  # since that was told last
         self._stored: dict[
             str, int
         ] = {}  # the counters as committed last; never changed, but replaced, as the loop reads them
@@ -196,19 +203,20 @@ class Database:
 
         self._thread.submit(work)
 
-    async def look(self, *, then: Job[None] | None = None) -> Look:
-        """Look whether the file, its log and the lock are in their places. To be asked once a second, and at the end.
+    async def look(self, *, then: Job[bool] | None = None) -> Look:
+        """Look whether the file, its log and the lock are in their places. To be asked now and then, and at the end.
 
         A log or a lock that is gone is recreated, without a loss. While the file is gone no job may put anything in it, but
         what it has can be read and removed. The file may come back. `then` is a job to run next, in the same turn of the
-        thread, whose failure the next job tells.
+        thread, whose failure the next job tells. A job that begins LOOK_SECONDS after the last look is preceded by one.
         """
-        looking = self._thread.submit(self._look)
+        looking = self._thread.submit(self._tell_look)
         if then is None:
             return await asyncio.wrap_future(looking)
+        may_shrink = False
         with suppress(UnavailableError, DamagedError):
-            await self.run(then)
-        return looking.result()
+            may_shrink = await self.run(then)
+        return replace(looking.result(), may_shrink=may_shrink)
 
     @property
     def lacks_file(self) -> bool:
@@ -317,6 +325,8 @@ class Database:
                 self._open_directory()
         except (sqlite3.Error, OSError, DirectoryError, DirectoryInUseError) as error:
             return UnavailableError(str(error))
+        if time.monotonic() - self._looked_at > LOOK_SECONDS:
+            self._look()
         if self._connection is None:
             return UnavailableError("the database is closed")
         if generation != self._generation or (self._must_be_restored and not restores):
@@ -400,39 +410,42 @@ class Database:
         self._stored = {}
         self._connect_to_file(is_new=True)
 
-    def _look(self) -> Look:
+    def _tell_look(self) -> Look:
+        self._look()
+        made_anew, self._made_anew = self._made_anew, []
+        return Look(self._moved, made_anew)
+
+    def _look(self) -> None:
+        self._looked_at = time.monotonic()
         if self.directory is None or self._connection is None:
-            # If a file beside it could not be recreated, that is tried again with the next job.
-            return Look(self._moved)
+            return  # if a file beside it could not be recreated, that is tried again with the next job
         if self.directory.is_intact:
             self._moved = None
-            return Look()
+            return
         why = self.directory.moved()
         if why is None:
             self._moved = None
-            return self._make_anew(self.directory, self._connection)
+            self._make_anew(self.directory, self._connection)
+            return
         with suppress(sqlite3.Error, OSError):  # all that is in the log belongs in the file, whoever brings that back
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.directory.disown_log()
         self._moved = MovedError(why)
-        return Look(self._moved)
 
-    def _make_anew(self, directory: Directory, connection: sqlite3.Connection) -> Look:
+    def _make_anew(self, directory: Directory, connection: sqlite3.Connection) -> None:
         """Recreate the log and the lock, if they are gone. The file holds all, so SQLite begins a new log beside it."""
-        made: list[str] = []
         try:
             if directory.lock_again():
-                made.append("lock")
+                self._made_anew.append("lock")
             if directory.has_lost_its_log:
                 busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     raise sqlite3.OperationalError("the log cannot be written into the file")
                 self._disconnect()
                 self._connect_to_file()
-                made.append("log")
+                self._made_anew.append("log")
         except (sqlite3.Error, OSError, DirectoryError) as error:
             self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be recreated: {error}")
-        return Look(self._moved, made)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -447,15 +460,17 @@ class Database:
             self.directory.close()
 
 
-def give_back_space(transaction: Transaction, *, whatever_it_is: bool = False) -> None:
-    """Give some pages that are free back to the file system, if a good part of the file is free."""
+def give_back_space(transaction: Transaction, *, whatever_it_is: bool = False) -> bool:
+    """Give some pages back to the file system, if a good part of the file is free. Return whether it gave any."""
     (free,) = transaction.connection.execute("PRAGMA freelist_count").fetchone()
     (pages,) = transaction.connection.execute("PRAGMA page_count").fetchone()
-    if free and (whatever_it_is or (free > CHECKPOINT_PAGES and 4 * free > pages)):
-        for _ in range(min(free, _VACUUM_PAGES)):
-            # The module takes one step of it only, and each step gives back one page.
-            transaction.connection.execute("PRAGMA incremental_vacuum(1)")
-        transaction.then_shrink = True
+    if not free or not (whatever_it_is or (free > CHECKPOINT_PAGES and 4 * free > pages)):
+        return False
+    for _ in range(min(free, _VACUUM_PAGES)):
+        # The module takes one step of it only, and each step gives back one page.
+        transaction.connection.execute("PRAGMA incremental_vacuum(1)")
+    transaction.then_shrink = True
+    return True
 
 
 def is_sound(transaction: Transaction) -> bool:

@@ -3,7 +3,7 @@
 When the limit is reached all the same, one line says so and how to raise it, whatever the event loop makes of it. asyncio
 tells its exception handler, dozens of times a second, and tries again a second later. uvloop tells nobody: it takes the
 connections that wait by the one descriptor that it keeps for that, and closes them. So whether a file can be opened is also
-tried every second. Used by `process`.
+tried every few seconds. Used by `process`.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _LEAST_FILES: Final = 32
 """With fewer, not even the buffer and the listeners can be opened."""
 _ACCEPTED_AT_ONCE: Final = 128
 """As many as an event loop may accept of each listener before anything here can close others."""
-_TRYING_SECONDS: Final = 1.0
+_TRYING_SECONDS: Final = 5.0
 _NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 
 

@@ -18,7 +18,7 @@ from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import RefusedError
 
-POLL_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 5.0
 
 Value = TypeVar("Value")
 

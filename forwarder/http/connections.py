@@ -78,7 +78,8 @@ class Connections:
         """Those that have not completed a request; the oldest first."""
         self._used: OrderedDict[Connection, None] = OrderedDict()
         """The others; whose last one is longest ago comes first."""
-        self._sweep_seconds = min(1.0, limits.head_seconds / 4, limits.body_seconds / 4, limits.answer_seconds / 4)
+        self._quiet_seconds = min(limits.head_seconds, limits.body_seconds, limits.answer_seconds)
+        self._sweep_seconds = min(1.0, self._quiet_seconds / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._date = 0, ""
         self._server: asyncio.Server | None = None
@@ -188,10 +189,17 @@ class Connections:
         self.application.connection_closed("too_many")
 
     def _sweep_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._sweep_seconds, self._sweep_again)
+        """Sweep soon; while all are idle, when the first may be idle for too long, or a new request too slow."""
+        seconds = self._sweep_seconds
+        if not self._new and all(each.state is State.IDLE for each in self._used):
+            idle_seconds = self.clock() - min((each.since for each in self._used), default=0.0)
+            seconds = max(seconds, min(self._quiet_seconds, self.limits.idle_seconds - idle_seconds))
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._sweep_again)
 
     def _sweep_again(self) -> None:
         self._timer = None
         if self:
-            self._sweep_later()  # first, as this may raise:
-            self.sweep()
+            try:
+                self.sweep()
+            finally:  # it may raise
+                self._sweep_later()

@@ -51,7 +51,6 @@ class LinesIntake:
         self._space = memoryview(bytearray(CHUNK_BYTES))
         self._listener = listener
         self._accept_on(listener)
-        self._look_soon()
 
     async def close(self) -> None:
         """Take no more connections and lines; have those stored that were sent, for a while. May be called again."""
@@ -59,14 +58,14 @@ class LinesIntake:
             return
         listener, self._listener = self._listener, None
         asyncio.get_running_loop().remove_reader(listener)
-        for timer in (self._look, self._pause):
-            if timer is not None:
-                timer.cancel()
         # Whoever connects from now on is told that nobody listens; who did before is accepted.
         listener.shutdown(socket.SHUT_RD)
         with suppress(OSError):
             self._accept(listener, at_most=_MAX_BACKLOG)
         listener.close()
+        for timer in (self._look, self._pause):
+            if timer is not None:
+                timer.cancel()
         for connection in list(self._connections.open):
             connection.stop("shutting_down")
         if not await self._all_done(CLOSING_SECONDS):
@@ -103,16 +102,20 @@ class LinesIntake:
                 telemetry=self._telemetry,
                 space=self._space,
             ).open()
+            if self._look is None:
+                self._look_soon()
 
     def _look_soon(self) -> None:
         seconds = min(max(self._settings.body_timeout_seconds / 10, _MIN_LOOK_SECONDS), _MAX_LOOK_SECONDS)
         self._look = asyncio.get_running_loop().call_later(seconds, self._look_for_slow_ones)
 
     def _look_for_slow_ones(self) -> None:
+        self._look = None
         now = asyncio.get_running_loop().time()
         for connection in list(self._connections.open):
             connection.look(now)
-        self._look_soon()
+        if self._connections.open:
+            self._look_soon()
 
     async def _all_done(self, seconds: float) -> bool:
         """Wait until all that was sent is taken; return whether that is so."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from forwarder.host.peers import Peer
+from forwarder.host.sockets import Peer
 from forwarder.settings import Address, ControlSettings, IntakeSettings
 from forwarder.words import SharedCode
 

@@ -13,7 +13,7 @@ from forwarder.buffer.base import Buffer, Full, NeverFits, Stored, Unavailable
 from forwarder.event import Clock, Event
 from forwarder.growlytics.contract import Conforming, Refused
 from forwarder.intake.elements import Elements
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 
 
 @dataclass(frozen=True, slots=True)

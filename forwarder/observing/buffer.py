@@ -4,9 +4,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
-from forwarder.observing.base import TelemetryBase
+from forwarder.observing.base import TelemetryBase, log
 from forwarder.observing.metrics import LATENCY_SECONDS
-from forwarder.observing.seldom import log
 from forwarder.words import BufferOperation, DeadReason, DropReason, EvictionReason
 
 _DEAD_LETTERED: Final[Mapping[DeadReason, str]] = {

@@ -5,9 +5,8 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
-from forwarder.observing.base import TelemetryBase
+from forwarder.observing.base import TelemetryBase, log
 from forwarder.observing.metrics import INTAKE_SECONDS
-from forwarder.observing.seldom import log
 from forwarder.text import printable
 from forwarder.words import (
     AttributeType,
@@ -103,6 +102,8 @@ class IntakeTelemetry(TelemetryBase):
         self._metrics.duplicates.value += count
         self.tally.received += count
         self.tally.duplicates += count
+        if self._awaited:
+            self._tell_of_change(self._awaited)
 
     def request_answered(self, seconds: float) -> None:
         """An intake answered a request, `seconds` after its headers arrived."""

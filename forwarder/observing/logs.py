@@ -166,6 +166,13 @@ def use_level(settings: LogSettings) -> None:
     logging.getLogger().setLevel(settings.level.upper())
 
 
+def write_out() -> None:
+    """Write the lines that wait, for a while: the process ends without leaving `logging_to_stdout`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Writer):
+            handler.finish()
+
+
 @contextmanager
 def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
     """Send this process's log lines to standard output while the block runs, and write out the rest at its end."""

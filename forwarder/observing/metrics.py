@@ -1,13 +1,22 @@
 """Every metric that counts what happens: its name, its help text, its labels and its buckets.
 
-`deploy/prometheus/README.md` has the table that is made of this. Metrics that are read from the daemon's state at each
-scrape are in `gauges.py`. Only telemetry changes the numbers.
+Metrics are plain numbers that become samples of Prometheus when they are scraped: the counters of prometheus_client take a
+lock and several calls for each event, and adding to a number of a dict or list takes neither. All numbers are changed and
+read on the event loop's thread, so a scrape shows those of one moment. Only telemetry changes them. Metrics that are read
+from the daemon's state at each scrape are in `gauges.py`; `deploy/prometheus/README.md` has the table of all.
 """
 
-from itertools import product
-from typing import Final
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, product
+from typing import Final, Generic, TypeVar
 
-from forwarder.observing.numbers import Numbers
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from forwarder.observing.gauges import METRICS_PREFIX
 from forwarder.words import (
     BUFFER_OPERATIONS,
     CLOSE_REASONS,
@@ -28,6 +37,90 @@ from forwarder.words import (
 INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0)
 ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0)
+
+
+Labels = TypeVar("Labels", bound=str | tuple[str, str])
+
+
+class Counts(dict[Labels, int], Generic[Labels]):
+    """A counter with labels: a number for each of their values, all of them from the start."""
+
+
+class Number:
+    """A counter without labels, or a gauge. Whoever counts adds to `value`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
+class Durations:
+    """A histogram of seconds.
+
+    Whoever observes a duration adds 1 to the number of its bucket in `counts`, which has one more bucket without an upper
+    end, and the seconds to `total`.
+    """
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * (buckets + 1)
+        self.total = 0.0
+
+
+class Numbers(Collector):
+    """Makes the numbers of one daemon, and shows them at each scrape in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self._since: Final = time.time()
+        self._shown: list[Callable[[], Metric]] = []
+
+    def counts(self, name: str, text: str, label: str | tuple[str, str], values: Sequence[Labels]) -> Counts[Labels]:
+        """Make a counter with one label, or with two, and then `values` are pairs."""
+        made: Counts[Labels] = Counts(dict.fromkeys(values, 0))
+        labels = (label,) if isinstance(label, str) else label
+
+        def family() -> Metric:
+            family = CounterMetricFamily(f"{METRICS_PREFIX}_{name}", text, labels=labels)
+            for value, number in made.items():
+                family.add_metric((value,) if isinstance(value, str) else value, number, created=self._since)
+            return family
+
+        self._shown.append(family)
+        return made
+
+    def count(self, name: str, text: str) -> Number:
+        """Make a counter without labels."""
+        made = Number()
+        name = f"{METRICS_PREFIX}_{name}"
+        self._shown.append(lambda: CounterMetricFamily(name, text, value=made.value, created=self._since))
+        return made
+
+    def level(self, name: str, text: str) -> Number:
+        """Make a gauge."""
+        made = Number()
+        self._shown.append(lambda: GaugeMetricFamily(f"{METRICS_PREFIX}_{name}", text, value=made.value))
+        return made
+
+    def durations(self, name: str, text: str, bounds: Sequence[float]) -> Durations:
+        """Make a histogram of seconds. `bounds` are the upper ends of its buckets, rising."""
+        made = Durations(len(bounds))
+        name = f"{METRICS_PREFIX}_{name}"
+        names = list(map(floatToGoString, (*map(float, bounds), float("inf"))))
+
+        def family() -> Metric:
+            buckets = list(zip(names, map(float, accumulate(made.counts)), strict=True))
+            family = HistogramMetricFamily(name, text, buckets=buckets, sum_value=made.total)
+            family.add_sample(f"{name}_created", {}, self._since)
+            return family
+
+        self._shown.append(family)
+        return made
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the samples of all numbers, for prometheus_client."""
+        return (family() for family in self._shown)
 
 
 class Metrics(Numbers):
@@ -53,11 +146,11 @@ class Metrics(Numbers):
         self.error_lines_lost = self.count(
             "error_lines_lost", "Lines about refused events that a client of lines_socket did not read"
         )
-        self.conflicts = self.pair_counts(
+        self.conflicts = self.counts(
             "attribute_type_conflicts",
             "Attributes of another type than before, by what was done; date: a string for a date, or the reverse",
             ("action", "kind"),
-            product(CONFLICT_ACTIONS, CONFLICT_KINDS),
+            tuple(product(CONFLICT_ACTIONS, CONFLICT_KINDS)),
         )
         self.delivered = self.count("events_delivered", "Events that Growlytics has")
         self.dead_lettered = self.counts(

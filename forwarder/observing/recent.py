@@ -1,22 +1,28 @@
-"""What happened last: refusals, dead letters, the last failed attempt, and how long attempts and deliveries took.
+"""What happened last: refusals, dead letters, the last failed attempt, how long attempts took; and receipts of events.
 
 All of it is in memory, in bounded rings. Nothing here is a payload, a customer id or a text of Growlytics. Names of events
-and fields are escaped before they are shown. Only telemetry adds to it.
+and fields are escaped before they are shown. Telemetry adds to
+`Recent`, and the buffers add to `Receipts`.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, TypedDict
 
 from forwarder.event import Clock
+from forwarder.settings import ReceiptsSettings
 from forwarder.text import printable
-from forwarder.words import DeadReason, FailureKind, Intake, RefusalReason
+from forwarder.words import DeadReason, FailureKind, Intake, ReceiptState, RefusalReason
 
 MAX_SHOWN: Final = 20
 """How many kinds of refusals are kept, and how many dead letters."""
 MAX_TIMES: Final = 1000
 """How many times of attempts are kept, and how many of deliveries."""
+
+
+Receipt = Mapping[str, object]
 
 
 class FailureFields(TypedDict):
@@ -108,6 +114,42 @@ class Recent:
                 for event_id, at, reason, status, name in reversed(self._dead_letters)
             ],
         }
+
+
+class Receipts:
+    """What became of the last `max_events` events that left the buffer, which knows of the others.
+
+    `clock` gives seconds since 1970.
+    """
+
+    def __init__(self, settings: ReceiptsSettings, *, clock: Clock) -> None:
+        self._max_events = settings.max_events
+        self._clock = clock
+        self._ended: OrderedDict[int, tuple[ReceiptState, float, str | int | None]] = OrderedDict()
+
+    def ended(self, event_id: int, state: ReceiptState, detail: str | int | None = None) -> None:
+        """An event left the buffer. `detail` is the reason if it became a dead letter or was dropped.
+
+        If it was `replaced`, so a dead letter was replayed or a damaged file was salvaged, `detail` is the new id.
+        """
+        ended = self._ended
+        ended[event_id] = (state, self._clock(), detail)
+        ended.move_to_end(event_id)
+        if len(ended) > self._max_events:
+            ended.popitem(last=False)
+
+    def find(self, event_id: int) -> Receipt | None:
+        """Return what became of an event; None if it has not left the buffer, or left it too long ago."""
+        found = self._ended.get(event_id)
+        if found is None:
+            return None
+        state, at, detail = found
+        receipt: dict[str, object] = {"state": state, "at": at}
+        if state == "replaced":
+            receipt["new_id"] = str(detail)
+        elif detail is not None:
+            receipt["reason"] = detail
+        return receipt
 
 
 def _quantiles(seconds: deque[float]) -> dict[str, float | None]:

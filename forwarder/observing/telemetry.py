@@ -2,23 +2,42 @@
 
 Invariants: no attribute value, customer id or secret comes here; labels are bounded; every series exists from the start,
 at 0; within one turn of the event loop `received = accepted + duplicates + rejected`. Every room may call it, and it knows
-none of them. Its methods stand in four files, by the room that calls them.
+none of them. Its methods stand in four files, by who calls them; here are those for `app.py`, `process.py`, and whoever
+reads settings and their files again.
 """
 
+import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from prometheus_client import Gauge
 
 from forwarder import __version__
+from forwarder.observing.base import log
 from forwarder.observing.buffer import BufferTelemetry
-from forwarder.observing.daemon import DaemonTelemetry
 from forwarder.observing.delivery import DeliveryTelemetry
 from forwarder.observing.gauges import METRICS_PREFIX, Gauges, ReadGauges
 from forwarder.observing.intake import IntakeTelemetry
+from forwarder.words import ReloadResult
+
+_CERTIFICATES: Final = "growlytics.ca_file"
+"""The one setting whose file holds no secret."""
+_RELOADED: Final[Mapping[ReloadResult, str]] = {
+    "changed": "%s was read again: it has changed and is in use from now on",
+    "unchanged": "%s was read again: it has not changed",
+}
+_UNUSABLE_FILE: Final = (
+    "a secret's file cannot be used, so the last secret stays in use: write the secret into it, and nothing else; the file "
+    "is read again every five seconds"
+)
+_UNUSABLE_CERTIFICATES: Final = (
+    "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
+    "form; the file is read again every five seconds"
+)
 
 
-class Telemetry(IntakeTelemetry, DeliveryTelemetry, BufferTelemetry, DaemonTelemetry):
+class Telemetry(IntakeTelemetry, DeliveryTelemetry, BufferTelemetry):
     """The metrics of one daemon, in a registry of its own, and its log."""
 
     def daemon_described(self, *, loop: str, max_events: int, max_bytes: int, read: Callable[[], Gauges]) -> None:
@@ -32,3 +51,73 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry, BufferTelemetry, DaemonTelem
         ):
             Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry).set(value)
         self.registry.register(ReadGauges(read, age_seconds=self.age_seconds))
+
+    # Start and stop
+
+    def settings_shown(self, settings: Mapping[str, object], *, version: str) -> None:
+        """At the start: these settings are in force, by section; secrets are left out or hidden."""
+        log.info("starting", extra={"fields": {"version": version, **settings}})
+
+    def daemon_started(self, **fields: object) -> None:
+        """Intake and buffer are open."""
+        log.info("ready", extra={"fields": fields})
+
+    def shutdown_began(self, *, signal: str, buffered: int) -> None:
+        """A signal asked the daemon to stop."""
+        log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})
+
+    def drain_progressed(self, *, buffered: int, seconds_left: float) -> None:
+        """The daemon waits until the events in the buffer are delivered."""
+        log.info("draining", extra={"fields": {"buffered": buffered, "seconds_left": round(seconds_left, 1)}})
+
+    def daemon_stopped(self, *, lost_events: int, lost_dead_letters: int, ledger: Mapping[str, object]) -> None:
+        """The daemon is about to end; `ledger` accounts for every event."""
+        lost = lost_events or lost_dead_letters
+        level = logging.ERROR if lost else logging.INFO
+        message = "stopped, and lost events or dead letters, which were only in memory" if lost else "stopped"
+        fields = {"lost_events": lost_events, "lost_dead_letters": lost_dead_letters, **ledger}
+        log.log(level, message, extra={"fields": fields})
+
+    def closing_given_up(self, *, ledger: Mapping[str, object]) -> None:
+        """The daemon ends without closing its files. What is committed stays; `ledger` accounts for every event."""
+        log.error(
+            "stopped without closing the buffer's file, as its disk hangs: all accepted events are in it, and some that are "
+            "delivered may be delivered again",
+            extra={"fields": dict(ledger)},
+        )
+
+    # Settings, and the files that they name
+
+    def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
+        """The settings were read again. These paths changed: some are in force, others need a restart."""
+        self._metrics.reloads["changed" if taken_up else "unchanged"] += 1
+        if restart_needed:
+            log.warning(
+                "settings were read again, and some that changed need a restart",
+                extra={"fields": {"changed": list(taken_up), "restart_needed": list(restart_needed)}},
+            )
+        else:
+            message = "settings were read again" if taken_up else "settings were read again: nothing changed"
+            log.info(message, extra={"fields": {"changed": list(taken_up)}})
+
+    def reload_failed(self, problems: Sequence[str]) -> None:
+        """The settings were read again and cannot be used. `problems` show no secret."""
+        self._metrics.reloads["failed"] += 1
+        log.error(
+            "settings were read again, but cannot be used, so nothing changed: fix them and send SIGHUP again",
+            extra={"fields": {"problems": list(problems)}},
+        )
+
+    def file_reloaded(self, setting: str, result: ReloadResult, *, notable: bool = True) -> None:
+        """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
+        self._metrics.reloads[result] += 1
+        if notable:
+            kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
+            log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
+
+    def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
+        """The file cannot be used. `fault` shows nothing of it. It is `notable` unless it was logged before."""
+        self._metrics.reloads["failed"] += 1
+        if notable:
+            message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE
+            log.warning(message, extra={"fields": {"setting": setting, "fault": fault}})

@@ -19,7 +19,7 @@ from tests.bench.comparisons import Figure, Goal
 from tests.system.processes import Daemon, example_event, running_sandbox, starting_daemon, until
 
 POSTS = 20
-IDLE_SECONDS = 3.0
+IDLE_SECONDS = 5.0
 _ASKING = 20
 _ASK_EVERY_SECONDS = 0.05
 _WARM_UP_POSTS = 10

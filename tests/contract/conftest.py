@@ -19,7 +19,7 @@ from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.database.connection import Committed, Database, Job
 from forwarder.event import Event, EventIds
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.words import Intake

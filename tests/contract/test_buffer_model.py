@@ -23,7 +23,7 @@ from forwarder.buffer.turns import MAX_RETRY_AFTER_SECONDS, SLACK_SECONDS
 from forwarder.database import dead_letters as stored_letters
 from forwarder.database.connection import Database
 from forwarder.event import DeadLetter, Event
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from tests.fakes.databases import close_databases, inline_database

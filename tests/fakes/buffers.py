@@ -12,7 +12,7 @@ from forwarder.buffer.base import NO_NOTES, Buffer, DeadLetters, Ledger, Notes, 
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Clock, Event, LaneOf, by_customer
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from forwarder.words import Intake

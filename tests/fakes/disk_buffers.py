@@ -15,7 +15,7 @@ from forwarder.buffer.fates import DeadLettered, Delivered
 from forwarder.database import events as rows
 from forwarder.database.connection import DamagedError, Database
 from forwarder.event import Event, EventIds
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from tests.fakes.databases import inline_database

@@ -27,7 +27,7 @@ from forwarder.intake.http import HttpIntake
 from forwarder.intake.operations import looking
 from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import (
     Address,

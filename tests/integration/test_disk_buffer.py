@@ -19,7 +19,7 @@ from forwarder.database import marks
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event, EventIds
-from forwarder.observing.receipts import Receipts
+from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from tests.fakes.disk_buffers import OpenDisk, open_disk

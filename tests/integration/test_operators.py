@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.host.peers import Peer, peer_of
+from forwarder.host.sockets import Peer, peer_of
 from forwarder.intake.locks import Operators
 from forwarder.settings import ControlSettings, Group, IntakeSettings, Secret
 from tests.fakes.http_intake_harness import serving
@@ -179,7 +179,7 @@ def test_where_the_system_does_not_tell_the_groups_of_a_socket_its_database_does
 
 _IN_A_NAMESPACE = """
 import socket, sys
-from forwarder.host.peers import peer_of
+from forwarder.host.sockets import peer_of
 from forwarder.intake.locks import Operators
 from forwarder.settings import ControlSettings, Group
 with socket.socket(socket.AF_UNIX) as listener:

@@ -163,6 +163,12 @@ class Daemon:
                 return int(line.split()[1]) * 1024
         raise AssertionError(f"the kernel does not tell {name}")
 
+    def switches(self) -> int:
+        """Return how often its threads have waited for something, as the kernel counts it."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        lines = (line for task in tasks for line in (task / "status").read_text(encoding="ascii").splitlines())
+        return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
     async def stop(self, number: int = signal.SIGTERM, *, seconds: float = 30.0) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)

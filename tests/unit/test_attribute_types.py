@@ -10,8 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forwarder.attribute import LearnedType, Place, converted
-from forwarder.attribute_types.conflicts import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES
-from forwarder.attribute_types.guard import AttributeTypes, Judged, Seen
+from forwarder.attribute_types.guard import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES, AttributeTypes, Judged, Seen
 from forwarder.attribute_types.known import TooManyTypesError
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings

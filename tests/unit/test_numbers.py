@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from forwarder.observing.numbers import Numbers
+from forwarder.observing.metrics import Numbers
 
 BOUNDS = (0.005, 0.1, 1, 10)
 PREFIX = "growlytics_forwarder"
@@ -38,7 +38,7 @@ def test_a_scrape_shows_what_the_librarys_own_metrics_show(
     ours.register(numbers)
 
     labelled = numbers.counts("posts", "Posts", "way", ("a", "b", "never"))
-    pairs = numbers.pair_counts("pairs", "Pairs", ("way", "kind"), [("a", "x"), ("b", "x")])
+    pairs = numbers.counts("pairs", "Pairs", ("way", "kind"), [("a", "x"), ("b", "x")])
     plain = numbers.count("plain", 'All "of" them\nin sum')
     gauge = numbers.level("level_seconds", "A level")
     seconds = numbers.durations("wait_seconds", "Waits", BOUNDS)

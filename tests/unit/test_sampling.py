@@ -11,7 +11,7 @@ import pytest
 from forwarder.buffer.base import Ledger, Stored
 from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.observing.forecast import Forecast, Sample
+from forwarder.observing.rates import Forecast, Sample
 from forwarder.observing.telemetry import Telemetry
 from forwarder.sampling import Sampling
 from forwarder.settings import BufferSettings
