@@ -16,20 +16,21 @@ import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple, assert_never
+from time import monotonic
+from typing import BinaryIO, Final, NamedTuple, TextIO, assert_never
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
-    UNAUTHORIZED_MEND,
+    UNAUTHORIZED_FIX,
     Daemon,
     DaemonAnswer,
     DaemonError,
     Place,
+    StoppedError,
     described_errors,
     in_one_line,
     not_a_forwarder,
 )
-from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 from forwarder.cli.lines import (
     TOO_LONG_MESSAGE,
     Line,
@@ -39,8 +40,8 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.patience import Patience, StoppedError
-from forwarder.cli.progress import LoadProgress, LoadTally
+from forwarder.cli.options import add_daemon_arguments, daemon_of
+from forwarder.cli.progress import Patience, Ticker, progress_bar
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(
-    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: LoadProgress, args: argparse.Namespace
+    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: "LoadProgress", args: argparse.Namespace
 ) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
@@ -86,8 +87,8 @@ def _load(
         for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
             runner.run(loader.send(batch))
     except DaemonError as error:
-        stopped = f"{error}; {error.mend}"
-    except (UnreadableError, StoppedError) as error:
+        stopped = error.explained
+    except UnreadableError as error:
         stopped = str(error)
     except KeyboardInterrupt:
         stopped = "interrupted"
@@ -95,6 +96,60 @@ def _load(
     loader.finish(stopped)
     print(loader.tally)
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
+
+
+@dataclass
+class LoadTally:
+    """What became of the events so far."""
+
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    """Known to the daemon already."""
+    refused: int = 0
+    possible_duplicates: int = 0
+    """At most; accepted after an earlier answer was lost."""
+
+    @property
+    def unconfirmed(self) -> int:
+        return self.read - self.accepted - self.duplicates - self.refused
+
+    @property
+    def all_taken(self) -> bool:
+        return self.read == self.accepted + self.duplicates
+
+    def __str__(self) -> str:
+        rare = {
+            "duplicates": self.duplicates,
+            "not confirmed": self.unconfirmed,
+            "possible duplicates up to": self.possible_duplicates,
+        }
+        common = f"read {self.read}, accepted {self.accepted}, refused {self.refused}"
+        return common + "".join(f", {words} {count}" for words, count in rare.items() if count)
+
+
+class LoadProgress(Ticker):
+    """Shows how far `load` is in its file."""
+
+    def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(stream, clock=clock)
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+
+    def show(self, tally: LoadTally, *, done_bytes: int | None = None, note: str = "") -> None:
+        """Show it, as `tell` does."""
+        self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
+        seconds = self._clock() - self._began
+        text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=seconds)
+        self.tell(text, bar=progress_bar(self._done_bytes, self._total_bytes), note=note)
+
+
+def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
+    """Return how far it is in words."""
+    mib = 1024 * 1024
+    total = f" of {total_bytes / mib:.1f}" if total_bytes else ""
+    rate = tally.read / seconds if seconds > 0 else 0.0
+    return f"{done_bytes / mib:.1f}{total} MiB, {tally.read} events, {rate:.0f}/s, {tally.refused} refused"
 
 
 class LoadBatch(NamedTuple):
@@ -165,8 +220,8 @@ def judge(answer: DaemonAnswer, *, place: Place, count: int) -> LoadJudged | Loa
         case 413 if count > 1:
             return TooLarge()
         case 401 | 403 if errors:
-            mend = f"; {UNAUTHORIZED_MEND}" if answer.status == 401 else ""
-            raise StoppedError(f"{place} lets nothing in: {errors[0]}{mend}")
+            fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
+            raise StoppedError(f"{place} lets nothing in: {errors[0]}", fix=fix)
         case status if status >= 400 and status not in {404, 405, 415} and errors:
             return LoadRefused(errors)
     raise StoppedError(not_a_forwarder(place, answer.status))
@@ -212,7 +267,7 @@ class Loader:
                 yield line
 
     async def send(self, batch: LoadBatch) -> None:
-        """Send a batch, until the daemon has judged every line. Raises DaemonError or StoppedError."""
+        """Send a batch, until the daemon has judged every line. Raises DaemonError."""
         # A connection that was closed while the file was read shows it only once the loop has run.
         await asyncio.sleep(0)
         pending = [batch]

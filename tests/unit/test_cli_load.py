@@ -8,20 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError, HostPort, Place, UnreachableError
+from forwarder.cli.daemon import (
+    AnswerLostError,
+    Daemon,
+    DaemonAnswer,
+    DaemonError,
+    HostPort,
+    Place,
+    StoppedError,
+    UnreachableError,
+)
 from forwarder.cli.lines import Line, numbered_lines
 from forwarder.cli.load import (
     MAX_LISTED_LINES,
     LoadBatch,
     Loader,
     LoadJudged,
+    LoadProgress,
     LoadRefused,
+    LoadTally,
     TooLarge,
     batches,
     judge,
+    progress_text,
 )
-from forwarder.cli.patience import RETRY_SECONDS, StoppedError, TryLater, later
-from forwarder.cli.progress import LoadProgress, LoadTally, progress_bar, progress_text
+from forwarder.cli.progress import RETRY_SECONDS, TryLater, later, progress_bar
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
 ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
@@ -91,11 +102,11 @@ def answer(
 
 
 def lost() -> AnswerLostError:
-    return AnswerLostError("the answer was lost", mend="")
+    return AnswerLostError("the answer was lost", fix="")
 
 
 def unreachable() -> UnreachableError:
-    return UnreachableError("no daemon", mend="")
+    return UnreachableError("no daemon", fix="")
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 5), st.integers(1, 60))
