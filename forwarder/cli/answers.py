@@ -1,4 +1,4 @@
-"""Typed readers of what a daemon answers: /v1/status for `top` and other commands, and the types of attributes.
+"""Typed readers of what a daemon answers: /v1/status, the types of attributes, and posted events.
 
 The structs mirror the answers, and leave out what no command shows. Each field of the status may be missing or null. The
 address may be a stranger's, so nothing is believed: texts of the status are escaped, texts and lists are cut, and a value of
@@ -7,7 +7,7 @@ takes as long as all that `--help` needs.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -284,6 +284,10 @@ class KnownType(msgspec.Struct, frozen=True, kw_only=True):
         """The event name and the attribute."""
         return self.name, self.attribute
 
+    def described(self) -> dict[str, object]:
+        """Return all of it for JSON."""
+        return msgspec.structs.asdict(self)
+
 
 class TypesPage(msgspec.Struct):
     """Some types, and how many can be learned."""
@@ -306,3 +310,21 @@ class Imported(msgspec.Struct):
 
     imported: int
     fixed: int
+
+
+# Posted events
+
+
+class RejectedLine(msgspec.Struct):
+    """One line that the daemon refused."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    errors: list[Any] = []
+
+
+class EventsAnswer(msgspec.Struct):
+    """What /v1/events answers to several lines."""
+
+    accepted: Annotated[int, msgspec.Meta(ge=0)]
+    duplicates: Annotated[int, msgspec.Meta(ge=0)]
+    rejected: list[RejectedLine]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlencode
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
-from forwarder.cli.daemon import Daemon, StoppedError
+from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError
 from forwarder.cli.options import actions_of, daemon_of, run_action, table, utc
 from forwarder.text import printable
 
@@ -50,13 +50,11 @@ run = run_action
 
 
 def _list(args: argparse.Namespace) -> int:
-    from msgspec import to_builtins
-
     types, last = _ask(args, _known)
     types.sort(key=lambda each: each.place)
     if args.json:
         for each in types:
-            print(json.dumps(to_builtins(each)))
+            print(json.dumps(each.described()))
     else:
         for line in table(_HEADINGS, map(_row, types), numbers={"CONFLICTS"}):
             print(line)
@@ -82,7 +80,7 @@ async def _known(daemon: Daemon) -> "tuple[list[KnownType], TypesPage]":
     after: str | None = None
     while True:
         answer = await daemon.get(_PATH if after is None else f"{_PATH}?{urlencode({'after': after})}")
-        page = daemon.read(answer, TypesPage)
+        page = _read(daemon, answer, TypesPage)
         listed += len(page.types)
         found.update((each.place, each) for each in page.types)
         if page.next is None:
@@ -166,7 +164,13 @@ def _ask(args: argparse.Namespace, what: Callable[[Daemon], Awaitable[_Result]])
 async def _post(daemon: Daemon, action: str, asked: Mapping[str, object], kind: type[_Content]) -> _Content:
     # ASCII, so that whatever a shell handed over as a name can be sent.
     body = json.dumps(asked, separators=(",", ":")).encode()
-    return daemon.read(await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"), kind)
+    return _read(daemon, await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"), kind)
+
+
+def _read(daemon: Daemon, answer: DaemonAnswer, kind: type[_Content]) -> _Content:
+    if answer.status != 200:
+        raise daemon.refused(answer)
+    return daemon.read(answer, kind)
 
 
 def _count(types: int) -> str:

@@ -160,11 +160,9 @@ class Daemon:
         return await self._exchange("POST", path, body, content_type=content_type, fix=fix)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
-        """Return the content of an answer as a struct of msgspec. Raises StoppedError if it is not one."""
+        """Return the content of an answer as a struct of msgspec. Raises StoppedError if it is another."""
         import msgspec
 
-        if answer.status != 200:
-            raise self.refused(answer)
         try:
             return msgspec.convert(answer.content, kind)
         except msgspec.ValidationError:
