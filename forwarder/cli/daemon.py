@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 if TYPE_CHECKING:
     import aiohttp
@@ -22,9 +22,11 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """If nobody says otherwise. More than the longest list of refusals takes."""
 MAX_LISTED_ERRORS: Final = 5
 """Of one event."""
-UNAUTHORIZED_MEND: Final = "use --unix-socket, or --token-file where the daemon has a token"
-FORBIDDEN_MEND: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
+UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file where the daemon has a token"
+FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
 """Over a Unix socket."""
+
+Content = TypeVar("Content")
 
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
 """Who asks for a longer wait is asked again after this one."""
@@ -33,11 +35,16 @@ _HOST_PORT: Final = re.compile(rf"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|({_LABEL
 
 
 class DaemonError(Exception):
-    """The daemon gave no answer. The message says where and why; with `mend` it is complete."""
+    """The daemon did not do what it was asked. The message says why; `fix`, if there is one, what to do about it."""
 
-    def __init__(self, message: str, *, mend: str) -> None:
+    def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)
-        self.mend: Final = mend
+        self._fix = fix
+
+    @property
+    def explained(self) -> str:
+        """The message with the fix."""
+        return f"{self}; {self._fix}" if self._fix else str(self)
 
 
 class UnreachableError(DaemonError):
@@ -45,7 +52,11 @@ class UnreachableError(DaemonError):
 
 
 class AnswerLostError(DaemonError):
-    """Something was sent, and no whole answer came back: the daemon may have taken it, or not."""
+    """Something was sent, and no whole answer came back: the daemon may have accepted it, or not."""
+
+
+class StoppedError(DaemonError):
+    """There is no point in asking again, nor for the rest; the message says why."""
 
 
 class HostPort(NamedTuple):
@@ -141,12 +152,35 @@ class Daemon:
 
     async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> DaemonAnswer:
         """Ask once. Raises UnreachableError or AnswerLostError."""
-        return await self._exchange("GET", path, mend="try again", max_answer_bytes=max_answer_bytes)
+        return await self._exchange("GET", path, fix="try again", max_answer_bytes=max_answer_bytes)
 
     async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
         """Post once. Raises UnreachableError or AnswerLostError."""
-        mend = "what was sent may have been taken, or not"
-        return await self._exchange("POST", path, body, content_type=content_type, mend=mend)
+        fix = "what was sent may have been taken, or not"
+        return await self._exchange("POST", path, body, content_type=content_type, fix=fix)
+
+    def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
+        """Return the content of an answer as a struct of msgspec. Raises StoppedError if it is another."""
+        import msgspec
+
+        try:
+            return msgspec.convert(answer.content, kind)
+        except msgspec.ValidationError:
+            raise self.strange(answer) from None
+
+    def refused(self, answer: DaemonAnswer) -> StoppedError:
+        """Return the error for an answer that refuses a request as a whole."""
+        errors = described_errors(answer.content)
+        if answer.status < 400 or not errors:
+            return self.strange(answer)
+        fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
+        if answer.status == 403 and self.place.unix_socket is not None:
+            fix = FORBIDDEN_FIX
+        return StoppedError(f"{self.place} answered {answer.status}: {errors[0]}", fix=fix)
+
+    def strange(self, answer: DaemonAnswer) -> StoppedError:
+        """Return the error for an answer that no forwarder gives."""
+        return StoppedError(not_a_forwarder(self.place, answer.status))
 
     async def _exchange(
         self,
@@ -154,7 +188,7 @@ class Daemon:
         path: str,
         body: bytes | None = None,
         *,
-        mend: str,
+        fix: str,
         content_type: str | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> DaemonAnswer:
@@ -175,10 +209,10 @@ class Daemon:
                 return DaemonAnswer(response.status, _object(text), retry_after_seconds, text)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             message = f"no daemon can be reached at {self.place}: {_reason(error)}"
-            raise UnreachableError(message, mend=_mend(self.place, error)) from error
+            raise UnreachableError(message, fix=_fix(self.place, error)) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             message = f"the answer of {self.place} was lost: {_reason(error)}"
-            raise AnswerLostError(message, mend=mend) from error
+            raise AnswerLostError(message, fix=fix) from error
 
 
 def described_errors(content: Mapping[str, object]) -> list[str]:
@@ -236,7 +270,7 @@ def _seconds(retry_after: str | None) -> int | None:
     return min(int(retry_after), _MAX_RETRY_AFTER_SECONDS)
 
 
-def _mend(place: Place, error: Exception) -> str:
+def _fix(place: Place, error: Exception) -> str:
     if place.host_port is not None and place.host_port.port == 0:
         return "port 0 is a different one at each start: name the one in the daemon's log with --url"
     if isinstance(_cause(error), PermissionError):

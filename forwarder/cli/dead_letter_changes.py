@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from forwarder.cli.daemon import Daemon, DaemonAnswer, UnreachableError, described_errors, in_one_line
-from forwarder.cli.dead_letter_answers import Decided
-from forwarder.cli.dead_letter_requests import Action, judge, post
-from forwarder.cli.patience import Patience, StoppedError
-from forwarder.cli.progress import Ticker, progress_bar
+from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError, UnreachableError, described_errors, in_one_line
+from forwarder.cli.dead_letter_requests import Action, Decided, judge, post
+from forwarder.cli.progress import Patience, Ticker, progress_bar
 
 MAX_CHUNK_IDS: Final = 500
 MAX_LISTED: Final = 10
@@ -93,7 +91,7 @@ class Changer:
         self._sent_at = clock()
 
     async def change(self, ids: Sequence[str], *, name_missing: bool = False) -> None:
-        """Replay or purge these, in order. Raises DaemonError or StoppedError."""
+        """Replay or purge these, in order. Raises DaemonError."""
         self.tally.asked = len(ids)
         # From the end, as a stack.
         pending = [ids[at : at + self._max_ids] for at in range(0, len(ids), self._max_ids)][::-1]

@@ -1,4 +1,4 @@
-"""`dead-letters`: what Growlytics refused for good, of a running daemon: list, show, replay, export or purge it.
+"""`dead-letters`: what Growlytics rejected for good, of a running daemon: list, show, replay, export or purge it.
 
 Names, answers and events are text from strangers and are escaped, but for `export` to a file or a pipe, which gives the
 events as they were.
@@ -9,38 +9,30 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import Daemon, DaemonError
-from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
-from forwarder.cli.dead_letter_answers import DeadLetterShown, fit_to_show, is_id, on_one_line
-from forwarder.cli.dead_letter_changes import Changer, ChangeTally
-from forwarder.cli.dead_letter_requests import Action, DeadLetterRequests, Pages
-from forwarder.cli.output import discard_output
-from forwarder.cli.patience import Patience, StoppedError
-from forwarder.cli.progress import Ticker
+from forwarder.cli.options import actions_of, daemon_of, discard_output, run_action, table, utc
+from forwarder.cli.progress import Patience, Ticker
 from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 
+if TYPE_CHECKING:
+    from forwarder.cli.dead_letter_requests import Action, DeadLetterRequests, DeadLetterShown
+
 _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES")
-_NUMBERS: Final = frozenset({"STATUS", "ATTEMPTS", "BYTES"})
+_JSON_FIELDS: Final = (
+    "id", "name", "reason", "status", "attempts", "accepted_at", "first_attempt_at", "last_attempt_at", "size_bytes",
+)  # fmt: skip
 _REASON_HELP: Final = f"only those of one reason: {', '.join(DEAD_REASONS)}"
 _MAX_ANSWER_CHARACTERS: Final = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def action(name: str, summary: str, run_action: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        found = actions.add_parser(name, help=summary, description=summary)
-        add_daemon_arguments(found)
-        found.set_defaults(run_action=run_action)
-        return found
-
+    action = actions_of(parser)
     listing = action("list", "show what there is, the oldest first", _list)
     listing.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
     listing.add_argument("--limit", metavar="N", type=_positive, default=100, help="how many at most; by default 100")
@@ -62,19 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     purging.set_defaults(dry_run=False, rate=None)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Do what the action says, and return 0 if all that was asked for was done."""
-    action: Callable[[argparse.Namespace], int] = args.run_action
-    try:
-        code = action(args)
-        sys.stdout.flush()
-    except (DaemonError, StoppedError) as error:
-        print(_why(error), file=sys.stderr)
-        return EXIT_NO
-    except BrokenPipeError:
-        discard_output()  # whoever read it has seen enough
-        return EXIT_NO
-    return code
+run = run_action
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -85,30 +65,28 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    letters, held = asyncio.run(_listed(args))
-    if args.json:
-        for letter in letters:
-            print(as_json(letter))
-    else:
-        for line in table(letters):
-            print(line)
+    from forwarder.cli.dead_letter_requests import Pages
+
+    async def ask() -> "tuple[list[DeadLetterShown], int]":
+        async with daemon_of(args) as daemon:
+            pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
+            return await pages.all(), pages.held or 0
+
+    letters, held = asyncio.run(ask())
+    for line in map(as_json, letters) if args.json else rows(letters):
+        print(line)
     of_what = "dead letters of all reasons" if args.reason else "dead letters"
     # A program that reads JSON would stumble over it.
     print(f"shown {len(letters)} of {held} {of_what}", file=sys.stderr if args.json else sys.stdout)
     return EXIT_OK
 
 
-async def _listed(args: argparse.Namespace) -> tuple[list[DeadLetterShown], int]:
-    async with daemon_of(args) as daemon:
-        pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
-        found: list[DeadLetterShown] = []
-        while (letters := await pages.next()) is not None:
-            found += letters
-        return found, pages.held or 0
-
-
 def _show(args: argparse.Namespace) -> int:
-    letter = asyncio.run(_one(args))
+    async def ask() -> "DeadLetterShown | None":
+        async with daemon_of(args) as daemon:
+            return await _impatient(daemon).one(args.id)
+
+    letter = asyncio.run(ask())
     if letter is None:
         print(f"no dead letter has the id {args.id}, or no longer", file=sys.stderr)
         return EXIT_NO
@@ -117,22 +95,29 @@ def _show(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-async def _one(args: argparse.Namespace) -> DeadLetterShown | None:
-    async with daemon_of(args) as daemon:
-        return await _impatient(daemon).one(args.id)
-
-
 def _change(args: argparse.Namespace) -> int:
+    from forwarder.cli.dead_letter_changes import Changer, ChangeTally
+    from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages
+
     action: Action = args.action
     tally = ChangeTally("replayed" if action == "replay" else "purged", dry_run=args.dry_run)
     ticker = Ticker(sys.stderr)
     daemon = daemon_of(args)
     changer = Changer(daemon, action, tally=tally, ticker=ticker, per_second=args.rate)
+    patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
+
+    async def change() -> None:
+        async with daemon:
+            # All ids come first: an event that dies again meanwhile has a new one.
+            pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
+            ids = args.ids or [each.id for each in await pages.all()]
+            await changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
+
     stopped = ""
     try:
-        asyncio.run(_changed(daemon, changer, ticker, args))
-    except (DaemonError, StoppedError) as error:
-        stopped = _why(error)
+        asyncio.run(change())
+    except DaemonError as error:
+        stopped = error.explained
     except KeyboardInterrupt:
         stopped = "interrupted"
     changer.finish(stopped)
@@ -140,32 +125,33 @@ def _change(args: argparse.Namespace) -> int:
     return EXIT_NO if stopped or tally.refused or (args.ids and tally.missing) else EXIT_OK
 
 
-async def _changed(daemon: Daemon, changer: Changer, ticker: Ticker, args: argparse.Namespace) -> None:
-    patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
-    async with daemon:
-        # All ids come first: an event that dies again meanwhile has a new one.
-        pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
-        ids = list(dict.fromkeys(args.ids)) if args.ids else await pages.ids()
-        await changer.change(ids, name_missing=bool(args.ids))
-
-
 def _export(args: argparse.Namespace) -> int:
+    from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages, fit_to_show, on_one_line
+
     ticker = Ticker(sys.stderr)
     exported = 0
     daemon = daemon_of(args)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell(f"exported {exported} events", note=note))
     pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason, payload=True)
-    write = _write_shown if sys.stdout.isatty() else _write_raw
     stopped = ""
+
+    def write(events: Iterable[bytes]) -> None:
+        if sys.stdout.isatty():
+            for event in events:
+                print(fit_to_show(event))
+        else:
+            sys.stdout.buffer.write(b"".join(on_one_line(event) + b"\n" for event in events))
+            sys.stdout.buffer.flush()
+
     # It is written outside the event loop, so that Ctrl-C also ends the wait for a pipe that nobody reads.
     with asyncio.Runner() as runner:
         try:
             runner.run(daemon.open())
             while (letters := runner.run(pages.next())) is not None:
-                write([each.payload.event for each in letters if each.payload])
+                write(each.event for each in letters)
                 exported += len(letters)
-        except (DaemonError, StoppedError) as error:
-            stopped = _why(error)
+        except DaemonError as error:
+            stopped = error.explained
         except BrokenPipeError:
             discard_output()
             stopped = "the reader of the output left"
@@ -179,101 +165,63 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_NO if stopped else EXIT_OK
 
 
-def _write_raw(events: Sequence[bytes]) -> None:
-    sys.stdout.buffer.write(b"".join(on_one_line(event) + b"\n" for event in events))
-    sys.stdout.buffer.flush()
-
-
-def _write_shown(events: Sequence[bytes]) -> None:
-    for event in events:
-        print(fit_to_show(event))
-
-
-def table(letters: Sequence[DeadLetterShown]) -> list[str]:
+def rows(letters: "Sequence[DeadLetterShown]") -> list[str]:
     """Return the lines of a table for people, with its headings; none if there are no dead letters."""
-    if not letters:
-        return []
-    rows = [_HEADINGS, *map(_row, letters)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
-            for heading, cell, width in zip(_HEADINGS, row, widths, strict=True)
+    cells = (
+        (
+            each.id,
+            printable(each.name),
+            printable(each.reason),
+            _or_dash(each.status),
+            str(each.attempts),
+            utc(each.last_attempt_at),
+            str(each.size_bytes),
         )
-        for row in rows
-    ]
-
-
-def _row(letter: DeadLetterShown) -> tuple[str, ...]:
-    return (
-        letter.id,
-        printable(letter.name),
-        printable(letter.reason),
-        _or_dash(letter.status),
-        str(letter.attempts),
-        _utc(letter.last_attempt_at),
-        str(letter.size_bytes),
+        for each in letters
     )
+    return table(_HEADINGS, cells, numbers={"STATUS", "ATTEMPTS", "BYTES"})
 
 
-def as_json(letter: DeadLetterShown) -> str:
+def as_json(letter: "DeadLetterShown") -> str:
     """Return what `list` shows of it as a JSON object, in ASCII."""
-    return json.dumps(
-        {
-            "id": letter.id,
-            "name": letter.name,
-            "reason": letter.reason,
-            "status": letter.status,
-            "attempts": letter.attempts,
-            "accepted_at": letter.accepted_at,
-            "first_attempt_at": letter.first_attempt_at,
-            "last_attempt_at": letter.last_attempt_at,
-            "size_bytes": letter.size_bytes,
-        }
-    )
+    return json.dumps({name: getattr(letter, name) for name in _JSON_FIELDS})
 
 
-def described(letter: DeadLetterShown) -> list[str]:
+def described(letter: "DeadLetterShown") -> list[str]:
     """Return the lines that show all there is about it."""
-    payload = letter.payload
-    assert payload is not None, "one that is asked for by its id comes with it"
+    from forwarder.cli.dead_letter_requests import fit_to_show
+
     fields = {
         "id": letter.id,
         "name": printable(letter.name),
-        "customer": printable(payload.customer, 500),
+        "customer": printable(letter.customer, 500),
         "reason": printable(letter.reason),
         "status": _or_dash(letter.status),
         "attempts": str(letter.attempts),
-        "accepted": _utc(letter.accepted_at),
-        "first attempt": _utc(letter.first_attempt_at),
-        "last attempt": _utc(letter.last_attempt_at),
+        "accepted": utc(letter.accepted_at),
+        "first attempt": utc(letter.first_attempt_at),
+        "last attempt": utc(letter.last_attempt_at),
         "size": f"{letter.size_bytes} bytes",
-        "answer": "-" if payload.answer is None else printable(payload.answer, _MAX_ANSWER_CHARACTERS),
-        "event": fit_to_show(payload.event),
+        "answer": "-" if letter.answer is None else printable(letter.answer, _MAX_ANSWER_CHARACTERS),
+        "event": fit_to_show(letter.event),
     }
     return [f"{f'{name}:':<15}{text}".rstrip() for name, text in fields.items()]
-
-
-def _utc(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
-def _impatient(daemon: Daemon) -> DeadLetterRequests:
+def _impatient(daemon: Daemon) -> "DeadLetterRequests":
     """Return the dead letters for somebody who waits for a single answer, and can ask again."""
+    from forwarder.cli.dead_letter_requests import DeadLetterRequests
+
     ticker = Ticker(sys.stderr)
     return DeadLetterRequests(daemon, Patience(say=ticker.say, note=ticker.say, retry_seconds=()))
 
 
-def _why(error: DaemonError | StoppedError) -> str:
-    return f"{error}; {error.mend}" if isinstance(error, DaemonError) else str(error)
-
-
 def _id(text: str) -> str:
-    if not is_id(text):
+    if re.fullmatch(r"[0-9]{1,40}", text) is None:
         raise argparse.ArgumentTypeError("must be the id of a dead letter, decimal digits, as `list` shows it")
     return text.lstrip("0") or "0"  # as the daemon names it
 

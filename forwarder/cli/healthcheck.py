@@ -15,20 +15,18 @@ from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import HostPort
-from forwarder.cli.daemon_arguments import add_url_argument
+from forwarder.cli.options import add_config_arguments, add_url_argument
 
 _DEADLINE_SECONDS: Final = 2
 _MAX_STATUS_LINE_BYTES: Final = 1024
 
 
 class _UnknownAddressError(Exception):
-    """Where to ask is not known; the message says why and the mend."""
+    """Where to ask is not known; the message says why, and how to fix it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from forwarder.cli.options import add_config_arguments
-
     add_config_arguments(parser)
     add_url_argument(parser, "the daemon's admin.http; instead of --config, and fastest")
 

@@ -19,7 +19,7 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.output import discard_output
+from forwarder.cli.options import discard_output
 from forwarder.words import AttributeType
 
 if TYPE_CHECKING:

@@ -14,22 +14,21 @@ import asyncio
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple, assert_never
+from time import monotonic
+from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
-    UNAUTHORIZED_MEND,
+    UNAUTHORIZED_FIX,
     Daemon,
     DaemonAnswer,
     DaemonError,
-    Place,
+    StoppedError,
     described_errors,
     in_one_line,
-    not_a_forwarder,
 )
-from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
 from forwarder.cli.lines import (
     TOO_LONG_MESSAGE,
     Line,
@@ -39,8 +38,8 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.patience import Patience, StoppedError
-from forwarder.cli.progress import LoadProgress, LoadTally
+from forwarder.cli.options import add_daemon_arguments, daemon_of
+from forwarder.cli.progress import Patience, Ticker, progress_bar
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(
-    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: LoadProgress, args: argparse.Namespace
+    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: "LoadProgress", args: argparse.Namespace
 ) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
@@ -86,8 +85,8 @@ def _load(
         for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
             runner.run(loader.send(batch))
     except DaemonError as error:
-        stopped = f"{error}; {error.mend}"
-    except (UnreadableError, StoppedError) as error:
+        stopped = error.explained
+    except UnreadableError as error:
         stopped = str(error)
     except KeyboardInterrupt:
         stopped = "interrupted"
@@ -95,6 +94,60 @@ def _load(
     loader.finish(stopped)
     print(loader.tally)
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
+
+
+@dataclass
+class LoadTally:
+    """What became of the events so far."""
+
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    """Known to the daemon already."""
+    refused: int = 0
+    possible_duplicates: int = 0
+    """At most; accepted after an earlier answer was lost."""
+
+    @property
+    def unconfirmed(self) -> int:
+        return self.read - self.accepted - self.duplicates - self.refused
+
+    @property
+    def all_taken(self) -> bool:
+        return self.read == self.accepted + self.duplicates
+
+    def __str__(self) -> str:
+        rare = {
+            "duplicates": self.duplicates,
+            "not confirmed": self.unconfirmed,
+            "possible duplicates up to": self.possible_duplicates,
+        }
+        common = f"read {self.read}, accepted {self.accepted}, refused {self.refused}"
+        return common + "".join(f", {words} {count}" for words, count in rare.items() if count)
+
+
+class LoadProgress(Ticker):
+    """Shows how far `load` is in its file."""
+
+    def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(stream, clock=clock)
+        self._total_bytes = total_bytes
+        self._done_bytes = 0
+
+    def show(self, tally: LoadTally, *, done_bytes: int | None = None, note: str = "") -> None:
+        """Show it, as `tell` does."""
+        self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
+        seconds = self._clock() - self._began
+        text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=seconds)
+        self.tell(text, bar=progress_bar(self._done_bytes, self._total_bytes), note=note)
+
+
+def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
+    """Return how far it is in words."""
+    mib = 1024 * 1024
+    total = f" of {total_bytes / mib:.1f}" if total_bytes else ""
+    rate = tally.read / seconds if seconds > 0 else 0.0
+    return f"{done_bytes / mib:.1f}{total} MiB, {tally.read} events, {rate:.0f}/s, {tally.refused} refused"
 
 
 class LoadBatch(NamedTuple):
@@ -110,10 +163,6 @@ class LoadBatch(NamedTuple):
     def where(self) -> str:
         first, last = self.lines[0].number, self.lines[-1].number
         return f"line {first}" if first == last else f"lines {first} to {last}"
-
-    def halves(self) -> tuple["LoadBatch", "LoadBatch"]:
-        middle = len(self.lines) // 2
-        return LoadBatch(self.lines[:middle]), LoadBatch(self.lines[middle:])
 
 
 def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[LoadBatch]:
@@ -132,9 +181,8 @@ def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterat
         yield LoadBatch(gathered)
 
 
-@dataclass(frozen=True)
-class LoadJudged:
-    """The daemon decided about every line."""
+class LoadJudged(NamedTuple):
+    """What the daemon decided about the lines of a batch."""
 
     accepted: int
     duplicates: int
@@ -142,47 +190,33 @@ class LoadJudged:
     """The index and the errors of each refused line, as far as they are listed."""
 
 
-@dataclass(frozen=True)
-class LoadRefused:
-    """The daemon refused the batch as a whole, for good."""
+def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | None:
+    """Decide what an answer to a batch of `count` lines means; None if the daemon takes only smaller batches.
 
-    errors: Sequence[str]
-
-
-@dataclass(frozen=True)
-class TooLarge:
-    """The daemon takes only smaller batches."""
-
-
-def judge(answer: DaemonAnswer, *, place: Place, count: int) -> LoadJudged | LoadRefused | TooLarge:
-    """Decide what an answer to a batch of `count` lines means. Raises StoppedError if no batch will fare better."""
+    Raises StoppedError if no batch will fare better.
+    """
     errors = described_errors(answer.content)
     match answer.status:
         case 202 | 422 if "rejected" in answer.content:
-            judged = _judged(answer.content, count)
-            if judged is not None:
-                return judged
+            return _judged(answer, daemon, count)
         case 413 if count > 1:
-            return TooLarge()
-        case 401 | 403 if errors:
-            mend = f"; {UNAUTHORIZED_MEND}" if answer.status == 401 else ""
-            raise StoppedError(f"{place} lets nothing in: {errors[0]}{mend}")
-        case status if status >= 400 and status not in {404, 405, 415} and errors:
-            return LoadRefused(errors)
-    raise StoppedError(not_a_forwarder(place, answer.status))
-
-
-def _judged(content: Mapping[str, object], count: int) -> LoadJudged | None:
-    accepted, duplicates, rejected = (content.get(key) for key in ("accepted", "duplicates", "rejected"))
-    if not isinstance(accepted, int) or not isinstance(duplicates, int) or not isinstance(rejected, list):
-        return None
-    refusals = []
-    for each in rejected:
-        index = each.get("index") if isinstance(each, dict) else None
-        if not isinstance(index, int) or not 0 <= index < count:
             return None
-        refusals.append((index, described_errors(each)))
-    return LoadJudged(accepted, duplicates, refusals) if 0 <= accepted + duplicates <= count else None
+        case 401 | 403 if errors:
+            fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
+            raise StoppedError(f"{daemon.place} lets nothing in: {errors[0]}", fix=fix)
+        case status if status >= 400 and status not in {404, 405, 415} and errors:
+            return LoadJudged(0, 0, [(index, errors) for index in range(count)])
+    raise daemon.strange(answer)
+
+
+def _judged(answer: DaemonAnswer, daemon: Daemon, count: int) -> LoadJudged:
+    from forwarder.cli.answers import EventsAnswer
+
+    found = daemon.read(answer, EventsAnswer)
+    if found.accepted + found.duplicates > count or any(each.index >= count for each in found.rejected):
+        raise daemon.strange(answer)
+    refusals = [(each.index, described_errors({"errors": each.errors})) for each in found.rejected]
+    return LoadJudged(found.accepted, found.duplicates, refusals)
 
 
 class Loader:
@@ -212,22 +246,17 @@ class Loader:
                 yield line
 
     async def send(self, batch: LoadBatch) -> None:
-        """Send a batch, until the daemon has judged every line. Raises DaemonError or StoppedError."""
+        """Send a batch, until the daemon has judged every line. Raises DaemonError."""
         # A connection that was closed while the file was read shows it only once the loop has run.
         await asyncio.sleep(0)
         pending = [batch]
         while pending:
             part = pending.pop()
-            verdict = await self._verdict(part)
-            match verdict:
-                case LoadJudged():
-                    self._count(part, verdict)
-                case LoadRefused():
-                    self._refuse_all(part, verdict)
-                case TooLarge():
-                    pending += reversed(part.halves())
-                case _:
-                    assert_never(verdict)
+            if (judged := await self._judged(part)) is not None:
+                self._count(part, judged)
+            else:
+                middle = len(part.lines) // 2
+                pending += [LoadBatch(part.lines[middle:]), LoadBatch(part.lines[:middle])]
         self._progress.show(self.tally, done_bytes=batch.lines[-1].end_bytes)
 
     def finish(self, stopped: str) -> None:
@@ -239,17 +268,17 @@ class Loader:
             self._progress.say(f"what follows line {self._judged_to} was not sent, or got no answer")
         self._progress.clear()
 
-    async def _verdict(self, batch: LoadBatch) -> LoadJudged | LoadRefused | TooLarge:
+    async def _judged(self, batch: LoadBatch) -> LoadJudged | None:
         body = batch.body
         answer, lost = await self._patience.answer(
             lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
             doing=f"sending {batch.where}",
             doubt="they may have been taken",
         )
-        verdict = judge(answer, place=self._daemon.place, count=len(batch.lines))
-        if lost and isinstance(verdict, LoadJudged):
-            self.tally.possible_duplicates += lost * verdict.accepted
-        return verdict
+        judged = judge(answer, daemon=self._daemon, count=len(batch.lines))
+        if judged is not None:
+            self.tally.possible_duplicates += lost * judged.accepted
+        return judged
 
     def _count(self, batch: LoadBatch, judged: LoadJudged) -> None:
         self.tally.accepted += judged.accepted
@@ -259,11 +288,6 @@ class Loader:
         unlisted = len(batch.lines) - judged.accepted - judged.duplicates - len(judged.refusals)
         self.tally.refused += unlisted
         self._unlisted += unlisted
-        self._judged_to = batch.lines[-1].number
-
-    def _refuse_all(self, batch: LoadBatch, refused: LoadRefused) -> None:
-        for line in batch.lines:
-            self._refuse(line, refused.errors)
         self._judged_to = batch.lines[-1].number
 
     def _refuse(self, line: Line, errors: Sequence[str]) -> None:

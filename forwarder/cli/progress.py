@@ -1,45 +1,28 @@
-"""How far a command is, and how it is shown; for `load` also what became of the events so far."""
+"""What clients of a daemon share: showing how far they are, and asking again.
 
+A request is repeated when the daemon says to wait, when it cannot be reached, and when an answer was lost. So asking twice
+must do no harm, or less than not asking.
+"""
+
+import asyncio
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from time import monotonic
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
+
+from forwarder.cli.daemon import AnswerLostError, DaemonAnswer, DaemonError, described_errors
 
 BAR_SECONDS: Final = 0.1
 LINE_SECONDS: Final = 5
 """How often progress is shown, at most: on a terminal, and elsewhere."""
+RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
+"""How long to wait after each failure in a row to connect, or to get an answer; after that it is given up.
 
-
-@dataclass
-class LoadTally:
-    """What became of the events so far."""
-
-    read: int = 0
-    accepted: int = 0
-    duplicates: int = 0
-    """Known to the daemon already."""
-    refused: int = 0
-    possible_duplicates: int = 0
-    """At most; accepted after an earlier answer was lost."""
-
-    @property
-    def unconfirmed(self) -> int:
-        return self.read - self.accepted - self.duplicates - self.refused
-
-    @property
-    def all_taken(self) -> bool:
-        return self.read == self.accepted + self.duplicates
-
-    def __str__(self) -> str:
-        rare = {
-            "duplicates": self.duplicates,
-            "not confirmed": self.unconfirmed,
-            "possible duplicates up to": self.possible_duplicates,
-        }
-        common = f"read {self.read}, accepted {self.accepted}, refused {self.refused}"
-        return common + "".join(f", {words} {count}" for words, count in rare.items() if count)
+Together longer than a daemon takes to restart, with its drain, by default.
+"""
+DEFAULT_WAIT_SECONDS: Final = 1
+"""If the daemon asks to wait and does not say how long."""
 
 
 class Ticker:
@@ -84,30 +67,6 @@ class Ticker:
         self._stream.flush()
 
 
-class LoadProgress(Ticker):
-    """Shows how far `load` is in its file."""
-
-    def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
-        super().__init__(stream, clock=clock)
-        self._total_bytes = total_bytes
-        self._done_bytes = 0
-
-    def show(self, tally: LoadTally, *, done_bytes: int | None = None, note: str = "") -> None:
-        """Show it, as `tell` does."""
-        self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
-        seconds = self._clock() - self._began
-        text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=seconds)
-        self.tell(text, bar=progress_bar(self._done_bytes, self._total_bytes), note=note)
-
-
-def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
-    """Return how far it is in words."""
-    mib = 1024 * 1024
-    total = f" of {total_bytes / mib:.1f}" if total_bytes else ""
-    rate = tally.read / seconds if seconds > 0 else 0.0
-    return f"{done_bytes / mib:.1f}{total} MiB, {tally.read} events, {rate:.0f}/s, {tally.refused} refused"
-
-
 def progress_bar(done: int, total: int | None) -> str:
     """Return the bar with its per cent; nothing if the total is not known."""
     if not total:
@@ -121,3 +80,71 @@ def _columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
+
+
+class TryLater(NamedTuple):
+    """The daemon has no room now, or is stopping."""
+
+    seconds: float
+    why: str
+
+
+class Answered(NamedTuple):
+    """An answer that is not to wait."""
+
+    answer: DaemonAnswer
+    lost: int
+    """How many answers were lost before, each of which may have been this one."""
+
+
+def later(answer: DaemonAnswer) -> TryLater | None:
+    """Return for how long the daemon asks to wait, and why; None if it does not."""
+    if answer.status not in {429, 503}:
+        return None
+    errors = described_errors(answer.content)
+    seconds = DEFAULT_WAIT_SECONDS if answer.retry_after_seconds is None else answer.retry_after_seconds
+    return TryLater(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
+
+
+class Patience:
+    """Asks until there is an answer."""
+
+    def __init__(
+        self,
+        *,
+        say: Callable[[str], object],
+        note: Callable[[str], object],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        retry_seconds: Sequence[float] = RETRY_SECONDS,
+    ) -> None:
+        """`say` is told of each failure, `note` why nothing moves."""
+        self._say = say
+        self._note = note
+        self._sleep = sleep
+        self._retry_seconds = retry_seconds
+
+    async def answer(self, ask: Callable[[], Awaitable[DaemonAnswer]], *, doing: str, doubt: str = "") -> Answered:
+        """Ask, again and again if need be. Raises DaemonError if too many attempts in a row come to nothing.
+
+        `doing` says what is done each time, and `doubt` what a lost answer leaves open.
+        """
+        failures = lost = 0
+        while True:
+            try:
+                answer = await ask()
+            except DaemonError as error:
+                if failures == len(self._retry_seconds):
+                    raise
+                is_lost = isinstance(error, AnswerLostError)
+                lost += is_lost
+                seconds = self._retry_seconds[failures]
+                self._say(f"{error}{f'; {doubt}' if is_lost and doubt else ''}; {doing} again in {seconds:g} s")
+                await self._sleep(seconds)
+                failures += 1
+                continue
+            wait = later(answer)
+            if wait is None:
+                return Answered(answer, lost)
+            failures = 0
+            self._note(f"waiting {wait.seconds:g} s: {wait.why}")
+            await self._sleep(wait.seconds)

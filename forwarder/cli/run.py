@@ -8,8 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
-from forwarder.cli.loops import LoopMissingError, loop_factory
-from forwarder.cli.options import add_config_arguments, load_settings
+from forwarder.cli.options import LoopMissingError, add_config_arguments, load_settings, loop_factory
 
 if TYPE_CHECKING:
     from forwarder.host.signals import Signals

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
-from forwarder.cli.loops import LoopMissingError, loop_factory
+from forwarder.cli.options import LoopMissingError, loop_factory
 from forwarder.sandbox.faults import Faults, what_is_wrong
 from forwarder.sandbox.server import Sandbox
 from forwarder.words import LOOP_NAMES, LoopName

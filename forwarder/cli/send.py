@@ -11,7 +11,7 @@ from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import (
-    UNAUTHORIZED_MEND,
+    UNAUTHORIZED_FIX,
     Daemon,
     DaemonAnswer,
     DaemonError,
@@ -19,7 +19,7 @@ from forwarder.cli.daemon import (
     described_errors,
     not_a_forwarder,
 )
-from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
+from forwarder.cli.options import add_daemon_arguments, daemon_of
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         answer = asyncio.run(_post(daemon, body))
     except DaemonError as error:
-        print(f"{error}; {error.mend}", file=sys.stderr)
+        print(error.explained, file=sys.stderr)
         return EXIT_NO
     return _report(daemon.place, answer)
 
@@ -132,7 +132,7 @@ def _report(place: Place, answer: DaemonAnswer) -> int:
     for line in described_errors(answer.content) or [not_a_forwarder(place, answer.status)]:
         print(line, file=sys.stderr)
     if answer.status == 401:
-        print(UNAUTHORIZED_MEND, file=sys.stderr)
+        print(UNAUTHORIZED_FIX, file=sys.stderr)
     if answer.retry_after_seconds is not None:
         print(f"try again in {answer.retry_after_seconds} s", file=sys.stderr)
     return EXIT_NO

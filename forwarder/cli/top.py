@@ -14,10 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
-from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonError
-from forwarder.cli.daemon_arguments import add_daemon_arguments, daemon_of
-from forwarder.cli.output import discard_output
-from forwarder.cli.patience import StoppedError
+from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonError, StoppedError
+from forwarder.cli.options import add_daemon_arguments, daemon_of, discard_output
 
 if TYPE_CHECKING:
     from forwarder.cli.top_rows import Row, Snapshot
@@ -51,10 +49,7 @@ def run(args: argparse.Namespace) -> int:
         asyncio.run(_top(daemon_of(args), interval_seconds=args.interval if is_live else None))
         sys.stdout.flush()
     except DaemonError as error:
-        print(f"{error}; {error.mend}", file=sys.stderr)
-        return EXIT_NO
-    except StoppedError as error:
-        print(error, file=sys.stderr)
+        print(error.explained, file=sys.stderr)
         return EXIT_NO
     except OSError as error:
         discard_output()  # whoever read it has seen enough, or the terminal is gone
@@ -128,7 +123,7 @@ class _View:
         """Why there is no newer answer; empty if there is."""
 
     async def ask(self) -> None:
-        """Ask once. Raises DaemonError and StoppedError."""
+        """Ask once. Raises DaemonError."""
         found = await _ask(self._daemon)
         self._earlier, self._now = self._now, found
         self._why = ""
@@ -137,7 +132,7 @@ class _View:
         """Ask once; if that comes to nothing, what was known is kept."""
         try:
             await self.ask()
-        except (DaemonError, StoppedError) as error:
+        except DaemonError as error:
             self._why = str(error)
 
     def rows(self, columns: int) -> "list[Row]":
@@ -156,8 +151,7 @@ class _View:
 
 
 async def _ask(daemon: Daemon) -> "Snapshot":
-    from forwarder.cli.dead_letter_requests import stopped_by
-    from forwarder.cli.top_reading import StrangeStatusError, is_status, read_status
+    from forwarder.cli.answers import StrangeStatusError, is_status, read_status
     from forwarder.cli.top_rows import Snapshot
 
     try:
@@ -165,9 +159,9 @@ async def _ask(daemon: Daemon) -> "Snapshot":
             answer = await daemon.get("/v1/status", max_answer_bytes=_MAX_ANSWER_BYTES)
     except TimeoutError as error:
         message = f"{daemon.place} gave no answer within {ANSWER_SECONDS} s"
-        raise AnswerLostError(message, mend="try again; if it stays so, the daemon hangs") from error
+        raise AnswerLostError(message, fix="try again; if it stays so, the daemon hangs") from error
     if answer.status != 200 or not is_status(answer.content):
-        raise stopped_by(answer, daemon)
+        raise daemon.refused(answer)
     try:
         return Snapshot(monotonic(), read_status(answer.content))
     except StrangeStatusError as error:

@@ -5,12 +5,20 @@ only.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal, NamedTuple
 
-from forwarder.cli.top_status import Hold, LedgerShown, Occurrence, Percentiles, StatusShown
+from forwarder.cli.answers import (
+    Hold,
+    LedgerAnswer,
+    Percentiles,
+    RecentDeadLetter,
+    RefusalAnswer,
+    StatusAnswer,
+    TypesAnswer,
+)
 from forwarder.words import REFUSAL_CAUSES
 
 LABEL_COLUMNS: Final = 13
@@ -41,7 +49,7 @@ class Snapshot(NamedTuple):
 
     at: float
     """Seconds of any clock."""
-    status: StatusShown
+    status: StatusAnswer
 
 
 class Trouble(NamedTuple):
@@ -79,38 +87,37 @@ def rows(
         *_settings(status),
         *_rates(status, rates(now, earlier), columns),
         *_buffer(status, columns),
-        *_ledger(status.ledger),
+        *_ledger(status.ledger.for_ever),
         *_dead_letters(status),
-        *_conflicts(status),
+        *_conflicts(status.attribute_types),
         *_delivery(status),
-        *_recent("refusals", status.refusals, unix_seconds),
-        *_recent("dead lately", status.dead, unix_seconds),
+        *_recent("refusals", status.recent.refusals, unix_seconds),
+        *_recent("dead lately", status.recent.dead_letters, unix_seconds),
     ]
 
 
 def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
     """Return the rates since the earlier snapshot, or else as the daemon has them itself."""
     history, forecasts = now.status.history, now.status.forecasts
-    seconds = 0.0 if earlier is None else now.at - earlier.at
+    ledger, seconds = now.status.ledger.for_ever, 0.0
+    before = LedgerAnswer()
+    if earlier is not None:
+        before, seconds = earlier.status.ledger.for_ever, now.at - earlier.at
 
-    def rate(
-        total: Callable[[LedgerShown], int | None], samples: Sequence[float], forecast: float | None
-    ) -> float | None:
-        after = total(now.status.ledger)
-        before = None if earlier is None else total(earlier.status.ledger)
+    def rate(first: int | None, last: int | None, samples: Sequence[float], forecast: float | None) -> float | None:
         # A ledger that went back is another one: the daemon started anew with an empty buffer.
-        if after is not None and before is not None and after >= before and seconds > 0:
-            return (after - before) / seconds
+        if first is not None and last is not None and last >= first and seconds > 0:
+            return (last - first) / seconds
         return samples[-1] if samples else forecast
 
     return Rates(
-        rate(lambda ledger: ledger.accepted, history.accepted, forecasts.accepted_per_second),
-        rate(lambda ledger: ledger.delivered, history.delivered, forecasts.done_with_per_second),
-        rate(lambda ledger: ledger.rejected, history.refused, None),
+        rate(before.accepted, ledger.accepted, history.accepted, forecasts.accepted_per_second),
+        rate(before.delivered, ledger.delivered, history.delivered, forecasts.done_with_per_second),
+        rate(before.rejected, ledger.rejected, history.refused, None),
     )
 
 
-def _state(status: StatusShown, place: str, trouble: Trouble | None) -> Iterator[Row]:
+def _state(status: StatusAnswer, place: str, trouble: Trouble | None) -> Iterator[Row]:
     facts = [
         status.state,
         f"up {duration(status.uptime_seconds)}",
@@ -122,25 +129,22 @@ def _state(status: StatusShown, place: str, trouble: Trouble | None) -> Iterator
         yield Row("NO ANSWER", f"for {duration(trouble.seconds)}, this is older: {trouble.why}", "bad")
 
 
-def _holds(holds: Sequence[Hold]) -> Iterator[Row]:
+def _holds(holds: Mapping[str, Hold]) -> Iterator[Row]:
     if not holds:
         yield Row("holds", "none", "good")
-    for number, hold in enumerate(holds):
+    for number, (cause, hold) in enumerate(holds.items()):
         probe = "" if hold.probe_in_seconds is None else f", next probe in {duration(hold.probe_in_seconds)}"
-        # These mostly last until somebody does something.
-        lasting = hold.cause in REFUSAL_CAUSES
-        label = "" if number else "HOLDS"
-        yield Row(label, f"{hold.cause} for {duration(hold.seconds)}{probe}", "bad" if lasting else "warning")
+        # A refusal mostly lasts until somebody does something.
+        tone: Tone = "bad" if cause in REFUSAL_CAUSES else "warning"
+        yield Row("" if number else "HOLDS", f"{cause} for {duration(hold.seconds)}{probe}", tone)
 
 
-def _failure(status: StatusShown, unix_seconds: float) -> Iterator[Row]:
-    if (failure := status.delivery.last_failure) is None:
-        return
-    ago = "" if failure.at is None else f"{duration(max(0.0, unix_seconds - failure.at))} ago "
-    yield Row("failed last", f"{ago}{failure.text}", "warning" if status.holds else "dim")
+def _failure(status: StatusAnswer, unix_seconds: float) -> Iterator[Row]:
+    if (failure := status.delivery.last_failure) is not None:
+        yield Row("failed last", _ago(failure.at, unix_seconds) + failure.text, "warning" if status.holds else "dim")
 
 
-def _rates(status: StatusShown, found: Rates, columns: int) -> Iterator[Row]:
+def _rates(status: StatusAnswer, found: Rates, columns: int) -> Iterator[Row]:
     history = status.history
     # On one scale, so that one sees whether as much goes out as comes in.
     highest = max((*history.accepted, *history.delivered), default=0.0)
@@ -154,17 +158,18 @@ def _rates(status: StatusShown, found: Rates, columns: int) -> Iterator[Row]:
         yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room, highest=scale)}".rstrip())
 
 
-def _buffer(status: StatusShown, columns: int) -> Iterator[Row]:
+def _buffer(status: StatusAnswer, columns: int) -> Iterator[Row]:
     buffer, forecasts = status.buffer, status.forecasts
     share = buffer.share
     tone: Tone = "plain" if share is None or share < NEARLY_FULL else "warning" if share < 1 else "bad"
     percent = "" if share is None else f"{ceil(share * 100)} % full, "
-    size = f"{count(buffer.events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
+    size = f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
     yield Row("buffer", f"{percent}{size}", tone)
     if not buffer.available:
         yield Row("", "UNAVAILABLE: its disk is full, fails or is gone, so apps are refused", "bad")
-    states = f"ready {count(buffer.ready)}, for a retry {count(buffer.parked)}, in flight {count(buffer.in_flight)}"
-    yield Row("", f"{states}, oldest {duration(buffer.oldest_seconds)}")
+    events = buffer.events
+    states = f"ready {count(events.ready)}, for a retry {count(events.parked)}, in flight {count(events.in_flight)}"
+    yield Row("", f"{states}, oldest {duration(buffer.oldest_event_age_seconds)}")
     if status.history.buffered:
         samples = status.history.buffered
         yield Row("", sparkline(samples, columns - LABEL_COLUMNS, highest=max(samples)))
@@ -172,12 +177,12 @@ def _buffer(status: StatusShown, columns: int) -> Iterator[Row]:
         is_soon = forecasts.full_in_seconds < SOON_FULL_SECONDS
         yield Row("forecast", f"full in {duration(forecasts.full_in_seconds)}", "warning" if is_soon else "plain")
     elif forecasts.drained_in_seconds is not None:
-        yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.events else "empty")
+        yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.all_events else "empty")
     else:
         yield Row("forecast", "neither fills nor drains")
 
 
-def _ledger(ledger: LedgerShown) -> Iterator[Row]:
+def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:
     yield Row(
         "ledger",
         f"received {count(ledger.received)} = accepted {count(ledger.accepted)}"
@@ -197,7 +202,7 @@ def _ledger(ledger: LedgerShown) -> Iterator[Row]:
         yield Row("", "it balances", "good")
 
 
-def _dead_letters(status: StatusShown) -> Iterator[Row]:
+def _dead_letters(status: StatusAnswer) -> Iterator[Row]:
     kept = status.dead_letters
     if kept.events == 0:
         yield Row("dead letters", "none", "good")
@@ -206,50 +211,49 @@ def _dead_letters(status: StatusShown) -> Iterator[Row]:
     yield Row("dead letters", size, "warning" if kept.events else "plain")
 
 
-def _delivery(status: StatusShown) -> Iterator[Row]:
+def _delivery(status: StatusAnswer) -> Iterator[Row]:
     delivery = status.delivery
-    yield Row(
-        "delivery",
-        f"{count(delivery.in_flight)} on the wire, limit {count(delivery.limit)} of {count(delivery.max_concurrency)}",
-    )
+    limit = f"limit {count(delivery.concurrency_limit)} of {count(delivery.max_concurrency)}"
+    yield Row("delivery", f"{count(delivery.in_flight)} on the wire, {limit}")
     yield Row("latency", f"of attempts {_percentiles(delivery.attempt_seconds)}")
     yield Row("", f"since accepted {_percentiles(delivery.latency_seconds)}")
     if delivery.attempts:
         yield Row("attempts", ", ".join(f"{outcome} {count(number)}" for outcome, number in delivery.attempts.items()))
 
 
-def _conflicts(status: StatusShown) -> Iterator[Row]:
-    if not status.conflicts:
+def _conflicts(types: TypesAnswer) -> Iterator[Row]:
+    if not types.conflicts:
         yield Row("conflicts", "none", "good")
-    for latest in status.conflicts[:1]:
+    for latest in types.conflicts[:1]:
         text = (
             f"{latest.name} / {latest.attribute}: {latest.found} instead of {latest.expected},"
             f" {count(latest.conflicts)} times, {latest.action}"
         )
         yield Row("conflicts", text, "warning")
-    if len(status.conflicts) > 1:
-        more = f"and of {len(status.conflicts) - 1} more attributes: see attribute-types list"
-        yield Row("", more, "warning")
-    if status.types_full:
-        yield Row(
-            "", "no room for more types but in place of those seen once: raise contract.max_attribute_types", "warning"
-        )
+    if len(types.conflicts) > 1:
+        yield Row("", f"and of {len(types.conflicts) - 1} more attributes: see attribute-types list", "warning")
+    if types.full:
+        full = "no room for more types but in place of those seen once: raise contract.max_attribute_types"
+        yield Row("", full, "warning")
 
 
-def _settings(status: StatusShown) -> Iterator[Row]:
+def _settings(status: StatusAnswer) -> Iterator[Row]:
     if status.settings.error is not None:
         yield Row("settings", f"the last reload changed nothing: {status.settings.error}", "bad")
     if status.settings.restart_needed:
         yield Row("settings", f"wait for a restart: {', '.join(status.settings.restart_needed)}", "warning")
 
 
-def _recent(label: str, occurrences: Sequence[Occurrence], unix_seconds: float) -> Iterator[Row]:
+def _recent(label: str, occurrences: Sequence[RefusalAnswer | RecentDeadLetter], unix_seconds: float) -> Iterator[Row]:
     alike = Counter(each.text for each in occurrences)
     latest = {each.text: each.at for each in reversed(occurrences)}
-    for number, text in enumerate(alike):
-        at, times = latest[text], f", {alike[text]} times" if alike[text] > 1 else ""
-        ago = "" if at is None else f"{duration(max(0.0, unix_seconds - at))} ago "
-        yield Row("" if number else label, f"{ago}{text}{times}", "dim")
+    for number, (text, times) in enumerate(alike.items()):
+        suffix = f", {times} times" if times > 1 else ""
+        yield Row("" if number else label, f"{_ago(latest[text], unix_seconds)}{text}{suffix}", "dim")
+
+
+def _ago(at: float | None, unix_seconds: float) -> str:
+    return "" if at is None else f"{duration(max(0.0, unix_seconds - at))} ago "
 
 
 def sparkline(samples: Sequence[float], room: int, *, highest: float) -> str:

@@ -15,11 +15,10 @@ from aiohttp import web
 
 from forwarder.cli import main
 from forwarder.cli.daemon import AnswerLostError, Daemon, Place, UnreachableError
-from forwarder.cli.daemon_arguments import url_argument
 from forwarder.cli.dead_letter_changes import Changer, ChangeTally
 from forwarder.cli.dead_letter_requests import MAX_PAGE_BYTES
-from forwarder.cli.patience import RETRY_SECONDS
-from forwarder.cli.progress import Ticker
+from forwarder.cli.options import url_argument
+from forwarder.cli.progress import RETRY_SECONDS, Ticker
 from tests.fakes.commands import COMMAND, environment, exit_code, finish, start
 from tests.fakes.dead_letter_daemon import (
     ERROR_TEXT,

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from forwarder.cli.daemon import HostPort, described_errors
-from forwarder.cli.daemon_arguments import add_daemon_arguments, place_of, url_argument
+from forwarder.cli.options import add_daemon_arguments, place_of, url_argument
 
 
 @pytest.fixture(autouse=True)

@@ -8,24 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError, HostPort, Place, UnreachableError
+from forwarder.cli.daemon import (
+    AnswerLostError,
+    Daemon,
+    DaemonAnswer,
+    DaemonError,
+    HostPort,
+    Place,
+    StoppedError,
+    UnreachableError,
+)
 from forwarder.cli.lines import Line, numbered_lines
 from forwarder.cli.load import (
     MAX_LISTED_LINES,
     LoadBatch,
     Loader,
     LoadJudged,
-    LoadRefused,
-    TooLarge,
+    LoadProgress,
+    LoadTally,
     batches,
     judge,
+    progress_text,
 )
-from forwarder.cli.patience import RETRY_SECONDS, StoppedError, TryLater, later
-from forwarder.cli.progress import LoadProgress, LoadTally, progress_bar, progress_text
+from forwarder.cli.progress import RETRY_SECONDS, TryLater, later, progress_bar
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
 ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
 ERROR_TEXT = "name: name must not be empty (empty)"
+REFUSED = LoadJudged(0, 0, [(index, [ERROR_TEXT]) for index in range(3)])
 
 
 class ScriptedDaemon(Daemon):
@@ -91,11 +101,11 @@ def answer(
 
 
 def lost() -> AnswerLostError:
-    return AnswerLostError("the answer was lost", mend="")
+    return AnswerLostError("the answer was lost", fix="")
 
 
 def unreachable() -> UnreachableError:
-    return UnreachableError("no daemon", mend="")
+    return UnreachableError("no daemon", fix="")
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 5), st.integers(1, 60))
@@ -123,15 +133,15 @@ def test_a_batch_is_its_lines_and_nothing_else() -> None:
         (taken(2, 1), LoadJudged(2, 0, [(1, [ERROR_TEXT])])),
         (taken(1, duplicates=2), LoadJudged(1, 2, [])),
         (answer(422, {"accepted": 0, "duplicates": 0, "rejected": []}), LoadJudged(0, 0, [])),
-        (answer(422), LoadRefused([ERROR_TEXT])),
-        (answer(400), LoadRefused([ERROR_TEXT])),
-        (answer(408), LoadRefused([ERROR_TEXT])),
-        (answer(500), LoadRefused([ERROR_TEXT])),
-        (answer(413), TooLarge()),
+        (answer(422), REFUSED),
+        (answer(400), REFUSED),
+        (answer(408), REFUSED),
+        (answer(500), REFUSED),
+        (answer(413), None),
     ],
 )
 def test_an_answer_is_judged_by_status_and_content(given_answer: DaemonAnswer, verdict: object) -> None:
-    assert judge(given_answer, place=PLACE, count=3) == verdict
+    assert judge(given_answer, daemon=Daemon(PLACE), count=3) == verdict
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_full_and_stopping_daemons_ask_to_wait(given_answer: DaemonAnswer, wait:
 
 
 def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> None:
-    assert judge(answer(413), place=PLACE, count=1) == LoadRefused([ERROR_TEXT])
+    assert judge(answer(413), daemon=Daemon(PLACE), count=1) == LoadJudged(0, 0, [(0, [ERROR_TEXT])])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> N
 )
 def test_where_no_batch_would_fare_better_loading_stops(strange: DaemonAnswer) -> None:
     with pytest.raises(StoppedError, match=r"127\.0\.0\.1:8920"):
-        judge(strange, place=PLACE, count=3)
+        judge(strange, daemon=Daemon(PLACE), count=3)
 
 
 async def test_refused_lines_are_named_by_their_place_in_the_file() -> None:

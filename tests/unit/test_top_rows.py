@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from forwarder.cli.top_reading import read_status
+from forwarder.cli.answers import read_status
 from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Snapshot, Trouble, duration, rates, rows, sparkline
 
 NOW = 1_700_000_000.0

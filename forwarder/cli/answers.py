@@ -1,0 +1,330 @@
+"""Typed readers of what a daemon answers: /v1/status, the types of attributes, and posted events.
+
+The structs mirror the answers, and leave out what no command shows. Each field of the status may be missing or null. The
+address may be a stranger's, so nothing is believed: texts of the status are escaped, texts and lists are cut, and a value of
+another type is an error that names its place. Pure. Commands import this module when they run: it imports msgspec, which
+takes as long as all that `--help` needs.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from forwarder.text import printable
+from forwarder.words import AttributeType
+
+MAX_ENTRIES: Final = 20
+"""The most entries of a list of objects or texts, or of an object within the status."""
+MAX_SAMPLES: Final = 60
+"""The most samples of the history; the newest stay."""
+
+_MAX_CHARACTERS: Final = 60
+_MAX_ERROR_CHARACTERS: Final = 300
+_Count = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
+"""No forwarder has more events or bytes; a longer number would fill the screen."""
+_Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
+
+
+class StrangeStatusError(Exception):
+    """A value is not what it must be. The message says where, and quotes nothing."""
+
+
+class LedgerAnswer(msgspec.Struct, frozen=True):
+    """What became of events; the two dictionaries are by reason."""
+
+    received: _Count | None = None
+    accepted: _Count | None = None
+    duplicates: _Count | None = None
+    rejected: _Count | None = None
+    delivered: _Count | None = None
+    dead_lettered: dict[str, _Count] = {}
+    dropped: dict[str, _Count] = {}
+    buffered: _Count | None = None
+    unaccounted: _Count | None = None
+
+
+class Ledgers(msgspec.Struct, frozen=True):
+    """The ledger since the daemon started, and for ever."""
+
+    since_start: LedgerAnswer = LedgerAnswer()
+    for_ever: LedgerAnswer = LedgerAnswer()
+
+
+class EventStates(msgspec.Struct, frozen=True):
+    """How many events are in which state."""
+
+    ready: _Count | None = None
+    parked: _Count | None = None
+    in_flight: _Count | None = None
+
+
+class BufferAnswer(msgspec.Struct, frozen=True):
+    """How full the buffer is."""
+
+    available: bool = True
+    events: EventStates = EventStates()
+    bytes: _Count | None = None
+    max_events: _Count | None = None
+    max_bytes: _Count | None = None
+    oldest_event_age_seconds: _Number | None = None
+
+    @property
+    def all_events(self) -> int | None:
+        """The events of all states."""
+        states = (self.events.ready, self.events.parked, self.events.in_flight)
+        return None if None in states else sum(each or 0 for each in states)
+
+    @property
+    def share(self) -> float | None:
+        """How full it is, from 0 to 1, by the nearer of its two bounds."""
+        pairs = ((self.all_events, self.max_events), (self.bytes, self.max_bytes))
+        return max((has / most for has, most in pairs if has is not None and most), default=None)
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Seconds of recent attempts or deliveries; None while there are none."""
+
+    p50: _Number | None = None
+    p99: _Number | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The last attempt that failed."""
+
+    at: _Number | None = None
+    """Seconds since 1970, here as below."""
+    error: str | None = None
+    host: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The failure in words."""
+        return f"{self.error or '?'} ({self.host})" if self.host else self.error or "?"
+
+
+class DeliveryAnswer(msgspec.Struct, frozen=True):
+    """What is on the wire, and what attempts came to, by outcome since the start."""
+
+    in_flight: _Count | None = None
+    concurrency_limit: _Count | None = None
+    max_concurrency: _Count | None = None
+    attempts: dict[str, _Count] = {}
+    attempt_seconds: Percentiles = Percentiles()
+    latency_seconds: Percentiles = Percentiles()
+    last_failure: Failure | None = None
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """For how long delivery has been on hold for one cause."""
+
+    seconds: _Number | None = None
+    probe_in_seconds: _Number | None = None
+
+
+class DeadLettersAnswer(msgspec.Struct, frozen=True):
+    """How many dead letters are kept."""
+
+    events: _Count | None = None
+    bytes: _Count | None = None
+    max_events: _Count | None = None
+    max_bytes: _Count | None = None
+
+
+class ConflictAnswer(msgspec.Struct, frozen=True):
+    """An attribute that came with another type than before."""
+
+    name: str = "?"
+    attribute: str = "?"
+    expected: str = "?"
+    found: str = "?"
+    action: str = "?"
+    conflicts: _Count | None = None
+
+
+class TypesAnswer(msgspec.Struct, frozen=True):
+    """What `top` shows of attribute types."""
+
+    conflicts: list[ConflictAnswer] = []
+    full: bool = False
+
+
+class Forecasts(msgspec.Struct, frozen=True):
+    """The daemon's forecasts; seconds are None for never."""
+
+    accepted_per_second: _Number | None = None
+    done_with_per_second: _Number | None = None
+    full_in_seconds: _Number | None = None
+    drained_in_seconds: _Number | None = None
+
+
+class HistoryAnswer(msgspec.Struct, frozen=True):
+    """Samples of the last minutes, oldest first: the first three per second, the last a number of events."""
+
+    accepted: list[_Number] = []
+    delivered: list[_Number] = []
+    refused: list[_Number] = []
+    buffered: list[_Number] = []
+
+
+class RefusalAnswer(msgspec.Struct, frozen=True):
+    """Events that intake refused for one reason."""
+
+    at: _Number | None = None
+    code: str = "?"
+    field: str | None = None
+    name: str | None = None
+    intake: str | None = None
+    events: _Count = 1
+
+    @property
+    def text(self) -> str:
+        """The refusal in words."""
+        field, name = f" (field {self.field})" if self.field else "", f" of {self.name}" if self.name else ""
+        intake = f" via {self.intake}" if self.intake else ""
+        return f"{self.code}{field}{name}{intake}" + (f", {self.events:,} times" if self.events > 1 else "")
+
+
+class RecentDeadLetter(msgspec.Struct, frozen=True):
+    """A recent dead letter."""
+
+    at: _Number | None = None
+    reason: str = "?"
+    status: _Count | None = None
+    name: str = "?"
+
+    @property
+    def text(self) -> str:
+        """The dead letter in words."""
+        return f"{self.reason}{'' if self.status is None else f', answered {self.status}'}: {self.name}"
+
+
+class RecentAnswer(msgspec.Struct, frozen=True):
+    """What happened lately, newest first."""
+
+    refusals: list[RefusalAnswer] = []
+    dead_letters: list[RecentDeadLetter] = []
+
+
+class ReloadAnswer(msgspec.Struct, frozen=True):
+    """What became of the last reload of the settings."""
+
+    restart_needed: list[str] = []
+    error: str | None = None
+
+
+class StatusAnswer(msgspec.Struct, frozen=True):
+    """The content of /v1/status."""
+
+    state: str
+    ledger: Ledgers
+    version: str | None = None
+    uptime_seconds: _Number | None = None
+    settings: ReloadAnswer = ReloadAnswer()
+    buffer: BufferAnswer = BufferAnswer()
+    delivery: DeliveryAnswer = DeliveryAnswer()
+    holds: dict[str, Hold] = {}
+    """By cause."""
+    dead_letters: DeadLettersAnswer = DeadLettersAnswer()
+    attribute_types: TypesAnswer = TypesAnswer()
+    forecasts: Forecasts = Forecasts()
+    history: HistoryAnswer = HistoryAnswer()
+    recent: RecentAnswer = RecentAnswer()
+
+
+def is_status(content: Mapping[str, object]) -> bool:
+    """Return whether the content of an answer can be a forwarder's status at all."""
+    return isinstance(content.get("state"), str) and isinstance(content.get("ledger"), dict)
+
+
+def read_status(content: Mapping[str, object]) -> StatusAnswer:
+    """Return the status that is the content of an answer. Raises StrangeStatusError."""
+    try:
+        known = {name: _harmless(each) for name, each in content.items() if each is not None}
+        return msgspec.convert(known, StatusAnswer)
+    except msgspec.ValidationError as error:
+        raise StrangeStatusError(str(error)) from None
+
+
+def _harmless(value: object, max_characters: int = _MAX_CHARACTERS) -> object:
+    """Return a value of JSON without nulls, cut, and with texts that are fit for a terminal."""
+    if isinstance(value, str):
+        return printable(value, max_characters)
+    if isinstance(value, dict):
+        kept = [(name, each) for name, each in value.items() if each is not None][:MAX_ENTRIES]
+        limits = {"error": _MAX_ERROR_CHARACTERS}
+        return {printable(name, 20): _harmless(each, limits.get(name, _MAX_CHARACTERS)) for name, each in kept}
+    if isinstance(value, list):
+        if all(isinstance(each, int | float) for each in value):
+            return value[-MAX_SAMPLES:]
+        return [_harmless(each) for each in value[:MAX_ENTRIES]]
+    return value
+
+
+# Types of attributes
+
+
+class KnownType(msgspec.Struct, frozen=True, kw_only=True):
+    """The type of one attribute."""
+
+    name: str
+    attribute: str
+    type: AttributeType
+    fixed: bool = False
+    first_seen: Annotated[float, msgspec.Meta(ge=0, lt=1e11)] | None = None
+    """Seconds since 1970, before the year 5138; None if the type is fixed."""
+    conflicts: int
+
+    def __post_init__(self) -> None:
+        if self.first_seen is None and not self.fixed:
+            raise ValueError("a type that is not fixed was seen first at some time")
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The event name and the attribute."""
+        return self.name, self.attribute
+
+    def described(self) -> dict[str, object]:
+        """Return all of it for JSON."""
+        return msgspec.structs.asdict(self)
+
+
+class TypesPage(msgspec.Struct):
+    """Some types, and how many can be learned."""
+
+    types: list[KnownType]
+    max: int
+    next: str | None = None
+    full: bool = False
+
+
+class Forgotten(msgspec.Struct):
+    """How many types were forgotten, and whether some are fixed."""
+
+    forgotten: int
+    fixed: bool = False
+
+
+class Imported(msgspec.Struct):
+    """How many types were learned, and how many are fixed."""
+
+    imported: int
+    fixed: int
+
+
+# Posted events
+
+
+class RejectedLine(msgspec.Struct):
+    """One line that the daemon refused."""
+
+    index: Annotated[int, msgspec.Meta(ge=0)]
+    errors: list[Any] = []
+
+
+class EventsAnswer(msgspec.Struct):
+    """What /v1/events answers to several lines."""
+
+    accepted: Annotated[int, msgspec.Meta(ge=0)]
+    duplicates: Annotated[int, msgspec.Meta(ge=0)]
+    rejected: list[RejectedLine]
