@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Final
 
-from forwarder.http.messages import Application, Limits, State
+from forwarder.http.messages import STATUS_LINES, Answer, Application, Limits, State
 from forwarder.http.protocol import Connection
+from forwarder.http.reading import KnownHeads
 
 _ACCEPTED_PER_TURN: Final = 32
 """How many connections are accepted before others get a turn of the event loop: each costs it some 0.1 ms."""
 _BACKLOG: Final = 1024
 """How many may wait for that; a client that finds no room there tries again only after a second."""
+_NO_CONTENT: Final = 204
 
 
 class Bodies:
@@ -68,6 +70,7 @@ class Connections:
         self.application = application
         self.limits = limits
         self.bodies = bodies
+        self.known_heads = KnownHeads()
         self.clock = clock or asyncio.get_running_loop().time
         self.closing = False
         """Whether no more requests are wanted."""
@@ -81,7 +84,7 @@ class Connections:
         self._quiet_seconds = min(limits.head_seconds, limits.body_seconds, limits.answer_seconds)
         self._sweep_seconds = min(1.0, self._quiet_seconds / 4)
         self._timer: asyncio.TimerHandle | None = None
-        self._date = 0, ""
+        self._dated, self._date = 0, ""
         self._server: asyncio.Server | None = None
         self.emptied = asyncio.Event()
         """Set while there are none."""
@@ -173,12 +176,19 @@ class Connections:
         for connection in self:
             connection.check_time(now)
 
-    def date_line(self) -> str:
-        """Return the header that says what time it is."""
+    def encode(self, answer: Answer, *, connection: str, with_body: bool) -> bytes:
+        """Return an answer as it is sent. `connection` is that header's value, or empty for none."""
+        head = STATUS_LINES[answer.status]
+        for name, value in answer.headers.items():
+            head += f"{name}: {value}\r\n"
+        if answer.status != _NO_CONTENT:
+            head += f"Content-Length: {len(answer.body)}\r\n"
+        if connection:
+            head += f"Connection: {connection}\r\n"
         now = int(time.time())
-        if now != self._date[0]:
-            self._date = now, f"Date: {formatdate(now, usegmt=True)}\r\n"
-        return self._date[1]
+        if now != self._dated:
+            self._dated, self._date = now, f"Date: {formatdate(now, usegmt=True)}\r\n\r\n"
+        return (head + self._date).encode("ascii") + (answer.body if with_body else b"")
 
     def _close_oldest(self, connections: OrderedDict[Connection, None]) -> None:
         """Close the first of these that is idle; the first of all if none is."""

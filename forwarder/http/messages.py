@@ -91,6 +91,8 @@ class Resource(NamedTuple):
 
     answer: Callable[[Request], Reply]
     max_body_bytes: int
+    is_lasting: bool = False
+    """Whether each request with the same head has this resource, whatever its Content-Length, until `KnownHeads.forget`."""
 
 
 class Application(Protocol):
@@ -152,18 +154,5 @@ class Limits:
     no more is read."""
 
 
-_NO_CONTENT: Final = 204
-_STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
+STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-def encode(answer: Answer, *, date: str, connection: str, with_body: bool) -> bytes:
-    """Return an answer as it is sent. `connection` is that header's value, or empty for none; `date` is a whole line."""
-    head = _STATUS_LINES[answer.status]
-    for name, value in answer.headers.items():
-        head += f"{name}: {value}\r\n"
-    if answer.status != _NO_CONTENT:
-        head += f"Content-Length: {len(answer.body)}\r\n"
-    if connection:
-        head += f"Connection: {connection}\r\n"
-    return f"{head}{date}\r\n".encode("ascii") + (answer.body if with_body else b"")

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from forwarder.http.messages import CONTINUE, Answer, CloseReason, Later, Refusal, Request, Resource, State, encode
-from forwarder.http.reading import SLICE_BYTES, RequestReader
+from forwarder.http.messages import CONTINUE, Answer, CloseReason, Later, Refusal, Request, Resource, State
+from forwarder.http.reading import LARGE_BODY_BYTES, SLICE_BYTES, KnownHead, RequestReader
 
 if TYPE_CHECKING:
     from forwarder.http.connections import Connections
 
-LARGE_BODY_BYTES: Final = 64 * 1024
-"""Smaller bodies are not counted among those that take memory together: each connection may have one."""
 _OBJECT_BYTES: Final = 110
 """What a header takes in memory besides its text; a request without any takes ten times as much."""
 _DISCARDED_BYTES: Final = 1 << 20
@@ -76,6 +74,8 @@ class Connection(asyncio.Protocol):
         """Whether the client sends no more."""
         self._invites = False
         """Whether the client waits for leave to send a body."""
+        self._start = b""
+        """What is being read, if a request begins with it."""
 
     # From the transport
 
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self._loop = asyncio.get_running_loop()
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
-        peer = transport.get_extra_info("socket")
+        self._peer = peer = transport.get_extra_info("socket")
         if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio looks whether the listener names TCP
         self._reader = RequestReader(self, self._limits, peer=peer)
@@ -94,8 +94,15 @@ class Connection(asyncio.Protocol):
         """Read what came, and give out what is complete."""
         if self._unfed:
             self._unfed += data
-        else:
-            self._feed(data)
+            return
+        if self.state is State.IDLE or self.state is State.NEW:
+            found = None if self._keeper.closing else self._keeper.known_heads.find(data)
+            if found is not None:
+                self._take_known(*found)
+                return
+            self._start = data
+        self._feed(data)
+        self._start = b""
 
     def eof_received(self) -> bool:
         """Answer what is complete, as the client may still read; return whether there is anything to answer."""
@@ -206,8 +213,15 @@ class Connection(asyncio.Protocol):
             self._reader.end()
             return
         exchange.request.body = body
-        objects = 10 + len(exchange.request.headers)
-        exchange.waiting_bytes = _OBJECT_BYTES * objects + self._reader.head_bytes + len(body)
+        exchange.waiting_bytes = _memory_bytes(exchange.request, self._reader.head_bytes)
+        if (
+            exchange.resource is not None
+            and exchange.resource.is_lasting
+            and exchange.version == "1.1"
+            and exchange.with_body
+            and not exchange.is_last
+        ):
+            self._keeper.known_heads.learn(self._start, exchange.request, self._reader.head_bytes, exchange.resource)
         self._end_exchange(exchange)
 
     def refused(self, refusal: Refusal) -> None:
@@ -258,6 +272,21 @@ class Connection(asyncio.Protocol):
         if reader.body_bytes > LARGE_BODY_BYTES and self._exchange is not None and not reader.discards:
             self._count(self._exchange, reader.body_bytes, is_complete=False)
         self._settle()
+
+    def _take_known(self, head: KnownHead, request: Request) -> None:
+        """Ask for the answer to a request that came alone, while nothing else was waited for, and was read already."""
+        self._reader.came_bytes = 0
+        self._keeper.used(self)
+        request.peer = self._peer
+        exchange = _Exchange(request, is_last=False, resource=head.resource)
+        exchange.waiting_bytes = _memory_bytes(request, head.head_bytes)
+        self._waiting_bytes += exchange.waiting_bytes
+        self._running.append(exchange)
+        self.state = State.ANSWERING
+        self.since = self._keeper.clock()
+        self._ask(exchange)
+        if exchange.answer is not None:
+            self._go_on()
 
     def _give_out(self) -> None:
         """Ask for answers in the order of the requests, and write those that are there."""
@@ -313,7 +342,8 @@ class Connection(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def _answer(self, exchange: _Exchange, answer: Answer) -> None:
-        self._forget_body(exchange)
+        if exchange.counted_bytes:
+            self._forget_body(exchange)
         exchange.answer = answer
         exchange.waiting_bytes += len(answer.body)
         self._waiting_bytes += len(answer.body)
@@ -337,9 +367,8 @@ class Connection(asyncio.Protocol):
             lingers = answer.closes or exchange.is_refused
             ends = lingers or exchange.is_last or (self._keeper.closing and self._is_idle())
             connection = "close" if ends else "keep-alive" if exchange.version == "1.0" else ""
-            date = self._keeper.date_line()
-            answers.append(encode(answer, date=date, connection=connection, with_body=exchange.with_body))
-        self._transport.write(b"".join(answers))
+            answers.append(self._keeper.encode(answer, connection=connection, with_body=exchange.with_body))
+        self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
         if ends:
             self._forget_exchanges()
             if lingers and not self._has_ended:
@@ -367,7 +396,8 @@ class Connection(asyncio.Protocol):
             self._invites = False
             self._transport.write(CONTINUE)
         if state is not self.state:
-            self._enter(state)
+            self.state = state
+            self.since = self._keeper.clock()
 
     def _enter(self, state: State) -> None:
         self.state = state
@@ -398,3 +428,8 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         self._running.clear()
         self._waiting_bytes = 0
+
+
+def _memory_bytes(request: Request, head_bytes: int) -> int:
+    """Return about how much memory a request takes."""
+    return _OBJECT_BYTES * (10 + len(request.headers)) + head_bytes + len(request.body)

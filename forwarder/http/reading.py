@@ -5,11 +5,13 @@ or 0.9, no Host or several. A callback that raises would lose the rest of what c
 the reading.
 """
 
-from typing import Any, Final, Protocol
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from forwarder.http.messages import Limits, Refusal, Request, State
+from forwarder.http.messages import Limits, Refusal, Request, Resource, State
 
 _LINE_BYTES: Final = 4
 """What a header has besides its name and value."""
@@ -18,6 +20,13 @@ _OVERHEAD: Final = 16
 SLICE_BYTES: Final = 4 * 1024
 """At most as much is to be fed at once, as it is not known how much of that is of one request, nor of how many."""
 _BLOCK_BYTES: Final = 16 * 1024
+LARGE_BODY_BYTES: Final = 64 * 1024
+"""Smaller bodies are not counted among those that take memory together: each connection may have one."""
+_MAX_KNOWN_HEADS: Final = 32
+_MAX_KNOWN_HEAD_BYTES: Final = 2 * 1024
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([1-9][0-9]{0,4})\r\n", re.IGNORECASE)
+_UNUSUAL_HEADERS: Final = frozenset({"transfer-encoding", "upgrade", "expect", "trailer"})
 _REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
 
 
@@ -45,6 +54,61 @@ class Receiver(Protocol):
         ...
 
 
+class KnownHead(NamedTuple):
+    """What the parser made of a head, and who answers requests that have it."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    head_bytes: int
+    resource: Resource
+
+
+class KnownHeads:
+    """The last heads of one listener: a client sends the same one with every post, except for the Content-Length.
+
+    Such a head means the same again, so it is not parsed again. Any other difference, of a single byte, makes it another
+    head. Only heads are known that the parser and the application accepted, and only until the application has other rules.
+    At most 32 of 2 KiB.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[bytes, bytes], KnownHead] = {}
+        """By what is before and behind the digits of the Content-Length."""
+
+    def forget(self) -> None:
+        """Ask the application about each head again."""
+        self._heads.clear()
+
+    def find(self, data: bytes) -> tuple[KnownHead, Request] | None:
+        """Return the one request that the data is, to the last byte, if its head is known. Its peer is to be added."""
+        end = data.find(_END_OF_HEAD, 0, _MAX_KNOWN_HEAD_BYTES) + len(_END_OF_HEAD)
+        length = _LENGTH.search(data, 0, end)
+        if length is None or end + int(length[1]) != len(data):
+            return None
+        head = self._heads.get((data[: length.start(1)], data[length.end(1) : end]))
+        if head is None or len(data) - end > min(head.resource.max_body_bytes, LARGE_BODY_BYTES):
+            return None
+        headers = {**head.headers, "content-length": length[1].decode()}
+        return head, Request(head.method, head.target, headers, data[end:], None)
+
+    def learn(self, data: bytes, request: Request, head_bytes: int, resource: Resource) -> None:
+        """Remember the head of a request of HTTP/1.1 that the parser found in the data, and that another may follow."""
+        end = data.find(_END_OF_HEAD, 0, _MAX_KNOWN_HEAD_BYTES) + len(_END_OF_HEAD)
+        length = _LENGTH.search(data, 0, end)
+        if (
+            length is None
+            or int(length[1]) != len(request.body)
+            or end + len(request.body) != len(data)  # there is more than this request, or its head ends elsewhere
+            or not _UNUSUAL_HEADERS.isdisjoint(request.headers)
+        ):
+            return
+        if len(self._heads) >= _MAX_KNOWN_HEADS:
+            self._heads.clear()
+        key = data[: length.start(1)], data[length.end(1) : end]
+        self._heads[key] = KnownHead(request.method, request.target, request.headers, head_bytes, resource)
+
+
 class RequestReader:
     """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
 
@@ -60,7 +124,7 @@ class RequestReader:
         self._fields: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
         """Of the target and the headers."""
-        self._came_bytes = 0
+        self.came_bytes = 0
         """In all slices before, of which something is of the head, or of the body."""
         self._blocks: list[bytes] = []
         """What came of the body but its end, as its parts may be as many as its bytes."""
@@ -118,8 +182,8 @@ class RequestReader:
 
     def _bound(self) -> None:
         """Refuse what too much has come of, and the parser keeps or ignores: of a head, beside a body, before a head."""
-        self._came_bytes += self._slice_bytes
-        spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self._came_bytes
+        self.came_bytes += self._slice_bytes
+        spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self.came_bytes
         if self.phase is State.BODY:
             if spare_bytes + _OVERHEAD * self.body_bytes < 0:
                 self._refuse("malformed_body")
@@ -147,7 +211,7 @@ class RequestReader:
             self._target = b""
             self._headers = {}
             self._fields = []
-            self._came_bytes = 0
+            self.came_bytes = 0
             self._receiver.head_began()
 
     def on_url(self, part: bytes) -> None:
@@ -178,7 +242,7 @@ class RequestReader:
         self.phase = State.BODY
         self.body_bytes = 0
         self.discards = False
-        self._came_bytes = 0
+        self.came_bytes = 0
         self._stops_before_body = length != 0 and parser.should_upgrade()
         self._is_last = not parser.should_keep_alive()
         self._max_body_bytes = self._receiver.head_ended(
@@ -243,7 +307,7 @@ class RequestReader:
         body = b"".join((*self._blocks, self._body))
         self._blocks.clear()
         self._body.clear()
-        self._came_bytes = 0
+        self.came_bytes = 0
         self.phase = State.IDLE
         self._receiver.body_ended(body)
         if self._is_last:

@@ -160,12 +160,10 @@ class Acceptor:
                 return Storing(event.id, stored)
         return None
 
-    def end_one(self, event_id: int, stored: PutAnswer, *, intake: Intake) -> OneAccepted:
-        """Return what became of an event, and count it if it was not stored."""
-        if isinstance(stored, Stored):
-            return event_id
-        self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(stored)])
-        return stored
+    def refuse_one(self, answer: Full | NeverFits | Unavailable, *, intake: Intake) -> Full | NeverFits | Unavailable:
+        """Count an event that the buffer refused, and return the buffer's answer."""
+        self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(answer)])
+        return answer
 
     async def accept_one(self, element: Element, *, intake: Intake) -> OneAccepted:
         """Take in the one element of a request; return the event's id, of a duplicate the first one's."""

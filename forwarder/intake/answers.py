@@ -138,7 +138,7 @@ def no_room(stored: Full | NeverFits | Unavailable) -> Answer:
 
 def accepted_one(event_id: int) -> Answer:
     """Confirm a single event."""
-    return _json(200, b'{"success":true,"id":"%d"}' % event_id)
+    return Answer(200, _JSON, b'{"success":true,"id":"%d"}' % event_id)
 
 
 def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:

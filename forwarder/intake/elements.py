@@ -56,6 +56,8 @@ class Elements:
             value = json_text.parse(body)
         except MalformedJsonError as error:
             return body, _malformed(error), None
+        if key is None and not self._fill_missing_time:  # as nearly always
+            return body, check(value), None
         return self._checked(body, value, key)
 
     def json(self, body: bytes, key: str | None = None) -> Posted:

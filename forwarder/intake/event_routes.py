@@ -5,7 +5,7 @@ from functools import partial
 from time import perf_counter
 from typing import Final
 
-from forwarder.buffer.base import PutAnswer
+from forwarder.buffer.base import PutAnswer, Stored
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
@@ -52,7 +52,10 @@ class EventRoutes:
         return Later(storing.stored, partial(self._stored, storing.event_id, started))
 
     def _stored(self, event_id: int, started: float, stored: PutAnswer) -> Answer:
-        return self._told(self._acceptor.end_one(event_id, stored, intake=self._intake), started)
+        if not isinstance(stored, Stored):
+            return self._told(self._acceptor.refuse_one(stored, intake=self._intake), started)
+        self._telemetry.request_answered(perf_counter() - started)
+        return answers.accepted_one(event_id)
 
     async def _one_unpacked(self, request: Request, key: str | None, started: float) -> Answer:
         try:

@@ -69,8 +69,8 @@ class HttpIntake:
             bodies=bodies,
         )
         self._routes: dict[str, _Route] = {
-            "/track/event": self._route("POST", events.one),
-            "/v1/events": self._route("POST", events.batch),
+            "/track/event": self._route("POST", events.one, is_lasting=True),
+            "/v1/events": self._route("POST", events.batch, is_lasting=True),
             "/": self._route("GET", self._show_page),
             "/openapi.yaml": self._route("GET", lambda _: answers.document()),
         }
@@ -84,6 +84,7 @@ class HttpIntake:
     def use(self, settings: IntakeSettings) -> None:
         """Go by these settings' token, hosts and origins from now on; at a Unix socket only the token means something."""
         self._rules.use(settings)
+        self.connections.known_heads.forget()
 
     def use_control(self, settings: ControlSettings) -> None:
         """Go by these settings' group from now on."""
@@ -98,6 +99,7 @@ class HttpIntake:
     async def close(self) -> None:
         """Take no more connections and requests; let those under way end, for a while. May be called again."""
         self._closing = True
+        self.connections.known_heads.forget()
         await self.connections.close(seconds=CLOSING_SECONDS)
 
     # From the server
@@ -167,8 +169,8 @@ class HttpIntake:
                 return error.code
         return None
 
-    def _route(self, method: str, answer: Callable[[Request], Reply]) -> _Route:
-        return _Route(method, Resource(answer, self._max_body_bytes))
+    def _route(self, method: str, answer: Callable[[Request], Reply], *, is_lasting: bool = False) -> _Route:
+        return _Route(method, Resource(answer, self._max_body_bytes, is_lasting))
 
     def _route_of(self, path: str) -> _Route | None:
         """Return the route of a path that is not written as usual, or that ends in an id."""

@@ -50,7 +50,7 @@ class FakeApplication:
             case "/forbidden":
                 return Answer(403, {}, request.target.encode(), closes=True)
             case _:
-                return Resource(self.answer, self.max_body_bytes)
+                return Resource(self.answer, self.max_body_bytes, is_lasting=True)
 
     def answer(self, request: Request) -> Reply:
         self.seen.append(replace(request))

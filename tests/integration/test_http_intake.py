@@ -959,7 +959,7 @@ async def test_a_client_that_waits_for_leave_is_refused_without_sending(served: 
 
 
 async def test_a_client_that_waits_for_leave_and_then_is_too_slow_is_told_so() -> None:
-    async with serving(body_timeout_seconds=0.2) as served, served.connection() as connection:
+    async with serving(body_timeout_seconds=1) as served, served.connection() as connection:
         head = request_bytes(ONE, GOOD, Expect="100-continue").partition(b"\r\n\r\n")[0]
         await connection.send(head + b"\r\n\r\n")
         assert (await connection.answer()).status == 100

@@ -3,6 +3,7 @@
 import gzip
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,3 +217,27 @@ async def test_a_unix_socket_has_no_locks(tmp_path: Path) -> None:
         async with served.connection() as connection:
             await connection.send(b"GET /v1/status HTTP/1.0\r\n\r\n")
             assert (await connection.answer()).status == 200
+
+
+async def test_a_head_that_was_let_in_is_judged_anew_when_the_rules_change() -> None:
+    shown = {"Host": "shop.example", "x_growlytics_key": "old"}
+    old: dict[str, Any] = {"token": Secret("old"), "allowed_hosts": ("shop.example",)}
+    async with serving(**old) as served, served.connection() as connection:
+        for body in (GOOD, GOOD + b" ", GOOD):
+            assert (await connection.request(ONE, body, **shown)).status == 200
+        served.intake.use(IntakeSettings(token=Secret("new"), allowed_hosts=("shop.example",)))
+        assert_refused(await connection.request(ONE, GOOD, **shown), 401, "unauthorized")
+    async with serving(**old) as served, served.connection() as connection:
+        for body in (GOOD, GOOD + b" "):
+            assert (await connection.request(ONE, body, **shown)).status == 200
+        served.intake.use(IntakeSettings(token=Secret("old"), allowed_hosts=()))
+        assert_refused(await connection.request(ONE, GOOD, **shown), 403, "forbidden_host")
+
+
+async def test_a_head_that_was_let_in_with_another_token_is_refused() -> None:
+    async with serving(token=Secret("right")) as served:
+        assert (await served.post(ONE, GOOD, x_growlytics_key="right")).status == 200
+        for wrong in ("wrong", "righT", "rightx", ""):
+            assert_refused(await served.post(ONE, GOOD, x_growlytics_key=wrong), 401, "unauthorized")
+        assert_refused(await served.post(ONE, GOOD), 401, "unauthorized")
+        assert served.counts().rejected == {"unauthorized": 5}

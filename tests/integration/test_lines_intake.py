@@ -317,7 +317,7 @@ async def test_a_client_that_reads_misses_none(served: WayIn) -> None:
 
 
 async def test_error_lines_that_nobody_reads_at_the_end_hold_no_connection_for_long(tmp_path: Path) -> None:
-    async with way_in("lines", tmp_path / "lines", body_timeout_seconds=0.3) as served:
+    async with way_in("lines", tmp_path / "lines", body_timeout_seconds=2) as served:
         client = await served.connect()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         for _ in range(10):

@@ -178,7 +178,7 @@ def open_files(daemon: Daemon) -> int:
 
 
 async def test_half_a_head_to_the_admin_listener_is_too_slow(tmp_path: Path) -> None:
-    async with running_daemon(tmp_path, NOWHERE, intake__header_timeout_seconds=1) as daemon:
+    async with running_daemon(tmp_path, NOWHERE, intake__header_timeout_seconds=4) as daemon:
         async with wire_to(daemon.ready["admin"]) as wire:
             await wire.send(b"GET /livez HT")
             assert [reply.status for reply in await wire.rest()] == [408]

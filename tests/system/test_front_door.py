@@ -167,7 +167,7 @@ async def test_broken_chunks_and_codings_are_answered_at_once(daemon: Daemon) ->
 
 @pytest.mark.parametrize("loop", LOOPS)
 async def test_heads_and_bodies_that_are_too_slow_are_told_so_and_ended(tmp_path: Path, loop: str) -> None:
-    settings = {"intake__header_timeout_seconds": 1, "intake__body_timeout_seconds": 1}
+    settings = {"intake__header_timeout_seconds": 4, "intake__body_timeout_seconds": 4}
     async with running_daemon(tmp_path, NOWHERE, loop=loop, **settings) as daemon, AsyncExitStack() as stack:
         begun = {
             "half a head": post(ONE)[:20],

@@ -82,7 +82,7 @@ async def test_odd_answers_of_every_kind_count_and_no_event_is_posted_twice(tmp_
         running_daemon(
             tmp_path,
             far.url,
-            growlytics__timeout_seconds=2,
+            growlytics__timeout_seconds=6,
             delivery__retry_initial_seconds=0.05,
             delivery__retry_max_seconds=0.1,
             delivery__systemic_rejections=1000,

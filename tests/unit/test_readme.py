@@ -14,7 +14,7 @@ from forwarder import admin
 from forwarder.cli.commands import COMMANDS
 from forwarder.growlytics.contract import Conforming, check
 from forwarder.http.messages import Limits
-from forwarder.http.protocol import LARGE_BODY_BYTES
+from forwarder.http.reading import LARGE_BODY_BYTES
 from forwarder.intake import answers
 from forwarder.intake.parsing import EXEMPT_BYTES, WAIT_SECONDS
 from forwarder.observing import base, buffer, delivery, intake, telemetry

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from forwarder.http.protocol import LARGE_BODY_BYTES
+from forwarder.http.reading import LARGE_BODY_BYTES
 from tests.fakes.http_site import Site, a_site, chunked, get, post
 from tests.fakes.http_transport import FakeTransport, turn
 
