@@ -1,20 +1,19 @@
 """growlytics-forwarder: accepts analytics events at once and forwards them to Growlytics.
 
-The journey of one event, from left to right, which is also from the higher layers to the lower ones and back:
+The journey of one event that an app posts alone, the usual case. Each name is a module and what to look for in it:
 
-- an app posts it over HTTP (`http/` reads the request, `intake/http.py` lets it in, `intake/event_routes.py` answers it),
-  or writes it to a socket (`intake/lines.py`, `intake/datagram.py`), alone or among others, which are split without
-  changing a byte (`intake/elements.py`, `growlytics/json_array.py`);
-- it is checked against the contract (`growlytics/contract.py`), and its attributes' types against those that were first
-  (`attribute_types/guard.py`): refused with all that is wrong with it, or,
-- unless it repeats one that was accepted (`intake/duplicates.py`), put into the buffer (`buffer/`), all or nothing for one
-  request (`intake/acceptance.py`); then the app gets its 200 or 202;
-- the pump takes it from the buffer into the window, a worker makes an attempt (`delivery/`), one POST
-  (`growlytics/client.py`, `growlytics/connections.py`), and what that came to is an Outcome (`growlytics/outcome.py`);
-- by it the event leaves the buffer with its fate (`buffer/fates.py`), or is parked and tried again.
+1. `http.protocol:Connection` reads the request; `intake.http:HttpIntake` checks who may post, once for each head.
+2. `intake.event_routes:EventRoutes.one` has the event checked against the contract by `growlytics.contract:check`.
+3. `intake.acceptance:Acceptor.begin_one` gives it an id and hands it to the buffer, `buffer.base:Buffer.begin_put`. An event
+   with a new attribute or an idempotency key goes through `intake.acceptance:Acceptor.accept` instead, as do batches.
+4. When the event is committed, the app gets its 200, and the buffer tells delivery.
+5. `delivery.worker:Delivery` takes the event, `buffer.base:Buffer.take_ready`, and adds it to the engine's window.
+6. `delivery.engine:Engine.start` chooses the next attempt; a worker makes it, `growlytics.client:GrowlyticsClient.post`.
+7. `growlytics.outcome:of_answer` says what the answer means, and `delivery.engine:Engine.ended` decides what follows.
+8. The event leaves with its fate, `buffer.base:Buffer.begin_ack`, or it is parked and tried again.
 
-`app.py` makes and joins the parts, `observing/telemetry.py` says what happens, `settings/` what can be set, and `cli/` has
-the commands.
+Lines and datagrams (`intake.lines:LinesIntake`, `intake.datagram:DatagramIntake`) join at step 3. `app:App` makes and joins
+the parts, and `observing.telemetry:Telemetry` counts and logs what happens.
 """
 
 __version__ = "0.1.0"
