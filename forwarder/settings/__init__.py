@@ -14,8 +14,7 @@ from typing import Any
 
 import attrs
 
-from forwarder.settings.exposure import exposures
-from forwarder.settings.proxies import ignored_proxy
+from forwarder.settings.doubts import exposures, ignored_proxy
 from forwarder.settings.sections import (
     AdminSettings,
     BufferSettings,
