@@ -38,10 +38,10 @@ from forwarder.event import Clock, EventIds
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.knowledge import Knowledge
 from forwarder.intake.operations import looking
-from forwarder.live_settings import LiveSettings
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.parts import BufferMaker, Intakes, make_buffer, open_admin, tell_of_events_elsewhere
+from forwarder.reload import LiveSettings
 from forwarder.sampling import Sampling
 from forwarder.settings import Settings, ShutdownSettings, shown
 from forwarder.status import Status

@@ -1,7 +1,7 @@
-"""Settings that change while the daemon runs: at a request all sources are read again, and what can be taken up is.
+"""The settings in use, and what changes them while the daemon runs: a reload, or a file that a setting names.
 
-Invariants: nothing changes unless everything that was read is good; what needs a restart is named until it had one; no
-secret is named. Made and served by the composition root.
+Invariants: nothing changes unless everything that was read is good; each part is told of a change in the same turn of the
+event loop; what needs a restart is named until the daemon had one; no secret is named. Made and served by `app.py`.
 """
 
 import asyncio
@@ -9,20 +9,30 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+import attrs
+
+from forwarder.buffer.base import Buffer
+from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock
+from forwarder.growlytics import certificates
+from forwarder.growlytics.certificates import Certificates
+from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.host.secret_file import WatchedFile
 from forwarder.host.threads import NoThreadError, in_own_thread
+from forwarder.intake.knowledge import Knowledge
+from forwarder.observing import logs
 from forwarder.observing.telemetry import Telemetry
-from forwarder.settings import Settings, SettingsError, merge
+from forwarder.settings import Problem, Secret, Settings, SettingsError, merge, read_secret_file
 
 READ_SECONDS: Final = 10.0
-"""The longest that reading them may take; a file that does not answer must not keep the next request waiting for ever."""
+"""The longest that reading all sources may take; a file that hangs must not keep the next request waiting for ever."""
 
 
 class Reloading:
-    """Has `use` called with settings in which something changed, each time that `load` reads such.
+    """Reads all sources when asked, and calls `use` with the new settings if some that it can take up have changed.
 
-    `used` returns those in use. `load`, which may block, raises SettingsError. `reread` reads again what the settings only
-    name, and returns those of which that changed; it may raise SettingsError. `clock` gives seconds since 1970.
+    `used` returns the settings in use. `load` may block, and raises SettingsError. `reread` reads again what settings only
+    name, and returns the settings whose content changed; it may raise SettingsError. `clock` gives seconds since 1970.
     """
 
     def __init__(
@@ -49,7 +59,7 @@ class Reloading:
         self._asked = asyncio.Event()
 
     def reload(self) -> None:
-        """Ask for it; a signal handler of the loop may call this. Requests that come before it begins are one."""
+        """Ask for a reload; a signal handler of the loop may call this. Requests before it begins count as one."""
         self._asked.set()
 
     async def serve(self) -> None:
@@ -68,19 +78,17 @@ class Reloading:
                 reread = await self._reread()
         except SettingsError as error:
             self._fail([str(problem) for problem in error.problems])
-            return
         except TimeoutError:
             self._fail([f"the file, or one that it names, could not be read within {self._read_seconds:g} s"])
-            return
         except NoThreadError:
             self._fail(["the system has no thread left to read them in"])
-            return
-        self._error = None
-        self._loaded_at = self._clock()
-        self._restart_needed = changes.restart_needed
-        if changes.taken_up:
-            self._use(changes.settings)
-        self._telemetry.reloaded((*changes.taken_up, *reread), restart_needed=changes.restart_needed)
+        else:
+            self._error = None
+            self._loaded_at = self._clock()
+            self._restart_needed = changes.restart_needed
+            if changes.taken_up:
+                self._use(changes.settings)
+            self._telemetry.reloaded((*changes.taken_up, *reread), restart_needed=changes.restart_needed)
 
     def _fail(self, problems: Sequence[str]) -> None:
         self._error = "; ".join(problems)
@@ -88,13 +96,116 @@ class Reloading:
 
     @property
     def settings(self) -> Settings:
-        """Those in use."""
+        """The settings in use."""
         return self._used()
 
     def status(self) -> dict[str, object]:
-        """Return what /v1/status says of it."""
+        """Return what /v1/status says of the last reload."""
         return {
             "loaded_at": round(self._loaded_at, 3),
             "restart_needed": list(self._restart_needed),
             "error": self._error,
         }
+
+
+class LiveSettings:
+    """Tells the parts when settings change.
+
+    `load` reads all sources again; it may block, and raises SettingsError. `use_access` makes all listeners go by the
+    access rules of the settings that it is called with.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        load: Callable[[], Settings],
+        client: GrowlyticsClient,
+        delivery: Delivery,
+        buffer: Buffer,
+        knowledge: Knowledge,
+        use_access: Callable[[Settings], None],
+        telemetry: Telemetry,
+    ) -> None:
+        self.now = settings
+        """The settings in use."""
+        self._client = client
+        self._delivery = delivery
+        self._buffer = buffer
+        self._knowledge = knowledge
+        self._use_access = use_access
+        self.reloading = Reloading(
+            lambda: self.now, load=load, use=self._use, reread=self._reread_certificates, telemetry=telemetry
+        )
+        growlytics, intake = settings.growlytics, settings.intake
+
+        def secret_file(
+            path: str | None, setting: str, secret: Secret | None, on_new: Callable[[Secret], None]
+        ) -> WatchedFile[Secret]:
+            return WatchedFile(
+                path, setting=setting, read=read_secret_file, current=secret, on_new=on_new, telemetry=telemetry
+            )
+
+        self._key_file = secret_file(
+            growlytics.api_key_file, "growlytics.api_key_file", growlytics.api_key, self._use_key
+        )
+        self._token_file = secret_file(intake.token_file, "intake.token_file", intake.token, self._use_token)
+        self._ca_file: WatchedFile[Certificates] = WatchedFile(
+            None,
+            setting="growlytics.ca_file",
+            read=certificates.read,
+            current=None,
+            on_new=self._use_certificates,
+            telemetry=telemetry,
+        )
+
+    def begin(self) -> None:
+        """Watch the file of certificates that the client has read; call this when the client is open."""
+        self._ca_file.use(self.now.growlytics.ca_file, self._client.certificates)
+
+    def serve(self, tasks: asyncio.TaskGroup) -> tuple[asyncio.Task[None], ...]:
+        """Start what watches; return its tasks, which run until cancelled."""
+        return (
+            tasks.create_task(self.reloading.serve(), name="settings"),
+            tasks.create_task(self._key_file.serve(), name="key's file"),
+            tasks.create_task(self._token_file.serve(), name="token's file"),
+            tasks.create_task(self._ca_file.serve(), name="certificates' file"),
+        )
+
+    def _use(self, settings: Settings) -> None:
+        before, self.now = self.now, settings
+        growlytics, intake = settings.growlytics, settings.intake
+        self._client.use(growlytics)
+        if growlytics.api_key is not None and growlytics.api_key != before.growlytics.api_key:
+            self._use_key(growlytics.api_key)
+        self._key_file.use(growlytics.api_key_file, growlytics.api_key)
+        self._use_access(settings)
+        self._token_file.use(intake.token_file, intake.token)
+        self._knowledge.use(settings.contract)
+        self._buffer.use(settings.buffer.when_full)
+        self._delivery.use(settings.delivery)
+        logs.use_level(settings.log)
+
+    def _use_key(self, key: Secret) -> None:
+        self.now = attrs.evolve(self.now, growlytics=attrs.evolve(self.now.growlytics, api_key=key))
+        self._client.use_key(key)
+        self._delivery.use_new_key()
+
+    def _use_token(self, token: Secret) -> None:
+        self.now = attrs.evolve(self.now, intake=attrs.evolve(self.now.intake, token=token))
+        self._use_access(self.now)
+
+    def _use_certificates(self, new: Certificates) -> None:
+        self._client.use_certificates(new)
+        self._delivery.try_soon()
+
+    async def _reread_certificates(self) -> tuple[str, ...]:
+        """Read again whom to trust: `ca_file` if it changed, else the system's certificates. Return what changed."""
+        if self.now.growlytics.ca_file is not None:
+            return ("growlytics.ca_file",) if await self._ca_file.poll() else ()
+        try:
+            self._use_certificates(await in_own_thread(certificates.of_system, name="certificates"))
+        except OSError as error:
+            message = f"is not set, and the system's certificates cannot be read: {error.strerror}"
+            raise SettingsError([Problem("growlytics.ca_file", message)]) from None
+        return ()
