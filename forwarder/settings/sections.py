@@ -16,27 +16,26 @@ from forwarder.settings.values import (
     MIB,
     Address,
     ApiKey,
-    CertificatesFile,
     ChoiceTable,
-    DirectoryPath,
     FileMode,
-    FilePath,
     Flag,
     Group,
     GroupName,
-    HostNames,
     HttpsUrl,
     Integer,
     ListenAddress,
-    Origins,
     ProxyUrl,
-    Rate,
-    Seconds,
     Secret,
     SecretFile,
     SecretText,
     Size,
     SocketPath,
+    directory_path,
+    file_path,
+    host_names,
+    origins,
+    rate,
+    seconds,
 )
 from forwarder.words import ConflictAction, LoopName, OnAmbiguous, WhenFull
 
@@ -61,18 +60,18 @@ class GrowlyticsSettings:
         LIVE,
     ] = None
     timeout_seconds: Annotated[
-        float, Seconds(600), "The longest that one attempt may take, from connecting to the end of the answer", LIVE
+        float, seconds(600), "The longest that one attempt may take, from connecting to the end of the answer", LIVE
     ] = 10.0
     connection_max_age_seconds: Annotated[
         float,
-        Seconds(86_400, zero=True),
+        seconds(86_400, zero=True),
         "How long a connection is used, less up to a quarter by chance, before a new one looks up the host's address again; "
         "0: no limit",
         LIVE,
     ] = 300.0
     ca_file: Annotated[
         str | None,
-        CertificatesFile(),
+        file_path("a file of certificates in PEM form"),
         "The certificate authorities to trust instead of the system's, as where a proxy looks into TLS; read again when it "
         "changes",
     ] = None
@@ -127,14 +126,14 @@ class IntakeSettings:
     ] = False
     allowed_hosts: Annotated[
         tuple[str, ...],
-        HostNames(),
+        host_names(),
         "By which names apps may call the forwarder over TCP (Host), besides the address in intake.http, and by which "
         "Prometheus may call admin.http; others are refused, as a page in a browser may have made them up",
         LIVE,
     ] = ("localhost", "127.0.0.1", "::1")
     allowed_origins: Annotated[
         tuple[str, ...],
-        Origins(),
+        origins(),
         "The web origins whose pages may post over TCP from a browser on this machine",
         LIVE,
     ] = ()
@@ -158,19 +157,19 @@ class IntakeSettings:
     ] = 1024
     header_timeout_seconds: Annotated[
         float,
-        Seconds(600),
+        seconds(600),
         "The longest that an app may take from connecting, or from a request's first byte, to the end of its headers; then "
         "408",
     ] = 10.0
     body_timeout_seconds: Annotated[
         float,
-        Seconds(600),
+        seconds(600),
         "The longest that an app may take to send a body or a line, or to read its answers; a slower body is refused with "
         "408",
     ] = 10.0
     duplicate_window_seconds: Annotated[
         float,
-        Seconds(2_592_000, zero=True),
+        seconds(2_592_000, zero=True),
         "How long an app's own key (Idempotency-Key) is remembered: an event that repeats it is not taken twice; 0 is off",
     ] = 3600.0
     duplicate_max_keys: Annotated[
@@ -190,7 +189,7 @@ class ContractSettings:
     ] = "observe"
     types_file: Annotated[
         str | None,
-        FilePath(),
+        file_path(),
         "The types that your team agreed on, which come before what is learned, as attribute-types export writes them",
     ] = None
     max_attribute_types: Annotated[
@@ -213,7 +212,7 @@ class BufferSettings:
     ] = "disk"
     directory: Annotated[
         str,
-        DirectoryPath(),
+        directory_path(),
         "The directory of the disk buffer, for one daemon alone; under systemd, unless set, the unit's StateDirectory",
     ] = "/var/lib/growlytics-forwarder"
     max_events: Annotated[int, Integer(1), "The most events to hold; beyond that see when_full"] = 100_000
@@ -244,22 +243,22 @@ class DeliverySettings:
     ] = "customer"
     rate_limit_per_second: Annotated[
         float,
-        Rate(0.001, 1_000_000),
+        rate(0.001, 1_000_000),
         "The most attempts in a second, retries and probes included, evenly spread; 0 is no limit",
         LIVE,
     ] = 0.0
     retry_initial_seconds: Annotated[
         float,
-        Seconds(3600),
+        seconds(3600),
         "The longest wait before the first retry; it doubles with each, and the wait is random up to it",
         LIVE,
     ] = 0.5
     retry_max_seconds: Annotated[
-        float, Seconds(86_400), "Where that doubling ends; at least retry_initial_seconds", LIVE
+        float, seconds(86_400), "Where that doubling ends; at least retry_initial_seconds", LIVE
     ] = 60.0
     max_age_seconds: Annotated[
         float,
-        Seconds(31_536_000),
+        seconds(31_536_000),
         "How old an event may become, from accepted, before an attempt that fails is its last; then it is a dead letter",
         LIVE,
     ] = 86_400.0
@@ -289,19 +288,19 @@ class DeliverySettings:
     ] = 10
     systemic_seconds: Annotated[
         float,
-        Seconds(86_400),
+        seconds(86_400),
         "A rejection is final only if an event was delivered in this time before it, else the event is tried again; "
         "and how long an event must be refused, while others are delivered, to be a dead letter",
         LIVE,
     ] = 60.0
     probe_initial_seconds: Annotated[
         float,
-        Seconds(3600),
+        seconds(3600),
         "How long after sending stopped the first probe goes; it doubles with each that fails",
         LIVE,
     ] = 1.0
     probe_max_seconds: Annotated[
-        float, Seconds(86_400), "Where that doubling ends; at least probe_initial_seconds", LIVE
+        float, seconds(86_400), "Where that doubling ends; at least probe_initial_seconds", LIVE
     ] = 60.0
 
 
@@ -354,13 +353,13 @@ class ShutdownSettings:
 
     accept_seconds: Annotated[
         float,
-        Seconds(86_400, zero=True),
+        seconds(86_400, zero=True),
         "How long to go on accepting events after a stop was asked for, so that an app that stops too can post its last",
         LIVE,
     ] = 0.0
     drain_seconds: Annotated[
         float,
-        Seconds(86_400, zero=True),
+        seconds(86_400, zero=True),
         "How long to go on delivering after that; keep the sum below what the supervisor grants",
         LIVE,
     ] = 20.0

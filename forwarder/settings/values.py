@@ -11,11 +11,12 @@ import ipaddress
 import json
 import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal, get_args
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -26,7 +27,10 @@ MIB = 1024 * KIB
 
 _UNIT_BYTES = {"GiB": 1024 * MIB, "MiB": MIB, "KiB": KIB}
 _MASK = "********"
+_NO_FILE = "is empty; leave the setting out if there is none"
 _MALFORMED_HOST = "its host or port is malformed"
+_SMALLEST = sys.float_info.min * sys.float_info.epsilon
+"""The smallest number above 0."""
 _MAX_GROUP_NUMBER = (1 << 32) - 2  # the last one means "none" to system calls
 _MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
 
@@ -38,7 +42,7 @@ class Text(str):
 
 
 class RefusedError(ValueError):
-    """A value that a setting cannot take. The message says what is wrong and the mend; it never holds a secret."""
+    """A value that a setting cannot take. The message says what is wrong and how to fix it; it never holds a secret."""
 
 
 class Secret:
@@ -115,8 +119,24 @@ class Reader(ABC):
         """Return a setting's value as TOML text; None if only leaving the setting out says "not set"."""
         return None if value is None else _toml(value)
 
-    def refuse(self, value: object, mend: str = "") -> RefusedError:
-        return RefusedError(f"must be {self.type_text}, not {_shown(value)}" + (mend and f"; {mend}"))
+    def refuse(self, value: object, fix: str = "") -> RefusedError:
+        """Return the error for a value, which it shows."""
+        return RefusedError(f"must be {self.type_text}, not {_shown(value)}" + (fix and f"; {fix}"))
+
+    def refuse_first(self, faults: Mapping[str, bool]) -> None:
+        """Raise `RefusedError` with the first fault that was found, without the value."""
+        for fault, found in faults.items():
+            if found:
+                raise RefusedError(f"must be {self.type_text}; {fault}")
+
+    def split(self, url: str) -> tuple[SplitResult, str]:
+        """Return the parts of a URL and its host, which may be empty, or raise `RefusedError`, which does not show it."""
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
+        except ValueError:
+            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
+        return parts, host
 
 
 @attrs.frozen
@@ -177,41 +197,34 @@ class Size(Integer):
 
 
 @attrs.frozen
-class Seconds(Reader):
-    """A duration; an integer is as good as a float."""
+class Number(Reader):
+    """A number within a range, or 0 where that means "none"; an integer is as good as a float."""
 
-    at_most: int
+    type_text: str
+    low: float
+    high: float
     zero: bool = False
-    """Whether 0 is allowed."""
-
-    @property
-    def type_text(self) -> str:
-        return f"a number of seconds, {'from 0' if self.zero else 'above 0 and up'} to {self.at_most}"
+    """Whether 0 is allowed beside the range."""
 
     def read(self, value: object) -> float:
         number = _number(value)
         # NaN and infinity fail this, as do integers that no float can hold.
-        if number is None or not (0 < number <= self.at_most or (self.zero and number == 0)):
+        if number is None or not (self.low <= number <= self.high or (self.zero and number == 0)):
             raise self.refuse(value)
         return float(number)
 
 
-@attrs.frozen
-class Rate(Reader):
-    """How often a second; 0 is no limit. Not so seldom that the time between two is no time anybody waits."""
+def seconds(at_most: int, *, zero: bool = False) -> Number:
+    """Return what reads a duration in seconds."""
+    return Number(
+        f"a number of seconds, {'from 0' if zero else 'above 0 and up'} to {at_most}", _SMALLEST, at_most, zero
+    )
 
-    at_least: float
-    at_most: int
 
-    @property
-    def type_text(self) -> str:
-        return f"a number per second, from {self.at_least} to {self.at_most}, or 0 for no limit"
-
-    def read(self, value: object) -> float:
-        number = _number(value)
-        if number is None or not (number == 0 or self.at_least <= number <= self.at_most):
-            raise self.refuse(value)
-        return float(number)
+def rate(at_least: float, at_most: int) -> Number:
+    """Return what reads how often a second something may happen; 0 is no limit."""
+    text = f"a number per second, from {at_least} to {at_most}, or 0 for no limit"
+    return Number(text, at_least, at_most, zero=True)
 
 
 @attrs.frozen
@@ -264,8 +277,8 @@ class ChoiceTable(Reader):
         return Choice(self.words)
 
     def _refusal(self, name: str, word: object) -> str:
-        mend = "a name with dots belongs in quotes" if isinstance(word, dict) else self._choice.suggestion(word)
-        return f"{_shown(word)} for {_shown(name)}" + (mend and f" ({mend})")
+        fix = "a name with dots belongs in quotes" if isinstance(word, dict) else self._choice.suggestion(word)
+        return f"{_shown(word)} for {_shown(name)}" + (fix and f" ({fix})")
 
 
 @attrs.frozen
@@ -304,27 +317,35 @@ class HttpsUrl(Reader):
         # urlsplit drops tabs and newlines without a word, so look first.
         if not value.isprintable() or " " in value:
             raise RefusedError(f"must be {self.type_text}, without spaces and control characters")
-        try:
-            parts = urlsplit(value)
-            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
-        except ValueError:
-            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
-        faults = {
-            "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
-            "it must not hold a user name or password": "@" in parts.netloc,
-            _MALFORMED_HOST: not _is_authority(parts.netloc, host),
-            "it must not have a fragment, a part after #": "#" in value,
-            "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
-        }
-        for fault, found in faults.items():
-            if found:
-                raise RefusedError(f"must be {self.type_text}; {fault}")
+        parts, host = self.split(value)
+        self.refuse_first(
+            {
+                "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
+                "it must not hold a user name or password": "@" in parts.netloc,
+                _MALFORMED_HOST: not _is_authority(parts.netloc, host),
+                "it must not have a fragment, a part after #": "#" in value,
+                "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
+            }
+        )
         return str(value)
 
 
 @attrs.frozen
-class PathReader(Reader, ABC):
+class PathOf(Reader):
     """The path of something, absolute or relative. Whether it is there is for those to find out who use it."""
+
+    what: str
+    if_empty: str
+    """Why it must not be empty, as the end of an error."""
+
+    @property
+    def type_text(self) -> str:
+        return f"the path of {self.what}"
+
+    def read(self, value: object) -> str:
+        if path := self.path(value):
+            return path
+        raise RefusedError(self.if_empty)
 
     def path(self, value: object) -> str:
         """Return the path, which may be empty, or raise `RefusedError`."""
@@ -338,13 +359,35 @@ class PathReader(Reader, ABC):
         return mistakes.path_doubt(value) if isinstance(value, str) else ""
 
 
+def directory_path() -> PathOf:
+    """Return what reads the path of a directory."""
+    return PathOf("a directory", 'must be the path of a directory, not ""; the working directory is "."')
+
+
+def file_path(what: str = "a file") -> PathOf:
+    """Return what reads the path of a file."""
+    return PathOf(what, _NO_FILE)
+
+
 @attrs.frozen
-class SocketPath(PathReader):
+class SecretFile(PathOf):
+    """The path of a file that holds a secret. No error shows it: it may be the secret, in the wrong place."""
+
+    what: str = "a file that holds the secret"
+    if_empty: str = _NO_FILE
+
+    def refuse(self, value: object, fix: str = "") -> RefusedError:  # noqa: ARG002 - it is not shown
+        return RefusedError(f"must be {self.type_text}" + (fix and f"; {fix}"))
+
+
+@attrs.frozen
+class SocketPath(PathOf):
     """The path of a Unix socket; None is no socket, and so is the empty string."""
 
-    type_text = f"the path of a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
+    what: str = f"a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
+    if_empty: str = ""
 
-    def read(self, value: object) -> str | None:
+    def read(self, value: object) -> str | None:  # type: ignore[override]  # an empty path is allowed here
         path = self.path(value)
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
             raise self.refuse(value, "choose a shorter directory")
@@ -377,90 +420,55 @@ class GroupName(Reader):
 
 
 @attrs.frozen
-class DirectoryPath(PathReader):
-    """The path of a directory, absolute or relative. Whether it is there is for those to find out who use it."""
-
-    type_text = "the path of a directory"
-
-    def read(self, value: object) -> str:
-        path = self.path(value)
-        if not path:
-            raise self.refuse(value, 'the working directory is "."')
-        return path
-
-
-@attrs.frozen
-class FilePath(PathReader):
-    type_text = "the path of a file"
-
-    def read(self, value: object) -> str:
-        path = self.path(value)
-        if not path:
-            raise RefusedError("is empty; leave the setting out if there is none")
-        return path
-
-
-@attrs.frozen
-class CertificatesFile(FilePath):
-    """The path of a file of certificates. Whether it holds any, `load` finds out."""
-
-    type_text = "the path of a file of certificates in PEM form"
-
-
-@attrs.frozen
-class TextList(Reader, ABC):
+class TextList(Reader):
     """A list of texts; in the environment they are separated by commas."""
 
-    item_text: ClassVar[str]
-    """What each must be."""
-    example: ClassVar[str]
+    items: str
+    """What its items must be."""
+    example: str
+    item: Callable[[str], str | None]
+    """Returns an item in its normal form; None if it is none."""
 
     @property
     def type_text(self) -> str:
-        return f"a list of {self.item_text}, like {self.example} (in the environment separated by commas)"
+        return f"a list of {self.items}, like {self.example} (in the environment separated by commas)"
 
     def read(self, value: object) -> tuple[str, ...]:
         if isinstance(value, Text):
             value = [part.strip() for part in value.split(",")] if value.strip() else []
         if not isinstance(value, list):
             raise self.refuse(value)
-        items = [self._item(each) if isinstance(each, str) else None for each in value]
+        items = [self.item(each) if isinstance(each, str) else None for each in value]
         if wrong := [_shown(each) for each, item in zip(value, items, strict=True) if item is None]:
             raise RefusedError(f"must be {self.type_text}, not {' nor '.join(wrong[:3])}")
         return tuple(item for item in items if item is not None)
 
-    @abstractmethod
-    def _item(self, text: str) -> str | None:
-        """Return an item in its normal form; None if it is none."""
+
+def host_names() -> TextList:
+    """Return what reads names and addresses of hosts, in lower case and IPv6 without brackets; `*` is any."""
+    items = 'host names and addresses, without ports, or "*" for any'
+    return TextList(items, '["localhost", "forwarder.internal"]', _host_name)
 
 
-@attrs.frozen
-class HostNames(TextList):
-    """Names and addresses of hosts, without ports, in lower case and IPv6 without brackets; `*` is any."""
-
-    item_text = 'host names and addresses, without ports, or "*" for any'
-    example = '["localhost", "forwarder.internal"]'
-
-    def _item(self, text: str) -> str | None:
-        address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        if _is_ipv6(address):
-            return str(ipaddress.IPv6Address(address))
-        return text.lower() if text == "*" or re.fullmatch(r"[A-Za-z0-9._-]+", text) else None
+def _host_name(text: str) -> str | None:
+    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if _is_ipv6(address):
+        return str(ipaddress.IPv6Address(address))
+    return text.lower() if text == "*" or re.fullmatch(r"[A-Za-z0-9._-]+", text) else None
 
 
-@attrs.frozen
-class Origins(TextList):
-    """Origins as browsers send them: scheme, host and a port that is not the scheme's own."""
+def origins() -> TextList:
+    """Return what reads origins as browsers send them: scheme, host and a port that is not the scheme's own."""
+    items = "web origins, each a scheme, a host and perhaps a port"
+    return TextList(items, '["https://shop.example", "http://localhost:3000"]', _origin)
 
-    item_text = "web origins, each a scheme, a host and perhaps a port"
-    example = '["https://shop.example", "http://localhost:3000"]'
 
-    def _item(self, text: str) -> str | None:
-        parts = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower())
-        if parts is None:
-            return None
-        usual = {"http": ":80", "https": ":443"}[parts[1]]
-        return text.lower().removesuffix(usual) if parts[3] == usual else text.lower()
+def _origin(text: str) -> str | None:
+    parts = re.fullmatch(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", text.lower())
+    if parts is None:
+        return None
+    usual = {"http": ":80", "https": ":443"}[parts[1]]
+    return text.lower().removesuffix(usual) if parts[3] == usual else text.lower()
 
 
 @attrs.frozen
@@ -523,33 +531,19 @@ class ProxyUrl(SecretText):
 
     def read(self, value: object) -> Secret:
         secret = SecretText().read(value)
-        try:
-            parts = urlsplit(secret.reveal())
-            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
-        except ValueError:
-            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
+        parts, host = self.split(secret.reveal())
         userinfo, _, address = parts.netloc.rpartition("@")
         encode = "in user and password, write what is no letter or digit as in %40 for @"
-        faults = {
-            "it must begin with http:// or https:// and a host": parts.scheme not in {"http", "https"} or not host,
-            encode: re.search(r"[@\\]", userinfo) or ":" in unquote(parts.username or ""),
-            _MALFORMED_HOST: not _is_authority(address, host),
-            f"nothing may follow the port; {encode}": any((parts.path.strip("/"), parts.query, parts.fragment)),
-        }
-        for fault, found in faults.items():
-            if found:
-                raise RefusedError(f"must be {self.type_text}; {fault}")
+        is_odd = re.search(r"[@\\]", userinfo) is not None or ":" in unquote(parts.username or "")
+        self.refuse_first(
+            {
+                "it must begin with http:// or https:// and a host": parts.scheme not in {"http", "https"} or not host,
+                encode: is_odd,
+                _MALFORMED_HOST: not _is_authority(address, host),
+                f"nothing may follow the port; {encode}": any((parts.path.strip("/"), parts.query, parts.fragment)),
+            }
+        )
         return secret
-
-
-@attrs.frozen
-class SecretFile(FilePath):
-    """The path of a file that holds a secret. No error shows it: it may be the secret, in the wrong place."""
-
-    type_text = "the path of a file that holds the secret"
-
-    def refuse(self, value: object, mend: str = "") -> RefusedError:  # noqa: ARG002 - it is not shown
-        return RefusedError(f"must be {self.type_text}" + (mend and f"; {mend}"))
 
 
 def reader_of(kind: Any) -> Reader | None:
