@@ -23,8 +23,7 @@ MAX_LISTED: Final = 10
 class ChangeTally:
     """What became of the dead letters so far."""
 
-    done_word: str
-    """`replayed` or `purged`."""
+    action: Action
     dry_run: bool = False
     asked: int | None = None
     """None until all of them are listed."""
@@ -40,13 +39,15 @@ class ChangeTally:
     def handled(self) -> int:
         return self.done + self.refused + self.missing
 
+    @property
+    def done_word(self) -> str:
+        return "replayed" if self.action == "replay" else "purged"
+
     def __str__(self) -> str:
+        done = f"Would {self.action}" if self.dry_run else self.done_word.capitalize()
         left = "all" if self.asked is None else self.asked - self.handled
-        would_be = "would be " if self.dry_run else ""
-        return (
-            f"{would_be}{self.done_word} {self.done}, {would_be}refused {self.refused}, "
-            f"no longer dead letters {self.missing}, left {left}"
-        )
+        events = f"{self.done} event{'' if self.done == 1 else 's'}"
+        return f"{done} {events} ({self.refused} refused, {self.missing} already gone, {left} remaining)."
 
 
 class Pace:
@@ -71,7 +72,6 @@ class Changer:
     def __init__(
         self,
         daemon: Daemon,
-        action: Action,
         *,
         tally: ChangeTally,
         ticker: Ticker,
@@ -82,7 +82,6 @@ class Changer:
         self.tally: Final = tally
         self._daemon = daemon
         self._patience = Patience(say=ticker.say, note=self._show, sleep=sleep)
-        self._action: Final = action
         self._ticker = ticker
         self._max_ids = min(MAX_CHUNK_IDS, per_second or MAX_CHUNK_IDS)
         self._pace = Pace(None if tally.dry_run else per_second)
@@ -117,11 +116,11 @@ class Changer:
         tally = self.tally
         if tally.in_doubt:
             self._ticker.say(
-                f"of those left, {tally.in_doubt} were sent and got no answer: they may have been {tally.done_word}"
+                f"of those remaining, {tally.in_doubt} were sent and got no answer: they may have been {tally.done_word}"
             )
         if tally.missing_after_loss:
             self._ticker.say(
-                f"of those that are no longer dead letters, up to {tally.missing_after_loss} "
+                f"of those already gone, up to {tally.missing_after_loss} "
                 f"were {tally.done_word} by a request whose answer was lost"
             )
         if tally.refused > MAX_LISTED:
@@ -134,7 +133,7 @@ class Changer:
             doubt="" if self.tally.dry_run else f"they may have been {self.tally.done_word}",
         )
         try:
-            decided = judge(self._action, answer, chunk, self._daemon)
+            decided = judge(self.tally.action, answer, chunk, self._daemon)
         except StoppedError:
             if not described_errors(answer.content) and not self.tally.dry_run:
                 self.tally.in_doubt = len(chunk)
@@ -150,7 +149,7 @@ class Changer:
         self.tally.in_doubt = 0 if self.tally.dry_run else len(chunk)
         self._sent_at = self._clock()
         try:
-            answer = await post(self._daemon, self._action, chunk, dry_run=self.tally.dry_run)
+            answer = await post(self._daemon, self.tally.action, chunk, dry_run=self.tally.dry_run)
         except UnreachableError:
             self.tally.in_doubt = before
             raise

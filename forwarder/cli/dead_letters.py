@@ -20,7 +20,7 @@ from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 
 if TYPE_CHECKING:
-    from forwarder.cli.dead_letter_requests import Action, DeadLetterRequests, DeadLetterShown
+    from forwarder.cli.dead_letter_requests import DeadLetterRequests, DeadLetterShown
 
 _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES")
 _JSON_FIELDS: Final = (
@@ -99,11 +99,10 @@ def _change(args: argparse.Namespace) -> int:
     from forwarder.cli.dead_letter_changes import Changer, ChangeTally
     from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages
 
-    action: Action = args.action
-    tally = ChangeTally("replayed" if action == "replay" else "purged", dry_run=args.dry_run)
+    tally = ChangeTally(args.action, dry_run=args.dry_run)
     ticker = Ticker(sys.stderr)
     daemon = daemon_of(args)
-    changer = Changer(daemon, action, tally=tally, ticker=ticker, per_second=args.rate)
+    changer = Changer(daemon, tally=tally, ticker=ticker, per_second=args.rate)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
 
     async def change() -> None:

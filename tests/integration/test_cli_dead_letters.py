@@ -260,7 +260,7 @@ async def test_on_a_unix_socket_everything_is_open(tmp_path: Path, capsys: Captu
 async def test_replay_moves_all_in_chunks_the_oldest_first(daemon: DeadLetterDaemon, capsys: Capture) -> None:
     ids = daemon.add_many(1100)
     assert await dead_letters(daemon, "replay", "--all") == 0
-    assert capsys.readouterr() == ("replayed 1100, refused 0, no longer dead letters 0, left 0\n", "")
+    assert capsys.readouterr() == ("Replayed 1100 events (0 refused, 0 already gone, 0 remaining).\n", "")
     assert daemon.replayed == ids
     assert [len(each.ids) for each in daemon.changes] == [500, 500, 100]
 
@@ -277,7 +277,7 @@ async def test_what_dies_again_meanwhile_is_not_replayed_again(daemon: DeadLette
     ids = daemon.add_many(700)
     daemon.dies_again = True
     assert await dead_letters(daemon, "replay", "--all") == 0
-    assert capsys.readouterr().out == "replayed 700, refused 0, no longer dead letters 0, left 0\n"
+    assert capsys.readouterr().out == "Replayed 700 events (0 refused, 0 already gone, 0 remaining).\n"
     assert daemon.replayed == ids
     assert len(daemon.entries) == 700
 
@@ -299,7 +299,7 @@ async def test_a_dry_run_says_what_would_become_of_them_and_changes_nothing(
     daemon.refused = {ids[1]}
     assert await dead_letters(daemon, "replay", "--all", "--dry-run") == 1
     out, err = capsys.readouterr()
-    assert out == "would be replayed 2, would be refused 1, no longer dead letters 0, left 0\n"
+    assert out == "Would replay 2 events (1 refused, 0 already gone, 0 remaining).\n"
     assert err == f"dead letter 102: {ERROR_TEXT}\n"
     assert daemon.changes[0].content == {"ids": ids, "dry_run": True}
     assert list(daemon.entries) == ids
@@ -314,7 +314,7 @@ async def test_the_first_that_are_refused_are_named_with_their_errors(
     daemon.refused = set(ids[3:])
     assert await dead_letters(daemon, "replay", "--all") == 1
     out, err = capsys.readouterr()
-    assert out == "replayed 3, refused 17, no longer dead letters 0, left 0\n"
+    assert out == "Replayed 3 events (17 refused, 0 already gone, 0 remaining).\n"
     *named, last = err.splitlines()
     assert named == [f"dead letter {each}: {ERROR_TEXT}" for each in ids[3:13]]
     assert last == "… and 7 more were refused"
@@ -326,7 +326,7 @@ async def test_ids_that_are_no_longer_there_are_its_no_and_one_given_twice_count
     daemon.add_many(2)
     assert await dead_letters(daemon, "replay", "--id", "101", "7", "--id", "0101") == 1
     out, err = capsys.readouterr()
-    assert out == "replayed 1, refused 0, no longer dead letters 1, left 0\n"
+    assert out == "Replayed 1 event (0 refused, 1 already gone, 0 remaining).\n"
     assert err == "dead letter 7: there is none of this id, or no longer\n"
     assert daemon.changes[0].ids == ["101", "7"]
     assert await dead_letters(daemon, "replay", "--id", "102") == 0
@@ -343,7 +343,7 @@ async def test_where_all_were_meant_those_that_are_gone_meanwhile_are_fine(
 
     daemon.steps += [None, someone_else_came_first]
     assert await dead_letters(daemon, "replay", "--all") == 0
-    assert capsys.readouterr() == ("replayed 1, refused 0, no longer dead letters 2, left 0\n", "")
+    assert capsys.readouterr() == ("Replayed 1 event (0 refused, 2 already gone, 0 remaining).\n", "")
     assert daemon.replayed == ids
 
 
@@ -362,7 +362,7 @@ async def test_a_single_one_that_never_fits_is_refused(daemon: DeadLetterDaemon,
     daemon.max_ids = 0
     assert await dead_letters(daemon, "replay", "--all") == 1
     out, err = capsys.readouterr()
-    assert out == "replayed 0, refused 1, no longer dead letters 0, left 0\n"
+    assert out == "Replayed 0 events (1 refused, 0 already gone, 0 remaining).\n"
     assert err == "dead letter 101: no (body_too_large)\n"
 
 
@@ -371,7 +371,7 @@ async def test_an_answer_that_refuses_the_whole_stops_it(daemon: DeadLetterDaemo
     daemon.steps += [None, refusing(500, "internal_error")]
     assert await dead_letters(daemon, "replay", "--all") == 1
     out, err = capsys.readouterr()
-    assert out == "replayed 0, refused 0, no longer dead letters 0, left 2\n"
+    assert out == "Replayed 0 events (0 refused, 0 already gone, 2 remaining).\n"
     assert err == f"{daemon.url} answered 500: no (internal_error)\n"
 
 
@@ -393,14 +393,14 @@ async def test_an_answer_that_does_not_account_for_each_leaves_them_in_doubt(
     daemon.steps += [None, answering(content)]
     assert await dead_letters(daemon, "replay", "--all") == 1
     out, err = capsys.readouterr()
-    assert out == "replayed 0, refused 0, no longer dead letters 0, left 2\n"
-    assert "of those left, 2 were sent and got no answer: they may have been replayed" in err
+    assert out == "Replayed 0 events (0 refused, 0 already gone, 2 remaining).\n"
+    assert "of those remaining, 2 were sent and got no answer: they may have been replayed" in err
 
 
 async def test_if_even_the_listing_fails_all_are_left(daemon: DeadLetterDaemon, capsys: Capture) -> None:
     daemon.steps += [refusing(500, "internal_error")]
     assert await dead_letters(daemon, "replay", "--all") == 1
-    assert capsys.readouterr().out == "replayed 0, refused 0, no longer dead letters 0, left all\n"
+    assert capsys.readouterr().out == "Replayed 0 events (0 refused, 0 already gone, all remaining).\n"
 
 
 async def test_ctrl_c_says_how_far_it_got_and_repeating_sends_none_twice(
@@ -415,10 +415,10 @@ async def test_ctrl_c_says_how_far_it_got_and_repeating_sends_none_twice(
     daemon.steps += [None, None, None, taken_in_silence]
     process = await start("dead-letters", "replay", "--all", "--url", daemon.url)
     code, out, err = await finish(process)
-    assert (code, out) == (1, "replayed 500, refused 0, no longer dead letters 0, left 700\n")
-    assert err == "interrupted\nof those left, 500 were sent and got no answer: they may have been replayed\n"
+    assert (code, out) == (1, "Replayed 500 events (0 refused, 0 already gone, 700 remaining).\n")
+    assert err == "interrupted\nof those remaining, 500 were sent and got no answer: they may have been replayed\n"
     assert await dead_letters(daemon, "replay", "--all") == 0
-    assert capsys.readouterr().out == "replayed 200, refused 0, no longer dead letters 0, left 0\n"
+    assert capsys.readouterr().out == "Replayed 200 events (0 refused, 0 already gone, 0 remaining).\n"
     assert daemon.replayed == ids
 
 
@@ -428,7 +428,7 @@ class Changing:
     def __init__(self, url: str, *, per_second: int | None = None) -> None:
         self.now = 1000.0
         self.waits: list[float] = []
-        self.tally = ChangeTally("replayed")
+        self.tally = ChangeTally("replay")
         self._url = url
         self._per_second = per_second
 
@@ -440,7 +440,6 @@ class Changing:
         async with Daemon(Place(url_argument(self._url))) as daemon:
             changer = Changer(
                 daemon,
-                "replay",
                 tally=self.tally,
                 ticker=ticker,
                 per_second=self._per_second,
@@ -462,7 +461,7 @@ async def test_on_a_terminal_replay_shows_how_far_it_is_and_why_it_waits(daemon:
     finally:
         os.close(terminal)
         os.close(stderr)
-    assert (code, out) == (0, "replayed 600, refused 0, no longer dead letters 0, left 0\n")
+    assert (code, out) == (0, "Replayed 600 events (0 refused, 0 already gone, 0 remaining).\n")
     assert f"[{'#' * 16}{' ' * 4}]  83 % waiting 0.2 s: no (buffer_full); 500 of 600 dead " in shown
     assert shown.endswith("\r\x1b[K")
     assert "\n" not in shown
@@ -494,7 +493,7 @@ async def test_the_same_chunk_is_sent_again_after_the_time_the_daemon_asked_for(
     ids = daemon.add_many(2)
     daemon.steps += [refusing(429, "buffer_full", "7"), refusing(503, "shutting_down", "0"), refusing(503, "x")]
     changing = Changing(daemon.url)
-    assert str(await changing.change(ids, ticker)) == "replayed 2, refused 0, no longer dead letters 0, left 0"
+    assert str(await changing.change(ids, ticker)) == "Replayed 2 events (0 refused, 0 already gone, 0 remaining)."
     assert changing.waits == [7, 0.2, 1]
     assert [each.ids for each in daemon.changes] == [ids] * 4
 
@@ -511,14 +510,12 @@ async def test_a_chunk_whose_answer_was_lost_is_sent_again_and_none_is_replayed_
     daemon.steps += [hang_up, taken_and_lost]
     changing = Changing(daemon.url)
     tally = await changing.change(ids, ticker)
-    assert str(tally) == "replayed 0, refused 0, no longer dead letters 2, left 0"
+    assert str(tally) == "Replayed 0 events (0 refused, 2 already gone, 0 remaining)."
     assert changing.waits == [0.2, 0.4]
     assert daemon.replayed == ids
     first, *_, last = said.getvalue().splitlines()
     assert first.endswith("they may have been replayed; sending 2 dead letters again in 0.2 s")
-    assert last == (
-        "of those that are no longer dead letters, up to 2 were replayed by a request whose answer was lost"
-    )
+    assert last == ("of those already gone, up to 2 were replayed by a request whose answer was lost")
 
 
 async def test_the_rate_sets_the_size_of_the_chunks_and_the_waits_between_them(
@@ -638,7 +635,7 @@ async def test_purge_says_how_many_without_asking(daemon: DeadLetterDaemon, caps
     daemon.add_many(600)
     kept = daemon.add_many(2, reason="expired")
     assert await dead_letters(daemon, "purge", "--reason", "rejected") == 0
-    assert capsys.readouterr() == ("purged 600, refused 0, no longer dead letters 0, left 0\n", "")
+    assert capsys.readouterr() == ("Purged 600 events (0 refused, 0 already gone, 0 remaining).\n", "")
     assert list(daemon.entries) == kept
     assert [each.target for each in daemon.changes] == ["/v1/dead-letters/purge"] * 2
     assert daemon.changes[0].content.keys() == {"ids"}
@@ -648,7 +645,7 @@ async def test_purge_of_an_id_that_is_not_there_is_its_no(daemon: DeadLetterDaem
     daemon.add()
     assert await dead_letters(daemon, "purge", "--id", "101", "--id", "7") == 1
     out, err = capsys.readouterr()
-    assert out == "purged 1, refused 0, no longer dead letters 1, left 0\n"
+    assert out == "Purged 1 event (0 refused, 1 already gone, 0 remaining).\n"
     assert err == "dead letter 7: there is none of this id, or no longer\n"
 
 

@@ -256,11 +256,11 @@ def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("tally", "text"),
     [
-        (ChangeTally("replayed"), "replayed 0, refused 0, no longer dead letters 0, left all"),
-        (ChangeTally("purged", asked=9, done=5, missing=3), "purged 5, refused 0, no longer dead letters 3, left 1"),
+        (ChangeTally("replay"), "Replayed 0 events (0 refused, 0 already gone, all remaining)."),
+        (ChangeTally("purge", asked=9, done=5, missing=3), "Purged 5 events (0 refused, 3 already gone, 1 remaining)."),
         (
-            ChangeTally("replayed", dry_run=True, asked=9, done=5, refused=4),
-            "would be replayed 5, would be refused 4, no longer dead letters 0, left 0",
+            ChangeTally("replay", dry_run=True, asked=9, done=5, refused=4),
+            "Would replay 5 events (4 refused, 0 already gone, 0 remaining).",
         ),
     ],
 )
