@@ -276,6 +276,7 @@ class Connection(asyncio.Protocol):
     def _take_known(self, head: KnownHead, request: Request) -> None:
         """Ask for the answer to a request that came alone, while nothing else was waited for, and was read already."""
         self._reader.came_bytes = 0
+        self._reader.phase = State.IDLE
         self._keeper.used(self)
         request.peer = self._peer
         exchange = _Exchange(request, is_last=False, resource=head.resource)
