@@ -1,6 +1,7 @@
 """The HTTP intake over real sockets: whatever is sent, it answers in its documented words and counts every event once."""
 
 import asyncio
+import codecs
 import gc
 import gzip
 import importlib
@@ -112,7 +113,8 @@ def judge(element: bytes) -> set[str]:
 def judge_batch(body: bytes, *, as_lines: bool) -> list[set[str]] | None:
     """Return what is wrong with each element; None if it is not JSON as a whole."""
     if as_lines:
-        return [judge(line) for line in body.split(b"\n") if line.strip(b" \t\r\n")]
+        lines = body.removeprefix(codecs.BOM_UTF8).split(b"\n")  # a byte-order mark alone is an empty body
+        return [judge(line) for line in lines if line.strip(b" \t\r\n")]
     try:
         value = read(body)
     except (ValueError, RecursionError):
