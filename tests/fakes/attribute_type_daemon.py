@@ -9,7 +9,7 @@ from aiohttp import web
 
 from forwarder.attribute import Place, TypeChanges
 from forwarder.attribute_types.guard import AttributeTypes
-from forwarder.database.connection import UnavailableError
+from forwarder.buffer.base import BufferUnavailableError
 from forwarder.intake.attribute_type_routes import NOTE_SECONDS, AttributeTypeRoutes
 from forwarder.intake.operations import Asked
 from forwarder.observing.telemetry import Telemetry
@@ -52,7 +52,7 @@ class AttributeTypeDaemon:
         if self.room is not None:
             await self.room.wait()
         if self.disk_fails:
-            raise UnavailableError("the disk is full")
+            raise BufferUnavailableError("the disk is full")
         self.noted.append(changes)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
