@@ -72,7 +72,7 @@ async def test_it_shows_live_data_and_names_of_strangers_are_text(tmp_path: Path
         await sandbox.faults(fail_rate=1, fail_status=422)
         await post(daemon, *map(event, HOSTILE))
         await until(daemon.drained, "they are dead letters")
-        await page.until_shown("5 given up (dead letters)", "#ledger")
+        await page.until_shown("5 dead letters", "#ledger")
         for place in ("#refusals", "#letters", "#types"):
             text = await page.until_shown(SHOWN[0], place)
             for shown in SHOWN:
@@ -80,7 +80,7 @@ async def test_it_shows_live_data_and_names_of_strangers_are_text(tmp_path: Path
         assert "422" in await page.text("#letters")
         assert "60 received = 55 accepted + 0 duplicates + 5 refused" in await page.text("#ledger")
         assert await picture(page) == {"came": ["accepted", "refused"], "went": ["out", "dead"]}
-        assert "5 events were given up, and are kept as dead letters." in await page.text("#advice")
+        assert "5 events were not delivered, and are kept as dead letters." in await page.text("#advice")
         assert await page.text("h1") == "Nothing is lost, and it keeps up."
         assert await page.value("document.title") == "✓ Nothing is lost, and it keeps up."
         assert await page.value("document.querySelectorAll('img, iframe, a, link, [onerror], [style]').length") == 0
@@ -214,7 +214,7 @@ VERDICTS: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
     "retry after": (held("retry_after"), "warn", "asks to be left alone", "delivery.rate_limit_per_second"),
     "key": (held("auth"), "bad", "Growlytics refuses the forwarder", "growlytics.api_key_file"),
     "systemic": (held("systemic"), "bad", "rejects every event", "deployed last"),
-    "a cause of later": (held("eclipse"), "warn", "but delivery holds: events wait.", "log"),
+    "a cause of later": (held("eclipse"), "warn", "but delivery is paused (hold): events wait.", "log"),
     "full": (FULL, "bad", "Nothing is lost, but the buffer is full.", "buffer.when_full"),
     "filling": (
         {"buffer": {"bytes": 90_000_000}, "forecasts": {"full_in_seconds": 600.0}},

@@ -10,30 +10,30 @@ const sum = (numbers) => Object.values(numbers ?? {}).reduce((total, number) => 
 const HOLDS = {
   auth: {
     mood: "bad", short: "Growlytics refuses the forwarder",
-    mend: "Give it a valid key: the file of `growlytics.api_key_file` is read again when it changes, `growlytics.api_key` on "
+    fix: "Give it a valid key: the file of `growlytics.api_key_file` is read again when it changes, `growlytics.api_key` on "
       + "SIGHUP. If the key is good, check `growlytics.url`.",
   },
   systemic: {
     mood: "bad", short: "Growlytics rejects every event",
-    mend: "So it is probably not the events: look at what was deployed last, here or there. What it says of them, "
+    fix: "So it is probably not the events: look at what was deployed last, here or there. What it says of them, "
       + "`growlytics-forwarder dead-letters list` shows.",
   },
   not_growlytics: {
     mood: "bad", short: "Something else answers in place of Growlytics",
-    mend: "Such as a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
+    fix: "Such as a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
       + "`growlytics.proxy`. It ends by itself when Growlytics answers.",
   },
   breaker: {
     mood: "warn", short: "Growlytics does not answer, or fails",
-    mend: "It ends by itself when Growlytics is back. If others reach it, check this machine's network, and "
+    fix: "It ends by itself when Growlytics is back. If others reach it, check this machine's network, and "
       + "`growlytics.url`, `growlytics.proxy` and `growlytics.ca_file`.",
   },
   retry_after: {
     mood: "warn", short: "Growlytics asks to be left alone for a while",
-    mend: "It ends by itself. If it comes often, set `delivery.rate_limit_per_second`, or a lower `delivery.max_concurrency`.",
+    fix: "It ends by itself. If it comes often, set `delivery.rate_limit_per_second`, or a lower `delivery.max_concurrency`.",
   },
 };
-const UNKNOWN_HOLD = { mood: "warn", short: "delivery holds", mend: "The daemon's log says more." };
+const UNKNOWN_HOLD = { mood: "warn", short: "delivery is paused (hold)", fix: "The daemon's log says more." };
 
 const DROPPED = {
   drop_oldest: "The buffer was full, and the oldest made room, as `buffer.when_full = \"drop_oldest\"` says. Raise "
@@ -54,9 +54,9 @@ const failed = ({ error, host }) => `${error}${host ? ` (${host})` : ""}`;
 function holdNotes({ holds, delivery: { last_failure: failure } }) {
   const said = failure ? [failed(failure)] : [];
   return Object.entries(holds).map(([cause, { seconds, probe_in_seconds: probe }]) => {
-    const { mood, short, mend } = HOLDS[cause] ?? UNKNOWN_HOLD;
+    const { mood, short, fix } = HOLDS[cause] ?? UNKNOWN_HOLD;
     const next = typeof probe === "number" ? `the next probe goes ${probe < 1 ? "at once" : `in ${duration(probe)}`}` : "a probe is due or under way";
-    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, said, how: `Events wait in the buffer; ${next}. ${mend}` };
+    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, said, how: `Events wait in the buffer; ${next}. ${fix}` };
   });
 }
 
@@ -103,8 +103,8 @@ function deadLetterNotes({ dead_letters: dead }) {
   const share = Math.max(dead.events / dead.max_events, dead.bytes / dead.max_bytes);
   const full = share >= NEARLY_FULL
     ? ` There is room for ${Math.max(0, Math.round(100 * (1 - share)))} % more, then the oldest go: raise \`dead_letters.max_events\` and \`dead_letters.max_bytes\`.` : "";
-  return [{ mood: full ? "warn" : "note", what: `${events(dead.events)} ${dead.events === 1 ? "was" : "were"} given up, and ${dead.events === 1 ? "is" : "are"} kept as dead letters.`,
-    how: `See why with \`growlytics-forwarder dead-letters list\`; when that is mended, send them again with \`growlytics-forwarder dead-letters replay --all\`.${full}` }];
+  return [{ mood: full ? "warn" : "note", what: `${events(dead.events)} ${dead.events === 1 ? "was" : "were"} not delivered, and ${dead.events === 1 ? "is" : "are"} kept as dead letters.`,
+    how: `See why with \`growlytics-forwarder dead-letters list\`; when that is fixed, send them again with \`growlytics-forwarder dead-letters replay --all\`.${full}` }];
 }
 
 function typeNotes({ attribute_types: types }) {

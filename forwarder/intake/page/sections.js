@@ -147,13 +147,13 @@ function showLedger({ ledger: { for_ever: all, since_start: now } }) {
     const went = [
       { name: "out", number: all.delivered, label: "delivered" },
       { name: "buffered", number: all.buffered, label: "waiting" },
-      { name: "dead", number: sum(all.dead_lettered), label: "given up (dead letters)" },
+      { name: "dead", number: sum(all.dead_lettered), label: "dead letters" },
       { name: "dropped", number: sum(all.dropped), label: "lost" },
     ];
     const missing = all.received - all.accepted - all.duplicates - all.rejected;
     const upper = equation(all.received, "received", came, missing), lower = equation(all.accepted, "accepted", went, all.unaccounted);
     const since = el("p", { class: "since" }, `Since the start: ${count(now.received)} received, ${count(now.accepted)} accepted, ${count(now.duplicates)} duplicates, `
-      + `${count(now.rejected)} refused; ${count(now.delivered)} delivered, ${count(sum(now.dead_lettered))} given up, ${count(sum(now.dropped))} lost.`);
+      + `${count(now.rejected)} refused; ${count(now.delivered)} delivered, ${count(sum(now.dead_lettered))} dead letters, ${count(sum(now.dropped))} lost.`);
     if (!all.received) return [el("p", { class: "none" }, rich("No event has come yet. Try: `growlytics-forwarder send --customer me --name Hello`")), since];
     const above = shares([...came, { name: "missing", number: Math.max(0, missing) }], 0, 1000);
     const accepted = above.find(({ name }) => name === "accepted");
@@ -177,7 +177,7 @@ function showLists({ recent, attribute_types: types }) {
   draw("letters", recent.dead_letters, () => table("Given up last", ["At", "Why", "Event, id"],
     recent.dead_letters.map(({ at, reason, status, name, id }) => [
       clock(at), [codeOf(reason), status === null ? null : ` ${status}`], [strange(name), " ", el("span", { class: "place" }, String(id))]]),
-    "Nothing was given up since the start."));
+    "No event became a dead letter since the start."));
   draw("types-about", [types.policy, types.learned, types.fixed, types.max], () =>
     `${count(types.learned)} of ${count(types.max)} learned, ${count(types.fixed)} fixed; on a conflict: ${types.policy}`);
   draw("types", types.conflicts, () => table("Attributes that changed their type", ["Last at", "Event, attribute", "Was, came as", "Done", "Times"],
