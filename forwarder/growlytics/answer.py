@@ -39,7 +39,7 @@ _FIELD: Final = re.compile(
 )
 
 
-class Answer(NamedTuple):
+class ApiAnswer(NamedTuple):
     """An answer: its status, and what matters of the rest, in lower case; None for a header that did not come."""
 
     status: int
@@ -80,12 +80,12 @@ class AnswerReader:
         return self._came_bytes > 0
 
     @property
-    def answer(self) -> Answer | None:
+    def answer(self) -> ApiAnswer | None:
         """The answer as far as it has come; None while its head is not complete."""
         head = self._head
         if head is None:
             return None
-        return Answer(
+        return ApiAnswer(
             head.status,
             bytes(self._body[:MAX_ANSWER_BYTES]),
             head.content_type,

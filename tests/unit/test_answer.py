@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.growlytics.answer import MAX_HEAD_BYTES, MAX_HEADERS, Answer, AnswerReader, MalformedAnswerError
+from forwarder.growlytics.answer import MAX_HEAD_BYTES, MAX_HEADERS, AnswerReader, ApiAnswer, MalformedAnswerError
 from forwarder.growlytics.answer_body import MAX_ANSWER_BYTES
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -20,7 +20,7 @@ def reader_of(*pieces: bytes) -> AnswerReader:
     return reader
 
 
-def read(*pieces: bytes) -> tuple[Answer | None, bool, bool]:
+def read(*pieces: bytes) -> tuple[ApiAnswer | None, bool, bool]:
     """Return the answer, whether it has ended, and whether its connection may be used again."""
     reader, has_ended = AnswerReader(), False
     for piece in pieces:
@@ -29,7 +29,7 @@ def read(*pieces: bytes) -> tuple[Answer | None, bool, bool]:
     return reader.answer, has_ended, reader.is_reusable
 
 
-def answer_of(*pieces: bytes) -> Answer:
+def answer_of(*pieces: bytes) -> ApiAnswer:
     answer = reader_of(*pieces).answer
     assert answer is not None
     return answer
@@ -110,7 +110,7 @@ def test_the_status_counts_and_the_connection_is_not_kept_where_anything_is_odd(
 EVERYTHING = [*WHOLE.values(), *(data for data, _ in ENDED.values())]
 
 
-def fed(pieces: Iterable[bytes]) -> tuple[Answer | None, bool]:
+def fed(pieces: Iterable[bytes]) -> tuple[ApiAnswer | None, bool]:
     """Feed until there is nothing more to read; what is left was asked for by nobody."""
     reader, pieces = AnswerReader(), iter(pieces)
     has_ended = any(reader.feed(piece) for piece in pieces)
@@ -199,7 +199,7 @@ def test_a_whole_object_is_a_body_that_has_ended_although_nothing_says_so(connec
     reader = AnswerReader()
     assert not reader.feed(b"HTTP/1.1 200 OK\r\n" + connection + b'\r\n {"success":{"a":1}')
     assert reader.feed(b"}\r\n")
-    assert reader.answer == Answer(200, b' {"success":{"a":1}}\r\n')
+    assert reader.answer == ApiAnswer(200, b' {"success":{"a":1}}\r\n')
     assert not reader.is_reusable
 
 
@@ -251,7 +251,9 @@ def test_what_matters_of_the_headers_is_told() -> None:
             status="503 Busy",
         )
     )
-    assert answer == Answer(503, b"", "text/html, application/json", "gzip, br", "5", "tue, 01 dec 2026 12:01:30 gmt")
+    assert answer == ApiAnswer(
+        503, b"", "text/html, application/json", "gzip, br", "5", "tue, 01 dec 2026 12:01:30 gmt"
+    )
 
 
 def test_a_header_that_goes_on_in_the_next_line_is_read_as_one() -> None:
@@ -261,7 +263,7 @@ def test_a_header_that_goes_on_in_the_next_line_is_read_as_one() -> None:
 
 def test_the_headers_of_a_1xx_are_not_those_of_the_answer() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\nRetry-After: 5\r\nContent-Length: 9\r\n\r\n"
-    assert answer_of(hints + with_length(b"ok")) == Answer(200, b"ok")
+    assert answer_of(hints + with_length(b"ok")) == ApiAnswer(200, b"ok")
 
 
 def test_a_coding_of_the_transfer_is_one_of_the_body() -> None:
@@ -271,12 +273,16 @@ def test_a_coding_of_the_transfer_is_one_of_the_body() -> None:
 
 @pytest.mark.parametrize("size", [9_000, 60_000, MAX_HEAD_BYTES - 60])
 def test_a_header_of_up_to_64_kib_is_read(size: int) -> None:
-    assert read(with_length(b"ok", f"X: {'a' * size}")) == (Answer(200, b"ok"), True, True)
+    assert read(with_length(b"ok", f"X: {'a' * size}")) == (ApiAnswer(200, b"ok"), True, True)
 
 
 @pytest.mark.parametrize("count", [130, MAX_HEADERS - 1])
 def test_up_to_1000_headers_are_read(count: int) -> None:
-    assert read(with_length(b"ok", *(f"X-{number}: a" for number in range(count)))) == (Answer(200, b"ok"), True, True)
+    assert read(with_length(b"ok", *(f"X-{number}: a" for number in range(count)))) == (
+        ApiAnswer(200, b"ok"),
+        True,
+        True,
+    )
 
 
 MALFORMED = {
@@ -308,4 +314,4 @@ def test_a_head_that_comes_byte_by_byte_takes_no_longer_the_longer_it_is() -> No
     reader = AnswerReader()
     for byte in with_length(b"ok", f"X: {'a' * 60_000}"):
         reader.feed(bytes([byte]))
-    assert reader.answer == Answer(200, b"ok")
+    assert reader.answer == ApiAnswer(200, b"ok")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from forwarder.growlytics.deadline import CHANCES, READING_SECONDS, STALLED_SECONDS, Deadline
+from forwarder.growlytics.deadline import CHANCES, READING_SECONDS, STALLED_SECONDS, Deadline, Sweep
 from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 
@@ -16,14 +16,27 @@ def stand_still(seconds: float) -> None:
 
 
 class Watched:
-    """A deadline, and when it passed."""
+    """A deadline that a sweep looks at, and when it passed."""
 
     def __init__(self, seconds: float, *, came: int = 0) -> None:
         self.passed_at: list[float] = []
         self.came = came
-        self.deadline = Deadline(
-            now() + seconds, lambda: self.passed_at.append(now()), something_came=self._something_came
-        )
+        self.deadline = Deadline()
+        self.sweep = Sweep(self._look)
+        self.start(seconds)
+
+    def start(self, seconds: float) -> None:
+        self.deadline.start(now() + seconds, now())
+        self.sweep.look_by(self.deadline.at)
+
+    def bring_forward(self, seconds: float) -> None:
+        self.deadline.bring_forward(now() + seconds)
+        self.sweep.look_by(self.deadline.at)
+
+    def _look(self, at: float) -> float:
+        if self.deadline.has_passed(at, self._something_came):
+            self.passed_at.append(now())
+        return self.deadline.at
 
     def _something_came(self) -> bool:
         self.came -= 1
@@ -40,7 +53,7 @@ async def test_it_passes_in_time_where_nothing_came_and_nothing_stood_still() ->
 @in_virtual_time
 async def test_it_is_not_called_after_it_was_cancelled() -> None:
     watched = Watched(3)
-    watched.deadline.cancel()
+    watched.sweep.cancel()
     await asyncio.sleep(10)
     assert watched.passed_at == []
 
@@ -103,10 +116,10 @@ async def test_it_can_be_brought_forward_again_and_again_but_never_beyond_what_i
     began, watched = now(), Watched(3)
     for _ in range(5):
         await asyncio.sleep(0.5)
-        watched.deadline.bring_forward(now() + 1)
+        watched.bring_forward(1)
     await asyncio.sleep(10)
     assert watched.passed_at == [began + 3]
     began, watched = now(), Watched(3)
-    watched.deadline.bring_forward(now() + 1)
+    watched.bring_forward(1)
     await asyncio.sleep(10)
     assert watched.passed_at == [began + 1]
