@@ -15,7 +15,7 @@ from typing import Final
 
 from yarl import URL
 
-from forwarder.growlytics.answer import AnswerReader, ApiAnswer, CutAnswerError, MalformedAnswerError
+from forwarder.growlytics.answer import AnswerReader, ApiAnswer, CutAnswerError, MalformedAnswerError, usual_answer
 from forwarder.growlytics.connecting import Connector, Made, Trust
 from forwarder.growlytics.deadline import Deadline, Sweep
 
@@ -94,11 +94,15 @@ class ApiConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on in the answer."""
-        if self._waiter is None:  # nobody asked for it
+        waiter, reader = self._waiter, self._reader
+        if waiter is None:  # nobody asked for it
             self.is_fit = False
             return
-        reader = self._reader
         if reader is None:
+            if (answer := usual_answer(data)) is not None and not waiter.done():
+                self.is_fit, self._waiter, self.deadline.at = True, None, inf
+                waiter.set_result(answer)
+                return
             reader = self._reader = AnswerReader()
         try:
             if reader.feed(data):

@@ -1,12 +1,20 @@
 """Answers in pieces of any size: which status they have, what of the body came, and whether the connection is kept."""
 
 from collections.abc import Iterable
+from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.growlytics.answer import MAX_HEAD_BYTES, MAX_HEADERS, AnswerReader, ApiAnswer, MalformedAnswerError
+from forwarder.growlytics.answer import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    AnswerReader,
+    ApiAnswer,
+    MalformedAnswerError,
+    usual_answer,
+)
 from forwarder.growlytics.answer_body import MAX_ANSWER_BYTES
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -144,6 +152,97 @@ def test_a_complete_head_counts_whatever_follows_it(data: bytes, at: int, damage
     if not reader.feed(data[:end]):
         reader.feed(data[end : end + at] + damage)
     assert reader.answer is not None
+
+
+# The usual answer, which is read in one step
+
+HEADERS = [
+    "Content-Type: application/json",
+    "Date: Tue, 01 Dec 2026 12:01:30 GMT",
+    "Retry-After: 5",
+    "Connection: keep-alive",
+    "Connection: close",
+    "Content-Length: 2",
+    "Content-Length: 3",
+    "content-length:\t2 ",
+    "Content-Length : 2",
+    "Content-Length: 2, 2",
+    "Content-Length: x",
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: gzip",
+    "Content-Encoding: identity",
+    "Content-Encoding: gzip",
+    " goes on",
+    "no colon here",
+    "",
+    "X: " + "y" * 1100,
+    "X: \xe4",
+]
+STATUS_LINES = [
+    "HTTP/1.1 200 OK",
+    "HTTP/1.1 201",
+    "HTTP/1.1  202 two spaces",
+    "HTTP/1.1 204 No Content",
+    "HTTP/1.1 205 Reset Content",
+    "HTTP/1.1 2000 OK",
+    "HTTP/1.1 2xx",
+    "HTTP/1.1 304 Not Modified",
+    "HTTP/1.1 503 Busy",
+    "HTTP/1.0 200 OK",
+    "HTTP/1.1 103 Early Hints",
+    "http/1.1 200 OK",
+    "\r\nHTTP/1.1 200 OK",
+]
+LINE_ENDS = st.sampled_from(["\r\n"] * 6 + ["\n", "\r\r\n", "\n\r\n"])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """Return an answer that may be the usual one, or differ from it in a few ways."""
+    lines = [
+        draw(st.sampled_from(STATUS_LINES[:1] * len(STATUS_LINES) + STATUS_LINES)),
+        *draw(st.sampled_from([["Content-Length: 2"], []])),
+        *draw(st.lists(st.sampled_from(HEADERS), max_size=3)),
+        "",
+    ]
+    head = "".join(line + draw(LINE_ENDS) for line in lines).encode("latin-1")
+    return head + draw(st.sampled_from([b"ok"] * 4 + [b"", b"o", b"{}", b"okay", b"ok\r\n\r\n", *EVERYTHING]))
+
+
+@given(st.one_of(answers(), st.sampled_from(EVERYTHING), st.binary(max_size=40)))
+@example(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok\r\n\r\nok")
+@example(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok\r\n\r\nok")
+def test_the_usual_answer_is_what_the_reader_makes_of_it_and_its_connection_is_kept(data: bytes) -> None:
+    answer = usual_answer(data)
+    if answer is not None:
+        assert (answer, True, True) == read(data)
+        assert answer.status // 100 == 2
+
+
+@pytest.mark.parametrize("status_line", STATUS_LINES)
+def test_no_two_headers_make_the_usual_answer_another_than_the_reader_has_it(status_line: str) -> None:
+    usual = 0
+    for first, second in product(HEADERS, HEADERS):
+        head = f"{status_line}\r\nContent-Length: 2\r\n{first}\r\n{second}\r\n\r\n".encode("latin-1")
+        if (answer := usual_answer(head + b"ok")) is not None:
+            assert (answer, True, True) == read(head + b"ok")
+            usual += 1
+    assert usual == (36 if status_line in {"HTTP/1.1 200 OK", "HTTP/1.1 201", "HTTP/1.1 205 Reset Content"} else 0)
+
+
+@given(st.sets(st.sampled_from(HEADERS[:4])), st.binary(max_size=100))
+def test_most_answers_are_usual(headers: set[str], body: bytes) -> None:
+    answer = usual_answer(with_length(body, *sorted(headers)))
+    assert answer is not None
+    assert (answer.status, answer.body, answer.content_encoding) == (200, body, None)
+
+
+@given(st.sampled_from(EVERYTHING), st.integers(1, 200))
+def test_a_part_of_an_answer_is_never_the_usual_one(data: bytes, at: int) -> None:
+    whole = usual_answer(data)
+    assert whole is None or all(usual_answer(data[:end]) is None for end in range(len(data)))
+    assert usual_answer(data + data[:at]) is None
 
 
 # The body
