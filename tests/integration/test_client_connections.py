@@ -10,6 +10,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ import uvloop
 from aiohttp import connector
 from yarl import URL
 
+from forwarder.growlytics.connecting import Connector
 from forwarder.growlytics.connections import ApiConnections
 from forwarder.growlytics.outcome import Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings
-from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, OK, PATIENCE_SECONDS, opened
+from tests.fakes.client_harness import BODY, LOST, NEVER_SENT, NO_ANSWER, NO_CONNECTION, OK, PATIENCE_SECONDS, opened
 from tests.fakes.impatient_server import ImpatientServer, impatient_server
 from tests.fakes.raw_server import Connection, RawServer, answer, answering, raw_server
 
@@ -498,3 +500,46 @@ async def test_a_post_that_made_its_connection_says_how_long_that_took_and_one_o
     assert isinstance(second, Delivered)
     assert 0 < first.connecting_seconds < PATIENCE_SECONDS
     assert second.connecting_seconds == 0
+
+
+async def test_a_shorter_timeout_does_not_wait_for_the_deadlines_of_posts_that_began_before() -> None:
+    async def behave(connection: Connection) -> None:
+        await connection.request()
+        await connection.closed_by_client()
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        before = asyncio.create_task(client.post(BODY))
+        while not server.requests:
+            await asyncio.sleep(0)
+        client.use(GrowlyticsSettings(url=server.url, timeout_seconds=0.3))
+        assert await client.post(BODY) in (NO_ANSWER, NO_CONNECTION)
+        assert not before.done()
+        before.cancel()
+
+
+async def test_no_timer_is_set_for_a_post_while_one_for_an_earlier_deadline_is_and_none_is_left_in_the_end() -> None:
+    async with raw_server(answering(OK)) as server:
+        connections = connections_to(server, keepalive_seconds=PATIENCE_SECONDS)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        deadline = patience()
+        for later in range(3):
+            assert (await connection.exchange(REQUEST, deadline + later)).status == 200
+            assert connections.sweep.at == deadline
+            connections.keep(connection)
+            assert connections.take() is connection
+        connection.close()
+        await connections.close()
+        assert connections.sweep.at == inf
+
+
+async def test_aiohttp_still_tells_of_bytes_that_came_before_they_were_asked_for() -> None:
+    """It is the one thing that the client asks of aiohttp and that aiohttp's documents do not mention."""
+    async with raw_server(answering(OK)) as server:
+        connector = Connector(URL(server.url), proxy=None, proxy_headers={})
+        made = await connector.connect(True, within_seconds=PATIENCE_SECONDS)
+        assert isinstance(made.predecessor, asyncio.Protocol)
+        assert getattr(made.predecessor, "should_close", None) is False
+        made.predecessor.data_received(b"HTTP/1.1 408 Request Timeout")
+        assert getattr(made.predecessor, "should_close", None) is True
+        made.release()
+        await connector.close()

@@ -1,6 +1,7 @@
 """Deadlines of a process that may stand still, in virtual time."""
 
 import asyncio
+from math import inf
 
 import pytest
 
@@ -123,3 +124,59 @@ async def test_it_can_be_brought_forward_again_and_again_but_never_beyond_what_i
     watched.bring_forward(1)
     await asyncio.sleep(10)
     assert watched.passed_at == [began + 1]
+
+
+@in_virtual_time
+async def test_a_sweep_looks_at_the_earliest_deadline_in_whichever_order_they_are_told() -> None:
+    began, looks = now(), list[float]()
+    later = {began + 2: began + 4, began + 4: inf}
+
+    def look(at: float) -> float:
+        looks.append(now())
+        return later[at]
+
+    sweep = Sweep(look)
+    for seconds in (5, 2, 3):
+        sweep.look_by(began + seconds)
+    await asyncio.sleep(10)
+    assert looks == [began + 2, began + 4]
+    assert sweep.at == inf
+
+
+@in_virtual_time
+async def test_a_sweep_sets_no_timer_while_there_is_no_deadline() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+
+    async def turns_meanwhile() -> int:
+        before = loop.turns
+        await asyncio.sleep(1000)
+        return loop.turns - before
+
+    without_sweep = await turns_meanwhile()
+    sweep = Sweep(lambda _: inf)
+    sweep.look_by(inf)
+    assert await turns_meanwhile() == without_sweep
+    sweep.look_by(now() + 1)
+    assert await turns_meanwhile() > without_sweep
+    assert await turns_meanwhile() == without_sweep
+
+
+@in_virtual_time
+async def test_a_sweep_that_fails_once_looks_again() -> None:
+    looks = 0
+
+    def look(_: float) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
+        return inf
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    sweep = Sweep(look)
+    sweep.look_by(now() + 1)
+    await asyncio.sleep(2)
+    sweep.look_by(now() + 1)
+    await asyncio.sleep(2)
+    assert looks == 2
