@@ -26,8 +26,7 @@ from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.sandbox import control
 from forwarder.sandbox.connections import SandboxConnection, SandboxConnections
 from forwarder.sandbox.control import ControlAnswer, ControlRequest, error, errors
-from forwarder.sandbox.faults import NO_FAULTS, Faults, retry_after
-from forwarder.sandbox.injector import Action, Decision, FaultInjector
+from forwarder.sandbox.faults import NO_FAULTS, Action, Decision, FaultInjector, Faults, retry_after
 from forwarder.sandbox.store import Counters, Store, StoredEvent
 
 PATH: Final = "/track/event"
