@@ -129,7 +129,8 @@ class Store:
 class Counters:
     """What happened to the requests for the API; control requests are not counted.
 
-    When nothing is in flight, `requests` is the sum of `stored`, `unauthorized`, `contract_violations`, `rate_limited`, `success_false`,
+    When nothing is in flight, `requests` is the sum of `stored`,
+    `unauthorized`, `contract_violations`, `rate_limited`, `success_false`,
     `reset_before_read`, `reset_after_read`, `hangs`, every `injected_<status>` and every `refused_<status>`.
     """
 

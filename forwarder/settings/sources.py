@@ -1,9 +1,8 @@
 """From what people write to settings: the TOML file, the environment, `--set` and secret files, merged and structured.
 
-Nothing here knows a setting by name, but for the convenience variables and systemd's. The settings are told by their
-class: sections are attrs classes, and each setting is annotated with its reader and its description. What is wrong is
-collected, one message for each name, so that all of it can be shown at once. Only `forwarder.settings` imports this
-module.
+Nothing here knows a setting by name, except the convenience variables and systemd's. The settings come from a class of
+sections, which are attrs classes; each setting is declared with its reader and its description. Errors are collected, one
+message for each name, so that all of them can be shown at once. Only `forwarder.settings` imports this module.
 """
 
 import stat
@@ -11,33 +10,17 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from forwarder.settings import mistakes
-from forwarder.settings.values import (
-    KIB,
-    ChoiceTable,
-    Reader,
-    RefusedError,
-    Secret,
-    SecretFile,
-    SecretText,
-    Text,
-    reader_of,
-)
+from forwarder.settings.values import KIB, SECRET, SECRET_FILE, About, Reader, RefusedError, Secret, Text
 
 Root = TypeVar("Root", bound=attrs.AttrsInstance)
 
 _MAX_SECRET_FILE_BYTES = 64 * KIB
 
-
-class Live:
-    """Marks a setting that a running daemon takes up on SIGHUP; the others need a restart."""
-
-
-LIVE: Final = Live()
 
 Name = tuple[str, ...]
 """A setting's name: `("delivery", "max_concurrency")`, or `("loop",)` at the top level."""
@@ -66,7 +49,7 @@ class Field:
     section: str
     """Empty at the top level."""
     key: str
-    reader: Reader
+    reader: Reader[Any]
     description: str
     default: object
     live: bool
@@ -87,15 +70,10 @@ def fields_of(root: type[attrs.AttrsInstance]) -> list[Field]:
     for outer in attrs.fields(root):
         is_section = attrs.has(outer.type)
         for each in attrs.fields(outer.type) if is_section else [outer]:
-            reader, description = reader_of(each.type), _description(each.type)
-            assert reader is not None, f"{each.name} needs a reader"
-            section, is_live = outer.name if is_section else "", LIVE in each.type.__metadata__
-            found.append(Field(section, each.name, reader, description, each.default, is_live))
+            about: About = each.metadata[About]
+            section = outer.name if is_section else ""
+            found.append(Field(section, each.name, about.reader, about.description, each.default, about.live))
     return found
-
-
-def _description(kind: Any) -> str:
-    return next(each for each in kind.__metadata__ if isinstance(each, str))
 
 
 def gather(
@@ -120,7 +98,7 @@ def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields:
     paths = {
         (each.section, each.key): f"FORWARDER_{'__'.join(each.name).upper()}"
         for each in fields
-        if not isinstance(each.reader, ChoiceTable)
+        if not each.reader.table_example
     }
     others = sorted(name for name in environ if not name.startswith("FORWARDER_"))
     meant = dict(mistakes.misspelt(ignored, others, paths))
@@ -222,9 +200,10 @@ def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tupl
 def read_secrets(given: Layer, root: type[attrs.AttrsInstance]) -> Failures:
     """Add to `given` each secret of which only the file is given."""
     failures: Failures = {}
-    for each in fields_of(root):
-        secret, file = (each.section, each.key), (each.section, f"{each.key}_file")
-        if not isinstance(each.reader, SecretText) or file not in given:
+    known = [each.name for each in fields_of(root)]
+    for secret in known:
+        file = (*secret[:-1], f"{secret[-1]}_file")
+        if file not in known or file not in given:
             continue
         if secret in given:
             failures[secret] = f"is given twice, also as {'.'.join(file)} {given[file].origin}; keep one"
@@ -242,7 +221,7 @@ def read_secret_file(path: object) -> Secret:
     A relative path starts at the working directory. At most 64 KiB are read, so that even /dev/zero does no harm.
     """
     try:
-        with Path(SecretFile().read(path)).open("rb") as file:
+        with Path(SECRET_FILE.read(path)).open("rb") as file:
             content = file.read(_MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
         raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
@@ -255,7 +234,7 @@ def read_secret_file(path: object) -> Secret:
     if not text:
         raise RefusedError("names a file that is empty; write the secret into it")
     try:
-        return SecretText().read(text)
+        return SECRET.read(text)
     except RefusedError as refused:
         raise RefusedError(f"names a file whose content {refused}") from None
 
@@ -307,8 +286,8 @@ def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
     """Return the message for a setting that does not exist, with the one that was probably meant."""
     for each in fields:
         inside_of_it = key.startswith((f"{each.key}.", f"{each.key}__"))
-        if isinstance(each.reader, ChoiceTable) and each.section == section and inside_of_it:
-            return f"{each.path} is a table, which can be set in the file only, like {each.reader.example}"
+        if each.reader.table_example and each.section == section and inside_of_it:
+            return f"{each.path} is a table, which can be set in the file only, like {each.reader.table_example}"
     siblings = {each.key: each.path for each in fields if each.section == section}
     if not section:
         # Here a section may be misspelt, or, in `--set`, a path.
