@@ -152,14 +152,12 @@ class About:
 
 def live(default: Value, reader: Reader[Any], description: str) -> Value:
     """Declare a setting that a running daemon takes up on SIGHUP."""
-    declared: Any = attrs.field(default=default, metadata={About: About(reader, description, live=True)})
-    return declared  # type: ignore[no-any-return]  # attrs makes the default of it
+    return attrs.field(default=default, metadata={About: About(reader, description, live=True)})
 
 
 def fixed(default: Value, reader: Reader[Any], description: str) -> Value:
     """Declare a setting that only a restart changes."""
-    declared: Any = attrs.field(default=default, metadata={About: About(reader, description, live=False)})
-    return declared  # type: ignore[no-any-return]  # attrs makes the default of it
+    return attrs.field(default=default, metadata={About: About(reader, description, live=False)})
 
 
 def _text(value: object, *, printable: bool = False) -> str:
