@@ -386,7 +386,7 @@ def test_nothing_is_interpolated(tmp_path: Path) -> None:
     loaded = load(file, environ={"X": "y"})
     assert loaded.settings.intake.unix_socket == "/run/$X.sock"
     (warning,) = loaded.warnings
-    assert warning.startswith("intake.unix_socket looks as if it held a variable")
+    assert warning.startswith("intake.unix_socket seems to hold a variable")
 
 
 # --- Unknown names ---
