@@ -57,6 +57,7 @@ class DiskBuffer:
     """
 
     outlives_process = True
+    may_start = None
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -253,7 +254,13 @@ class DiskBuffer:
             self._news.tell_at(self._ordering.next_change())
         return events
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,  # noqa: ARG002 - it is this process's alone
+    ) -> None:
         """See Buffer."""
         self._news.listen(changed=changed, left=left)
 

@@ -33,6 +33,7 @@ class MemoryBuffer:
     """A Buffer in memory. `clock` is the event loop's, in seconds; `database`, one in memory too, is opened with it."""
 
     outlives_process = False
+    may_start = None
     last_id = 0
 
     def __init__(
@@ -162,7 +163,13 @@ class MemoryBuffer:
             self._news.tell_at(self._ordering.next_change())
         return events
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,  # noqa: ARG002 - it is this process's alone
+    ) -> None:
         """See Buffer."""
         self._news.listen(changed=changed, left=left)
 
