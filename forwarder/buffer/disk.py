@@ -9,7 +9,6 @@ by its id. A crash gives everything back that was not acked, in order.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -22,7 +21,6 @@ from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.bringing import Bringing
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
 from forwarder.buffer.dead_letters import DatabaseDeadLetters, asked
-from forwarder.buffer.declined import Declined
 from forwarder.buffer.fates import Dropped, Fate
 from forwarder.buffer.marking import Marking
 from forwarder.buffer.noting import Noting
@@ -37,14 +35,16 @@ from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.database.ledger import Counters
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
-from forwarder.words import Intake, WhenFull
+from forwarder.words import DEAD_REASONS, DROP_REASONS, Intake, WhenFull
 
 _COMMIT_SECONDS: Final = 0.5
 """What of the time that a put may take is left for its commit, when it or the one before it waited for room."""
+_STORED: Final = Stored()
 WINDOW_BYTES: Final = 6 * 1024 * 1024
 """Of memory for the events that come next, and once more for those that were passed over or given back."""
 
@@ -86,7 +86,9 @@ class DiskBuffer:
         self._is_open = False
         self._is_lost = False
         """Whether the file had no place any more at the end."""
-        self._declined = Declined(telemetry.tally)
+        self._tally = telemetry.tally
+        self._committed_refused = self._committed_duplicates = 0
+        """What of the tally is in the ledger."""
         self._count = rows.RowCount()
         self._bounds = dead_letters
         self._commits = GroupCommit(
@@ -111,7 +113,7 @@ class DiskBuffer:
             telemetry=telemetry,
             count=self._count,
             bring=bringing.bring,
-            write_declined=self._write_declined,
+            write_tally=self._write_tally,
             beyond_reach=self._beyond_reach,
             moved=self._commits.lacks_room,
         )
@@ -154,7 +156,7 @@ class DiskBuffer:
         self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
         """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
-        size = sum(event.size_bytes for event in events)
+        size = sum(len(event.body) for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
         if not self._commits.available:
@@ -163,20 +165,22 @@ class DiskBuffer:
         deadline = loop.time() + PUT_SECONDS
         put = Put(events, size, intake, loop.create_future(), deadline, replayed=replayed, notes=notes)
         async with self._room.turn():  # whoever is before it in the queue has an earlier deadline
-            if self._turns.waiting or not self._room.fits(len(events), size):
+            if self._turns.waiting or not self._room.claim(len(events), size):
                 refused = await self._find_room(put)
                 if refused is not None:
                     return refused
-            self._submit(put)
+                self._room.occupy(put)
+            self._commits.put(put)
         return await put.done
 
     def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
         """See Buffer."""
-        size = event.size_bytes
-        if self._room.queued or self._turns.waiting or not self._commits.available or not self._room.fits(1, size):
+        room, commits, loop = self._room, self._commits, self._loop
+        size = len(event.body)
+        if room.queued or self._turns.waiting or not commits.available or not room.claim(1, size):
             return None
-        put = Put((event,), size, intake, self._loop.create_future(), self._loop.time() + PUT_SECONDS)
-        self._submit(put)
+        put = Put((event,), size, intake, loop.create_future(), loop.time() + PUT_SECONDS)
+        commits.put(put)
         return put.done
 
     async def _find_room(self, put: Put) -> Full | Unavailable | None:
@@ -247,10 +251,11 @@ class DiskBuffer:
         )
         for event in events:
             self._taken[event.id] = event
-        self._reading.read_ahead()
+        if self._ordering.more_fresh or not self._ordering.nothing_aside:
+            self._reading.read_ahead()
         if self._ordering.unfinished:
             asyncio.get_running_loop().call_soon(self._news.tell)
-        elif len(events) < max_events:
+        elif len(events) < max_events and not self._ordering.nothing_aside:
             self._news.tell_at(self._ordering.next_change())
         return events
 
@@ -273,7 +278,8 @@ class DiskBuffer:
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """See Buffer."""
-        self._marking.ending((event.id,))
+        if self._marking.marks:
+            self._marking.ending((event.id,))
         self._commits.begin_ack(event, fate)
 
     def hurry_acks(self) -> None:
@@ -332,9 +338,24 @@ class DiskBuffer:
         """See Buffer."""
         counters = self._database.ledger
         if self._is_lost:
-            counters = counters + Counter({"dropped.shutdown": counters["buffered"]})
-            counters["buffered"] = 0
-        return self._declined.ledger(counters)
+            lost = counters["buffered"]
+            counters = Counters(counters, buffered=0)
+            counters["dropped.shutdown"] += lost
+        refused, duplicates = self._uncommitted_tally()
+        return Ledger(
+            received=counters["received"] + refused + duplicates,
+            accepted=counters["accepted"],
+            duplicates=counters["duplicates"] + duplicates,
+            rejected=counters["rejected"] + refused,
+            delivered=counters["delivered"],
+            dead_lettered={reason: counters[f"dead_lettered.{reason}"] for reason in DEAD_REASONS},
+            dropped={reason: counters[f"dropped.{reason}"] for reason in DROP_REASONS},
+            buffered=counters["buffered"],
+        )
+
+    def _uncommitted_tally(self) -> tuple[int, int]:
+        """Return how many refused events and how many duplicates the committed ledger does not count yet."""
+        return self._tally.refused - self._committed_refused, self._tally.duplicates - self._committed_duplicates
 
     def occupancy(self) -> Occupancy:
         """See Buffer. Events of a damaged file count until they are brought over or given up."""
@@ -380,7 +401,7 @@ class DiskBuffer:
 
     async def _write_the_rest(self) -> None:
         self._news.close()
-        self._note_declined()
+        self._write_tally()
         await self._commits.flush()
         if not await self._upkeep.look():
             self._is_lost = True
@@ -388,10 +409,9 @@ class DiskBuffer:
             self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
         self._commits.close()
 
-    def _write_declined(self) -> None:
-        self._note_declined()
-        if self._commits.available:
-            self._commits.commit()
+    def _write_tally(self) -> None:
+        if any(self._uncommitted_tally()):
+            self._commits.commit_tally()
 
     # Committing
 
@@ -399,40 +419,40 @@ class DiskBuffer:
         self._room.occupy(put)
         self._commits.put(put)
 
-    def _note_declined(self) -> None:
-        """Have refusals and duplicates since the last time written to the ledger with the next commit."""
-        if declined := self._declined.since_last():
-            self._commits.waiting.declined += declined
-
     def _job_of(self, batch: Batch) -> Job[int]:
-        if declined := self._declined.since_last():
-            batch.declined += declined
+        batch.refused = self._tally.refused - self._committed_refused
+        batch.duplicates = self._tally.duplicates - self._committed_duplicates
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
-        if batch.declined:
-            self._declined.committed(batch.declined)
+        self._committed_refused += batch.refused
+        self._committed_duplicates += batch.duplicates
         if batch.puts:
             self._apply_puts(batch.puts)
-        for event, _ in batch.acks:
-            del self._taken[event.id]
-            self._marking.ended(event.id)
-        self._settling.settle(batch.acks)
-        for done in chain(batch.waiters, batch.noted.waiters):
+        left: list[Event] = []
+        if batch.acks:
+            taken, marked = self._taken, self._marking.marks
+            for event, _ in batch.acks:
+                del taken[event.id]
+                marked.pop(event.id, None)
+                left.append(event)
+            self._settling.settle(batch.acks)
+        for done in batch.waiters if batch.noted is None else chain(batch.waiters, batch.noted.waiters):
             tell(done, None)
         if batch.corrupt:
             self._settling.corrupt(batch.corrupt)
         if evicted:
             self._telemetry.dead_letters_evicted(evicted, reason="full")
-        self._news.have_left([event for event, _ in batch.acks])
+        if left:
+            self._news.have_left(left)
         if batch.puts:
             self._news.tell()
         else:
             self._news.wake()
 
     def _apply_puts(self, puts: Sequence[Put]) -> None:
-        accepted: Counter[Intake] = Counter()
+        accepted: dict[Intake, int] = {}
         for put in puts:
             if not put.written:
                 self._refuse(put)
@@ -442,14 +462,15 @@ class DiskBuffer:
                 self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
             if put.salvaged is None:
                 assert put.intake is not None, "only what is salvaged came by none"
-                accepted[put.intake] += len(put.events)
+                accepted[put.intake] = accepted.get(put.intake, 0) + len(put.events)
                 self._reading.add(put.events)
             else:
                 self._upkeep.brought(put.salvaged)
                 self._settling.settle(put.ended)
                 ended = {event.id for event, _ in put.ended}
                 self._reading.add([event for event in put.events if event.id not in ended])
-            tell(put.done, Stored())
+            if not put.done.done():
+                put.done.set_result(_STORED)
         for intake, number in accepted.items():
             self._telemetry.events_accepted(number, intake=intake)
 
@@ -491,7 +512,7 @@ class DiskBuffer:
         counters = dict(self._database.ledger)
         self._ordering.forget_unread()
         self._commits.forget_corrupt()  # they are among those that the salvage misses
-        job = self._upkeep.restoring(file, counters=counters, kept=kept, marked=self._marking.all())
+        job = self._upkeep.restoring(file, counters=counters, kept=kept, marked=dict(self._marking.marks))
         self._commits.restore(job, then=self._restored)
 
     def _restored(self) -> None:

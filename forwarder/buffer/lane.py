@@ -20,7 +20,7 @@ OVERHEAD_BYTES: Final = 512
 
 def cost_bytes(event: Event) -> int:
     """Return the memory that an event takes, about."""
-    return event.size_bytes + OVERHEAD_BYTES
+    return len(event.body) + OVERHEAD_BYTES
 
 
 class RisingIds:
@@ -62,7 +62,7 @@ class RisingIds:
         return iter(self._array[self._left :])
 
 
-class Lane:
+class StoredLane:
     """`not_before` is the end of its rest. It is `offered` if its rest is over and no taker skips it, as far as is known."""
 
     __slots__ = ("_passed", "_returned", "_unread", "_unread_since", "not_before", "offered")

@@ -26,13 +26,14 @@ class Marking:
     def __init__(self, commits: GroupCommit[int], *, clock: Clock = time.time) -> None:
         self._commits = commits
         self._clock = clock
-        self._marks: dict[int, Mark] = {}
+        self.marks: dict[int, Mark] = {}
+        """Those that the file has, or is to have, by the ids of their events."""
 
     async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
         """Mark events, each with the number of its attempts; return when that is committed."""
         now = self._clock()
         changes = {event.id: Mark(attempts, now) for event, attempts in events}
-        self._marks |= changes
+        self.marks |= changes
         await self._change(changes)
 
     async def unmark(self, ids: Iterable[int]) -> None:
@@ -47,26 +48,18 @@ class Marking:
 
     def ending(self, ids: Iterable[int]) -> None:
         """Have the marks of events removed with what is committed next, in which they end. If that fails they are marked."""
-        if removed := {event_id: None for event_id in ids if event_id in self._marks}:
+        if removed := {event_id: None for event_id in ids if event_id in self.marks}:
             self._commits.mark(removed)
-
-    def ended(self, event_id: int) -> None:
-        """That is committed."""
-        self._marks.pop(event_id, None)
 
     def found(self, marks: Mapping[int, Mark], events: Sequence[Event]) -> list[tuple[Event, Fate]]:
         """Note what was found at the start; return the events that there are of it, with their fates."""
-        self._marks |= marks
+        self.marks |= marks
         # Those whose rows are lost or altered are dropped when their turn comes.
         self.unmark_soon(marks.keys() - {event.id for event in events})
         return [ambiguous(event, marks[event.id]) for event in events]
 
-    def all(self) -> dict[int, Mark]:
-        """Return the marks that a new file must have, by the ids of the events."""
-        return dict(self._marks)
-
     def _forget(self, ids: Iterable[int]) -> dict[int, None]:
-        return {event_id: None for event_id in ids if self._marks.pop(event_id, None) is not None}
+        return {event_id: None for event_id in ids if self.marks.pop(event_id, None) is not None}
 
     async def _change(self, changes: Mapping[int, Mark | None]) -> None:
         if changes:

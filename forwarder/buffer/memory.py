@@ -95,7 +95,7 @@ class MemoryBuffer:
         return done
 
     def _put(self, events: Sequence[Event], *, intake: Intake) -> PutAnswer:
-        size = sum(event.size_bytes for event in events)
+        size = sum(len(event.body) for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
         if self._when_full == "drop_oldest":
@@ -159,7 +159,7 @@ class MemoryBuffer:
             self._taken[event.id] = event
         if self._ordering.unfinished:
             asyncio.get_running_loop().call_soon(self._news.tell)
-        elif len(events) < max_events:
+        elif len(events) < max_events and not self._ordering.nothing_aside:
             self._news.tell_at(self._ordering.next_change())
         return events
 

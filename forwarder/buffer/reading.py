@@ -159,7 +159,7 @@ class Reading:
         self._read_up_to = max(self._read_up_to, read.last_id)
         if read.events:
             self._unread_since = read.events[-1].accepted_at
-        size = sum(event.size_bytes for event in read.events)
+        size = sum(len(event.body) for event in read.events)
         self._ordering.more_fresh = read.looked_at >= max_events or size >= max_bytes
         self._drop_corrupt(read.unreadable)
 

@@ -53,13 +53,22 @@ class Room:
         finally:
             self.queued -= 1
 
-    def fits(self, events: int, size: int) -> bool:
-        """Return whether there is room for so many more events, of together `size` bytes."""
-        counters = self._database.ledger
-        return (
-            counters["buffered"] + self._uncommitted_events + events <= self._settings.max_events
-            and counters["buffered_bytes"] + self._uncommitted_bytes + size <= self._settings.max_bytes
-        )
+    def claim(self, events: int, size: int) -> bool:
+        """Return whether so many more events fit, of together `size` bytes; if so, count them until their put is settled."""
+        counters, settings = self._database.ledger, self._settings
+        if (
+            counters["buffered"] + self._uncommitted_events + events > settings.max_events
+            or counters["buffered_bytes"] + self._uncommitted_bytes + size > settings.max_bytes
+        ):
+            return False
+        self._uncommitted_puts += 1
+        self._uncommitted_events += events
+        self._uncommitted_bytes += size
+        return True
+
+    def _fits(self, events: int, size: int) -> bool:
+        free_events, free_bytes = self.free()
+        return events <= free_events and size <= free_bytes
 
     def free(self) -> tuple[int, int]:
         """Return for how many more events, and bytes, there is room."""
@@ -70,12 +79,17 @@ class Room:
         )
 
     def occupy(self, put: Put) -> None:
-        """Count a put, until it is settled."""
+        """Count a put, whether it fits or not, until it is settled."""
         self._count(put, 1)
 
     def settle(self, put: Put, *, stored: bool) -> None:
         """Count a put no more: now the ledger does, or it is not stored."""
-        self._count(put, -1)
+        if put.dropped or put.salvaged is not None:
+            self._count(put, -1)
+        else:
+            self._uncommitted_puts -= 1
+            self._uncommitted_events -= len(put.events)
+            self._uncommitted_bytes -= put.size_bytes
         if not stored:
             self._put_back(put.dropped)
 
@@ -86,11 +100,11 @@ class Room:
         """
         made = False
         try:
-            while not self.fits(events - len(self.dropping), size):
+            while not self._fits(events - len(self.dropping), size):
                 self._news.expect()
                 if event := self._ordering.take_oldest():
                     self.dropping.append(event)
-                    size -= event.size_bytes
+                    size -= len(event.body)
                 elif await self._reading.read_oldest():
                     pass
                 elif self._uncommitted_puts:
@@ -108,7 +122,7 @@ class Room:
         self._uncommitted_puts += sign
         if put.salvaged is None:  # the others count already
             self._uncommitted_events += sign * (len(put.events) - len(put.dropped))
-            dropped_bytes = sum(event.size_bytes for event in put.dropped) if put.dropped else 0
+            dropped_bytes = sum(len(event.body) for event in put.dropped)
             self._uncommitted_bytes += sign * (put.size_bytes - dropped_bytes)
 
     def _put_back(self, events: Sequence[Event]) -> None:

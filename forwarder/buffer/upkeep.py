@@ -31,8 +31,8 @@ _SALVAGED_ROWS: Final = 500
 class Upkeep:
     """`bring` stores events of a damaged file, and returns whether that worked.
 
-    `write_declined` writes down how many events were refused, or were duplicates. `moved` is told, again and again, that the
-    file is not in its place, so that nothing is put there.
+    `write_tally` has the numbers of refused events and of duplicates committed. `moved` is called with the error again and
+    again while the file is not in its place, so that nothing is put there.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Upkeep:
         telemetry: Telemetry,
         count: events.RowCount,
         bring: Callable[[Sequence[Event], Salvaged], Awaitable[bool]],
-        write_declined: Callable[[], None],
+        write_tally: Callable[[], None],
         beyond_reach: Callable[[], int],
         moved: Callable[[MovedError], None],
     ) -> None:
@@ -52,7 +52,7 @@ class Upkeep:
         self._telemetry = telemetry
         self._count = count
         self._bring = bring
-        self._write_declined = write_declined
+        self._write_tally = write_tally
         self._beyond_reach = beyond_reach
         self._moved = moved
         self._is_away = False
@@ -119,7 +119,7 @@ class Upkeep:
                 continue
             await asyncio.sleep(TIDY_SECONDS)
             changed = self._telemetry.next_change()
-            self._write_declined()
+            self._write_tally()
             found = await self._look(then=connection.give_back_space)
             more = self._is_away or found.may_shrink or changed.done()
 

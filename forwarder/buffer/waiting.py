@@ -51,7 +51,7 @@ class News:
 
     def have_left(self, events: Sequence[Event]) -> None:
         """Tell that the acks of these events are committed."""
-        if self._left is not None and events:
+        if self._left is not None:
             try:
                 self._left(events)
             except Exception as error:  # noqa: BLE001 - see above

@@ -15,6 +15,8 @@ from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
 
 COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
+_INSERT_ONE: Final = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)"
+_REMOVE_ONE: Final = "DELETE FROM events WHERE id = ?"
 _AT_ONCE: Final = (128, 32, 8, 1)
 """How many rows go into one statement: few different statements, and few steps in which the thread lets others run."""
 
@@ -36,10 +38,22 @@ class Read:
 
 def insert(transaction: Transaction, events: Sequence[Event]) -> None:
     """Add events."""
+    values: list[Any] = []
+    for event in events:
+        customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
+        body, accepted_at = event.body, event.accepted_at
+        checksum = _checksum(event.id, customer, name, body, accepted_at)
+        values += (event.id, customer, name, body, accepted_at, checksum)
+    if len(events) == 1:
+        transaction.connection.execute(_INSERT_ONE, values)
+        return
+    columns = len(values) // max(1, len(events))
+    at = 0
     for portion in portions(events):
-        values = [value for event in portion for value in _row(event)]
+        up_to = at + columns * len(portion)
         statement = f"INSERT INTO events VALUES {repeated('(?, ?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, values)
+        transaction.connection.execute(statement, values[at:up_to])
+        at = up_to
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> int:
@@ -145,12 +159,15 @@ class RowCount:
 
         Raises AlteredError if one of them is not there: the file is damaged, and if it went on the event might come again.
         """
-        up_to = -1 if self._up_to is None else self._up_to
-        if up_to >= 0:
-            counted = [removal for removal in removals if removal[0] <= up_to]
+        if self._up_to is not None:
+            counted = [removal for removal in removals if removal[0] <= self._up_to]
             self._counted -= len(counted)
             self._counted_bytes -= sum(size for _, size in counted)
-        if remove(transaction, [event_id for event_id, _ in removals]) != len(removals):
+        if len(removals) == 1:
+            removed = transaction.connection.execute(_REMOVE_ONE, removals[0][:1]).rowcount
+        else:
+            removed = remove(transaction, [event_id for event_id, _ in removals])
+        if removed != len(removals):
             raise AlteredError("events are gone")
 
 
@@ -165,16 +182,10 @@ def _read(rows: Iterable[Sequence[Any]], *, max_bytes: int) -> Read:
             unreadable.append(last_id)
             continue
         events.append(event)
-        size += event.size_bytes
+        size += len(event.body)
         if size >= max_bytes:
             break
     return Read(events, unreadable, last_id, len(events) + len(unreadable))
-
-
-def _row(event: Event) -> tuple[int, bytes, bytes, bytes, float, int]:
-    customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
-    checksum = _checksum(event.id, customer, name, event.body, event.accepted_at)
-    return event.id, customer, name, event.body, event.accepted_at, checksum
 
 
 def _checksum(event_id: int, customer: bytes, name: bytes, body: bytes, accepted_at: float) -> int:

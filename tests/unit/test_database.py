@@ -23,7 +23,7 @@ from forwarder.database.connection import (
 )
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.database.events import Read, RowCount
-from forwarder.database.ledger import AlteredError
+from forwarder.database.ledger import AlteredError, Counters
 from forwarder.database.marks import Mark
 from forwarder.event import DeadLetter, DuplicateKey, Event
 from tests.fakes.events import EventMaker, ids, keys_of, learned
@@ -183,7 +183,7 @@ def make_version(version: int, directory: Path, stored: Sequence[Event]) -> None
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("BEGIN")
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     storing(stored)(transaction)
     ledger.store(connection, transaction.ledger)
     connection.execute("COMMIT")
@@ -589,7 +589,7 @@ async def test_rows_out_of_order_are_damage(tmp_path: Path) -> None:
         def execute(self, *_: object) -> list[tuple[object, ...]]:
             return [(event_id, None, None, None, None, None) for event_id in (7, 5)]
 
-    transaction = Transaction(Disordered(), {})  # type: ignore[arg-type]  # SQLite cannot be made to say so
+    transaction = Transaction(Disordered(), Counters())  # type: ignore[arg-type]  # SQLite cannot be made to say so
     with pytest.raises(AlteredError, match="not in order"):
         events.read_after(transaction, 1, max_events=10, max_bytes=10)
     await database.close()

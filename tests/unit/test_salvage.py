@@ -12,6 +12,7 @@ import pytest
 
 from forwarder.database import dead_letters, events, ledger, salvage, schema
 from forwarder.database.connection import DamagedError, Database, Transaction
+from forwarder.database.ledger import Counters
 from forwarder.database.salvage import DamagedFile, Found, Salvage
 from forwarder.event import DeadLetter, Event
 from tests.fakes.databases import close_after_test
@@ -155,7 +156,7 @@ def test_of_what_is_no_database_nothing_is_read(tmp_path: Path, content: bytes) 
 def test_rows_with_wild_ids_neither_end_the_reading_nor_repeat_it(tmp_path: Path) -> None:
     """Written by SQLite itself, so the order is sound; the rows are not, as their checksums are of other ids."""
     connection = schema.new_in_memory()
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     events.insert(transaction, EventMaker().of("a" * 1200))
     connection.execute("UPDATE events SET id = 9000000000000000000 + id WHERE id BETWEEN 300 AND 400")
     connection.execute("UPDATE events SET id = -id WHERE id BETWEEN 500 AND 550")
@@ -174,7 +175,7 @@ class Books:
     def __init__(self) -> None:
         connection = schema.new_in_memory()
         close_after_test(connection.close)
-        self.transaction = Transaction(connection, {})
+        self.transaction = Transaction(connection, Counters())
         self.ledger = self.transaction.ledger
 
     @property
@@ -237,7 +238,7 @@ def test_books_that_were_altered_are_damage(change: str) -> None:
     connection.text_factory = bytes
     connection.execute("CREATE TABLE salvages (file, events_after, letters_after, skip)")
     connection.execute("INSERT INTO salvages VALUES (?, 1, 1, ?)", (NAME.encode(), bytes(8)))
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     assert salvage.pending(transaction) == [Salvage(NAME, 1, 1, frozenset({0}))]
     connection.execute(f"UPDATE salvages SET {change}")
     with pytest.raises(ledger.AlteredError):
