@@ -1,8 +1,8 @@
-"""How a connection to Growlytics is made: whom to trust, and aiohttp's connector with its proxies, TLS and name resolution.
+"""How a connection to Growlytics is made: whom to trust, and aiohttp with its proxies, TLS and name resolution.
 
-aiohttp has no function that only connects. Its session does what precedes a connection, and asks the connector's
-`connect`, which is documented, for one; ours hands the connection to us there, so the session never sends a request. This
-needs no knowledge of how aiohttp builds its requests, which changes between its versions. Used by `connections`.
+aiohttp has no function that only connects. Its session prepares a request, and then calls the connector's `connect`, which
+is documented. Ours hands the new connection to us there, so the session never sends the request. This way nothing here
+depends on how aiohttp builds requests, which changes between versions. Used by `connections`, `client` and `reload`.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ _RESOLVE_AGAIN_SECONDS: Final = 10
 """How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
 
 Trust = ssl.SSLContext | Literal[True]
-"""Whom to trust; True for those whom the system trusted at the start."""
+"""The authorities to trust; True for those that the system trusted at the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Authorities, as of when they were read; equal if their files were, byte for byte."""
+    """The authorities of a file when it was read; two are equal if the files were the same, byte for byte."""
 
     digest: bytes
     tls: ssl.SSLContext = field(compare=False, repr=False)
 
 
 def read_certificates(path: str) -> Certificates:
-    """Return the authorities in a file. Blocks. Raises RefusedError with the reason if the file is of no use as a whole."""
+    """Return the authorities in a file. Blocks. Raises RefusedError with the reason if the file as a whole is unusable."""
     why: str | None = "it changed meanwhile"
     try:
-        if Path(path).is_file():  # reading a device or a pipe might never end
-            # The digest first: if the file changes in between, it differs from what is found at the next look.
+        if Path(path).is_file():  # reading a device or a pipe may never end
+            # The digest first: if the file changes in between, the next look finds another digest.
             with Path(path).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
             context = ssl.create_default_context(cafile=path)
@@ -63,11 +63,11 @@ def _for_http(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 class NoNameServerError(TimeoutError):
-    """No name server told the addresses of a host in time."""
+    """No name server told the host's addresses in time."""
 
 
 class _Resolver(aiohttp.ThreadedResolver):
-    """Knows whether somebody waits for addresses."""
+    """Counts who waits for addresses."""
 
     pending = 0
 
@@ -82,7 +82,7 @@ class _Resolver(aiohttp.ThreadedResolver):
 
 
 class _MadeError(Exception):
-    """No error: takes a new connection past aiohttp's session, which sends nothing then."""
+    """Not an error: carries a new connection out of aiohttp's session, which then sends nothing."""
 
     def __init__(self, transport: asyncio.Transport | None, release: Callable[[], None]) -> None:
         self.transport = transport
@@ -101,9 +101,9 @@ class Made:
 
     transport: asyncio.Transport
     predecessor: asyncio.BaseProtocol
-    """aiohttp's protocol, which must still be told when the connection is lost."""
+    """aiohttp's protocol, which must be told when the connection is lost."""
     release: Callable[[], None]
-    """Tells aiohttp that the connection is not needed any more. Closes it too."""
+    """Tells aiohttp that the connection is no longer needed, and closes it."""
 
 
 class Connector:
@@ -124,10 +124,10 @@ class Connector:
         )
 
     async def connect(self, tls: Trust, *, within_seconds: float) -> Made:
-        """Make a connection. `tls` holds for a proxy that is reached over TLS, too.
+        """Make a connection. `tls` is also for a proxy that is reached over TLS.
 
-        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for a host name that is none; of the first,
-        NoNameServerError if that is the cause. Takes longer than `within_seconds` only if this process stood still.
+        Raises TimeoutError (NoNameServerError if that is the cause), aiohttp.ClientError, or OSError or UnicodeError for
+        an invalid host name. Takes longer than `within_seconds` only if this process stood still.
         """
         loop = asyncio.get_running_loop()
         deadline = Deadline()
@@ -159,11 +159,11 @@ class Connector:
 
 
 def _checked(made: _MadeError) -> Made:
-    """Raise ServerDisconnectedError if the far side has closed the connection, or has spoken before it was asked."""
+    """Raise ServerDisconnectedError if the far side has closed the connection or has sent something unasked."""
     transport = made.transport
     if transport is not None and not transport.is_closing():
         predecessor = transport.get_protocol()
-        # aiohttp sets this where bytes came; it is the one thing here that its documents do not mention.
+        # aiohttp sets this when bytes came. It is the only thing here that aiohttp does not document; a test watches it.
         if not getattr(predecessor, "should_close", False):
             return Made(transport, predecessor, made.release)
     made.release()
