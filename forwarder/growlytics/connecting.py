@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -81,29 +81,21 @@ class _Resolver(aiohttp.ThreadedResolver):
             self.pending -= 1
 
 
-class _MadeError(Exception):
-    """Not an error: carries a new connection out of aiohttp's session, which then sends nothing."""
+class Made(NamedTuple):
+    """A new connection."""
 
-    def __init__(self, transport: asyncio.Transport | None, release: Callable[[], None]) -> None:
-        self.transport = transport
-        self.release = release
+    transport: asyncio.Transport
+    release: Callable[[], None]
+    """Tells aiohttp that the connection is no longer needed, and closes it."""
+
+
+class _HandedOverError(Exception):
+    """Not an error: its argument is a new connection, which leaves aiohttp's session this way."""
 
 
 class _HandingOver(aiohttp.TCPConnector):
     async def connect(self, *args: Any, **kwargs: Any) -> NoReturn:
-        made = await super().connect(*args, **kwargs)
-        raise _MadeError(made.transport, made.close)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A new connection."""
-
-    transport: asyncio.Transport
-    predecessor: asyncio.BaseProtocol
-    """aiohttp's protocol, which must be told when the connection is lost."""
-    release: Callable[[], None]
-    """Tells aiohttp that the connection is no longer needed, and closes it."""
+        raise _HandedOverError(await super().connect(*args, **kwargs))
 
 
 class Connector:
@@ -144,8 +136,8 @@ class Connector:
                 sweep.look_by(deadline.at)
                 await self._session.post(self._url, ssl=tls, proxy=self._proxy, proxy_headers=self._proxy_headers)
                 raise AssertionError("the connector never hands a connection to the session")
-        except _MadeError as handed_over:
-            return _checked(handed_over)
+        except _HandedOverError as handed_over:
+            return _checked(handed_over.args[0])
         except TimeoutError as error:
             if self._resolver.pending:
                 raise NoNameServerError from error
@@ -158,13 +150,11 @@ class Connector:
         await self._session.close()
 
 
-def _checked(made: _MadeError) -> Made:
+def _checked(made: Any) -> Made:
     """Raise ServerDisconnectedError if the far side has closed the connection or has sent something unasked."""
     transport = made.transport
-    if transport is not None and not transport.is_closing():
-        predecessor = transport.get_protocol()
-        # aiohttp sets this when bytes came. It is the only thing here that aiohttp does not document; a test watches it.
-        if not getattr(predecessor, "should_close", False):
-            return Made(transport, predecessor, made.release)
-    made.release()
-    raise aiohttp.ServerDisconnectedError
+    # aiohttp's protocol sets `should_close` when bytes came. aiohttp does not document this; a test watches it.
+    if transport is None or transport.is_closing() or getattr(transport.get_protocol(), "should_close", False):
+        made.close()
+        raise aiohttp.ServerDisconnectedError
+    return Made(transport, made.close)

@@ -35,7 +35,9 @@ class ApiConnection(asyncio.Protocol):
 
     def __init__(self, made: Made, pool: "ApiConnections", *, tls: Trust, share_of_age: float) -> None:
         """Take over a new connection. `share_of_age` is this connection's share of the age that all may reach."""
-        self._made = made
+        self._release = made.release
+        self._predecessor = made.transport.get_protocol()
+        """aiohttp's protocol, which must be told when the connection is lost."""
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[ApiAnswer] | None = None
@@ -81,7 +83,7 @@ class ApiConnection(asyncio.Protocol):
         self.deadline.at = inf
         self._pool.members.discard(self)
         self.transport.abort()
-        self._made.release()
+        self._release()
 
     def end_if_late(self, now: float) -> None:
         """End the exchange if its deadline has passed."""
@@ -121,7 +123,7 @@ class ApiConnection(asyncio.Protocol):
         """End the exchange."""
         self.is_fit = False
         self._finish(exc)
-        self._made.predecessor.connection_lost(exc)
+        self._predecessor.connection_lost(exc)
 
     def _has_unread(self) -> bool:
         return bool(self.unread.poll(0))
