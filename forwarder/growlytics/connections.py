@@ -141,7 +141,7 @@ class ApiConnection(asyncio.Protocol):
             waiter.set_exception(error)
         else:
             no_answer = NoAnswerError()
-            no_answer.__cause__ = error or (CutAnswerError() if reader is not None and reader.has_begun else None)
+            no_answer.__cause__ = error or (CutAnswerError() if reader is not None else None)
             waiter.set_exception(no_answer)
 
 
