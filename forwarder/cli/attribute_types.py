@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlencode
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
+from forwarder.cli.clients import actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError
-from forwarder.cli.options import actions_of, daemon_of, run_action, table, utc
+from forwarder.cli.options import table, utc
 from forwarder.text import printable
 
 if TYPE_CHECKING:

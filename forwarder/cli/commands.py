@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from forwarder import __version__
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_USAGE
-from forwarder.cli.tls import fault, ignore_useless_key_log
+from forwarder.cli.options import ignore_useless_key_log, tls_fault
 from forwarder.host.signals import Signals
 
 COMMANDS: Final = {
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
     try:
         return _run(arguments, signals)
     except OSError:
-        if why := fault():  # of OpenSSL, by which already the import of a library fails
+        if why := tls_fault():  # of OpenSSL, by which already the import of a library fails
             print(why, file=sys.stderr)
             return EXIT_CONFIGURATION
         raise

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from forwarder.cli.clients import Patience
 from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError, UnreachableError, described_errors, in_one_line
 from forwarder.cli.dead_letter_requests import Action, Decided, judge, post
-from forwarder.cli.progress import Patience, Ticker, progress_bar
+from forwarder.cli.options import Ticker, progress_bar
 
 MAX_CHUNK_IDS: Final = 500
 MAX_LISTED: Final = 10

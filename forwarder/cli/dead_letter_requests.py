@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from forwarder.cli.clients import Patience
 from forwarder.cli.daemon import MAX_ANSWER_BYTES, Daemon, DaemonAnswer, described_errors
-from forwarder.cli.progress import Patience
 from forwarder.growlytics import json_text
 
 MAX_PAGE_LETTERS: Final = 1000

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import Patience, actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonError
-from forwarder.cli.options import actions_of, daemon_of, discard_output, run_action, table, utc
-from forwarder.cli.progress import Patience, Ticker
+from forwarder.cli.options import Ticker, discard_output, table, utc
 from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 

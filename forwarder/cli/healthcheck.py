@@ -14,8 +14,8 @@ from time import monotonic
 from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
-from forwarder.cli.daemon import HostPort
-from forwarder.cli.options import add_config_arguments, add_url_argument
+from forwarder.cli.daemon import HostPort, add_url_argument
+from forwarder.cli.options import add_config_arguments
 
 _DEADLINE_SECONDS: Final = 2
 _MAX_STATUS_LINE_BYTES: Final = 1024

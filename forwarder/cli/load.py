@@ -20,6 +20,7 @@ from time import monotonic
 from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
     Daemon,
@@ -29,7 +30,7 @@ from forwarder.cli.daemon import (
     described_errors,
     in_one_line,
 )
-from forwarder.cli.lines import (
+from forwarder.cli.lint import (
     TOO_LONG_MESSAGE,
     Line,
     UnreadableError,
@@ -38,8 +39,7 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.options import add_daemon_arguments, daemon_of
-from forwarder.cli.progress import Patience, Ticker, progress_bar
+from forwarder.cli.options import Ticker, progress_bar
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
@@ -273,7 +273,7 @@ class Loader:
         answer, lost = await self._patience.answer(
             lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
             doing=f"sending {batch.where}",
-            doubt="they may have been taken",
+            doubt="they may have been accepted",
         )
         judged = judge(answer, daemon=self._daemon, count=len(batch.lines))
         if judged is not None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
     Daemon,
@@ -19,7 +20,6 @@ from forwarder.cli.daemon import (
     described_errors,
     not_a_forwarder,
 )
-from forwarder.cli.options import add_daemon_arguments, daemon_of
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 

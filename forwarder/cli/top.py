@@ -14,8 +14,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
+from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonError, StoppedError
-from forwarder.cli.options import add_daemon_arguments, daemon_of, discard_output
+from forwarder.cli.options import discard_output
 
 if TYPE_CHECKING:
     from forwarder.cli.top_rows import Row, Snapshot

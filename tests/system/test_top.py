@@ -267,7 +267,7 @@ async def test_it_waits_for_a_daemon_that_went_and_shows_the_new_one(stranger: S
 @pytest.mark.parametrize(
     ("status", "content", "message"),
     [
-        (200, {"hello": "world"}, "not as a growlytics-forwarder does"),
+        (200, {"hello": "world"}, "not like a growlytics-forwarder"),
         (200, LEAST | {"buffer": {"bytes": "many"}}, "has a status that cannot be shown: Expected `int | null`, got"),
         (
             401,

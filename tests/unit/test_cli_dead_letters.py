@@ -205,9 +205,9 @@ def test_too_large_a_request_is_split_while_it_can_be() -> None:
     [
         (answer({"errors": [ERROR]}, 422), f"answered 422: {ERROR_TEXT}"),
         (answer({"errors": [ERROR]}, 401), f"{ERROR_TEXT}; use --unix-socket, or --token-file where"),
-        (answer({"errors": [ERROR]}, 302), "not as a growlytics-forwarder does"),
-        (answer({}, 413), "not as a growlytics-forwarder does"),
-        (answer({}, 200), "not as a growlytics-forwarder does"),
+        (answer({"errors": [ERROR]}, 302), "not like a growlytics-forwarder"),
+        (answer({}, 413), "not like a growlytics-forwarder"),
+        (answer({}, 200), "not like a growlytics-forwarder"),
     ],
 )
 def test_where_no_others_would_fare_better_it_stops_and_says_why(refusal: DaemonAnswer, why: str) -> None:
