@@ -23,6 +23,7 @@ _MAX_CHARACTERS: Final = 60
 _MAX_ERROR_CHARACTERS: Final = 300
 _Count = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
 """No forwarder has more events or bytes; a longer number would fill the screen."""
+_TIMES: Final = msgspec.Meta(ge=0, lt=10**11)
 _Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 
 
@@ -271,8 +272,8 @@ class KnownType(msgspec.Struct, frozen=True, kw_only=True):
     attribute: str
     type: AttributeType
     fixed: bool = False
-    first_seen: Annotated[float, msgspec.Meta(ge=0, lt=1e11)] | None = None
-    """Seconds since 1970, before the year 5138; None if the type is fixed."""
+    first_seen: Annotated[int, _TIMES] | Annotated[float, _TIMES] | None = None
+    """Seconds since 1970, before the year 5138, an integer if it came as one; None if the type is fixed."""
     conflicts: int
 
     def __post_init__(self) -> None:

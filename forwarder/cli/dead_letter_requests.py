@@ -29,8 +29,9 @@ _MAX_MEMBERS: Final = 100
 _BREAKS: Final = bytes.maketrans(b"\t\n\r", b"   ")
 _Id = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,40}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-_Time = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
-"""Seconds from 1970 to the year 10000, beyond which no calendar goes."""
+_TIMES: Final = msgspec.Meta(ge=0, lt=253402300800)
+_Time = Annotated[int, _TIMES] | Annotated[float, _TIMES]
+"""Seconds from 1970 to the year 10000, where calendars end; an integer stays one, so that JSON shows it as it came."""
 
 
 # Answers

@@ -247,6 +247,15 @@ def test_json_tells_what_the_daemon_told() -> None:
     assert json.loads(as_json(LETTER)) == ENTRY
 
 
+@pytest.mark.parametrize("at", ["0", "1763900000", "1763900000.0", "1763900000.25"])
+def test_a_time_is_shown_as_it_came(at: str) -> None:
+    entry = {**ENTRY, "accepted_at": json.loads(at), "last_attempt_at": json.loads(at)}
+    page = read_page(DaemonAnswer(200, {"dead_letters": [entry], "events": 1}, None), payload=False)
+    shown = as_json(page.dead_letters[0])
+    assert f'"accepted_at": {at},' in shown
+    assert f'"last_attempt_at": {at},' in shown
+
+
 def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:
     evil = "\x1b[2J\n\r\u202e\ud800" * 50
     letter = DeadLetterShown("1", evil, evil, 1, 0, 1, 1, 0, 0, evil, evil, '{"a":"\x9b"}'.encode())
