@@ -67,7 +67,7 @@ async def test_list_says_when_no_more_are_learned(capsys: Capture) -> None:
         daemon.accept({"Price": 1})
         assert await attribute_types(daemon, "list") == 0
         assert capsys.readouterr().out.endswith(
-            "0 fixed, 1 learned of at most 1, so new ones replace those seen once: raise contract.max_attribute_types\n"
+            "0 fixed, 1 learned of at most 1, so new types replace those seen once; raise contract.max_attribute_types\n"
         )
 
 
@@ -139,7 +139,7 @@ async def test_forget_forgets_one_attribute_or_all_of_a_name(daemon: AttributeTy
     assert set(daemon.learned()) == {("Buy", "b"), ("Buy", "c")}
     assert await attribute_types(daemon, "forget", "Buy") == 0
     out = capsys.readouterr().out
-    assert "Buy: what contract.types_file fixes stays" in out
+    assert "Buy: types in contract.types_file stay" in out
     assert out.endswith("forgot 2 types\n")
     assert daemon.learned() == {}
 
@@ -147,10 +147,10 @@ async def test_forget_forgets_one_attribute_or_all_of_a_name(daemon: AttributeTy
 async def test_forget_of_what_was_not_learned_is_its_no(daemon: AttributeTypeDaemon, capsys: Capture) -> None:
     daemon.accept({"a": 1})
     assert await attribute_types(daemon, "forget", "buy", "a") == 1
-    assert capsys.readouterr() == ("", "a of buy: nothing was learned (names are case-sensitive)\n")
+    assert capsys.readouterr() == ("", "a of buy: no learned type was found (names are case-sensitive)\n")
     assert await attribute_types(daemon, "forget", "Buy", "Total") == 1
     out, err = capsys.readouterr()
-    assert "contract.types_file fixes stays" in out
+    assert "types in contract.types_file stay" in out
     assert "nothing was learned" in err
     assert daemon.learned() == {("Buy", "a"): "number"}
 
@@ -171,7 +171,7 @@ async def test_what_is_exported_is_what_types_file_and_import_read(
     daemon.accept({"other": 1})
     assert await attribute_types(daemon, "import", str(file)) == 0
     assert capsys.readouterr().out == (
-        "passed over 1 type that contract.types_file fixes\nimported 4 types, in the place of all that was learned\n"
+        "skipped 1 type that contract.types_file fixes\nimported 4 types, which replace all learned types\n"
     )
     assert daemon.learned() == before
 

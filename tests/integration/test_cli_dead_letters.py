@@ -203,7 +203,7 @@ async def test_show_tells_all_there_is_about_one(daemon: DeadLetterDaemon, capsy
 
 async def test_show_of_an_id_that_is_not_there_is_its_no(daemon: DeadLetterDaemon, capsys: Capture) -> None:
     assert await dead_letters(daemon, "show", "7") == 1
-    assert capsys.readouterr() == ("", "no dead letter has the id 7, or no longer\n")
+    assert capsys.readouterr() == ("", "there is no dead letter with the id 7, or no longer; `list` shows the ids\n")
 
 
 @pytest.mark.parametrize("arguments", [("show", "101"), ("export",), ("replay", "--all"), ("purge", "--id", "101")])
@@ -327,7 +327,7 @@ async def test_ids_that_are_no_longer_there_are_its_no_and_one_given_twice_count
     assert await dead_letters(daemon, "replay", "--id", "101", "7", "--id", "0101") == 1
     out, err = capsys.readouterr()
     assert out == "Replayed 1 event (0 refused, 1 already gone, 0 remaining).\n"
-    assert err == "dead letter 7: there is none of this id, or no longer\n"
+    assert err == "dead letter 7: it does not exist, or no longer\n"
     assert daemon.changes[0].ids == ["101", "7"]
     assert await dead_letters(daemon, "replay", "--id", "102") == 0
 
@@ -646,7 +646,7 @@ async def test_purge_of_an_id_that_is_not_there_is_its_no(daemon: DeadLetterDaem
     assert await dead_letters(daemon, "purge", "--id", "101", "--id", "7") == 1
     out, err = capsys.readouterr()
     assert out == "Purged 1 event (0 refused, 1 already gone, 0 remaining).\n"
-    assert err == "dead letter 7: there is none of this id, or no longer\n"
+    assert err == "dead letter 7: it does not exist, or no longer\n"
 
 
 @pytest.mark.parametrize(
