@@ -151,7 +151,7 @@ async def test_forget_of_what_was_not_learned_is_its_no(daemon: AttributeTypeDae
     assert await attribute_types(daemon, "forget", "Buy", "Total") == 1
     out, err = capsys.readouterr()
     assert "types in contract.types_file stay" in out
-    assert "nothing was learned" in err
+    assert "no learned type was found" in err
     assert daemon.learned() == {("Buy", "a"): "number"}
 
 

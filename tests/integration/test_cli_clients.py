@@ -332,7 +332,7 @@ async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_an_answer() 
     async with scripted(no_answer) as server:
         code, out, err = await interrupted_load(server)
     assert (code, out) == (1, "read 2, accepted 0, refused 0, not confirmed 2\n")
-    assert err == "interrupted\nwhat follows line 0 was not sent, or got no answer\n"
+    assert err == "interrupted\nthe lines after line 0 were not sent, or got no answer\n"
 
 
 async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_a_pipe() -> None:
@@ -341,7 +341,7 @@ async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_a_pipe() -> 
     assert code == 1
     # The signal may also come just before the answer does.
     assert out in {f"read 2, accepted {n}, refused 0, not confirmed {2 - n}\n" for n in (0, 1)}
-    assert err.startswith("interrupted\nwhat follows line ")
+    assert err.startswith("interrupted\nthe lines after line ")
 
 
 async def interrupted_load(server: Script) -> tuple[int, str, str]:

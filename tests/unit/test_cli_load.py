@@ -286,7 +286,7 @@ async def test_who_is_stopped_is_told_where() -> None:
     with pytest.raises(StoppedError):
         await run.load(b"a\n\nb\nc", max_events=2)
     run.loader.finish("the reason")
-    assert run.lines_said == ["the reason", "what follows line 3 was not sent, or got no answer"]
+    assert run.lines_said == ["the reason", "the lines after line 3 were not sent, or got no answer"]
 
 
 def test_progress_is_told_in_words() -> None:
