@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=_AddAttribute,
         type=attribute,
         default=[],
-        help="may be repeated; V that looks like a number, true or false is one, unless in double quotes; else it is a string",
+        help="may be repeated; V is a number, true or false if it looks like one and is not in double quotes, else a string",
     )
     parser.add_argument(
         "--time",
