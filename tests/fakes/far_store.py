@@ -61,6 +61,8 @@ class FarStore:
         self.counters: Counter[str] = Counter()
         self.types: dict[Place, LearnedType] = {}
         self.keys: dict[bytes, DuplicateKey] = {}
+        self.handed_out: Counter[bytes] = Counter()
+        """How often each event was taken, by its body."""
         self.last_letter = 0
         self.last_id = 0
         self.buffers: list[FarBuffer] = []
@@ -364,6 +366,7 @@ class FarBuffer:
                 break
             here.row.taken = True
             taken.append(event)
+            self.store.handed_out[event.body] += 1
             of_lane[lane] += 1
             size += event.size_bytes
         return taken
