@@ -19,7 +19,6 @@ from typing import Final, Generic, TypeVar
 from forwarder.buffer.base import Unavailable
 from forwarder.buffer.batch import Batch, Noted, Put
 from forwarder.buffer.fates import Fate
-from forwarder.buffer.waiting import tell
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -52,6 +51,7 @@ MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
 T = TypeVar("T")
+F = TypeVar("F")
 _NOTHING: Final = Batch()
 
 
@@ -409,6 +409,12 @@ class GroupCommit(Generic[T]):
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
             )
+
+
+def tell(done: asyncio.Future[F], value: F) -> None:
+    """Tell who waits, unless that was told something else, or was cancelled."""
+    if not done.done():
+        done.set_result(value)
 
 
 def prove_room(database: Database) -> Job[bool]:

@@ -13,10 +13,10 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
-from forwarder.buffer.commits import RETRY_SECONDS
+from forwarder.buffer.commits import RETRY_SECONDS, tell
 from forwarder.buffer.lane import OVERHEAD_BYTES
+from forwarder.buffer.local import News
 from forwarder.buffer.ordering import Ordering
-from forwarder.buffer.waiting import News, tell
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.event import Event

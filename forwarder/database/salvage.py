@@ -72,7 +72,7 @@ def notes_in(directory: Path, name: str) -> tuple[dict[Place, LearnedType], dict
 
 def begin(
     transaction: Transaction,
-    books: Sequence[Salvage],
+    salvages: Sequence[Salvage],
     *,
     counters: Mapping[str, int] | None,
     kept: Sequence[Event] = (),
@@ -88,7 +88,7 @@ def begin(
     transaction.ledger.pop("notes_brought", None)
     events.insert(transaction, kept)
     marks.write(transaction, marked or {})
-    for each in books:
+    for each in salvages:
         _write(transaction, each)
 
 
@@ -97,7 +97,7 @@ def pending(transaction: Transaction) -> list[Salvage]:
     return _read(transaction.connection)
 
 
-def bring_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
+def restore_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
     """Add events of the damaged file, which have new ids, and note how far that has come."""
     events.insert(transaction, found)
     expected = min(len(found), transaction.ledger.get("unsalvaged", 0))
@@ -109,7 +109,7 @@ def bring_events(transaction: Transaction, file: str, found: Sequence[Event], *,
     _write(transaction, replace(_of(transaction, file), events_after=events_after))
 
 
-def bring_letters(
+def restore_letters(
     transaction: Transaction,
     file: str,
     found: Sequence[DeadLetter],
