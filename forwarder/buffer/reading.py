@@ -128,9 +128,13 @@ class Reading:
 
     def _told(self, add: Callable[[rows.Read], None], result: Committed[rows.Read] | Exception) -> None:
         self._reading = False
+        if isinstance(result, Committed):
+            try:
+                add(result.value)
+            except Exception as error:  # noqa: BLE001 - a bug, told to the takers
+                result = error
         match result:
-            case Committed(read):
-                add(read)
+            case Committed():
                 self._news.tell()
             case UnavailableError():
                 self._telemetry.buffer_failed("read", result)
