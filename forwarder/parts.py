@@ -19,6 +19,7 @@ from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remo
 from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
+from forwarder.intake.bodies import ParsingBudget
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.event_routes import EventRoutes
@@ -26,7 +27,6 @@ from forwarder.intake.http import HttpIntake
 from forwarder.intake.knowledge import Knowledge
 from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import Operations
-from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry

@@ -155,6 +155,8 @@ class LocalBuffer:
     released, only so many bytes are kept as `max_aside_bytes`.
     """
 
+    may_start = None
+
     def __init__(
         self,
         settings: BufferSettings,
@@ -226,7 +228,13 @@ class LocalBuffer:
     def _read_ahead(self) -> None:
         """Begin to read what may be handed out next, if it is not in memory."""
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,  # noqa: ARG002 - no other process has the store
+    ) -> None:
         """See Buffer."""
         self._news.listen(changed=changed, left=left)
 

@@ -9,7 +9,7 @@ import re
 import zlib
 from typing import Final, Literal
 
-from forwarder.growlytics import json_text
+import orjson
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
 """How much of a body is read, and how much of what that inflates to; what Growlytics documents is far shorter."""
@@ -33,10 +33,11 @@ def said(body: bytes, *, content_type: str | None = None, content_encoding: str 
         return "page" if is_page else "success"
     if content_encoding is None and body.startswith(b"{"):  # as nearly always
         try:
-            answer = json_text.parse(body)
-            return _said_by(answer.get("success") if isinstance(answer, dict) else None, is_page=is_page)
-        except json_text.MalformedJsonError:
+            success = orjson.loads(body).get("success")
+        except orjson.JSONDecodeError:
             pass
+        else:
+            return "success" if success is True else _said_by(success, is_page=is_page)
     text = _text(_decoded(body, content_encoding)).lstrip(_BLANK)
     return "page" if text.startswith("<") else _said_by(_success_of(text), is_page=is_page)
 

@@ -15,16 +15,16 @@ import aiohttp
 from yarl import URL
 
 from forwarder import __version__
-from forwarder.growlytics import certificates, failures, outcome
-from forwarder.growlytics.certificates import Certificates
-from forwarder.growlytics.connections import Connection, Connections, NoAnswerError
+from forwarder.growlytics import failures, outcome
+from forwarder.growlytics.connecting import Certificates, read_certificates
+from forwarder.growlytics.connections import ApiConnection, ApiConnections, NoAnswerError
 from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcome, Retryable
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
 """Of the timeout, for connecting: so a connection that hangs is told apart from an answer that hangs."""
 _LARGE_REQUEST_BYTES: Final = 64 * 1024
-"""A larger one may be refused before all of it was read, and what is left of it be taken for the next request."""
+"""The far side may refuse a larger request before it has read all of it, and take the rest for the next request."""
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 
 
@@ -36,20 +36,23 @@ class GrowlyticsClient:
         self._host = failures.host_and_port(self._url)
         self._timeout_seconds = settings.timeout_seconds
         self._max_age_seconds = settings.connection_max_age_seconds
-        self._key = settings.api_key
+        self._head = memoryview(b"")
+        """Of each request, up to the value of Content-Length. A view, so that no repr() shows the key in it."""
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
         self._clock = clock
-        self._connections: Connections | None = None
+        self._connections: ApiConnections | None = None
         self.certificates: Certificates | None = None
         """Whom to trust; None before `open`, or for those whom the system trusted at the start."""
+        if settings.api_key is not None:
+            self.use_key(settings.api_key)
 
     async def open(self) -> None:
-        """Make ready; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
+        """Prepare; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
         if self._ca_file is not None:
-            self.certificates = certificates.read(self._ca_file)
+            self.certificates = read_certificates(self._ca_file)
         authorization = self._proxy_authorization
-        self._connections = Connections(
+        self._connections = ApiConnections(
             self._url,
             tls=True if self.certificates is None else self.certificates.tls,
             proxy=self._proxy,
@@ -68,11 +71,21 @@ class GrowlyticsClient:
         self._timeout_seconds = settings.timeout_seconds
         self._max_age_seconds = settings.connection_max_age_seconds
         if self._connections is not None:
-            self._connections.max_age_seconds = self._max_age_seconds
+            self._connections.use_max_age(self._max_age_seconds)
 
     def use_key(self, key: Secret) -> None:
         """Send this key from the next post on; a post that has begun keeps the one it began with."""
-        self._key = key
+        head = (
+            f"POST {self._url.raw_path_qs} HTTP/1.1\r\n"
+            f"Host: {self._url.host_port_subcomponent}\r\n"
+            f"x-growlytics-key: {key.reveal()}\r\n"
+            "Accept: application/json\r\n"
+            "Accept-Encoding: identity\r\n"
+            f"User-Agent: {_USER_AGENT}\r\n"
+            "Content-Type: application/json\r\n"
+            "Content-Length: "
+        )
+        self._head = memoryview(head.encode())
 
     def use_certificates(self, certificates: Certificates) -> None:
         """Trust these authorities from the next post on; one that has begun goes on as it began."""
@@ -87,19 +100,50 @@ class GrowlyticsClient:
 
         Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
         """
-        assert self._connections is not None, "open() comes first"
-        request = self._request(body)
-        clock = asyncio.get_running_loop().time
-        connecting_seconds, within_seconds = 0.0, self._timeout_seconds * _CONNECT_SHARE
+        connections = self._connections
+        assert connections is not None, "open() comes first"
+        assert self._head, "settings demand a key"
+        request = b"".join((self._head, b"%d\r\n\r\n" % len(body), body))
+        clock = connections.time
+        began, connecting_seconds, timeout_seconds = clock(), 0.0, self._timeout_seconds
+        connection = connections.take()
+        if connection is None:
+            within_seconds = timeout_seconds * _CONNECT_SHARE
+            connected = await self._connect(connections, within_seconds)
+            if not isinstance(connected, ApiConnection):
+                return connected
+            connection, connecting_seconds = connected, clock() - began
+            if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
+                began = clock()
         try:
-            await asyncio.sleep(0)  # the loop hears first which kept connections are just ending
-            began = clock()
-            connection = self._connections.take()
-            if connection is None:
-                connection = await self._connections.connect(within_seconds=within_seconds)
-                connecting_seconds = clock() - began
-                if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
-                    began = clock()
+            answer = await connection.exchange(request, began + timeout_seconds)
+        except (NoAnswerError, OSError) as error:
+            connection.close()
+            failure = failures.of_answering(error, url=self._url, within_seconds=timeout_seconds)
+            return Retryable(_reason(error), maybe_delivered=True, failure=failure)
+        except BaseException:
+            connection.close()
+            raise
+        if len(request) > _LARGE_REQUEST_BYTES and not 200 <= answer.status < 300:
+            connection.close()
+        else:
+            connections.keep(connection)
+        result = outcome.of_answer(
+            answer.status,
+            answer.body,
+            content_type=answer.content_type,
+            content_encoding=answer.content_encoding,
+            retry_after=answer.retry_after,
+            date=answer.date,
+            now=self._clock(),
+            host=self._host,
+        )
+        return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
+
+    async def _connect(self, connections: ApiConnections, within_seconds: float) -> ApiConnection | Outcome:
+        """Return a new connection, or what it means that there is none."""
+        try:
+            return await connections.connect(within_seconds=within_seconds)
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
         except aiohttp.ClientHttpProxyError as refusal:
@@ -112,52 +156,13 @@ class GrowlyticsClient:
                 now=self._clock(),
                 host=failures.host_and_port(self._proxy),
             )
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: no name of a host
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:  # UnicodeError: not a host name
             failure = failures.of_connecting(error, url=self._url, proxy=self._proxy, within_seconds=within_seconds)
-            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
-            return Retryable(reason, maybe_delivered=False, failure=failure)
-        result = await self._send(request, connection, began + self._timeout_seconds)
-        return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
+            return Retryable(_reason(error), maybe_delivered=False, failure=failure)
 
-    async def _send(self, request: bytes, connection: Connection, deadline: float) -> Outcome:
-        assert self._connections is not None, "open() comes first"
-        try:
-            answer = await connection.exchange(request, deadline=deadline)
-        except (NoAnswerError, OSError) as error:
-            connection.close()
-            failure = failures.of_answering(error, url=self._url, within_seconds=self._timeout_seconds)
-            reason: Literal["timeout", "network"] = "timeout" if isinstance(error, TimeoutError) else "network"
-            return Retryable(reason, maybe_delivered=True, failure=failure)
-        except BaseException:
-            connection.close()
-            raise
-        if len(request) > _LARGE_REQUEST_BYTES and not 200 <= answer.status < 300:
-            connection.close()
-        else:
-            self._connections.keep(connection)
-        return outcome.of_answer(
-            answer.status,
-            answer.body,
-            content_type=answer.content_type,
-            content_encoding=answer.content_encoding,
-            retry_after=answer.retry_after,
-            date=answer.date,
-            now=self._clock(),
-            host=self._host,
-        )
 
-    def _request(self, body: bytes) -> bytes:
-        assert self._key is not None, "settings demand a key"
-        return (
-            f"POST {self._url.raw_path_qs} HTTP/1.1\r\n"
-            f"Host: {self._url.host_port_subcomponent}\r\n"
-            f"x-growlytics-key: {self._key.reveal()}\r\n"
-            "Accept: application/json\r\n"
-            "Accept-Encoding: identity\r\n"
-            f"User-Agent: {_USER_AGENT}\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
+def _reason(error: Exception) -> Literal["timeout", "network"]:
+    return "timeout" if isinstance(error, TimeoutError) else "network"
 
 
 def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:

@@ -15,8 +15,7 @@ from typing import Final
 from forwarder.event import Clock
 from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation, check
-from forwarder.growlytics.json_array import JsonArray, is_array
-from forwarder.growlytics.json_text import MalformedJsonError
+from forwarder.growlytics.json_text import JsonArray, MalformedJsonError, is_array
 from forwarder.intake.duplicates import Key, key_of
 from forwarder.settings import ContractSettings
 

@@ -12,9 +12,8 @@ from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.http.messages import Answer, Later, Reply, Request
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Accepted, Acceptor, OneAccepted
-from forwarder.intake.bodies import RefusedBodyError, inflater_for
+from forwarder.intake.bodies import EXEMPT_BYTES, ParsingBudget, RefusedBodyError, inflater_for, unpacked
 from forwarder.intake.elements import Element
-from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
 from forwarder.words import Intake, SharedCode

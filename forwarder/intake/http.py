@@ -13,11 +13,10 @@ from forwarder.host.sockets import peer_of
 from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
 from forwarder.intake import answers
-from forwarder.intake.bodies import RefusedBodyError, inflater_for
+from forwarder.intake.bodies import ParsingBudget, RefusedBodyError, inflater_for, unpacked
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Operation, Operations
-from forwarder.intake.parsing import ParsingBudget, unpacked
 from forwarder.intake.status_page import status_page
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ControlSettings, IntakeSettings

@@ -1,4 +1,4 @@
-"""The sandbox's connections: reset one, wait until the client has gone, close those that are idle.
+"""The sandbox's connections: reset one, wait until its client has gone, close idle ones.
 
 Only the sandbox imports this module.
 """
@@ -14,9 +14,9 @@ from aiohttp import web
 from forwarder.sandbox.store import Counters
 
 _KEEPALIVE_SECONDS: Final = 75
-"""After which a silent connection is closed when no fault asks for less."""
+"""How long a silent connection stays open if no fault asks for less."""
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""`SO_LINGER`, on, for 0 seconds: the kernel closes the connection with a reset."""
+"""`SO_LINGER` on, for 0 seconds: the kernel then closes the connection with a reset."""
 
 
 class SandboxConnection:
@@ -26,16 +26,16 @@ class SandboxConnection:
 
     def __init__(self, transport: asyncio.Transport | None) -> None:
         self.transport = transport
-        """None if it was closed before its request was looked at."""
+        """None if the connection was closed before its request was handled."""
         self.gone = asyncio.Event()
-        """Set when the connection is closed, by whom ever, or the sandbox closes."""
+        """Set when either side has closed the connection, or when the sandbox closes."""
         self.has_served = False
-        """Whether an event request came on it."""
+        """Whether the connection carried an event request."""
         self.idle_since: float | None = None
-        """By the loop's clock, since the last answer to an event request; None: busy, unused, or used for control."""
+        """When the last event request was answered, by the loop's clock; None: busy, unused, or used for control."""
 
     def reset(self) -> None:
-        """Close it at once with a TCP reset, whatever was on its way; nothing happens if it is closed already."""
+        """Close the connection at once with a TCP reset. Do nothing if it is closed already."""
         if self.transport is None or self.transport.is_closing():
             return
         connected: socket.socket = self.transport.get_extra_info("socket")
@@ -44,7 +44,7 @@ class SandboxConnection:
 
 
 class SandboxConnections(web.Server):
-    """A low-level server that knows its connections. Made within a running loop."""
+    """An aiohttp server that knows its connections. Must be made within a running loop."""
 
     def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], counters: Counters) -> None:
         super().__init__(handler, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS)
@@ -64,14 +64,14 @@ class SandboxConnections(web.Server):
         super().connection_lost(handler, exc)
 
     def of(self, request: web.BaseRequest) -> SandboxConnection:
-        """Return the connection that `request` came on, if it is closed already one that is gone."""
+        """Return the connection of `request`; if it is closed already, one that is marked as gone."""
         if (connection := self._open.get(request.protocol)) is None:
             connection = SandboxConnection(None)
             connection.gone.set()
         return connection
 
     def close_idle(self, after_seconds: float) -> None:
-        """From now on close connections that have been idle for so long; 0: none."""
+        """From now on close connections that have been idle for so many seconds; 0: never."""
         self._close_idle_seconds = after_seconds
         if self._timer is not None:
             self._timer.cancel()
@@ -80,13 +80,13 @@ class SandboxConnections(web.Server):
             self._close_those_due()
 
     def stop(self) -> None:
-        """Close no more idle connections, and let nobody wait for a client to go."""
+        """Stop closing idle connections, and end every wait for a client to go."""
         self.close_idle(0)
         for connection in self._open.values():
             connection.gone.set()
 
     def _close_those_due(self) -> None:
-        """Close the connections whose time has come, and come back when that of the next one does."""
+        """Close the connections that are due, and call this again when the next one is."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         next_due = now + self._close_idle_seconds

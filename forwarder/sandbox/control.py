@@ -1,45 +1,28 @@
 """The sandbox's control endpoints, below `/_sandbox/`: read what was stored and counted, change faults and key.
 
-Pure but for the sandbox that they act upon: a request's parts in, an `Answer` out. Faults and the key check never apply to
-them. Every answer is JSON. Only the sandbox imports this module.
+They do no I/O: a request's parts come in, a `SandboxAnswer` goes out. Faults and the key check never apply to them. Every
+answer is JSON. Only the sandbox imports this module.
 """
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
 from forwarder.growlytics import json_text
 from forwarder.sandbox.faults import Faults, as_json, merged
-from forwarder.sandbox.store import Store
+
+if TYPE_CHECKING:
+    from forwarder.sandbox.server import Sandbox
 
 PREFIX: Final = "/_sandbox/"
 
 _DEFAULT_EVENTS_LIMIT: Final = 1000
 
 
-class Controlled(Protocol):
-    """The sandbox, as far as the control endpoints know it."""
-
-    key: str
-
-    @property
-    def faults(self) -> Faults: ...
-    @faults.setter
-    def faults(self, faults: Faults) -> None: ...
-    @property
-    def start_faults(self) -> Faults: ...
-    @property
-    def store(self) -> Store: ...
-
-    def counters(self) -> dict[str, int]: ...
-    def forget(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ControlRequest:
+class ControlRequest(NamedTuple):
     """One control request."""
 
     method: str
@@ -50,7 +33,7 @@ class ControlRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlAnswer:
+class SandboxAnswer:
     """A status, a JSON body, and headers besides those that every answer has."""
 
     status: int
@@ -58,110 +41,105 @@ class ControlAnswer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def error(status: int, code: str, message: str, *, field: str | None = None, allow: str | None = None) -> ControlAnswer:
-    """Return an answer with one error; `allow` names the methods of the path where the method is what is wrong."""
-    return errors(status, [{"code": code, "field": field, "message": message}], allow=allow)
+class _InvalidError(Exception):
+    """A control request asks for something impossible; has the errors that its answer lists."""
+
+    def __init__(self, *described: dict[str, Any]) -> None:
+        super().__init__()
+        self.described = described
 
 
-def errors(status: int, described: list[dict[str, Any]], *, allow: str | None = None) -> ControlAnswer:
+def error(status: int, code: str, message: str, *, allow: str | None = None) -> SandboxAnswer:
+    """Return an answer with one error; a 405 names the methods that the path allows."""
+    answered = errors(status, _described(code, message))
+    return answered if allow is None else SandboxAnswer(status, answered.body, {"Allow": allow})
+
+
+def errors(status: int, *described: Mapping[str, Any]) -> SandboxAnswer:
     """Return an answer with errors, each of them `{"code", "field", "message"}`."""
-    headers = {} if allow is None else {"Allow": allow}
-    return ControlAnswer(status, encoded({"success": False, "errors": described}), headers)
+    return SandboxAnswer(status, _encoded({"success": False, "errors": described}))
 
 
-def encoded(value: object) -> bytes:
-    """Return `value` as JSON."""
+def answer(sandbox: "Sandbox", request: ControlRequest) -> SandboxAnswer:
+    """Carry out one control request."""
+    methods = [method for method, path in _ENDPOINTS if path == request.path]
+    if not methods:
+        return error(404, "not_found", f"there is no such control endpoint; GET {PREFIX} lists them")
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        return error(405, "method_not_allowed", f"this path allows {allow}", allow=allow)
+    carry_out, _ = _ENDPOINTS[request.method, request.path]
+    try:
+        return SandboxAnswer(200, _encoded(carry_out(sandbox, request)))
+    except _InvalidError as invalid:
+        return errors(400, *invalid.described)
+    except json_text.MalformedJsonError as malformed:
+        return error(400, "malformed_json", str(malformed))
+
+
+def _described(code: str, message: str, field: str | None = None) -> dict[str, Any]:
+    return {"code": code, "field": field, "message": message}
+
+
+def _encoded(value: object) -> bytes:
     try:
         return orjson.dumps(value)
-    except orjson.JSONEncodeError:  # a lone surrogate or an integer beyond 64 bits, which the standard library takes
+    except orjson.JSONEncodeError:  # a lone surrogate or an integer beyond 64 bits, which the standard library encodes
         return json.dumps(value).encode()
 
 
-def answer(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
-    """Carry out one control request."""
-    endpoints = {endpoint.method: endpoint for endpoint in _ENDPOINTS if endpoint.path == request.path}
-    if not endpoints:
-        return error(404, "not_found", f"there is no such control endpoint: GET {PREFIX} lists them")
-    if request.method not in endpoints:
-        allow = ", ".join(endpoints)
-        return error(405, "method_not_allowed", f"this path takes {allow}", allow=allow)
-    return endpoints[request.method].carry_out(sandbox, request)
+def _list_endpoints(_sandbox: "Sandbox", _request: ControlRequest) -> object:
+    return {"endpoints": [f"{method} {path}{purpose}" for (method, path), (_, purpose) in _ENDPOINTS.items()]}
 
 
-def _list_endpoints(_sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
-    lines = [f"{each.method} {each.path}{each.parameters}: {each.purpose}" for each in _ENDPOINTS]
-    return ControlAnswer(200, encoded({"endpoints": lines}))
+def _events(sandbox: "Sandbox", request: ControlRequest) -> object:
+    limit = _count(request, "limit", _DEFAULT_EVENTS_LIMIT)
+    return {"events": [event.as_json() for event in sandbox.store.events(_count(request, "offset", 0) or 0, limit)]}
 
 
-def _events(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
-    try:
-        offset, limit = _page(request, default_limit=_DEFAULT_EVENTS_LIMIT)
-    except ValueError as wrong:
-        return error(400, "invalid_parameter", str(wrong))
-    stored = sandbox.store.events(offset, limit)
-    return ControlAnswer(200, encoded({"events": [event.as_json() for event in stored]}))
+def _raw(sandbox: "Sandbox", request: ControlRequest) -> object:
+    return sandbox.store.raw_texts(_count(request, "offset", 0) or 0, _count(request, "limit", None))
 
 
-def _raw(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
-    try:
-        offset, limit = _page(request, default_limit=None)
-    except ValueError as wrong:
-        return error(400, "invalid_parameter", str(wrong))
-    return ControlAnswer(200, encoded(sandbox.store.raw_texts(offset, limit)))
+def _counters(sandbox: "Sandbox", _request: ControlRequest) -> object:
+    return sandbox.counters()
 
 
-def _counters(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
-    return ControlAnswer(200, encoded(sandbox.counters()))
-
-
-def _forget(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
+def _forget(sandbox: "Sandbox", _request: ControlRequest) -> object:
     sandbox.forget()
-    return ControlAnswer(200, encoded({"success": True}))
+    return {"success": True}
 
 
-def _faults(sandbox: Controlled, _request: ControlRequest) -> ControlAnswer:
-    return ControlAnswer(200, encoded(as_json(sandbox.faults)))
+def _faults(sandbox: "Sandbox", _request: ControlRequest) -> object:
+    return as_json(sandbox.faults)
 
 
-def _change_faults(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
-    try:
-        changes = _object(request)
-    except json_text.MalformedJsonError as wrong:
-        return error(400, "malformed_json", str(wrong))
-    match merged(sandbox.faults, changes):
-        case Faults() as faults:
-            sandbox.faults = faults
-            return _faults(sandbox, request)
-        case invalid:
-            return errors(400, [each._asdict() for each in invalid])
+def _change_faults(sandbox: "Sandbox", request: ControlRequest) -> object:
+    changed = merged(sandbox.faults, _object(request))
+    if not isinstance(changed, Faults):
+        raise _InvalidError(*(each._asdict() for each in changed))
+    sandbox.faults = changed
+    return as_json(changed)
 
 
-def _reset_faults(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
+def _reset_faults(sandbox: "Sandbox", _request: ControlRequest) -> object:
     sandbox.faults = sandbox.start_faults
-    return _faults(sandbox, request)
+    return as_json(sandbox.faults)
 
 
-def _change_key(sandbox: Controlled, request: ControlRequest) -> ControlAnswer:
-    try:
-        key = _object(request).get("key")
-    except json_text.MalformedJsonError as wrong:
-        return error(400, "malformed_json", str(wrong))
+def _change_key(sandbox: "Sandbox", request: ControlRequest) -> object:
+    key = _object(request).get("key")
     if type(key) is not str or not key:
-        return error(400, "invalid_key", "key must be a string, and not empty", field="key")
+        raise _InvalidError(_described("invalid_key", "key must be a string that is not empty", "key"))
     sandbox.key = key
-    return ControlAnswer(200, encoded({"success": True}))
+    return {"success": True}
 
 
-def _page(request: ControlRequest, *, default_limit: int | None) -> tuple[int, int | None]:
-    offset, limit = _count(request, "offset"), _count(request, "limit")
-    return offset or 0, default_limit if limit is None else limit
-
-
-def _count(request: ControlRequest, name: str) -> int | None:
+def _count(request: ControlRequest, name: str, default: int | None) -> int | None:
     if (text := request.query.get(name)) is None:
-        return None
+        return default
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise ValueError(f"{name} must be a whole number, 0 or more")
+        raise _InvalidError(_described("invalid_parameter", f"{name} must be a whole number, 0 or more"))
     return int(text)
 
 
@@ -172,36 +150,21 @@ def _object(request: ControlRequest) -> dict[str, object]:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Endpoint:
-    method: str
-    path: str
-    carry_out: Callable[[Controlled, ControlRequest], ControlAnswer]
-    purpose: str
-    parameters: str = ""
-
-
-_ENDPOINTS: Final = (
-    _Endpoint("GET", PREFIX, _list_endpoints, "this list"),
-    _Endpoint(
-        "GET",
-        PREFIX + "events",
+_ENDPOINTS: Final[Mapping[tuple[str, str], tuple[Callable[["Sandbox", ControlRequest], object], str]]] = {
+    ("GET", PREFIX): (_list_endpoints, ": this list"),
+    ("GET", PREFIX + "events"): (
         _events,
-        f"what was stored, {_DEFAULT_EVENTS_LIMIT} events by default: the body as it came, the attributes kept, "
-        "the names of those dropped",
-        "?offset=&limit=",
+        f"?offset=&limit=: the events stored, {_DEFAULT_EVENTS_LIMIT} by default, with what rule 5 kept and dropped",
     ),
-    _Endpoint("DELETE", PREFIX + "events", _forget, "forget events, attribute types and counters"),
-    _Endpoint(
-        "GET",
-        PREFIX + "raw",
+    ("DELETE", PREFIX + "events"): (_forget, ": forget events, attribute types and counters"),
+    ("GET", PREFIX + "raw"): (
         _raw,
-        "the bodies alone, all by default: an array of strings, so that a body may hold line breaks",
-        "?offset=&limit=",
+        "?offset=&limit=: the bodies alone, all by default: an array of strings, as a body may hold line breaks",
     ),
-    _Endpoint("GET", PREFIX + "counters", _counters, "what happened to the requests"),
-    _Endpoint("GET", PREFIX + "faults", _faults, "the faults in force"),
-    _Endpoint("PATCH", PREFIX + "faults", _change_faults, "change some of them, an object of names and values"),
-    _Endpoint("DELETE", PREFIX + "faults", _reset_faults, "back to the faults the sandbox was started with"),
-    _Endpoint("PUT", PREFIX + "key", _change_key, 'change the key that events need: {"key": "..."}'),
-)
+    ("GET", PREFIX + "counters"): (_counters, ": what happened to the requests"),
+    ("GET", PREFIX + "faults"): (_faults, ": the faults in force"),
+    ("PATCH", PREFIX + "faults"): (_change_faults, ": change some faults, with an object of names and values"),
+    ("DELETE", PREFIX + "faults"): (_reset_faults, ": return to the faults that the sandbox was started with"),
+    ("PUT", PREFIX + "key"): (_change_key, ': change the key that events need: {"key": "..."}'),
+}
+"""By method and path: what carries a request out, and its parameters and purpose for the list. A result becomes JSON."""

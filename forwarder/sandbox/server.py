@@ -1,15 +1,15 @@
 """The sandbox: a local stand-in for Growlytics, for tests, the demo and trying by hand. Not for production.
 
-It holds requests to the contract as Growlytics would, and shows what Growlytics does not: what it stored, and what rule 5
-made it drop. A request to `POST /track/event` is answered
+It checks requests against the contract as Growlytics would, and shows what Growlytics does not: what it stored, and which
+attributes rule 5 made it drop. It answers a `POST /track/event`
 
 - 200 `{"success":true}`: stored;
-- 422 `{"success":false,"errors":[{"code","field","message"}]}`: all that is wrong with it, also when it is not JSON;
+- 422 `{"success":false,"errors":[{"code","field","message"}]}`: all that is wrong with the event, also if it is not JSON;
 - 401, 413, 415, 400 in the same shape: the key is not the sandbox's; longer than 1 MiB; not application/json; cut short.
 
-Other paths get 404, other methods 405. Then come the faults (`sandbox_faults`), which may be changed while it runs, over
-`control`'s endpoints too, and only then the key and the contract. A request whose client has gone is still served
-to its end and stored, as by a server that has read it. A body that never ends has no deadline: it holds its connection.
+Other paths get 404, other methods 405. After these two come the faults (`faults`), and only then the key and the contract.
+Faults may change at any time, also through the endpoints of `control`. A request whose client has gone is still served and
+stored, as by a server that has read it. A body that never ends holds its connection for ever.
 """
 
 import asyncio
@@ -25,9 +25,8 @@ from forwarder.growlytics import contract, json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.sandbox import control
 from forwarder.sandbox.connections import SandboxConnection, SandboxConnections
-from forwarder.sandbox.control import ControlAnswer, ControlRequest, error, errors
-from forwarder.sandbox.faults import NO_FAULTS, Faults, retry_after
-from forwarder.sandbox.injector import Action, Decision, FaultInjector
+from forwarder.sandbox.control import ControlRequest, SandboxAnswer, error, errors
+from forwarder.sandbox.faults import NO_FAULTS, Action, Decision, FaultInjector, Faults, retry_after
 from forwarder.sandbox.store import Counters, Store, StoredEvent
 
 PATH: Final = "/track/event"
@@ -35,10 +34,10 @@ PATH: Final = "/track/event"
 _BACKLOG: Final = 1024
 _MAX_BODY_BYTES: Final = 1024 * 1024  # aiohttp's own limit, too
 _SHUTDOWN_SECONDS: Final = 0.05
-"""Given to requests under way when the sandbox closes; those delayed on purpose are cut."""
+"""How long requests may go on when the sandbox closes; those that are delayed on purpose are cut."""
 
-_STORED: Final = ControlAnswer(200, b'{"success":true}')
-_SUCCESS_FALSE: Final = ControlAnswer(200, b'{"success":false}')
+_STORED: Final = SandboxAnswer(200, b'{"success":true}')
+_SUCCESS_FALSE: Final = SandboxAnswer(200, b'{"success":false}')
 _UNAUTHORIZED: Final = error(401, "unauthorized", "x-growlytics-key is missing, or is not the key of this sandbox")
 _NOT_FOUND: Final = error(404, "not_found", f"events go to {PATH}; GET {control.PREFIX} lists what else there is")
 _NOT_POST: Final = error(405, "method_not_allowed", "an event is sent with POST", allow="POST")
@@ -86,7 +85,7 @@ class Sandbox:
         self._connections.close_idle(self.faults.close_idle_seconds)
 
     async def close(self) -> None:
-        """Stop serving; requests that hang or are delayed are cut. May be called again."""
+        """Stop serving, and cut requests that hang or are delayed. May be called again."""
         runner, self._runner = self._runner, None
         if runner is None or self._connections is None:
             return
@@ -95,7 +94,7 @@ class Sandbox:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port; the real port after `open()`."""
+        """Host and port; after `open()` the port that was bound."""
         return self._address
 
     @property
@@ -116,11 +115,11 @@ class Sandbox:
             self._connections.close_idle(faults.close_idle_seconds)
 
     def stored(self) -> list[StoredEvent]:
-        """Return the events stored, the oldest `max_stored_events` of them, in the order of their coming."""
+        """Return the first `max_stored_events` events that were stored, in order of arrival."""
         return self.store.events()
 
     def counters(self) -> dict[str, int]:
-        """Return what happened so far: see `Counters` and `Store.counters`."""
+        """Return the counters of `Counters` and of `Store`."""
         return self._counters.as_dict() | self.store.counters()
 
     def forget(self) -> None:
@@ -150,14 +149,14 @@ class Sandbox:
             return _STORED_RESPONSE
         return _response(answer)
 
-    async def _control(self, request: web.BaseRequest) -> ControlAnswer:
+    async def _control(self, request: web.BaseRequest) -> SandboxAnswer:
         body = await _body(request)
-        if isinstance(body, ControlAnswer):
+        if isinstance(body, SandboxAnswer):
             return body
         return control.answer(self, ControlRequest(request.method, request.path, request.query, body))
 
-    async def _answer(self, request: web.BaseRequest, connection: SandboxConnection) -> ControlAnswer | None:
-        """Return the answer to a request that is none for control; None: its connection is to be reset."""
+    async def _answer(self, request: web.BaseRequest, connection: SandboxConnection) -> SandboxAnswer | None:
+        """Return the answer to a request for the API; None: its connection must be reset."""
         if request.path != PATH:
             return self._refused(_NOT_FOUND)
         if request.method != "POST":
@@ -166,7 +165,7 @@ class Sandbox:
         if decision.action is Action.RESET_BEFORE_READ:
             return await self._act(decision, request, b"", connection)
         body = await _body(request)
-        if isinstance(body, ControlAnswer):
+        if isinstance(body, SandboxAnswer):
             return self._refused(body)
         if decision.delay_seconds:
             await asyncio.sleep(decision.delay_seconds)
@@ -174,8 +173,8 @@ class Sandbox:
 
     async def _act(
         self, decision: Decision, request: web.BaseRequest, body: bytes, connection: SandboxConnection
-    ) -> ControlAnswer | None:
-        answer: ControlAnswer | None = None
+    ) -> SandboxAnswer | None:
+        answer: SandboxAnswer | None = None
         match decision.action:
             case Action.SERVE:
                 answer = self._track(request, body)
@@ -204,7 +203,7 @@ class Sandbox:
                 assert_never(unknown)
         return answer
 
-    def _track(self, request: web.BaseRequest, body: bytes) -> ControlAnswer:
+    def _track(self, request: web.BaseRequest, body: bytes) -> SandboxAnswer:
         """Store one event if the key and the contract allow it."""
         if request.headers.get("x-growlytics-key") != self.key:
             self._counters.count("unauthorized")
@@ -223,23 +222,23 @@ class Sandbox:
                 self.store.add(body, name, event["attributes"], time.time())
                 return _STORED
 
-    def _violated(self, refused: Refused) -> ControlAnswer:
+    def _violated(self, refused: Refused) -> SandboxAnswer:
         self._counters.count("contract_violations")
-        return errors(422, [asdict(violation) for violation in refused.violations])
+        return errors(422, *(asdict(violation) for violation in refused.violations))
 
-    def _refused(self, answer: ControlAnswer) -> ControlAnswer:
+    def _refused(self, answer: SandboxAnswer) -> SandboxAnswer:
         self._counters.count(f"refused_{answer.status}")
         return answer
 
-    def _with_retry_after(self, answer: ControlAnswer) -> ControlAnswer:
+    def _with_retry_after(self, answer: SandboxAnswer) -> SandboxAnswer:
         header = retry_after(self.faults, answer.status, time.time())
         return answer if header is None else replace(answer, headers={"Retry-After": header})
 
 
-async def _body(request: web.BaseRequest) -> bytes | ControlAnswer:
-    """Return the whole body, or why there is none."""
+async def _body(request: web.BaseRequest) -> bytes | SandboxAnswer:
+    """Return the whole body, or the answer that says why there is none."""
     try:
-        # Nearly every body comes along with its head; taking it at once saves a tenth of the whole request.
+        # Nearly every body arrives with its head; reading it at once saves a tenth of the request's time.
         if request.content.is_eof() and request.content.total_bytes <= _MAX_BODY_BYTES:
             return request.content.read_nowait()
         return await request.read()
@@ -250,12 +249,12 @@ async def _body(request: web.BaseRequest) -> bytes | ControlAnswer:
 
 
 class _Rendered(web.StreamResponse):
-    """An answer written as it stands: aiohttp's way to it takes a third of all the time that a stored event takes.
+    """An answer that is rendered once: aiohttp's own rendering takes a third of a stored event's time.
 
-    It has no state of its own, so that one serves every request, and fits connections only that stay open.
+    It has no state, so one object answers every request. It fits only connections that stay open.
     """
 
-    def __init__(self, answer: ControlAnswer) -> None:
+    def __init__(self, answer: SandboxAnswer) -> None:
         super().__init__(status=answer.status)
         head = f"HTTP/1.1 {self.status} {self.reason}\r\nContent-Type: application/json"
         self._rendered = f"{head}\r\nContent-Length: {len(answer.body)}\r\n\r\n".encode() + answer.body
@@ -275,5 +274,5 @@ class _Rendered(web.StreamResponse):
 _STORED_RESPONSE: Final = _Rendered(_STORED)
 
 
-def _response(answer: ControlAnswer) -> web.Response:
+def _response(answer: SandboxAnswer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers, content_type="application/json")

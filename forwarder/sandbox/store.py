@@ -1,14 +1,14 @@
-"""What the sandbox has stored, with rule 5 of the contract played as Growlytics does, and what it has counted.
+"""What the sandbox has stored and counted. It applies rule 5 of the contract as Growlytics does.
 
-Rule 5: the type of an attribute is the type of the first value that came for that event name and attribute name. A
-later value of another type is left out of what is stored, and the client is not told.
+Rule 5: the first value of an attribute of an event name fixes the attribute's type. A later value of another type is not
+stored, and the client is not told.
 
-The types are string, number and boolean. On the wire a Date is a string, and how Growlytics tells one from the other is
-not documented: here a string is a string, whatever it says. So a date that becomes another text, or the reverse, is kept
-here and may be lost there.
+The types are string, number and boolean. A Date is sent as a string, and Growlytics does not document how it tells one
+from the other. Here every string is a string. So Growlytics may drop a date that follows another text, or the reverse,
+where the sandbox keeps it.
 
-Pure. The number of events kept is bounded; the types remembered and the counters are not, they grow with the names and
-the statuses that tests use. Only the sandbox and tests import this module.
+Pure. The number of events kept is bounded. The types and the counters are not: they grow with the names and statuses that
+tests use. Only the sandbox and tests import this module.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ _TYPE_NAMES: Final[Mapping[type, str]] = {str: "string", int: "number", float: "
 
 @dataclass(frozen=True)
 class StoredEvent:
-    """One event that was accepted. What its body says is decoded when it is asked for."""
+    """One event that was accepted. Its body is decoded on first use."""
 
     sequence: int
-    """1 for the first event since the start or since the events were forgotten; rises by one."""
+    """1 for the first event since the start, or since events were last forgotten; then 2, and so on."""
     received_at: float
     """Seconds since 1970."""
     raw: bytes
@@ -58,7 +58,7 @@ class StoredEvent:
 
     @property
     def attributes(self) -> dict[str, str | float | bool]:
-        """The attributes kept. Integers beyond 64 bits may have become floats; `raw` has every digit."""
+        """The attributes kept. Integers beyond 64 bits may be floats here; `raw` has every digit."""
         return {name: value for name, value in self._body["attributes"].items() if name not in self.dropped}
 
     def as_json(self) -> dict[str, Any]:
@@ -76,11 +76,11 @@ class StoredEvent:
 
 
 class Store:
-    """The events that were accepted, the oldest `max_events` of them, and the first-seen types of their attributes."""
+    """The first `max_events` events that were accepted, and the first-seen types of attributes."""
 
     def __init__(self, *, max_events: int) -> None:
         self._max_events = max_events
-        # Plain tuples: the garbage collector stops looking at tuples of plain values, so a million cost it nothing.
+        # Plain tuples: the garbage collector stops tracking tuples of plain values, so a million of them cost it nothing.
         self._kept: list[tuple[float, bytes, tuple[str, ...]]] = []
         self._types: dict[str, dict[str, str]] = {}
         self._stored = 0
@@ -100,19 +100,19 @@ class Store:
             self._kept.append((received_at, raw, dropped))
 
     def events(self, offset: int = 0, limit: int | None = None) -> list[StoredEvent]:
-        """Return up to `limit` events, all by default, without the first `offset`, in the order of their coming."""
+        """Return up to `limit` events, all by default, after the first `offset`, in order of arrival."""
         page = self._page(offset, limit)
         return [StoredEvent(offset + number, *kept) for number, kept in enumerate(page, 1)]
 
     def raw_texts(self, offset: int = 0, limit: int | None = None) -> list[str]:
-        """Return the bodies alone, likewise: a tenth of the work."""
+        """Return the same page as bodies alone, for a tenth of the work."""
         return [raw.decode() for _, raw, _ in self._page(offset, limit)]
 
     def _page(self, offset: int, limit: int | None) -> list[tuple[float, bytes, tuple[str, ...]]]:
         return self._kept[offset : None if limit is None else offset + limit]
 
     def counters(self) -> dict[str, int]:
-        """Return how many events were stored, and of these not kept for want of room, and attributes dropped."""
+        """Return how many events were stored, how many of them were not kept for lack of room, and attributes dropped."""
         return {
             "stored": self._stored,
             "stored_not_kept": self._stored - len(self._kept),
@@ -127,9 +127,10 @@ class Store:
 
 
 class Counters:
-    """What happened to the requests for the API; control requests do not count.
+    """What happened to the requests for the API; control requests are not counted.
 
-    At rest, `requests` is the sum of `stored`, `unauthorized`, `contract_violations`, `rate_limited`, `success_false`,
+    When nothing is in flight, `requests` is the sum of `stored`,
+    `unauthorized`, `contract_violations`, `rate_limited`, `success_false`,
     `reset_before_read`, `reset_after_read`, `hangs`, every `injected_<status>` and every `refused_<status>`.
     """
 
@@ -140,12 +141,12 @@ class Counters:
         self.forget()
 
     def forget(self) -> None:
-        """Start again from 0; what is in flight still is."""
+        """Start again from 0, but for the requests in flight."""
         self._max_in_flight = self._in_flight
         self._counts = dict.fromkeys(_COUNTED, 0)
 
     def arrived(self) -> None:
-        """Count a request that came and is in flight until `left`."""
+        """Count a request that arrived; it is in flight until `left`."""
         self._counts["requests"] += 1
         self._in_flight += 1
         self._max_in_flight = max(self._max_in_flight, self._in_flight)

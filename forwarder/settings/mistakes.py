@@ -1,7 +1,7 @@
-"""Common mistakes in values, files and names of variables, and what to say of them.
+"""Common mistakes in values, files and names of variables, and what to say about them.
 
-A fault is never right, so it is refused; a doubt may be meant so, and is a warning. Both say what to do, and never show a
-value, as it may be a secret. All is pure. Only the package's own modules import this one.
+A fault is never right, so the value is refused. A doubt may be right, so it is a warning. Both say what to do, and never
+show a value, as it may be a secret. Pure. Only the modules of this package import this one.
 """
 
 import re
@@ -21,9 +21,9 @@ _GIVEN: Final = r"\W?\s*(?:=[^=]|:\s*[\"'\s])"
 _ASSIGNMENT: Final = re.compile(
     rf"(?:(?:export|set)\s+\w+=|\W{{0,2}}(?:(?i:x-growlytics-key)\W?\s*[=:]|(?:{_OUR_NAME}){_GIVEN})).*", re.DOTALL
 )
-"""What begins with a name of ours, or as a shell's command, and so is never a secret."""
+"""Text that begins with a name of ours or with a shell command; it is never a secret."""
 _NAMED: Final = re.compile(rf"(?:[A-Z_][A-Z0-9_]{{2,}}|\w*(?:key|token|secret|proxy)\w*){_GIVEN}.*", re.DOTALL)
-"""What begins with any other name, and may be a secret: there are such with an equals sign within."""
+"""Text that begins with another name; it may be a secret, as some have an equals sign in them."""
 _SAMPLE: Final = re.compile(
     r"(?:your|my|the)?[-_ ]?(?:growlytics[-_ ])?(?:api|app)[-_ ]?key|(?:change|replace)[-_ ]?me\w*|\.+|x+|"
     r"\$\w+|%\w+%|\[.*\]|__\w+__"
@@ -36,37 +36,37 @@ _BOMS: Final = re.compile(rb"(?:\xef\xbb\xbf)*")
 
 
 def is_quoted(text: str) -> bool:
-    """Whether text has quotes around it, as `docker --env-file` leaves them and a shell does not."""
+    """Whether text has quotes around it, which `docker --env-file` keeps and a shell removes."""
     return len(text) > 1 and _QUOTED.fullmatch(text) is not None
 
 
 def is_utf_16(content: bytes) -> bool:
-    """Whether a file is UTF-16 or UTF-32, as Windows writes it at times: it says so, or has zeros between its letters."""
+    """Whether a file is UTF-16 or UTF-32, as Windows sometimes writes it: it has the mark, or zeros between its letters."""
     return content.startswith(_UTF_16) or b"\0" in content[:4]
 
 
 def without_boms(content: bytes) -> bytes:
-    """Return a file's content without its byte-order marks: each program that saves it may have put one before it."""
+    """Return a file's content without its byte-order marks: each program that saved it may have added one."""
     return _BOMS.sub(b"", content, count=1)
 
 
 def path_fault(text: str) -> str:
     """Return what is wrong with a path; empty if nothing is."""
     if is_quoted(text):
-        return "has quotes around it, which belong to the path so; leave them out"
+        return "has quotes around it, which would be part of the path; leave them out"
     if text.startswith("~"):
-        return "begins with ~, which only a shell replaces by a home directory; write the whole path (or ./~ if you mean it)"
+        return "begins with ~, which only a shell makes a home directory; write the whole path (or ./~ if you mean it)"
     if re.match(rf"{_VARIABLE}|{_SPECIFIER}", text):
-        return "begins with a variable, and settings have none; write the whole path (or ./ before it if you mean it)"
+        return "begins with a variable, which settings do not replace; write the whole path (or ./ before it if you mean it)"
     return ""
 
 
 def path_doubt(text: str) -> str:
     """Return what may be wrong with a path that can be used; empty if nothing is."""
     if re.search(rf"{_VARIABLE}|(?<=/){_SPECIFIER}", text):
-        return "looks as if it held a variable, and nothing is replaced in settings: is this path meant so?"
+        return "seems to hold a variable, which settings do not replace; is this path correct?"
     if text != text.strip():
-        return "begins or ends with a space: is this path meant so?"
+        return "begins or ends with a space; is this path correct?"
     return ""
 
 
@@ -75,7 +75,7 @@ def secret_fault(text: str) -> str:
     if is_quoted(text):
         return "has quotes around it, which would be sent too; leave them out (docker --env-file keeps them)"
     if _PLACEHOLDER.fullmatch(text):
-        return "is a placeholder, and nothing is replaced in settings and files; give the secret itself"
+        return "is a placeholder, which settings and files do not replace; give the secret itself"
     if _ASSIGNMENT.fullmatch(text):
         return "begins with a name, as in NAME=secret; give the secret itself and nothing else"
     if text.isascii() and text.isprintable() and text == text.strip():
@@ -86,22 +86,22 @@ def secret_fault(text: str) -> str:
 
 
 def key_doubt(text: str) -> str:
-    """Return what may be wrong with an API key, beyond what may be with any secret; empty if nothing is."""
+    """Return what may be wrong with an API key, besides the doubts about every secret; empty if nothing is."""
     if _NAMED.fullmatch(text):
         return "looks like NAME=secret: is it the secret and nothing else?"
     return ""
 
 
 def _unsendable(text: str) -> str:
-    """Return what in a text no header can hold."""
+    """Return what in a text cannot be in a header."""
     inner = text.rstrip("\r\n")
     faults = {
         "it begins with a byte-order mark (save it as UTF-8 without BOM)": text.startswith("\ufeff"),
         "it has several lines": "\n" in inner or "\r" in inner,
-        "it ends with a line break (are the line ends of the file those of Windows?)": inner != text,
+        "it ends with a line break (does the file have the line ends of Windows?)": inner != text,
         "it holds a character that is not ASCII (copy it again, as plain text)": not text.isascii()
         and text.isprintable(),
-        "it holds a character that cannot be seen (copy it again, as plain text)": not text.isprintable(),
+        "it holds an invisible character (copy it again, as plain text)": not text.isprintable(),
         "it begins or ends with a space": True,
     }
     return next(fault for fault, found in faults.items() if found)
@@ -112,9 +112,9 @@ def secret_doubt(text: str) -> str:
     if _SAMPLE.fullmatch(text.lower()):
         return "looks like a placeholder; give the secret itself"
     if text.startswith(("/", "./", "~")):
-        return "looks like the path of a file; that belongs into the setting of the same name with _file"
+        return "looks like the path of a file; a path belongs in the setting of the same name with _file"
     if len(text) > 1 and (text.startswith(_QUOTES) or text.endswith(_QUOTES)):
-        return "begins or ends with a quote, which is sent too; if it does not belong to the secret, leave it out"
+        return "begins or ends with a quote, which is sent too; leave it out if it is not part of the secret"
     if " " in text:
         return "holds a space: is it the secret and nothing else?"
     return ""
@@ -126,16 +126,16 @@ def secret_doubt(text: str) -> str:
 def misspelt(
     ignored: Sequence[str], others: Collection[str], paths: Mapping[tuple[str, str], str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield each variable that was probably meant for a setting, with the names of those that exist, joined by "or".
+    """Yield each misspelt variable, with the names of the settings that were probably meant, joined by "or".
 
-    `ignored` begin with FORWARDER_ and name no setting; `others` are all the rest of the environment. `paths` has the
-    variable of each setting by section and key. What Kubernetes makes for a Service is never meant so.
+    `ignored` begin with FORWARDER_ and are not settings; `others` are all other variables. `paths` has the variable of
+    each setting by section and key. The variables that Kubernetes makes for a Service are never misspelt ones.
     """
     for variable in ignored:
         if not _KUBERNETES.fullmatch(variable) and (meant := _meant(variable[len("FORWARDER_") :], paths)):
             yield variable, meant
     for variable in others:
-        # In lower case, with dots or hyphens, after a byte-order mark of the file that it is from.
+        # It may have lower case, dots or hyphens, or begin with a byte-order mark of its file.
         name = re.sub("[-.]", "_", variable.lstrip("\ufeff").strip()).upper().removeprefix("GROWLYTICS_FORWARDER_")
         if _KUBERNETES.fullmatch(name) or variable in _CONVENIENT:
             continue
@@ -144,7 +144,7 @@ def misspelt(
         elif name.startswith("FORWARDER_") or variable.upper().startswith("GROWLYTICS_FORWARDER_"):
             meant = _meant(name.removeprefix("FORWARDER_"), paths)
         else:
-            # A word before the whole name is on purpose, as in OTHER_GROWLYTICS_API_KEY.
+            # A word before the whole name is intended, as in OTHER_GROWLYTICS_API_KEY.
             meant = "" if name.endswith(_WITH_A_WORD_BEFORE) else _nearest_convenient(name, cutoff=0.9)
         if meant:
             yield variable, meant
@@ -161,7 +161,7 @@ _OTHER_WORDS: Final = {
 
 
 def _meant(name: str, paths: Mapping[tuple[str, str], str]) -> str:
-    """Return the variables that were probably meant by what follows FORWARDER_; empty if none is near."""
+    """Return the variables that the part after FORWARDER_ probably meant; empty if none is near."""
     flat = re.sub("__+", "_", name.lower().strip("_"))
     whole = {f"{section}_{key}".strip("_"): variable for (section, key), variable in paths.items()}
     if flat in whole:
@@ -185,7 +185,7 @@ def _meant_of_growlytics(name: str, paths: Mapping[tuple[str, str], str]) -> str
 
 
 def _nearest_convenient(name: str, *, cutoff: float) -> str:
-    """Return the one of the two variables for the key that a name is almost; empty if it is not near."""
+    """Return which of the two variables for the key a name almost is; empty if it is near neither."""
     if not any(_letters_apart(name, each) <= _MOST_APART for each in _CONVENIENT):
         return ""
     import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
@@ -194,6 +194,6 @@ def _nearest_convenient(name: str, *, cutoff: float) -> str:
 
 
 def _letters_apart(one: str, other: str) -> int:
-    """Return how many letters one has and the other has not, in any order: quick, and at most twice the typing errors."""
+    """Return how many letters only one of the two has, in any order: quick, and at most twice the typing errors."""
     letters, others = Counter(one), Counter(other)
     return (letters - others).total() + (others - letters).total()

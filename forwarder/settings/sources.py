@@ -1,9 +1,8 @@
 """From what people write to settings: the TOML file, the environment, `--set` and secret files, merged and structured.
 
-Nothing here knows a setting by name, but for the convenience variables and systemd's. The settings are told by their
-class: sections are attrs classes, and each setting is annotated with its reader and its description. What is wrong is
-collected, one message for each name, so that all of it can be shown at once. Only `forwarder.settings` imports this
-module.
+Nothing here knows a setting by name, except the convenience variables and systemd's. The settings come from a class of
+sections, which are attrs classes; each setting is declared with its reader and its description. Errors are collected, one
+message for each name, so that all of them can be shown at once. Only `forwarder.settings` imports this module.
 """
 
 import stat
@@ -11,44 +10,28 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
 from forwarder.settings import mistakes
-from forwarder.settings.values import (
-    KIB,
-    ChoiceTable,
-    Reader,
-    RefusedError,
-    Secret,
-    SecretFile,
-    SecretText,
-    Text,
-    reader_of,
-)
+from forwarder.settings.values import KIB, SECRET, SECRET_FILE, About, Reader, RefusedError, Secret, Text
 
 Root = TypeVar("Root", bound=attrs.AttrsInstance)
 
 _MAX_SECRET_FILE_BYTES = 64 * KIB
 
 
-class Live:
-    """Marks a setting that a running daemon takes up on SIGHUP; the others need a restart."""
-
-
-LIVE: Final = Live()
-
 Name = tuple[str, ...]
 """A setting's name: `("delivery", "max_concurrency")`, or `("loop",)` at the top level."""
 
 Failures = dict[Name, str]
-"""What is wrong and the mend, by the name of the setting, or of the source, that it is about."""
+"""What is wrong and how to fix it, by the name of the setting or the source."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value as somebody gave it, not checked yet."""
+    """A value as it was given, not checked yet."""
 
     value: object = field(repr=False)  # may be a secret
     origin: str
@@ -56,19 +39,20 @@ class Given:
 
 
 Layer = dict[Name, Given]
-"""What one source gave, or several together."""
+"""What one source gave, or several merged."""
 
 
 @dataclass(frozen=True)
-class Field:
+class KnownSetting:
     """One setting that exists."""
 
     section: str
     """Empty at the top level."""
     key: str
-    reader: Reader
+    reader: Reader[Any]
     description: str
-    default: object
+    default: str | None
+    """As TOML text; None if there is none."""
     live: bool
     """Whether a running daemon takes it up on SIGHUP."""
 
@@ -80,29 +64,33 @@ class Field:
     def path(self) -> str:
         return ".".join(self.name)
 
+    @property
+    def type(self) -> str:
+        """What it must be, with unit and range."""
+        return self.reader.type_text
 
-def fields_of(root: type[attrs.AttrsInstance]) -> list[Field]:
+    def of(self, settings: attrs.AttrsInstance) -> object:
+        """Return its value in `settings`."""
+        return getattr(getattr(settings, self.section) if self.section else settings, self.key)
+
+
+def known_settings(root: type[attrs.AttrsInstance]) -> list[KnownSetting]:
     """Return every setting of a class of sections, in order."""
     found = []
     for outer in attrs.fields(root):
         is_section = attrs.has(outer.type)
         for each in attrs.fields(outer.type) if is_section else [outer]:
-            reader, description = reader_of(each.type), _description(each.type)
-            assert reader is not None, f"{each.name} needs a reader"
-            section, is_live = outer.name if is_section else "", LIVE in each.type.__metadata__
-            found.append(Field(section, each.name, reader, description, each.default, is_live))
+            about: About = each.metadata[About]
+            section, default = outer.name if is_section else "", about.reader.toml(each.default)
+            found.append(KnownSetting(section, each.name, about.reader, about.description, default, about.live))
     return found
-
-
-def _description(kind: Any) -> str:
-    return next(each for each in kind.__metadata__ if isinstance(each, str))
 
 
 def gather(
     config: Path | None, environ: Mapping[str, str], overrides: Sequence[str], root: type[attrs.AttrsInstance]
 ) -> tuple[Layer, Failures, list[str]]:
     """Read and merge all sources; return what they give, what is wrong with them, and warnings."""
-    fields = fields_of(root)
+    fields = known_settings(root)
     sections = {each.section for each in fields} - {""}
     from_file, failures, warnings = _from_file(config, sections) if config is not None else ({}, {}, [])
     from_environ, ignored = _from_environ(environ, sections, {each.key for each in fields if not each.section})
@@ -115,12 +103,12 @@ def gather(
     return given, failures, warnings + _about_variables(environ, ignored, fields)
 
 
-def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields: Sequence[Field]) -> list[str]:
-    """Return what to say of variables that name no setting: what was probably meant, and for the rest, which they are."""
+def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields: Sequence[KnownSetting]) -> list[str]:
+    """Return warnings about variables that are not settings: what was probably meant, or else just their names."""
     paths = {
         (each.section, each.key): f"FORWARDER_{'__'.join(each.name).upper()}"
         for each in fields
-        if not isinstance(each.reader, ChoiceTable)
+        if not each.reader.table_example
     }
     others = sorted(name for name in environ if not name.startswith("FORWARDER_"))
     meant = dict(mistakes.misspelt(ignored, others, paths))
@@ -130,7 +118,7 @@ def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields:
     ]
     if rest := [variable for variable in ignored if variable not in meant]:
         names = printable_path(tuple(rest), ", ")
-        warnings.append(f"ignored, as a setting is FORWARDER_<SECTION>__<KEY> and these are none: {names}")
+        warnings.append(f"ignored, as they are not settings, which are FORWARDER_<SECTION>__<KEY>: {names}")
     return warnings
 
 
@@ -164,7 +152,7 @@ def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures
 def _from_environ(
     environ: Mapping[str, str], sections: Collection[str], top_level: Collection[str]
 ) -> tuple[Layer, list[str]]:
-    """Return what the `FORWARDER_…` variables give, and the names of those that are none of ours."""
+    """Return what the `FORWARDER_…` variables give, and the names of those that are not settings."""
     layer: Layer = {}
     ignored = []
     for variable in sorted(environ):
@@ -184,9 +172,9 @@ def _from_environ(
 
 
 def _from_convenience(environ: Mapping[str, str], explicit: Layer) -> Layer:
-    """Return what `GROWLYTICS_API_KEY` and `GROWLYTICS_API_KEY_FILE` give: nothing if `explicit` has one of the two.
+    """Return what `GROWLYTICS_API_KEY` and `GROWLYTICS_API_KEY_FILE` give: nothing if `explicit` has a key or key file.
 
-    An empty one is as good as missing: that is what a compose file passes on when there is none.
+    An empty variable counts as missing: a compose file passes one on for a variable that is not set.
     """
     names = {f"GROWLYTICS_{key.upper()}": ("growlytics", key) for key in ("api_key", "api_key_file")}
     if not explicit.keys().isdisjoint(names.values()):
@@ -195,9 +183,9 @@ def _from_convenience(environ: Mapping[str, str], explicit: Layer) -> Layer:
 
 
 def _from_systemd(environ: Mapping[str, str]) -> Layer:
-    """Return what the unit's `StateDirectory=` gives, as systemd tells it: nothing if there is none.
+    """Return what the unit's `StateDirectory=` gives, which systemd passes on; nothing if there is none.
 
-    Several directories are separated by colons; the first one counts.
+    Colons separate several directories; the first one counts.
     """
     directory = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     return {("buffer", "directory"): Given(Text(directory), "in STATE_DIRECTORY")} if directory else {}
@@ -210,7 +198,7 @@ def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tupl
         path, equals, value = override.partition("=")
         section, dot, key = path.partition(".")
         if not equals or not path:
-            # Not shown: it may hold a key.
+            # It is not shown, as it may hold a key.
             malformed[f"--set (number {number})",] = "must be written section.key=value"
         elif dot and section in sections:
             layer[section, key] = Given(Text(value), "in --set")
@@ -220,11 +208,12 @@ def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tupl
 
 
 def read_secrets(given: Layer, root: type[attrs.AttrsInstance]) -> Failures:
-    """Add to `given` each secret of which only the file is given."""
+    """Add to `given` each secret that is given as a file."""
     failures: Failures = {}
-    for each in fields_of(root):
-        secret, file = (each.section, each.key), (each.section, f"{each.key}_file")
-        if not isinstance(each.reader, SecretText) or file not in given:
+    known = [each.name for each in known_settings(root)]
+    for secret in known:
+        file = (*secret[:-1], f"{secret[-1]}_file")
+        if file not in known or file not in given:
             continue
         if secret in given:
             failures[secret] = f"is given twice, also as {'.'.join(file)} {given[file].origin}; keep one"
@@ -239,10 +228,10 @@ def read_secrets(given: Layer, root: type[attrs.AttrsInstance]) -> Failures:
 def read_secret_file(path: object) -> Secret:
     """Return the secret in a file, without the newline at its end, or raise `RefusedError` with the reason.
 
-    A relative path starts at the working directory. At most 64 KiB are read, so that even /dev/zero does no harm.
+    A relative path is relative to the working directory. At most 64 KiB are read, so that even /dev/zero does no harm.
     """
     try:
-        with Path(SecretFile().read(path)).open("rb") as file:
+        with Path(SECRET_FILE.read(path)).open("rb") as file:
             content = file.read(_MAX_SECRET_FILE_BYTES + 1)
     except OSError as error:
         raise RefusedError(f"names a file that cannot be read: {error.strerror}") from None
@@ -250,12 +239,12 @@ def read_secret_file(path: object) -> Secret:
         raise RefusedError("names a file that is larger than 64 KiB, too large for a secret")
     if mistakes.is_utf_16(content):
         raise RefusedError("names a file in UTF-16; save it as plain text, in UTF-8 without BOM")
-    # What is not UTF-8 is refused as what is not ASCII.
+    # Bytes that are not UTF-8 become characters that are refused like all that are not ASCII.
     text = content.decode("utf-8", "surrogateescape").rstrip("\r\n")
     if not text:
         raise RefusedError("names a file that is empty; write the secret into it")
     try:
-        return SecretText().read(text)
+        return SECRET.read(text)
     except RefusedError as refused:
         raise RefusedError(f"names a file whose content {refused}") from None
 
@@ -273,13 +262,13 @@ def certificates_fault(path: str) -> str | None:
         return "names a file that does not hold certificates in PEM form"
     except OSError as error:
         return f"names a file that cannot be read: {error.strerror}"
-    # There may be revocation lists only.
+    # The file may hold nothing but revocation lists.
     return None if context.cert_store_stats()["x509"] else "names a file that holds no certificate"
 
 
 def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures, list[str]]:
-    """Make settings of what is given; return warnings, too. What is refused stays at its default, and is a failure."""
-    fields = fields_of(root)
+    """Return the settings that `given` makes, failures and warnings. A refused setting has its default, and a failure."""
+    fields = known_settings(root)
     known = {each.name: each for each in fields}
     failures: Failures = {}
     warnings = []
@@ -303,15 +292,15 @@ def structure(given: Layer, root: type[Root]) -> tuple[Root, Failures, list[str]
     return root(**top_level, **{name: kinds[name](**values) for name, values in sections.items()}), failures, warnings
 
 
-def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
-    """Return the message for a setting that does not exist, with the one that was probably meant."""
+def _unknown(section: str, key: str, fields: Sequence[KnownSetting]) -> str:
+    """Return the message for a setting that does not exist; it names the setting that was probably meant."""
     for each in fields:
         inside_of_it = key.startswith((f"{each.key}.", f"{each.key}__"))
-        if isinstance(each.reader, ChoiceTable) and each.section == section and inside_of_it:
-            return f"{each.path} is a table, which can be set in the file only, like {each.reader.example}"
+        if each.reader.table_example and each.section == section and inside_of_it:
+            return f"{each.path} is a table, which can be set in the file only, like {each.reader.table_example}"
     siblings = {each.key: each.path for each in fields if each.section == section}
     if not section:
-        # Here a section may be misspelt, or, in `--set`, a path.
+        # At the top level it may be a misspelt section or, in `--set`, a misspelt path.
         siblings |= {each.section: each.section for each in fields if each.section}
         siblings |= {each.path: each.path for each in fields}
     import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
@@ -320,9 +309,9 @@ def _unknown(section: str, key: str, fields: Sequence[Field]) -> str:
     meant = near or [each.path for each in fields if each.key == key]
     if meant:
         return f"does not exist; did you mean {' or '.join(meant)}?"
-    return f"does not exist; here one can set {', '.join(each for each in siblings if '.' not in each)}"
+    return f"does not exist; the settings here are {', '.join(each for each in siblings if '.' not in each)}"
 
 
 def printable_path(name: Name, separator: str = ".") -> str:
-    """Return a name as a dotted path, fit for a terminal even if a stranger chose it."""
+    """Return a name as a dotted path, safe to print even if a stranger chose it."""
     return separator.join(part if part.isprintable() else ascii(part) for part in name)

@@ -1,8 +1,8 @@
-"""The values that settings have, and what reads, describes and writes each kind of them.
+"""The values that settings have, and one reader for each kind of value, which reads, describes and writes it.
 
-A reader gets what TOML gave (a string, an integer, a table, …) or `Text`, and returns the setting's value or raises
-`RefusedError`. Nothing is coerced, and all is pure. Only `forwarder.settings` and `forwarder.settings.sources` import
-this module; everybody else finds `Secret` and `Address` in `forwarder.settings`.
+A reader gets what TOML gave (a string, an integer, a table, …) or a `Text`. It returns the setting's value or raises
+`RefusedError`. It coerces nothing. All but `GROUP` is pure. Only the modules of this package import this one; all others
+find `Secret` and `Address` in `forwarder.settings`.
 """
 
 import grp
@@ -12,10 +12,9 @@ import json
 import os
 import re
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Final, Generic, TypeVar, get_args
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
@@ -27,7 +26,7 @@ MIB = 1024 * KIB
 
 _UNIT_BYTES = {"GiB": 1024 * MIB, "MiB": MIB, "KiB": KIB}
 _MASK = "********"
-_NO_FILE = "is empty; leave the setting out if there is none"
+_EMPTY = "is empty; leave the setting out if there is none"
 _MALFORMED_HOST = "its host or port is malformed"
 _SMALLEST = sys.float_info.min * sys.float_info.epsilon
 """The smallest number above 0."""
@@ -36,17 +35,21 @@ _MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the fina
 
 
 class Text(str):
-    """A value from the environment or `--set`: it is parsed as the setting's type demands."""
+    """A value from the environment or `--set`, to be parsed as the setting's type."""
 
     __slots__ = ()
 
 
 class RefusedError(ValueError):
-    """A value that a setting cannot take. The message says what is wrong and how to fix it; it never holds a secret."""
+    """A setting cannot have this value. The message says what is wrong and how to fix it; it never shows a secret."""
+
+
+class _UnfitError(ValueError):
+    """Raised by a parser: `Reader.read` is to say what the value must be. The message is a hint, and may be empty."""
 
 
 class Secret:
-    """Text that is never shown: only `reveal` gives it."""
+    """Text that is never shown: only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -54,7 +57,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the secret itself, to be sent and nothing else."""
+        """Return the secret itself, only to send or compare it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -80,7 +83,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it. Of names only `localhost` counts: others may resolve anywhere."""
+        """Whether only this machine can reach it. No name but `localhost` counts: others may resolve to any address."""
         return _is_loopback(self.host)
 
     def __str__(self) -> str:
@@ -92,362 +95,274 @@ class Group:
     """A group of this machine's users."""
 
     name: str
-    """As the setting has it: perhaps the number."""
+    """As the setting has it: a name, or a number in digits."""
     number: int
 
     def __str__(self) -> str:
         return self.name
 
 
-class Reader(ABC):
-    """Reads one kind of value."""
+Value = TypeVar("Value")
 
-    @property
-    @abstractmethod
-    def type_text(self) -> str:
-        """What a value must be, to follow the words "must be"."""
 
-    @abstractmethod
-    def read(self, value: object) -> object:
-        """Return the setting's value, or raise `RefusedError`."""
+def _no_doubt(_value: object) -> str:
+    return ""
 
-    def doubt(self, value: object) -> str:  # noqa: ARG002 - most have none
-        """Return what may be wrong with a value that was read, to follow the setting's name; empty if nothing is."""
-        return ""
 
-    def toml(self, value: object) -> str | None:
-        """Return a setting's value as TOML text; None if only leaving the setting out says "not set"."""
-        return None if value is None else _toml(value)
-
-    def refuse(self, value: object, fix: str = "") -> RefusedError:
-        """Return the error for a value, which it shows."""
-        return RefusedError(f"must be {self.type_text}, not {_shown(value)}" + (fix and f"; {fix}"))
-
-    def refuse_first(self, faults: Mapping[str, bool]) -> None:
-        """Raise `RefusedError` with the first fault that was found, without the value."""
-        for fault, found in faults.items():
-            if found:
-                raise RefusedError(f"must be {self.type_text}; {fault}")
-
-    def split(self, url: str) -> tuple[SplitResult, str]:
-        """Return the parts of a URL and its host, which may be empty, or raise `RefusedError`, which does not show it."""
-        try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname or "", parts.port  # the port is only checked when it is asked for
-        except ValueError:
-            raise RefusedError(f"must be {self.type_text}; {_MALFORMED_HOST}") from None
-        return parts, host
+def _written(value: object) -> str | None:
+    return None if value is None else _toml(value)
 
 
 @attrs.frozen
-class Flag(Reader):
-    type_text = "true or false"
-
-    def read(self, value: object) -> bool:
-        if isinstance(value, Text) and value.lower() in {"true", "false"}:
-            return value.lower() == "true"
-        if not isinstance(value, bool):
-            raise self.refuse(value)
-        return value
-
-
-@attrs.frozen
-class Integer(Reader):
-    low: int
-    high: int | None = None
-
-    @property
-    def type_text(self) -> str:
-        return f"an integer {self._range(str)}"
-
-    def read(self, value: object) -> int:
-        number = self._parse(value)
-        if number is None or number < self.low or (self.high is not None and number > self.high):
-            raise self.refuse(value)
-        return number
-
-    def _parse(self, value: object) -> int | None:
-        return _integer(value)
-
-    def _range(self, show: Callable[[int], str]) -> str:
-        return f"from {show(self.low)} " + ("up" if self.high is None else f"to {show(self.high)}")
-
-
-@attrs.frozen
-class Size(Integer):
-    """A number of bytes, as an integer or with a unit."""
-
-    @property
-    def type_text(self) -> str:
-        return f'a size {self._range(size_text)}, in bytes or like "256 MiB"'
-
-    def _parse(self, value: object) -> int | None:
-        number = _integer(value)
-        if number is not None or not isinstance(value, str):
-            return number
-        with_unit = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB)", value)
-        if with_unit is None:
-            raise self.refuse(value, "the units are KiB, MiB and GiB, after a whole number")
-        return int(with_unit[1]) * _UNIT_BYTES[with_unit[2]]
-
-    def toml(self, value: object) -> str:
-        assert isinstance(value, int)
-        text = size_text(value)
-        return text if text.isdecimal() else _toml(text)
-
-
-@attrs.frozen
-class Number(Reader):
-    """A number within a range, or 0 where that means "none"; an integer is as good as a float."""
+class Reader(Generic[Value]):
+    """Reads, describes and writes one kind of value."""
 
     type_text: str
-    low: float
-    high: float
-    zero: bool = False
-    """Whether 0 is allowed beside the range."""
+    """What a value must be, to follow the words "must be"."""
+    parse: Callable[[object], Value]
+    """Returns the setting's value; raises `_UnfitError`, or `RefusedError` with a message of its own."""
+    doubt: Callable[[Any], str] = _no_doubt
+    """Returns what may be wrong with a value that was read, to follow the setting's name; empty if nothing is."""
+    toml: Callable[[Any], str | None] = _written
+    """Returns a setting's value as TOML text; None if only leaving the setting out says "not set"."""
+    shows_value: bool = True
+    """Whether an error may show the value."""
+    table_example: str = ""
+    """Of a kind that only the file can hold, as it is a table: an example. Empty for all other kinds."""
 
-    def read(self, value: object) -> float:
+    def read(self, value: object) -> Value:
+        """Return the setting's value, or raise `RefusedError`."""
+        try:
+            return self.parse(value)
+        except _UnfitError as unfit:
+            shown = f", not {_shown(value)}" if self.shows_value else ""
+            hint = f"; {unfit}" if unfit.args else ""
+            raise RefusedError(f"must be {self.type_text}{shown}{hint}") from None
+
+
+@attrs.frozen
+class About:
+    """What a setting's declaration says of it, besides its default."""
+
+    reader: Reader[Any]
+    description: str
+    live: bool
+    """Whether a running daemon takes it up on SIGHUP."""
+
+
+def live(default: Value, reader: Reader[Any], description: str) -> Value:
+    """Declare a setting that a running daemon takes up on SIGHUP."""
+    return attrs.field(default=default, metadata={About: About(reader, description, live=True)})
+
+
+def fixed(default: Value, reader: Reader[Any], description: str) -> Value:
+    """Declare a setting that only a restart changes."""
+    return attrs.field(default=default, metadata={About: About(reader, description, live=False)})
+
+
+def _text(value: object, *, printable: bool = False) -> str:
+    if not isinstance(value, str) or (printable and not value.isprintable()):
+        raise _UnfitError
+    return str(value)
+
+
+def _raise_first(faults: Mapping[str, bool]) -> None:
+    """Raise `_UnfitError` with the first fault that was found."""
+    for fault, found in faults.items():
+        if found:
+            raise _UnfitError(fault)
+
+
+# Switches, numbers and words
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, Text) and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise _UnfitError
+    return value
+
+
+FLAG: Final = Reader("true or false", _flag)
+
+
+def integer(low: int, high: int | None = None) -> Reader[int]:
+    """Return the reader of an integer within a range; without `high` it has no upper end."""
+    return Reader(f"an integer {_range(low, high, str)}", lambda value: _within(_integer(value), low, high))
+
+
+def size(low: int, high: int | None = None) -> Reader[int]:
+    """Return the reader of a number of bytes within a range, given as an integer or with a unit."""
+    text = f'a size {_range(low, high, size_text)}, in bytes or like "256 MiB"'
+    return Reader(text, lambda value: _within(_bytes(value), low, high), toml=_size_toml)
+
+
+def _range(low: int, high: int | None, show: Callable[[int], str]) -> str:
+    return f"from {show(low)} " + ("up" if high is None else f"to {show(high)}")
+
+
+def _within(number: int | None, low: int, high: int | None) -> int:
+    if number is None or number < low or (high is not None and number > high):
+        raise _UnfitError
+    return number
+
+
+def _bytes(value: object) -> int | None:
+    number = _integer(value)
+    if number is not None or not isinstance(value, str):
+        return number
+    with_unit = re.fullmatch(r"([0-9]{1,15}) ?(KiB|MiB|GiB)", value)
+    if with_unit is None:
+        raise _UnfitError("the units are KiB, MiB and GiB, after a whole number")
+    return int(with_unit[1]) * _UNIT_BYTES[with_unit[2]]
+
+
+def _size_toml(size_bytes: int) -> str:
+    text = size_text(size_bytes)
+    return text if text.isdecimal() else _toml(text)
+
+
+def seconds(at_most: int, *, zero: bool = False) -> Reader[float]:
+    """Return the reader of a duration in seconds, above 0; with `zero`, 0 is allowed too."""
+    text = f"a number of seconds, {'from 0' if zero else 'above 0 and up'} to {at_most}"
+    return _real(text, _SMALLEST, at_most, zero=zero)
+
+
+def rate(at_least: float, at_most: int) -> Reader[float]:
+    """Return the reader of how often a second something may happen; 0 is no limit."""
+    return _real(f"a number per second, from {at_least} to {at_most}, or 0 for no limit", at_least, at_most, zero=True)
+
+
+def _real(type_text: str, low: float, high: float, *, zero: bool) -> Reader[float]:
+    def parse(value: object) -> float:
         number = _number(value)
         # NaN and infinity fail this, as do integers that no float can hold.
-        if number is None or not (self.low <= number <= self.high or (self.zero and number == 0)):
-            raise self.refuse(value)
+        if number is None or not (low <= number <= high or (zero and number == 0)):
+            raise _UnfitError
         return float(number)
 
-
-def seconds(at_most: int, *, zero: bool = False) -> Number:
-    """Return what reads a duration in seconds."""
-    return Number(
-        f"a number of seconds, {'from 0' if zero else 'above 0 and up'} to {at_most}", _SMALLEST, at_most, zero
-    )
+    return Reader(type_text, parse)
 
 
-def rate(at_least: float, at_most: int) -> Number:
-    """Return what reads how often a second something may happen; 0 is no limit."""
-    text = f"a number per second, from {at_least} to {at_most}, or 0 for no limit"
-    return Number(text, at_least, at_most, zero=True)
+def choice(literal: Any) -> Reader[str]:
+    """Return the reader of one of the words of a `Literal`."""
+    words = get_args(literal)
 
-
-@attrs.frozen
-class Choice(Reader):
-    words: tuple[str, ...]
-
-    @property
-    def type_text(self) -> str:
-        *most, last = (_toml(word) for word in self.words)
-        return f"{', '.join(most)} or {last}" if most else last
-
-    def read(self, value: object) -> str:
-        if not isinstance(value, str) or value not in self.words:
-            raise self.refuse(value, self.suggestion(value))
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise _UnfitError(*_suggestion(value, words))
         return str(value)
 
-    def suggestion(self, value: object) -> str:
-        """Return a question after the word that was probably meant; empty if none is near."""
-        typed = value.lower().replace("-", "_") if isinstance(value, str) else ""
-        import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
-
-        near = difflib.get_close_matches(typed, self.words, n=1)
-        return f"did you mean {_toml(near[0])}?" if near else ""
+    return Reader(_one_of(words), parse)
 
 
-@attrs.frozen
-class ChoiceTable(Reader):
-    """A table in the file that has one of a few words for each name. The names may be any text."""
+def _one_of(words: tuple[str, ...]) -> str:
+    *most, last = map(_toml, words)
+    return f"{', '.join(most)} or {last}" if most else last
 
-    words: tuple[str, ...]
-    keys: str
-    """What the names are, in the plural."""
-    example: str
 
-    @property
-    def type_text(self) -> str:
-        return f"a table of {self.keys}, each with {self._choice.type_text}, like {self.example}; in the file only"
+def _suggestion(value: object, words: tuple[str, ...]) -> list[str]:
+    """Return a question for the word that was probably meant; none if no word is near."""
+    typed = value.lower().replace("-", "_") if isinstance(value, str) else ""
+    import difflib  # noqa: PLC0415  # few need it, and it takes memory for ever
 
-    def read(self, value: object) -> Mapping[str, str]:
+    return [f"did you mean {_toml(near)}?" for near in difflib.get_close_matches(typed, words, n=1)]
+
+
+def choice_table(words: tuple[str, ...], *, names: str, example: str) -> Reader[Mapping[str, str]]:
+    """Return the reader of a table that has one of a few words for each of its names. `names` says what they are."""
+
+    def parse(value: object) -> Mapping[str, str]:
         if isinstance(value, Text):
-            raise RefusedError(f"can be set in the file only, as it is a table, like {self.example}")
+            raise RefusedError(f"can be set in the file only, as it is a table, like {example}")
         if not isinstance(value, dict):
-            raise self.refuse(value)
-        if wrong := [self._refusal(name, word) for name, word in value.items() if word not in self.words]:
-            raise RefusedError(f"must be {self._choice.type_text} for each of its names, not {', nor '.join(wrong)}")
+            raise _UnfitError
+        if wrong := [refusal(name, word) for name, word in value.items() if word not in words]:
+            raise RefusedError(f"must be {_one_of(words)} for each of its names, not {', nor '.join(wrong)}")
         return MappingProxyType(dict(value))
 
-    @property
-    def _choice(self) -> Choice:
-        return Choice(self.words)
+    def refusal(name: str, word: object) -> str:
+        hints = ["a name with dots belongs in quotes"] if isinstance(word, dict) else _suggestion(word, words)
+        return f"{_shown(word)} for {_shown(name)}" + "".join(f" ({hint})" for hint in hints)
 
-    def _refusal(self, name: str, word: object) -> str:
-        fix = "a name with dots belongs in quotes" if isinstance(word, dict) else self._choice.suggestion(word)
-        return f"{_shown(word)} for {_shown(name)}" + (fix and f" ({fix})")
-
-
-@attrs.frozen
-class ListenAddress(Reader):
-    """Where to listen on TCP; None is nowhere, written as the empty string."""
-
-    type_text = '"host:port" ("[::1]:8920" for IPv6, port 0 for any free one) or "" for off'
-
-    def read(self, value: object) -> Address | None:
-        if not isinstance(value, str):
-            raise self.refuse(value)
-        if not value:
-            return None
-        parts = re.fullmatch(r"(?:\[(?P<ipv6>[^]]*)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})", value)
-        if parts is None:
-            raise self.refuse(value, "every address of this machine is 0.0.0.0, or [::] with IPv6")
-        if parts["ipv6"] is not None and not _is_ipv6(parts["ipv6"]):
-            raise self.refuse(value, "the brackets must hold an IPv6 address")
-        if int(parts["port"]) > 65535:
-            raise self.refuse(value, "the highest port is 65535")
-        return Address(parts["host"] or parts["ipv6"], int(parts["port"]))
-
-    def toml(self, value: object) -> str:
-        return _toml("" if value is None else value)
+    text = f"a table of {names}, each with {_one_of(words)}, like {example}; in the file only"
+    return Reader(text, parse, table_example=example)
 
 
-@attrs.frozen
-class HttpsUrl(Reader):
-    """Where to send. No error shows the URL, as people put passwords into URLs."""
-
-    type_text = "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])"
-
-    def read(self, value: object) -> str:
-        if not isinstance(value, str):
-            raise self.refuse(value)
-        # urlsplit drops tabs and newlines without a word, so look first.
-        if not value.isprintable() or " " in value:
-            raise RefusedError(f"must be {self.type_text}, without spaces and control characters")
-        parts, host = self.split(value)
-        self.refuse_first(
-            {
-                "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
-                "it must not hold a user name or password": "@" in parts.netloc,
-                _MALFORMED_HOST: not _is_authority(parts.netloc, host),
-                "it must not have a fragment, a part after #": "#" in value,
-                "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
-            }
-        )
-        return str(value)
+# Addresses, URLs, names of hosts
 
 
-@attrs.frozen
-class PathOf(Reader):
-    """The path of something, absolute or relative. Whether it is there is for those to find out who use it."""
-
-    what: str
-    if_empty: str
-    """Why it must not be empty, as the end of an error."""
-
-    @property
-    def type_text(self) -> str:
-        return f"the path of {self.what}"
-
-    def read(self, value: object) -> str:
-        if path := self.path(value):
-            return path
-        raise RefusedError(self.if_empty)
-
-    def path(self, value: object) -> str:
-        """Return the path, which may be empty, or raise `RefusedError`."""
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        if fault := mistakes.path_fault(value):
-            raise self.refuse(value, f"it {fault}")
-        return str(value)
-
-    def doubt(self, value: object) -> str:
-        return mistakes.path_doubt(value) if isinstance(value, str) else ""
+def _listen_address(value: object) -> Address | None:
+    text = _text(value)
+    if not text:
+        return None
+    parts = re.fullmatch(r"(?:\[(?P<ipv6>[^]]*)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})", text)
+    if parts is None:
+        raise _UnfitError("every address of this machine is 0.0.0.0, or [::] with IPv6")
+    if parts["ipv6"] is not None and not _is_ipv6(parts["ipv6"]):
+        raise _UnfitError("the brackets must hold an IPv6 address")
+    if int(parts["port"]) > 65535:
+        raise _UnfitError("the highest port is 65535")
+    return Address(parts["host"] or parts["ipv6"], int(parts["port"]))
 
 
-def directory_path() -> PathOf:
-    """Return what reads the path of a directory."""
-    return PathOf("a directory", 'must be the path of a directory, not ""; the working directory is "."')
+LISTEN_ADDRESS: Final = Reader(
+    '"host:port" ("[::1]:8920" for IPv6, port 0 for any free one) or "" for off',
+    _listen_address,
+    toml=lambda address: _toml(address or ""),
+)
+"""Where to listen on TCP; None is nowhere, written as the empty string."""
 
 
-def file_path(what: str = "a file") -> PathOf:
-    """Return what reads the path of a file."""
-    return PathOf(what, _NO_FILE)
+def _url_parts(url: str) -> tuple[SplitResult, str]:
+    """Return the parts of a URL and its host, which may be empty."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # reading the port checks it
+    except ValueError:
+        raise _UnfitError(_MALFORMED_HOST) from None
+    return parts, host
 
 
-@attrs.frozen
-class SecretFile(PathOf):
-    """The path of a file that holds a secret. No error shows it: it may be the secret, in the wrong place."""
-
-    what: str = "a file that holds the secret"
-    if_empty: str = _NO_FILE
-
-    def refuse(self, value: object, fix: str = "") -> RefusedError:  # noqa: ARG002 - it is not shown
-        return RefusedError(f"must be {self.type_text}" + (fix and f"; {fix}"))
-
-
-@attrs.frozen
-class SocketPath(PathOf):
-    """The path of a Unix socket; None is no socket, and so is the empty string."""
-
-    what: str = f"a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes"
-    if_empty: str = ""
-
-    def read(self, value: object) -> str | None:  # type: ignore[override]  # an empty path is allowed here
-        path = self.path(value)
-        if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
-            raise self.refuse(value, "choose a shorter directory")
-        return path or None
+def _https_url(value: object) -> str:
+    text = _text(value)
+    if not text.isprintable() or " " in text:  # first, as urlsplit silently drops tabs and newlines
+        raise _UnfitError("it must not hold spaces or control characters")
+    parts, host = _url_parts(text)
+    _raise_first(
+        {
+            "it must begin with https:// and a host": parts.scheme not in {"https", "http"} or not host,
+            "it must not hold a user name or password": "@" in parts.netloc,
+            _MALFORMED_HOST: not _is_authority(parts.netloc, host),
+            "it must not have a fragment, a part after #": "#" in text,
+            "plain http would show the key to the network": parts.scheme == "http" and not _is_loopback(host),
+        }
+    )
+    return text
 
 
-@attrs.frozen
-class GroupName(Reader):
-    """A group of this machine's users; None is none, and so is the empty string. It must be there, but for a number."""
-
-    type_text = "the name or the number of a group of this machine"
-
-    def read(self, value: object) -> Group | None:
-        if value == "":
-            return None
-        number = _integer(Text(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value)
-        if number is not None:
-            if not 0 <= number <= _MAX_GROUP_NUMBER:
-                raise self.refuse(value)
-            return Group(str(number), number)
-        if not isinstance(value, str) or not value.isprintable():
-            raise self.refuse(value)
-        try:
-            return Group(str(value), grp.getgrnam(value).gr_gid)
-        except KeyError:
-            raise self.refuse(value, "there is no such group: create it, or name another") from None
-
-    def toml(self, value: object) -> str | None:
-        return None if value is None else _toml(str(value))
+HTTPS_URL: Final = Reader(
+    "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])", _https_url, shows_value=False
+)
+"""Where to send. No error shows the URL, as people put passwords into URLs."""
 
 
-@attrs.frozen
-class TextList(Reader):
-    """A list of texts; in the environment they are separated by commas."""
+def _text_list(items: str, example: str, normal: Callable[[str], str | None]) -> Reader[tuple[str, ...]]:
+    """Return the reader of a list of `items`. `normal` returns an item in its normal form, None for what is not one."""
+    type_text = f"a list of {items}, like {example} (in the environment separated by commas)"
 
-    items: str
-    """What its items must be."""
-    example: str
-    item: Callable[[str], str | None]
-    """Returns an item in its normal form; None if it is none."""
-
-    @property
-    def type_text(self) -> str:
-        return f"a list of {self.items}, like {self.example} (in the environment separated by commas)"
-
-    def read(self, value: object) -> tuple[str, ...]:
+    def parse(value: object) -> tuple[str, ...]:
         if isinstance(value, Text):
             value = [part.strip() for part in value.split(",")] if value.strip() else []
         if not isinstance(value, list):
-            raise self.refuse(value)
-        items = [self.item(each) if isinstance(each, str) else None for each in value]
-        if wrong := [_shown(each) for each, item in zip(value, items, strict=True) if item is None]:
-            raise RefusedError(f"must be {self.type_text}, not {' nor '.join(wrong[:3])}")
-        return tuple(item for item in items if item is not None)
+            raise _UnfitError
+        found = [normal(each) if isinstance(each, str) else None for each in value]
+        if wrong := [_shown(each) for each, item in zip(value, found, strict=True) if item is None]:
+            raise RefusedError(f"must be {type_text}, not {' nor '.join(wrong[:3])}")
+        return tuple(item for item in found if item is not None)
 
-
-def host_names() -> TextList:
-    """Return what reads names and addresses of hosts, in lower case and IPv6 without brackets; `*` is any."""
-    items = 'host names and addresses, without ports, or "*" for any'
-    return TextList(items, '["localhost", "forwarder.internal"]', _host_name)
+    return Reader(type_text, parse)
 
 
 def _host_name(text: str) -> str | None:
@@ -457,10 +372,10 @@ def _host_name(text: str) -> str | None:
     return text.lower() if text == "*" or re.fullmatch(r"[A-Za-z0-9._-]+", text) else None
 
 
-def origins() -> TextList:
-    """Return what reads origins as browsers send them: scheme, host and a port that is not the scheme's own."""
-    items = "web origins, each a scheme, a host and perhaps a port"
-    return TextList(items, '["https://shop.example", "http://localhost:3000"]', _origin)
+HOST_NAMES: Final = _text_list(
+    'host names and addresses, without ports, or "*" for any', '["localhost", "forwarder.internal"]', _host_name
+)
+"""In lower case, and IPv6 addresses without brackets."""
 
 
 def _origin(text: str) -> str | None:
@@ -471,89 +386,143 @@ def _origin(text: str) -> str | None:
     return text.lower().removesuffix(usual) if parts[3] == usual else text.lower()
 
 
-@attrs.frozen
-class FileMode(Reader):
-    """Permission bits; as an integer they must be below 0o1000, so a decimal 660 or 777 is found out."""
-
-    type_text = 'octal permission digits in quotes, like "0660"'
-
-    def read(self, value: object) -> int:
-        if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{3,4}", value):
-            mode: int | None = int(value, 8)
-        else:
-            mode = _integer(value) if not isinstance(value, str) else None
-        if mode is None or not 0 <= mode <= 0o777:
-            raise self.refuse(value)
-        return mode
-
-    def toml(self, value: object) -> str:
-        return f'"{value:04o}"'
+ORIGINS: Final = _text_list(
+    "web origins, each a scheme, a host and perhaps a port",
+    '["https://shop.example", "http://localhost:3000"]',
+    _origin,
+)
+"""As browsers send them: the port is left out if it is the scheme's own."""
 
 
-@attrs.frozen
-class SecretText(Reader):
-    """A secret that is sent as the value of an HTTP header. No error shows it, whatever its type."""
-
-    type_text = "a secret, of printable ASCII as it is sent in an HTTP header"
-
-    def read(self, value: object) -> Secret:
-        if isinstance(value, Secret):  # from a secret file, where it was read by this very method
-            return value
-        if not isinstance(value, str):
-            raise RefusedError("must be a string, in quotes")
-        if not value:
-            raise RefusedError("is empty; leave the setting out if there is none")
-        if fault := mistakes.secret_fault(value):
-            raise RefusedError(fault)
-        if value == _MASK:
-            raise RefusedError(
-                f"is {_MASK}, which stands for a secret where settings are shown; give the secret itself"
-            )
-        return Secret(str(value))
-
-    def doubt(self, value: object) -> str:
-        return mistakes.secret_doubt(value.reveal()) if isinstance(value, Secret) else ""
+# Paths, permissions, groups. Whether a path exists is found out by those who use it.
 
 
-@attrs.frozen
-class ApiKey(SecretText):
-    """The key of Growlytics, which issues it; a token of one's own may look in any way."""
-
-    def doubt(self, value: object) -> str:
-        return super().doubt(value) or (mistakes.key_doubt(value.reveal()) if isinstance(value, Secret) else "")
-
-
-@attrs.frozen
-class ProxyUrl(SecretText):
-    """The URL of a forward proxy, which may hold a password, so all of it is a secret."""
-
-    type_text = "http://host:port or https://host:port, before the host user:password@ if the proxy asks for them"
-
-    def read(self, value: object) -> Secret:
-        secret = SecretText().read(value)
-        parts, host = self.split(secret.reveal())
-        userinfo, _, address = parts.netloc.rpartition("@")
-        encode = "in user and password, write what is no letter or digit as in %40 for @"
-        is_odd = re.search(r"[@\\]", userinfo) is not None or ":" in unquote(parts.username or "")
-        self.refuse_first(
-            {
-                "it must begin with http:// or https:// and a host": parts.scheme not in {"http", "https"} or not host,
-                encode: is_odd,
-                _MALFORMED_HOST: not _is_authority(address, host),
-                f"nothing may follow the port; {encode}": any((parts.path.strip("/"), parts.query, parts.fragment)),
-            }
-        )
-        return secret
+def _path(value: object) -> str:
+    path = _text(value, printable=True)
+    if fault := mistakes.path_fault(path):
+        raise _UnfitError(f"it {fault}")
+    return path
 
 
-def reader_of(kind: Any) -> Reader | None:
-    """Return what reads a setting annotated as `kind`: the reader named there, or a choice for a `Literal`."""
-    for each in (*getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", None)):
-        if isinstance(each, Reader):
-            return each
-        if getattr(each, "__origin__", None) is Literal:
-            return Choice(get_args(each))
-    return None
+def _path_of(what: str, *, if_empty: str = _EMPTY, shows_value: bool = True) -> Reader[str]:
+    def parse(value: object) -> str:
+        if path := _path(value):
+            return path
+        raise RefusedError(if_empty)
+
+    return Reader(f"the path of {what}", parse, doubt=mistakes.path_doubt, shows_value=shows_value)
+
+
+DIRECTORY: Final = _path_of(
+    "a directory", if_empty='must be the path of a directory, not ""; the working directory is "."'
+)
+FILE: Final = _path_of("a file")
+CERTIFICATES_FILE: Final = _path_of("a file of certificates in PEM form")
+SECRET_FILE: Final = _path_of("a file that holds the secret", shows_value=False)
+"""No error shows the path: somebody may have written the secret itself there."""
+
+
+def _socket_path(value: object) -> str | None:
+    path = _path(value)
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+        raise _UnfitError("choose a shorter directory")
+    return path or None
+
+
+SOCKET_PATH: Final = Reader(
+    f"the path of a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes",
+    _socket_path,
+    doubt=lambda path: mistakes.path_doubt(path or ""),
+)
+"""None is no socket; so is the empty string."""
+
+
+def _file_mode(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+        return _within(int(value, 8), 0, 0o777)
+    return _within(None if isinstance(value, str) else _integer(value), 0, 0o777)
+
+
+FILE_MODE: Final = Reader(
+    'octal permission digits in quotes, like "0660"', _file_mode, toml=lambda mode: f'"{mode:04o}"'
+)
+"""As an integer it must be below 0o1000, which catches most modes that were written in decimal, such as 660."""
+
+
+def _group(value: object) -> Group | None:
+    if value == "":
+        return None
+    number = _integer(Text(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value)
+    if number is not None:
+        return Group(str(number), _within(number, 0, _MAX_GROUP_NUMBER))
+    name = _text(value, printable=True)
+    try:
+        return Group(name, grp.getgrnam(name).gr_gid)
+    except KeyError:
+        raise _UnfitError("there is no such group: create it, or name another") from None
+
+
+GROUP: Final = Reader("the name or the number of a group of this machine", _group)
+"""A group of this machine's users; None is none, and so is the empty string. It must exist unless given as a number."""
+
+
+# Secrets
+
+
+def _secret(value: object) -> Secret:
+    if isinstance(value, Secret):  # from a secret file, whose content was already read by this function
+        return value
+    if not isinstance(value, str):
+        raise RefusedError("must be a string, in quotes")
+    if not value:
+        raise RefusedError(_EMPTY)
+    if fault := mistakes.secret_fault(value):
+        raise RefusedError(fault)
+    if value == _MASK:
+        raise RefusedError(f"is {_MASK}, which stands for a secret where settings are shown; give the secret itself")
+    return Secret(str(value))
+
+
+def _secret_doubt(secret: Secret) -> str:
+    return mistakes.secret_doubt(secret.reveal())
+
+
+def _proxy_url(value: object) -> Secret:
+    secret = _secret(value)
+    parts, host = _url_parts(secret.reveal())
+    userinfo, _, address = parts.netloc.rpartition("@")
+    encode = "in user and password, write what is no letter or digit as in %40 for @"
+    is_odd = re.search(r"[@\\]", userinfo) is not None or ":" in unquote(parts.username or "")
+    _raise_first(
+        {
+            "it must begin with http:// or https:// and a host": parts.scheme not in {"http", "https"} or not host,
+            encode: is_odd,
+            _MALFORMED_HOST: not _is_authority(address, host),
+            f"nothing may follow the port; {encode}": any((parts.path.strip("/"), parts.query, parts.fragment)),
+        }
+    )
+    return secret
+
+
+_HEADER_TEXT = "a secret, of printable ASCII as it is sent in an HTTP header"
+SECRET: Final = Reader(_HEADER_TEXT, _secret, doubt=_secret_doubt, shows_value=False)
+API_KEY: Final = Reader(
+    _HEADER_TEXT,
+    _secret,
+    doubt=lambda key: _secret_doubt(key) or mistakes.key_doubt(key.reveal()),
+    shows_value=False,
+)
+"""Growlytics' key, in which an equals sign is suspicious; a token of one's own may look in any way."""
+PROXY_URL: Final = Reader(
+    "http://host:port or https://host:port, before the host user:password@ if the proxy asks for them",
+    _proxy_url,
+    doubt=_secret_doubt,
+    shows_value=False,
+)
+"""All of the URL is a secret, as it may hold a password."""
+
+
+# What the readers share
 
 
 def _integer(value: object) -> int | None:

@@ -144,8 +144,17 @@ class Originals:
         )
         return [self._original(event) for event in events]
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
-        self.inner.listen(changed=changed, left=lambda events: left([self._original(event) for event in events]))
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,
+    ) -> None:
+        def originals_left(events: Sequence[Event]) -> None:
+            left([self._original(event) for event in events])
+
+        self.inner.listen(changed=changed, left=originals_left, revoked=revoked)
 
     def _original(self, event: Event) -> Event:
         original = self._originals[event.id]

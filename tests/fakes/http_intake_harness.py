@@ -19,13 +19,13 @@ from forwarder.host.sockets import bind_tcp, bind_unix
 from forwarder.http.connections import Bodies
 from forwarder.http.messages import State
 from forwarder.intake.acceptance import Acceptor
+from forwarder.intake.bodies import ParsingBudget
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.duplicates import DuplicateKeys
 from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake
 from forwarder.intake.operations import looking
-from forwarder.intake.parsing import ParsingBudget
 from forwarder.intake.replay import Replayer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry

@@ -3,7 +3,7 @@
 import pytest
 
 from forwarder.settings import SettingsError, load
-from forwarder.settings.doubts import ignored_proxy
+from forwarder.settings.rules import ignored_proxy
 
 PROXY = "http://CANARY:CANARY@proxy.example:3128"
 GROWLYTICS = "https://dc.growlytics.in/track/event"

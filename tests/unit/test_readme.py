@@ -16,7 +16,7 @@ from forwarder.growlytics.contract import Conforming, check
 from forwarder.http.messages import Limits
 from forwarder.http.reading import LARGE_BODY_BYTES
 from forwarder.intake import answers
-from forwarder.intake.parsing import EXEMPT_BYTES, WAIT_SECONDS
+from forwarder.intake.bodies import EXEMPT_BYTES, WAIT_SECONDS
 from forwarder.observing import base, buffer, delivery, intake, telemetry
 from forwarder.words import REQUEST_REFUSAL_REASONS
 from tests.docs import ROOT, TABLES, with_table

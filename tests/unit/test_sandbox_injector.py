@@ -5,8 +5,7 @@ from random import Random
 
 import pytest
 
-from forwarder.sandbox.faults import NO_FAULTS, SHARES, Faults
-from forwarder.sandbox.injector import Action, Decision, FaultInjector, TokenBucket
+from forwarder.sandbox.faults import NO_FAULTS, SHARES, Action, Decision, FaultInjector, Faults, TokenBucket
 
 
 class Clock:

@@ -386,7 +386,7 @@ def test_nothing_is_interpolated(tmp_path: Path) -> None:
     loaded = load(file, environ={"X": "y"})
     assert loaded.settings.intake.unix_socket == "/run/$X.sock"
     (warning,) = loaded.warnings
-    assert warning.startswith("intake.unix_socket looks as if it held a variable")
+    assert warning.startswith("intake.unix_socket seems to hold a variable")
 
 
 # --- Unknown names ---
@@ -401,9 +401,9 @@ def test_nothing_is_interpolated(tmp_path: Path) -> None:
         ("lop = 'auto'", "lop", "did you mean loop?"),
         ("max_events = 1", "max_events", "did you mean buffer.max_events?"),
         ("[log]\nhttp = ''", "log.http", "did you mean intake.http or admin.http?"),
-        ("[log]\nzzz = 1", "log.zzz", "here one can set level, format"),
-        ("zzz = 1", "zzz", "here one can set loop, growlytics, intake,"),
-        ("[delivery.lanes]\nx = 1", "delivery.lanes", "here one can set max_concurrency,"),
+        ("[log]\nzzz = 1", "log.zzz", "the settings here are level, format"),
+        ("zzz = 1", "zzz", "the settings here are loop, growlytics, intake,"),
+        ("[delivery.lanes]\nx = 1", "delivery.lanes", "the settings here are max_concurrency,"),
         ("'\\u001b[2J' = 1".replace("'", '"'), "'\\x1b[2J'", "does not exist"),
     ],
 )

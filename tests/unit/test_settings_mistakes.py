@@ -64,12 +64,12 @@ WRONG_SECRETS = {
     "{{ .Values.key }}": "placeholder",
     "<your key>": "placeholder",
     f"\ufeff{KEY}": "byte-order mark",
-    f"{KEY}\u200b": "cannot be seen",
-    f"c0ffee\u00a0{KEY}": "cannot be seen",
+    f"{KEY}\u200b": "invisible",
+    f"c0ffee\u00a0{KEY}": "invisible",
     f"“{KEY}”": "not ASCII",
     f"{KEY}\n{KEY}": "several lines",
     f" {KEY}": "begins or ends with a space",
-    f"{KEY}\t": "cannot be seen",
+    f"{KEY}\t": "invisible",
 }
 
 
@@ -190,7 +190,7 @@ def test_a_path_that_only_a_shell_or_systemd_would_understand_is_refused_for_eve
 def test_a_path_that_may_hold_a_variable_is_warned_of(value: str) -> None:
     (warning,) = warnings({"FORWARDER_BUFFER__DIRECTORY": value})
     assert warning.startswith("buffer.directory ")
-    assert "is this path meant so?" in warning
+    assert "is this path correct?" in warning
     assert "FORWARDER_BUFFER__DIRECTORY" in warning
 
 
