@@ -19,7 +19,6 @@ from typing import Final, Generic, TypeVar
 from forwarder.buffer.base import Unavailable
 from forwarder.buffer.batch import Batch, Noted, Put
 from forwarder.buffer.fates import Fate
-from forwarder.buffer.waiting import tell
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -52,6 +51,7 @@ MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
 T = TypeVar("T")
+F = TypeVar("F")
 _NOTHING: Final = Batch()
 
 
@@ -209,8 +209,8 @@ class GroupCommit(Generic[T]):
         self.hurry_acks()
 
     def _begin(self) -> None:
-        if job := self._restore:
-            self._database.submit(job, self._restored, restores=True)
+        if self._restore is not None:
+            self._database.submit(self._restore, self._restored, restores=True)
             return
         batch, self.waiting = self.waiting, Batch()
         self._current = batch
@@ -223,7 +223,10 @@ class GroupCommit(Generic[T]):
             batch.noted, self._noted = self._noted, None
         if len(batch.puts) > 1:
             self._split(batch)
-        self._database.submit(self._job_of(batch), partial(self._committed, batch))
+        try:
+            self._database.submit(self._job_of(batch), partial(self._committed, batch))
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._committed(batch, error)
 
     def _split(self, batch: Batch) -> None:
         """Leave puts beyond `MAX_COMMIT_BYTES` for the next batch."""
@@ -304,44 +307,53 @@ class GroupCommit(Generic[T]):
 
     def _restored(self, result: Committed[None] | Exception) -> None:
         self._committing = False
-        match result:
-            case Committed():
-                self._restore = None
-                if self._then is not None:
-                    self._then()
-            case DamagedError():  # there is another job now
-                pass
-            case UnavailableError():
-                self._give_way(result, more=False)
-            case _:
-                self._fail(Batch(), result)
+        try:
+            match result:
+                case Committed():
+                    self._restore = None
+                    if self._then is not None:
+                        self._then()
+                case DamagedError():  # there is another job now
+                    pass
+                case UnavailableError():
+                    self._give_way(result, more=False)
+                case _:
+                    self._fail(_NOTHING, result)
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._fail(_NOTHING, error)
         self._go_on()
 
     def _committed(self, batch: Batch, result: Committed[T] | Exception) -> None:
         self._committing = False
         self._current = _NOTHING
-        match result:
-            case Committed(value):
+        try:
+            if isinstance(result, Committed):
                 self._damages_in_a_row = 0
-                try:
-                    self._apply(batch, value)
-                except Exception as error:  # noqa: BLE001 - a bug, which ends the process
-                    self._fail(batch, error)
+                self._apply(batch, result.value)
+            else:
+                self._not_committed(batch, result)
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._fail(batch, error)
+        self.commit()
+        if not self._committing:
+            self._ended.set()
+
+    def _not_committed(self, batch: Batch, error: Exception) -> None:
+        match error:
             case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
                 # The database has told the buffer, which restores what it can. The dead letters are not in the new file
                 # yet, so none can be replayed now.
                 self._damages_in_a_row += 1
-                self._put_back(batch)
+                self._requeue(batch)
                 self._refuse_puts([put for put in self.waiting.puts if put.replayed])
             case UnavailableError():
                 more = bool(batch.puts or batch.noted is not None)
-                self._put_back(batch)
-                self._give_way(result, more=more)
+                self._requeue(batch)
+                self._give_way(error, more=more)
             case _:
-                self._fail(batch, result)
-        self.commit()
-        if not self._committing:
-            self._ended.set()
+                self._fail(batch, error)
+                # The events were delivered, so the end of the process tries once more to commit that.
+                self.waiting = Batch(acks=batch.acks, marks=batch.marks) + self.waiting
 
     def _go_on(self) -> None:
         self.commit()
@@ -374,7 +386,7 @@ class GroupCommit(Generic[T]):
         self._committing, self._stalled = False, not given
         self._go_on()
 
-    def _put_back(self, batch: Batch) -> None:
+    def _requeue(self, batch: Batch) -> None:
         if batch.noted is not None:
             self._noted, batch.noted = batch.noted.then(self._noted), None
         self.waiting = batch + self.waiting
@@ -396,6 +408,8 @@ class GroupCommit(Generic[T]):
 
     def _try_again(self) -> None:
         self._retry = None
+        if self._failure is not None:
+            return
         self._stalled = False
         self._database.submit(prove_room(self._database), self._proved_room)
         self.commit()
@@ -409,6 +423,12 @@ class GroupCommit(Generic[T]):
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
             )
+
+
+def tell(done: asyncio.Future[F], value: F) -> None:
+    """Tell who waits, unless that was told something else, or was cancelled."""
+    if not done.done():
+        done.set_result(value)
 
 
 def prove_room(database: Database) -> Job[bool]:

@@ -117,7 +117,7 @@ class StoredLane:
         self._passed.append(event)
         return True
 
-    def put_back(self, event: Event) -> bool:
+    def release(self, event: Event) -> bool:
         """Add what was handed out; return whether it is kept, and not only its id."""
         if self._unread and event.id > self._unread.first():
             self._unread.insert(event.id)
@@ -145,7 +145,7 @@ class StoredLane:
             heapq.heappush(self._returned, (event.id, event))
             self._unread_since = event.accepted_at
 
-    def unkeep(self) -> int:
+    def keep_ids(self) -> int:
         """Keep only the ids of all events; return how many bytes that frees."""
         if self.first() is None:
             return 0

@@ -59,14 +59,14 @@ class Ordering:
         for event in events:
             self.fresh_bytes += len(event.body) + OVERHEAD_BYTES
 
-    def give_back(self, events: Sequence[Event], *, not_before: float) -> None:
+    def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """Put events that were handed out back in their places; their lanes rest until `not_before`."""
         for event in events:
             lane = self._lane_aside(self._lane_of(event))
-            if lane.put_back(event):
+            if lane.release(event):
                 self._keep(event, lane)
             if self._aside_bytes > self._max_aside_bytes:
-                self._unkeep(self._lane_of(event), lane)
+                self._keep_ids(self._lane_of(event), lane)
             self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
@@ -336,8 +336,8 @@ class Ordering:
         self._aside_bytes += cost_bytes(event)
         self._keeping[self._lane_of(event)] = lane
 
-    def _unkeep(self, customer: str, lane: StoredLane) -> None:
-        self._aside_bytes -= lane.unkeep()
+    def _keep_ids(self, customer: str, lane: StoredLane) -> None:
+        self._aside_bytes -= lane.keep_ids()
         self._keeping.pop(customer, None)
 
     def _find_room(self, size: int, customers: AbstractSet[str]) -> bool:
@@ -346,5 +346,5 @@ class Ordering:
             customer = next((each for each in reversed(self._keeping) if each not in customers), None)
             if customer is None:
                 return False
-            self._unkeep(customer, self._keeping[customer])
+            self._keep_ids(customer, self._keeping[customer])
         return True

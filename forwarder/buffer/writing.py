@@ -1,11 +1,10 @@
 """Writes a batch to the database, in one transaction: events, dead letters, marks, notes, counters. Runs on its thread."""
 
-from collections.abc import Iterable, Sequence
-from typing import assert_never
+from collections.abc import Sequence
 
 from forwarder.buffer.base import NO_NOTES, Notes
 from forwarder.buffer.batch import Batch, Noted, Put
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate, counter_of, letters_of
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
 from forwarder.event import DeadLetter, Event
@@ -93,7 +92,7 @@ def _insert(transaction: Transaction, puts: Sequence[Put], *, count: events.RowC
             if put.notes is not NO_NOTES:
                 _note_with_events(transaction, put.notes)
         else:
-            salvage.bring_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
+            salvage.restore_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
             letters += _remove(transaction, put.ended, count=count)
         if put.events:
             ledger["last_id"] = max(ledger.get("last_id", 0), put.events[-1].id)
@@ -126,25 +125,3 @@ def _note_with_events(transaction: Transaction, notes: Notes) -> None:
         duplicate_keys.insert(transaction, notes.keys)
     if notes.keys_forgotten_to:  # perhaps some of those
         duplicate_keys.forget(transaction, notes.keys_forgotten_to)
-
-
-def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:
-    """Yield the dead letters among events with their fates."""
-    for event, fate in fates:
-        if isinstance(fate, DeadLettered):
-            yield DeadLetter(
-                event, fate.reason, fate.status, fate.answer, fate.attempts, fate.first_attempt_at, fate.last_attempt_at
-            )
-
-
-def counter_of(fate: Fate) -> str:
-    """Return the name of a fate's counter in the ledger."""
-    match fate:
-        case Delivered():
-            return "delivered"
-        case DeadLettered(reason=reason):
-            return f"dead_lettered.{reason}"
-        case Dropped(reason):
-            return f"dropped.{reason}"
-        case _:
-            assert_never(fate)

@@ -115,6 +115,8 @@ def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:
         "last_attempt_at": letter.last_attempt_at,
         "size_bytes": event.size_bytes,
     }
+    if event.kind != "event":
+        described["kind"] = event.kind
     if with_payload:
         described["customer"] = answers.text(event.customer)
         described["answer"] = letter.answer.decode(errors="replace")

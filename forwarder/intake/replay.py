@@ -78,7 +78,9 @@ class Replayer:
             if dry_run or not good:
                 return Replayed([(event.id, None) for event, _ in good], refused, missing)
             now = self._clock()
-            new = [Event(self._next_id(), check.customer, check.name, event.body, now) for event, check in good]
+            new = [
+                Event(self._next_id(), check.customer, check.name, event.body, now, event.kind) for event, check in good
+            ]
             replayed = [event.id for event, _ in good]
             answer = await self._buffer.put(new, intake="replay", replayed=replayed)
             if not isinstance(answer, Stored):

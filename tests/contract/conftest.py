@@ -151,6 +151,10 @@ class Originals:
         self._originals |= {event.id: event for event in events}
         return await self.inner.put(events, intake=intake, replayed=replayed, notes=notes)
 
+    def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
+        self._originals[event.id] = event
+        return self.inner.begin_put(event, intake=intake)
+
     async def take(
         self,
         *,
@@ -191,7 +195,7 @@ class Originals:
 
     def _original(self, event: Event) -> Event:
         original = self._originals[event.id]
-        for name in ("id", "customer", "name", "body", "accepted_at"):
+        for name in ("id", "customer", "name", "body", "accepted_at", "kind"):
             assert getattr(event, name) == getattr(original, name), name
         return original
 

@@ -193,7 +193,7 @@ def test_what_is_in_memory_is_kept_and_the_rest_is_to_be_salvaged() -> None:
     salvage.begin(books.transaction, [Salvage(NAME, skip=frozenset(ids(kept)))], counters=COUNTERS, kept=kept)
     assert books.ledger == COUNTERS | {"unsalvaged": 5, "dead_letters": 0, "dead_letters_bytes": 0}
     assert salvage.pending(books.transaction) == [Salvage(NAME, -1, -1, frozenset(ids(kept)))]
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("cde")[2:], events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("cde")[2:], events_after=50)
     assert (books.ledger["buffered"], books.ledger["unsalvaged"], books.unaccounted) == (7, 4, 0)
     assert salvage.pending(books.transaction)[0].events_after == 50
     assert salvage.end(books.transaction, NAME) == 4
@@ -204,7 +204,7 @@ def test_what_is_in_memory_is_kept_and_the_rest_is_to_be_salvaged() -> None:
 def test_without_a_ledger_what_is_salvaged_is_accepted_only_now() -> None:
     books = Books()
     salvage.begin(books.transaction, [Salvage(NAME)], counters=None)
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("abc"), events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("abc"), events_after=50)
     assert (books.ledger["accepted"], books.ledger["buffered"], books.ledger["buffered_bytes"]) == (3, 3, 60)
     assert salvage.end(books.transaction, NAME) == 0
     assert books.unaccounted == 0
@@ -213,7 +213,7 @@ def test_without_a_ledger_what_is_salvaged_is_accepted_only_now() -> None:
 def test_events_that_the_ledger_does_not_know_are_accepted_only_now() -> None:
     books = Books()
     salvage.begin(books.transaction, [Salvage(NAME)], counters=COUNTERS)
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("a" * 9), events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("a" * 9), events_after=50)
     assert (books.ledger["accepted"], books.ledger["buffered"], books.ledger["unsalvaged"]) == (12, 9, 0)
     assert books.ledger["buffered_bytes"] == 700 + 2 * 20
     assert salvage.end(books.transaction, NAME) == 0
@@ -248,7 +248,7 @@ def test_books_that_were_altered_are_damage(change: str) -> None:
 
 def test_books_that_are_gone_are_damage() -> None:
     with pytest.raises(ledger.AlteredError, match="gone"):
-        salvage.bring_events(Books().transaction, NAME, [], events_after=1)
+        salvage.restore_events(Books().transaction, NAME, [], events_after=1)
 
 
 # The whole way, in a buffer
@@ -409,7 +409,7 @@ async def test_dead_letters_are_salvaged_within_their_bounds_and_once(directory:
     await database.run(lambda transaction: salvage.begin(transaction, [Salvage(name)], counters=None))
 
     def bring(letters: Sequence[DeadLetter], max_events: int) -> Callable[[Transaction], int]:
-        return lambda transaction: salvage.bring_letters(
+        return lambda transaction: salvage.restore_letters(
             transaction, name, letters, letters_after=7, max_events=max_events, max_bytes=1 << 30
         )
 
