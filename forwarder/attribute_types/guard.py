@@ -273,9 +273,9 @@ class AttributeTypes:
         """Return what changed, to be stored with the next event that learns. It is returned once."""
         return self._known.changes()
 
-    def give_back(self, changes: TypeChanges) -> None:
+    def requeue(self, changes: TypeChanges) -> None:
         """Return these changes again next time: they could not be stored."""
-        self._known.give_back(changes)
+        self._known.requeue(changes)
 
     def remembered(self) -> dict[Place, LearnedType]:
         """Return all that was learned, for a new database file."""

@@ -152,7 +152,7 @@ class KnownTypes:
         changes, self._changes = self._changes, {}
         return changes
 
-    def give_back(self, changes: TypeChanges) -> None:
+    def requeue(self, changes: TypeChanges) -> None:
         """Return these changes again next time, if they are still true: they could not be stored."""
         for place, learned in changes.items():
             if self.learned.get(place) == learned:

@@ -17,7 +17,6 @@ from forwarder.intake.bodies import ParsingBudget, RefusedBodyError, inflater_fo
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Operation, Operations
-from forwarder.intake.status_page import status_page
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.words import Intake, RequestCode, RequestRefusalReason, SharedCode
@@ -235,7 +234,7 @@ class HttpIntake:
     # What is not for events
 
     def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
-        return status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
+        return answers.status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]
