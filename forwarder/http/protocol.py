@@ -214,9 +214,7 @@ class Connection(asyncio.Protocol):
             self._invites = waits and body_bytes <= begun.max_body_bytes
             return begun.max_body_bytes
         exchange.answer = begun
-        if (
-            begun.closes or waits
-        ):  # after 100 Continue was refused, a body may come or not
+        if begun.closes or waits:  # after 100 Continue was refused, a body may come or not
             exchange.is_refused = True
             self._end_exchange(exchange)
             return -1
