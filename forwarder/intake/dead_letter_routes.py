@@ -55,7 +55,7 @@ class _LettersToChange(Question):
         return list(dict.fromkeys(map(int, self.ids)))
 
 
-class _Replayed(NamedTuple):
+class _Moved(NamedTuple):
     """What became of the dead letters that were asked for."""
 
     moved: Sequence[tuple[int, int | None]]
@@ -128,7 +128,7 @@ class DeadLetterRoutes:
         # Even if the request is cancelled, the replay goes on: until it has ended, nobody else may change dead letters.
         moving = asyncio.create_task(self._move(wanted.numbers, dry_run=wanted.dry_run), name="replay")
         answer = await asyncio.shield(moving)
-        if not isinstance(answer, _Replayed):
+        if not isinstance(answer, _Moved):
             return answers.no_room(answer)
         return answers.content(
             {
@@ -142,7 +142,7 @@ class DeadLetterRoutes:
             }
         )
 
-    async def _move(self, ids: Sequence[int], *, dry_run: bool) -> _Replayed | Full | NeverFits | Unavailable:
+    async def _move(self, ids: Sequence[int], *, dry_run: bool) -> _Moved | Full | NeverFits | Unavailable:
         """Move dead letters into the buffer: all that the contract allows, or none."""
         async with self._changing:
             letters = await self._dead_letters.find(ids, max_bytes=self._max_replayed_bytes)
@@ -159,7 +159,7 @@ class DeadLetterRoutes:
             found = {letter.event.id for letter in letters}
             missing = [letter_id for letter_id in ids if letter_id not in found]
             if dry_run or not good:
-                return _Replayed([(event.id, None) for event, _ in good], refused, missing)
+                return _Moved([(event.id, None) for event, _ in good], refused, missing)
             now = self._clock()
             new = [Event(self._next_id(), check.customer, check.name, event.body, now) for event, check in good]
             replayed = [event.id for event, _ in good]
@@ -169,7 +169,7 @@ class DeadLetterRoutes:
             moved = [(old, event.id) for old, event in zip(replayed, new, strict=True)]
             for old, event_id in moved:
                 self._receipts.ended(old, "replaced", event_id)
-            return _Replayed(moved, refused, missing)
+            return _Moved(moved, refused, missing)
 
 
 def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:
