@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_batch_events,
         default=500,
-        help=f"events in one request, 1 to {MAX_BATCH_EVENTS}; by default 500",
+        help=f"events in one request, from 1 to {MAX_BATCH_EVENTS}; by default 500",
     )
 
 
@@ -306,5 +306,5 @@ def _size_bytes(file: BinaryIO) -> int | None:
 
 def _batch_events(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH_EVENTS:
-        raise argparse.ArgumentTypeError(f"must be an integer, 1 to {MAX_BATCH_EVENTS}")
+        raise argparse.ArgumentTypeError(f"must be an integer from 1 to {MAX_BATCH_EVENTS}")
     return int(text)
