@@ -51,7 +51,10 @@ class Ages:
 
     def wall(self) -> float:
         """Return the wall clock's time. The times of events must come from here, so that each belongs to an era."""
-        return self._look()[0]
+        wall, steady = self._wall(), self._steady()
+        if not -JUMP_SECONDS <= wall - steady - self._offset <= JUMP_SECONDS:
+            self._jumped(wall, steady)
+        return wall
 
     def even(self) -> float:
         """Return the time in seconds since 1970 as if the wall clock had not jumped since the start: it never goes back."""
@@ -59,7 +62,9 @@ class Ages:
 
     def age_seconds(self, accepted_at: float) -> float:
         """Return how long ago an event was accepted, at least 0; `accepted_at` came from here or from an earlier process."""
-        _, now = self._look()
+        wall, now = self._wall(), self._steady()
+        if not -JUMP_SECONDS <= wall - now - self._offset <= JUMP_SECONDS:
+            self._jumped(wall, now)
         age = now + self._offset - accepted_at
         if age >= -JUMP_SECONDS and accepted_at >= self._first - JUMP_SECONDS:
             return max(0.0, age)
@@ -69,14 +74,8 @@ class Ages:
         is_plausible = FIRST_PLAUSIBLE <= accepted_at <= self._started_wall
         return now - self._started_at + (self._started_wall - accepted_at if is_plausible else 0.0)
 
-    def _look(self) -> tuple[float, float]:
-        """Return what both clocks say, and begin an era if one has jumped."""
-        wall, steady = self._wall(), self._steady()
-        if not -JUMP_SECONDS <= wall - steady - self._offset <= JUMP_SECONDS:
-            self._jumped(wall, steady)
-        return wall, steady
-
     def _jumped(self, wall: float, steady: float) -> None:
+        """Begin an era."""
         self._ended.append(_Era(self._first, steady + self._offset, self._offset))
         self._first, self._offset = wall, wall - steady
         if len(self._ended) > MAX_ERAS:

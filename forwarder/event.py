@@ -1,7 +1,7 @@
 """The event, the one thing that travels from intake to Growlytics; and what is kept of it afterwards.
 
 An event is immutable and its bytes are the app's own: nothing between intake and Growlytics encodes them anew. Everybody
-may import this module; it imports nothing of the project.
+may import this module; of the project it imports nothing but words.
 """
 
 import time
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 import msgspec
+
+from forwarder.words import EventKind
 
 
 class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -29,6 +31,7 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The exact JSON bytes to send, as the app wrote them."""
     accepted_at: float
     """When intake accepted it, in seconds since 1970."""
+    kind: EventKind = "event"
 
     @property
     def size_bytes(self) -> int:

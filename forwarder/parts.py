@@ -11,7 +11,7 @@ from forwarder.ages import Ages
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.buffer.space import max_file_bytes, reserve_bytes
+from forwarder.buffer.upkeep import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
 from forwarder.database.elsewhere import look_elsewhere
 from forwarder.event import Clock, EventIds, by_customer, each_alone
@@ -19,15 +19,14 @@ from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remo
 from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
+from forwarder.intake.bodies import ParsingBudget
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake
-from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.judging import Knowledge
 from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import Operations
-from forwarder.intake.parsing import ParsingBudget
-from forwarder.intake.replay import Replayer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
@@ -144,17 +143,17 @@ class Intakes:
             ids=ids,
             clock=ages.wall,
         )
-        replayer = Replayer(
+        dead_letters = DeadLetterRoutes(
             elements=knowledge.elements,
             buffer=buffer,
             receipts=receipts,
             next_id=ids.__next__,
             clock=ages.wall,
-            max_bytes=intake.max_body_bytes,
+            max_replayed_bytes=intake.max_body_bytes,
         )
         operations = {
             **looking,
-            **DeadLetterRoutes(buffer.dead_letters, replayer).operations,
+            **dead_letters.operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
         bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)

@@ -14,12 +14,11 @@ import attrs
 from forwarder.buffer.base import Buffer
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock
-from forwarder.growlytics import certificates
-from forwarder.growlytics.certificates import Certificates
 from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.growlytics.connecting import Certificates, read_certificates, system_certificates
 from forwarder.host.secret_file import WatchedFile
 from forwarder.host.threads import NoThreadError, in_own_thread
-from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.judging import Knowledge
 from forwarder.observing import logs
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Problem, Secret, Settings, SettingsError, merge, read_secret_file
@@ -153,7 +152,7 @@ class LiveSettings:
         self._ca_file: WatchedFile[Certificates] = WatchedFile(
             None,
             setting="growlytics.ca_file",
-            read=certificates.read,
+            read=read_certificates,
             current=None,
             on_new=self._use_certificates,
             telemetry=telemetry,
@@ -204,7 +203,7 @@ class LiveSettings:
         if self.now.growlytics.ca_file is not None:
             return ("growlytics.ca_file",) if await self._ca_file.poll() else ()
         try:
-            self._use_certificates(await in_own_thread(certificates.of_system, name="certificates"))
+            self._use_certificates(await in_own_thread(system_certificates, name="certificates"))
         except OSError as error:
             message = f"is not set, and the system's certificates cannot be read: {error.strerror}"
             raise SettingsError([Problem("growlytics.ca_file", message)]) from None

@@ -86,6 +86,10 @@ CONFLICT_KINDS: Final[tuple[ConflictKind, ...]] = get_args(ConflictKind)
 
 # Buffer
 
+EventKind = Literal["event", "customer"]
+"""What is to be sent: an event, or an update of what Growlytics knows of a customer."""
+EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
+
 BufferState = Literal["ready", "parked", "in_flight"]
 BUFFER_STATES: Final[tuple[BufferState, ...]] = get_args(BufferState)
 

@@ -7,6 +7,9 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 - `take` hands out events in the order they were put, each to one taker; `release` gives one back its place in its lane.
 - Cancelling a `take` hands out nothing.
 - An event that is found marked when the buffer is opened is never handed out: see `mark`.
+- A store that several processes share may revoke lanes, and hand them out again later: see `may_start`. Until it does, and
+  of the event objects that it handed out before for good, it passes over all that `mark`, `unmark` and `release` ask, and
+  chooses whether to accept an ack: the attempt may have been under way.
 - The ledger changes in the same step as the events.
 """
 
@@ -151,6 +154,14 @@ class Buffer(Protocol):
         ...
 
     @property
+    def may_start(self) -> Callable[[Event], bool] | None:
+        """Asked with a taken event right before its bytes leave: whether they may. None if they always may.
+
+        An answer of no revokes the event's lane: everything that was taken of it is the store's again.
+        """
+        ...
+
+    @property
     def last_id(self) -> int:
         """The highest id that an event ever had in it, or 0; known once it is open. New ids must be higher."""
         ...
@@ -223,12 +234,19 @@ class Buffer(Protocol):
         """
         ...
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,
+    ) -> None:
         """Call these functions from now on, in place of those that were given before.
 
-        `changed` is called when something may be taken that could not be before: events were put or given back, a rest or a
-        read ended. `left` is called with events that were taken, after their acks are committed. Neither may take long; both
-        may call this buffer.
+        `changed` is called when something may be taken that could not be before: events were put or released, a rest or a
+        read ended. `left` is called with events whose acks are committed, or refused because their lanes were revoked.
+        `revoked` is called with lanes (customers) that are revoked; no attempt of them may start, but one under way may end.
+        None may take long; all may call this buffer.
         """
         ...
 

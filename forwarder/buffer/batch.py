@@ -3,10 +3,8 @@ alone.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 from forwarder.attribute import LearnedType, Place
 from forwarder.buffer.base import NO_NOTES, Notes, PutAnswer
@@ -65,14 +63,13 @@ class Noted:
     """Whether with these the database has all that damaged files had."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.types or self.keys or self.complete or self.waiters)
-
-    def __iadd__(self, later: "Noted") -> Self:
-        self.types |= later.types
-        self.keys |= later.keys
-        self.complete |= later.complete
-        self.waiters += later.waiters
+    def then(self, later: "Noted | None") -> "Noted":
+        """Add what was noted later, and return all of it."""
+        if later is not None:
+            self.types |= later.types
+            self.keys |= later.keys
+            self.complete |= later.complete
+            self.waiters += later.waiters
         return self
 
 
@@ -89,33 +86,23 @@ class Batch:
     """Of those who wait for the acks and marks."""
     corrupt: list[int] = field(default_factory=list)
     """The ids of rows that cannot be read."""
-    declined: Counter[str] = field(default_factory=Counter)
-    """How many events were refused meanwhile, or were duplicates, by the names of the ledger's counters."""
-    noted: Noted = field(default_factory=Noted)
-
-    def __bool__(self) -> bool:
-        return bool(self.puts or self.acks or self.marks or self.waiters or self.corrupt or self.declined or self.noted)
+    refused: int = 0
+    """How many events intake refused since the last commit that counts them."""
+    duplicates: int = 0
+    """How many were duplicates."""
+    noted: Noted | None = None
 
     def __add__(self, later: "Batch") -> "Batch":
-        """Return both as one, but for what is noted."""
+        """Return both as one, but for what is noted, and for what intake counts: that is counted anew."""
         return Batch(
             self.puts + later.puts,
             self.acks + later.acks,
             self.marks | later.marks,
             self.waiters + later.waiters,
             self.corrupt + later.corrupt,
-            self.declined + later.declined,
         )
-
-    def puts_to_write(self) -> list[Put]:
-        """Return the puts that are to be written now, and note that of them: all but those that are overdue."""
-        written: list[Put] = []
-        for put in self.puts:
-            put.written = not put.overdue
-            if put.written:
-                written.append(put)
-        return written
 
     def all_waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
         """Return what is to be told when it is committed."""
-        return [*(put.done for put in self.puts), *self.waiters, *self.noted.waiters]
+        noted = self.noted.waiters if self.noted is not None else ()
+        return [*(put.done for put in self.puts), *self.waiters, *noted]

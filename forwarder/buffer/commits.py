@@ -12,13 +12,13 @@ by the disk buffer alone, on the event loop.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from forwarder.buffer.base import Unavailable
 from forwarder.buffer.batch import Batch, Noted, Put
 from forwarder.buffer.fates import Fate
-from forwarder.buffer.waiting import tell
 from forwarder.database import ledger
 from forwarder.database.connection import (
     Committed,
@@ -51,6 +51,8 @@ MAX_DAMAGES_IN_A_ROW: Final = 3
 """If each new file is found damaged before anything is committed in it, new files are no help."""
 
 T = TypeVar("T")
+F = TypeVar("F")
+_NOTHING: Final = Batch()
 
 
 class GroupCommit(Generic[T]):
@@ -73,14 +75,14 @@ class GroupCommit(Generic[T]):
         """Whether puts are worth trying: the disk worked when it was last tried."""
         self.waiting = Batch()
         """But for what is noted."""
-        self._noted = Noted()
+        self._noted: Noted | None = None
         self._database = database
         self._job_of = job_of
         self._apply = apply
         self._refuse = refuse
         self._telemetry = telemetry
         self._committing = False
-        self._current = Batch()
+        self._current = _NOTHING
         self._stalled = False  # not even acks can be committed, until it is tried again
         self._restore: Job[None] | None = None
         self._then: Callable[[], None] | None = None
@@ -88,6 +90,7 @@ class GroupCommit(Generic[T]):
         self._watchdog: asyncio.TimerHandle | None = None
         self._ack_timer: asyncio.TimerHandle | None = None
         self._acks_are_due = False
+        self._tally_is_due = False
         self._failure: Exception | None = None
         self._failed = asyncio.Event()
         self._damages_in_a_row = 0
@@ -95,11 +98,14 @@ class GroupCommit(Generic[T]):
 
     def put(self, put: Put) -> None:
         """Have events stored, or refused at its deadline, which is not before that of any put before it."""
-        self._raise_if_failed()
+        if self._failure is not None:
+            raise self._failure
         self.waiting.puts.append(put)
         if self._watchdog is None:
             self._watch(put.deadline)
-        self.commit()
+        if not (self._committing or self._stalled):
+            self._committing = True
+            asyncio.get_running_loop().call_soon(self._begin)
 
     def ack(self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None] | None = None) -> None:
         """Have events removed, each with its fate."""
@@ -111,9 +117,12 @@ class GroupCommit(Generic[T]):
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """Have an event removed with the next commit there is, or within `ACK_SECONDS`."""
-        self.waiting.acks.append((event, fate))
-        if self._ack_timer is None or len(self.waiting.acks) >= MAX_WAITING_ACKS:
+        acks = self.waiting.acks
+        acks.append((event, fate))
+        if len(acks) >= MAX_WAITING_ACKS:
             self.commit()
+        elif self._ack_timer is None and not (self._committing or self._stalled):
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._commit_acks)
 
     @property
     def has_acks(self) -> bool:
@@ -131,7 +140,7 @@ class GroupCommit(Generic[T]):
     def note(self, noted: Noted, *, soon: bool = True) -> None:
         """Have changes of what is kept for intake committed; unless it is to be soon, with the next commit there is."""
         self._raise_if_failed()
-        self._noted += noted
+        self._noted = noted if self._noted is None else self._noted.then(noted)
         if soon:
             self.commit()
 
@@ -165,38 +174,68 @@ class GroupCommit(Generic[T]):
         self.commit()
 
     def commit(self) -> None:
-        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one."""
+        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one.
+
+        Acks may wait for a put.
+        """
         if self._committing or self._stalled:
             return
-        if not self._is_due:
-            if self.waiting.acks and self._ack_timer is None:
-                self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._commit_acks)
-            return
-        self._committing = True
-        asyncio.get_running_loop().call_soon(self._begin)
-
-    @property
-    def _is_due(self) -> bool:
-        """Whether there is anything to commit, other than acks that may wait for a put."""
         waiting = self.waiting
-        if waiting.puts or self._restore is not None:
-            return True
-        if waiting.acks and (self._acks_are_due or len(waiting.acks) >= MAX_WAITING_ACKS):
-            return True
-        if waiting.marks or waiting.waiters or waiting.corrupt or waiting.declined:
-            return True
-        return self.available and bool(self._noted)
+        acks = len(waiting.acks)
+        if (
+            waiting.puts
+            or self._restore is not None
+            or acks >= MAX_WAITING_ACKS
+            or (acks and self._acks_are_due)
+            or waiting.marks
+            or waiting.waiters
+            or waiting.corrupt
+            or self._tally_is_due
+            or (self._noted is not None and self.available)
+        ):
+            self._committing = True
+            asyncio.get_running_loop().call_soon(self._begin)
+        elif acks and self._ack_timer is None:
+            self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._commit_acks)
+
+    def commit_tally(self) -> None:
+        """Have what intake counts committed, although nothing else may be: `job_of` adds it to the batch."""
+        self._tally_is_due = True
+        if self.available:
+            self.commit()
 
     def _commit_acks(self) -> None:
         self._ack_timer = None
         self.hurry_acks()
 
     def _begin(self) -> None:
-        if job := self._restore:
-            self._database.submit(job, self._restored, restores=True)
+        if self._restore is not None:
+            self._database.submit(self._restore, self._restored, restores=True)
             return
-        batch = self._current = self._next_batch()
-        self._database.submit(self._job_of(batch), lambda result: self._committed(batch, result))
+        batch, self.waiting = self.waiting, Batch()
+        self._current = batch
+        self._acks_are_due = self._tally_is_due = False
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None
+        if self.available and self._noted is not None:
+            # Else what is noted waits for room, as puts do, or acks might fail for want of it.
+            batch.noted, self._noted = self._noted, None
+        if len(batch.puts) > 1:
+            self._split(batch)
+        try:
+            self._database.submit(self._job_of(batch), partial(self._committed, batch))
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._committed(batch, error)
+
+    def _split(self, batch: Batch) -> None:
+        """Leave puts beyond `MAX_COMMIT_BYTES` for the next batch."""
+        size = 0
+        for index, put in enumerate(batch.puts):
+            size += put.size_bytes
+            if index and size > MAX_COMMIT_BYTES:
+                batch.puts, self.waiting.puts = batch.puts[:index], batch.puts[index:]
+                break
 
     async def flush(self) -> None:
         """Wait until nothing waits any more, or cannot be committed now."""
@@ -266,60 +305,55 @@ class GroupCommit(Generic[T]):
         """Return the oldest that is not overdue."""
         return next((put for put in chain(self._current.puts, self.waiting.puts) if not put.overdue), None)
 
-    def _next_batch(self) -> Batch:
-        batch, self.waiting = self.waiting, Batch()
-        self._acks_are_due = False
-        if self._ack_timer is not None:
-            self._ack_timer.cancel()
-            self._ack_timer = None
-        if self.available:  # else what is noted waits for room, as puts do, or acks might fail for want of it
-            batch.noted, self._noted = self._noted, Noted()
-        size = 0
-        for index, put in enumerate(batch.puts):
-            size += put.size_bytes
-            if index and size > MAX_COMMIT_BYTES:
-                batch.puts, self.waiting.puts = batch.puts[:index], batch.puts[index:]
-                break
-        return batch
-
     def _restored(self, result: Committed[None] | Exception) -> None:
         self._committing = False
-        match result:
-            case Committed():
-                self._restore = None
-                if self._then is not None:
-                    self._then()
-            case DamagedError():  # there is another job now
-                pass
-            case UnavailableError():
-                self._give_way(result, more=False)
-            case _:
-                self._fail(Batch(), result)
+        try:
+            match result:
+                case Committed():
+                    self._restore = None
+                    if self._then is not None:
+                        self._then()
+                case DamagedError():  # there is another job now
+                    pass
+                case UnavailableError():
+                    self._give_way(result, more=False)
+                case _:
+                    self._fail(_NOTHING, result)
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._fail(_NOTHING, error)
         self._go_on()
 
     def _committed(self, batch: Batch, result: Committed[T] | Exception) -> None:
         self._committing = False
-        self._current = Batch()
-        match result:
-            case Committed(value):
+        self._current = _NOTHING
+        try:
+            if isinstance(result, Committed):
                 self._damages_in_a_row = 0
-                try:
-                    self._apply(batch, value)
-                except Exception as error:  # noqa: BLE001 - a bug, which ends the process
-                    self._fail(batch, error)
+                self._apply(batch, result.value)
+            else:
+                self._not_committed(batch, result)
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._fail(batch, error)
+        self.commit()
+        if not self._committing:
+            self._ended.set()
+
+    def _not_committed(self, batch: Batch, error: Exception) -> None:
+        match error:
             case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
                 # The database has told the buffer, which restores what it can. The dead letters are not in the new file
                 # yet, so none can be replayed now.
                 self._damages_in_a_row += 1
-                self._put_back(batch)
+                self._requeue(batch)
                 self._refuse_puts([put for put in self.waiting.puts if put.replayed])
             case UnavailableError():
-                more = bool(batch.puts or batch.noted)
-                self._put_back(batch)
-                self._give_way(result, more=more)
+                more = bool(batch.puts or batch.noted is not None)
+                self._requeue(batch)
+                self._give_way(error, more=more)
             case _:
-                self._fail(batch, result)
-        self._go_on()
+                self._fail(batch, error)
+                # The events were delivered, so the end of the process tries once more to commit that.
+                self.waiting = Batch(acks=batch.acks, marks=batch.marks) + self.waiting
 
     def _go_on(self) -> None:
         self.commit()
@@ -352,11 +386,12 @@ class GroupCommit(Generic[T]):
         self._committing, self._stalled = False, not given
         self._go_on()
 
-    def _put_back(self, batch: Batch) -> None:
-        later, self._noted, batch.noted = self._noted, batch.noted, Noted()
-        self._noted += later
+    def _requeue(self, batch: Batch) -> None:
+        if batch.noted is not None:
+            self._noted, batch.noted = batch.noted.then(self._noted), None
         self.waiting = batch + self.waiting
         self._acks_are_due = bool(self.waiting.acks)
+        self._tally_is_due |= bool(batch.refused or batch.duplicates)
 
     def _raise_if_failed(self) -> None:
         if self._failure is not None:
@@ -366,12 +401,15 @@ class GroupCommit(Generic[T]):
         """Tell everybody of a bug, and end the process: see `watch`."""
         self._stalled, self._failure = True, error
         self._failed.set()
-        for done in chain(batch.all_waiters(), self.waiting.all_waiters(), self._noted.waiters):
+        noted = self._noted.waiters if self._noted is not None else ()
+        for done in chain(batch.all_waiters(), self.waiting.all_waiters(), noted):
             if not done.done():
                 done.set_exception(error)
 
     def _try_again(self) -> None:
         self._retry = None
+        if self._failure is not None:
+            return
         self._stalled = False
         self._database.submit(prove_room(self._database), self._proved_room)
         self.commit()
@@ -385,6 +423,12 @@ class GroupCommit(Generic[T]):
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
             )
+
+
+def tell(done: asyncio.Future[F], value: F) -> None:
+    """Tell who waits, unless that was told something else, or was cancelled."""
+    if not done.done():
+        done.set_result(value)
 
 
 def prove_room(database: Database) -> Job[bool]:

@@ -1,59 +1,51 @@
 """The buffer on disk: what was put is there again after the process died.
 
-Acknowledged means committed: `put` returns after the commit that holds its events. Part of the events are in memory as
-well: those being delivered, and a window of those that come next, of about `WINDOW_BYTES`; see `reading`.
+`put` answers after the commit that holds its events. Part of the events are in memory as well: those being delivered, and a
+window of those that come next, of about `WINDOW_BYTES`; see `reading`.
 
 An event is in `_ordering`, waiting to be taken; in `_taken`, until it is acked or released; in `_room.dropping` and then
 in the put that it makes room for, until that is committed; or on disk only: newer than all in `_ordering`, or known to it
-by its id. A crash gives everything back that was not acked, in order.
+by its id. After a crash every event that was not acked is there again, in order.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Final
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
+from forwarder.buffer.base import NO_NOTES, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Batch, Put
-from forwarder.buffer.bringing import Bringing
-from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
-from forwarder.buffer.dead_letters import DatabaseDeadLetters, asked
-from forwarder.buffer.declined import Declined
+from forwarder.buffer.commits import PUT_SECONDS, GroupCommit, tell
 from forwarder.buffer.fates import Dropped, Fate
-from forwarder.buffer.marking import Marking
-from forwarder.buffer.noting import Noting
-from forwarder.buffer.ordering import MAX_STEPS, Ordering
+from forwarder.buffer.local import LocalBuffer, ask, ledger_of
+from forwarder.buffer.marking import Marking, Noting
+from forwarder.buffer.putting import Room
 from forwarder.buffer.reading import Reading
-from forwarder.buffer.room import Room
-from forwarder.buffer.settling import Settling
-from forwarder.buffer.turns import Turns
+from forwarder.buffer.salvaging import Salvaging
 from forwarder.buffer.upkeep import Upkeep
-from forwarder.buffer.waiting import News, tell
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
 from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.database.ledger import Counters
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
-from forwarder.words import Intake, WhenFull
+from forwarder.words import Intake
 
-_COMMIT_SECONDS: Final = 0.5
-"""What of the time that a put may take is left for its commit, when it or the one before it waited for room."""
 WINDOW_BYTES: Final = 6 * 1024 * 1024
-"""Of memory for the events that come next, and once more for those that were passed over or given back."""
+"""Of memory for the events that come next, and once more for those that were passed over or released."""
+_STORED: Final = Stored()
 
 
-class DiskBuffer:
+class DiskBuffer(LocalBuffer):
     """A Buffer in a database on disk, opened with it. `clock` is the event loop's, in seconds; `next_id` gives rising ids.
 
     `remembered` gives all that intake remembers now, for a new file in the place of a damaged one. A key must not be in it
-    before the put of its event has answered `Stored`, or it might outlive an event that never was.
+    before the put of its event has answered `Stored`, or it might outlive an event that was never stored.
     """
 
     outlives_process = True
@@ -72,22 +64,23 @@ class DiskBuffer:
         window_bytes: int = WINDOW_BYTES,
         remembered: Callable[[], Notes] = lambda: NO_NOTES,
     ) -> None:
-        self._settings = settings
-        self._when_full = settings.when_full
-        self._database = database
-        self.dead_letters = DatabaseDeadLetters(database, telemetry=telemetry)
-        self._telemetry = telemetry
-        self._settling = Settling(telemetry, receipts)
-        self._clock = clock
-        self._ordering = Ordering(max_aside_bytes=window_bytes, lane_of=lane_of)
-        self._taken: dict[int, Event] = {}
-        self._news = News(clock)
+        super().__init__(
+            settings,
+            database=database,
+            telemetry=telemetry,
+            receipts=receipts,
+            clock=clock,
+            lane_of=lane_of,
+            max_aside_bytes=window_bytes,
+        )
+        self._bounds = dead_letters
         self._is_open = False
         self._is_lost = False
-        """Whether the file had no place any more at the end."""
-        self._declined = Declined(telemetry.tally)
+        """Whether the file was not in its place at the end."""
+        self._tally = telemetry.tally
+        self._counted_refused = self._counted_duplicates = 0
+        """How much of the tally is in the ledger."""
         self._count = rows.RowCount()
-        self._bounds = dead_letters
         self._commits = GroupCommit(
             database, job_of=self._job_of, apply=self._apply, refuse=self._refuse, telemetry=telemetry
         )
@@ -101,16 +94,30 @@ class DiskBuffer:
             drop_corrupt=self._drop_corrupt,
             telemetry=telemetry,
         )
-        self._room = Room(settings, database, ordering=self._ordering, reading=self._reading, news=self._news)
-        self._turns = Turns(settings, clock)
-        bringing = Bringing(self._commits, room=self._room, submit=self._submit, receipts=receipts, next_id=next_id)
-        self._upkeep = Upkeep(
+        self._room = Room(
+            settings,
             database,
+            ordering=self._ordering,
+            reading=self._reading,
+            news=self._news,
+            clock=clock,
+            stall=self._commits.stall,
+        )
+        self._salvaging = Salvaging(
+            database,
+            self._commits,
+            room=self._room,
             bounds=dead_letters,
             telemetry=telemetry,
+            receipts=receipts,
+            next_id=next_id,
+        )
+        self._upkeep = Upkeep(
+            database,
+            salvaging=self._salvaging,
+            telemetry=telemetry,
             count=self._count,
-            bring=bringing.bring,
-            write_declined=self._write_declined,
+            write_tally=self._write_tally,
             beyond_reach=self._beyond_reach,
             moved=self._commits.lacks_room,
         )
@@ -124,138 +131,85 @@ class DiskBuffer:
         self._loop = asyncio.get_running_loop()
         await self._database.open()
         self._is_open = True
-        assert self._database.directory is not None
+        directory = self._database.directory
+        assert directory is not None
         if self._database.lacks_file:
             self._commits.lacks_room(UnavailableError("the disk is full, so there is no file yet"))
             return
-        if self._database.directory.is_open_to_everybody:
-            self._telemetry.buffer_open_to_everybody(str(self._database.directory.path))
+        if directory.is_open_to_everybody:
+            self._telemetry.buffer_open_to_everybody(str(directory.path))
         try:
-            if job := await self._upkeep.find_damaged_files():
-                self._commits.restore(job, then=self._upkeep.salvage_soon)
+            if job := await self._salvaging.find_damaged_files():
+                self._commits.restore(job, then=self._salvaging.salvage_soon)
                 await self._commits.flush()
             await self._reading.open()
             await self._end_marked()
         except DamagedError:  # there is a new file, and nothing in it to read
             await self._commits.flush()
         except UnavailableError as error:
-            raise self._database.directory.unusable(error) from error
-        if not self._database.directory.has_reserve:
-            self._commits.lacks_room(UnavailableError("there is no room in reserve"))
+            raise directory.unusable(error) from error
+        if not directory.has_reserve:
+            self._commits.lacks_room(UnavailableError("there is no room for the reserve"))
+
+    async def _end_marked(self) -> None:
+        """Make dead letters of the events found marked. While the disk is too full for that, they stay taken."""
+        found, events = await self._database.run(marks.find)
+        if found:
+            self._taken.update((event.id, event) for event in events)
+            self._reading.hide(set(self._taken))
+            for event, fate in self._marking.found(found, events):
+                self.begin_ack(event, fate)
+            await self._commits.flush()
 
     async def serve(self) -> None:
-        """See Buffer. Raises what a bug in the database's jobs raised."""
+        """See Buffer. Raise what a bug in the database's jobs raised."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._upkeep.serve(), name="buffer upkeep")
             tasks.create_task(self._commits.watch(), name="buffer failure")
 
+    # In
+
     async def put(
         self, events: Sequence[Event], *, intake: Intake, replayed: Sequence[int] = (), notes: Notes = NO_NOTES
     ) -> PutAnswer:
-        """See Buffer. Full until something is acked, or never, if the oldest are dropped instead."""
-        size = sum(event.size_bytes for event in events)
+        """See Buffer. Full until something is acked; with `drop_oldest`, only while all events are taken."""
+        size = sum(len(event.body) for event in events)
         if len(events) > self._settings.max_events or size > self._settings.max_bytes:
             return NeverFits()
         if not self._commits.available:
             return Unavailable()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + PUT_SECONDS
-        put = Put(events, size, intake, loop.create_future(), deadline, replayed=replayed, notes=notes)
+        deadline = self._loop.time() + PUT_SECONDS
+        put = Put(events, size, intake, self._loop.create_future(), deadline, replayed=replayed, notes=notes)
         async with self._room.turn():  # whoever is before it in the queue has an earlier deadline
-            if self._turns.waiting or not self._room.fits(len(events), size):
-                refused = await self._find_room(put)
+            if not self._room.claim(len(events), size):
+                refused = await self._room.find(put, drop_oldest=self._when_full == "drop_oldest")
                 if refused is not None:
                     return refused
-            self._submit(put)
+            self._commits.put(put)
         return await put.done
 
     def begin_put(self, event: Event, *, intake: Intake) -> asyncio.Future[PutAnswer] | None:
         """See Buffer."""
-        size = event.size_bytes
-        if self._room.queued or self._turns.waiting or not self._commits.available or not self._room.fits(1, size):
+        room, commits, loop = self._room, self._commits, self._loop
+        size = len(event.body)
+        if room.queued or not commits.available or not room.claim(1, size):
             return None
-        put = Put((event,), size, intake, self._loop.create_future(), self._loop.time() + PUT_SECONDS)
-        self._submit(put)
+        put = Put((event,), size, intake, loop.create_future(), loop.time() + PUT_SECONDS)
+        commits.put(put)
         return put.done
 
-    async def _find_room(self, put: Put) -> Full | Unavailable | None:
-        """Return None if there is room for a put, for which the oldest are dropped if that is wanted; else the answer."""
-        if self._when_full == "drop_oldest":
-            return await self._make_room(put)
-        assert put.intake is not None, "what is salvaged asks for no room"
-        return self._turns.ask(put.events, put.size_bytes, intake=put.intake, free=self._room.free())
-
-    async def _make_room(self, put: Put) -> Full | Unavailable | None:
-        """Drop the oldest for a put; return the answer if that cannot be done."""
-        try:
-            async with asyncio.timeout_at(put.deadline - _COMMIT_SECONDS):
-                dropped = await self._room.make(len(put.events), put.size_bytes)
-        except UnavailableError:
-            return Unavailable()
-        except TimeoutError:
-            if self._reading.waiting_seconds() > PUT_SECONDS / 2:  # else there was only much to do
-                self._commits.stall()
-            return Unavailable()
-        if dropped is None:
-            return Full()
-        put.dropped = dropped
-        return None
-
     async def recall(self) -> Notes:
-        """See Buffer. To be asked before `serve`, which ends the salvage of damaged files, from which it is read, too."""
-        return await self._noting.recall(self._upkeep.damaged_files)
+        """See Buffer. Call it before `serve`, which ends the salvage of the damaged files from which it reads, too."""
+        return await self._noting.recall(self._salvaging.damaged_files)
 
     async def note(self, types: TypeChanges) -> None:
-        """See Buffer. Where the disk is full it waits until there is room again."""
+        """See Buffer. While the disk is full it waits for room."""
         await self._noting.note(types)
 
-    async def take(
-        self,
-        *,
-        max_events: int,
-        max_bytes: int,
-        skip_lanes: AbstractSet[str] = frozenset(),
-        max_lane_events: int | None = None,
-    ) -> list[Event]:
-        """See Buffer."""
-        while True:
-            self._news.expect()
-            events = self.take_ready(
-                max_events=max_events, max_bytes=max_bytes, skip_lanes=skip_lanes, max_lane_events=max_lane_events
-            )
-            if events:
-                return events
-            await self._news.wait()
+    # Out
 
-    def take_ready(
-        self,
-        *,
-        max_events: int,
-        max_bytes: int,
-        skip_lanes: AbstractSet[str] = frozenset(),
-        max_lane_events: int | None = None,
-    ) -> list[Event]:
-        """See Buffer."""
-        events = self._ordering.hand_out(
-            now=self._clock(),
-            max_events=max_events,
-            max_bytes=max_bytes,
-            skip_lanes=skip_lanes,
-            max_lane_events=max_lane_events,
-            max_steps=MAX_STEPS,
-        )
-        for event in events:
-            self._taken[event.id] = event
+    def _read_ahead(self) -> None:
         self._reading.read_ahead()
-        if self._ordering.unfinished:
-            asyncio.get_running_loop().call_soon(self._news.tell)
-        elif len(events) < max_events:
-            self._news.tell_at(self._ordering.next_change())
-        return events
-
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
-        """See Buffer."""
-        self._news.listen(changed=changed, left=left)
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer. What is acked is never handed out again, also where the commit must wait."""
@@ -266,7 +220,8 @@ class DiskBuffer:
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """See Buffer."""
-        self._marking.ending((event.id,))
+        if self._marking.marks:
+            self._marking.ending((event.id,))
         self._commits.begin_ack(event, fate)
 
     def hurry_acks(self) -> None:
@@ -288,49 +243,40 @@ class DiskBuffer:
         self._check_taken(events)
         await self._marking.unmark(event.id for event in events)
 
-    def _check_taken(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if event.id not in self._taken:
-                raise KeyError(event.id)
-
-    async def release(self, events: Sequence[Event], *, not_before: float) -> None:
-        """See Buffer."""
-        for event in events:
-            del self._taken[event.id]
+    def _unmark_soon(self, events: Sequence[Event]) -> None:
         self._marking.unmark_soon(event.id for event in events)
-        self._ordering.give_back(events, not_before=not_before)
-        self._news.tell()
 
-    def end_rests(self) -> None:
-        """See Buffer."""
-        self._ordering.end_rests()
-        self._news.tell()
+    # What may be known of it
 
     async def contains(self, event_id: int) -> bool:
         """See Buffer."""
         if event_id in self._taken:
             return True
-        return await asked(self._database, lambda transaction: rows.is_held(transaction, event_id))
+        return await ask(self._database, lambda transaction: rows.is_held(transaction, event_id))
 
     @property
     def last_id(self) -> int:
         """See Buffer."""
         return self._database.ledger["last_id"]
 
-    def use(self, when_full: WhenFull) -> None:
-        """See Buffer."""
-        self._when_full = when_full
-
     def ledger(self) -> Ledger:
         """See Buffer."""
-        counters = self._database.ledger
+        counters, tally = self._database.ledger, self._tally
         if self._is_lost:
-            counters = counters + Counter({"dropped.shutdown": counters["buffered"]})
-            counters["buffered"] = 0
-        return self._declined.ledger(counters)
+            lost = counters["buffered"]
+            counters = Counters(counters, buffered=0)
+            counters["dropped.shutdown"] += lost
+        refused, duplicates = tally.refused - self._counted_refused, tally.duplicates - self._counted_duplicates
+        return ledger_of(
+            counters,
+            received=counters["received"] + refused + duplicates,
+            duplicates=counters["duplicates"] + duplicates,
+            refused=counters["rejected"] + refused,
+            buffered=counters["buffered"],
+        )
 
     def occupancy(self) -> Occupancy:
-        """See Buffer. Events of a damaged file count until they are brought over or given up."""
+        """See Buffer. Events of a damaged file count until they are salvaged or lost."""
         counters = self._database.ledger
         times = [self._ordering.oldest_accepted_at(), self._reading.unread_since()]
         times += (event.accepted_at for event in self._taken.values())
@@ -342,10 +288,6 @@ class DiskBuffer:
             if counters["buffered"]
             else None,
         )
-
-    def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
-        """See Buffer."""
-        return self._ordering.ready_at(now, skip_lanes=skip_lanes)
 
     @property
     def available(self) -> bool:
@@ -359,7 +301,7 @@ class DiskBuffer:
 
     @property
     def dead_letters_lost(self) -> int:
-        """See Buffer. They are kept, as the events are, unless the file has no place any more."""
+        """See Buffer. They are kept, as the events are, unless the file is not in its place any more."""
         return self._database.ledger["dead_letters"] if self._is_lost else 0
 
     async def close(self) -> None:
@@ -367,13 +309,13 @@ class DiskBuffer:
         try:
             if self._is_open:
                 self._is_open = False
-                await self._write_the_rest()
+                await self._commit_all()
         finally:
             await self._database.close()
 
-    async def _write_the_rest(self) -> None:
+    async def _commit_all(self) -> None:
         self._news.close()
-        self._note_declined()
+        self._write_tally()
         await self._commits.flush()
         if not await self._upkeep.look():
             self._is_lost = True
@@ -381,80 +323,67 @@ class DiskBuffer:
             self._telemetry.dead_letters_evicted(self.dead_letters_lost, reason="shutdown")
         self._commits.close()
 
-    def _write_declined(self) -> None:
-        self._note_declined()
-        if self._commits.available:
-            self._commits.commit()
-
     # Committing
 
-    def _submit(self, put: Put) -> None:
-        self._room.occupy(put)
-        self._commits.put(put)
-
-    def _note_declined(self) -> None:
-        """Have refusals and duplicates since the last time written to the ledger with the next commit."""
-        if declined := self._declined.since_last():
-            self._commits.waiting.declined += declined
+    def _write_tally(self) -> None:
+        if self._tally.refused > self._counted_refused or self._tally.duplicates > self._counted_duplicates:
+            self._commits.commit_tally()
 
     def _job_of(self, batch: Batch) -> Job[int]:
-        if declined := self._declined.since_last():
-            batch.declined += declined
+        batch.refused = self._tally.refused - self._counted_refused
+        batch.duplicates = self._tally.duplicates - self._counted_duplicates
         return partial(write, batch=batch, count=self._count, bounds=self._bounds)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
-        if batch.declined:
-            self._declined.committed(batch.declined)
+        self._counted_refused += batch.refused
+        self._counted_duplicates += batch.duplicates
         if batch.puts:
             self._apply_puts(batch.puts)
-        for event, _ in batch.acks:
-            del self._taken[event.id]
-            self._marking.ended(event.id)
-        self._settling.settle(batch.acks)
-        for done in chain(batch.waiters, batch.noted.waiters):
+        left: list[Event] = []
+        if batch.acks:
+            taken, marked = self._taken, self._marking.marks
+            for event, _ in batch.acks:
+                del taken[event.id]
+                marked.pop(event.id, None)
+                left.append(event)
+            self._tell_fates(batch.acks)
+        for done in batch.waiters if batch.noted is None else chain(batch.waiters, batch.noted.waiters):
             tell(done, None)
-        if batch.corrupt:
-            self._settling.corrupt(batch.corrupt)
+        for event_id in batch.corrupt:
+            self._telemetry.events_dropped(1, reason="corrupt")
+            self._receipts.ended(event_id, "dropped", "corrupt")
         if evicted:
             self._telemetry.dead_letters_evicted(evicted, reason="full")
-        self._news.have_left([event for event, _ in batch.acks])
+        if left:
+            self._news.have_left(left)
         if batch.puts:
             self._news.tell()
         else:
             self._news.wake()
 
     def _apply_puts(self, puts: Sequence[Put]) -> None:
-        accepted: Counter[Intake] = Counter()
+        accepted: dict[Intake, int] = {}
         for put in puts:
             if not put.written:
                 self._refuse(put)
                 continue
             self._room.settle(put, stored=True)
             if put.dropped:
-                self._settling.settle((event, Dropped("drop_oldest")) for event in put.dropped)
+                self._tell_fates((event, Dropped("drop_oldest")) for event in put.dropped)
             if put.salvaged is None:
-                assert put.intake is not None, "only what is salvaged came by none"
-                accepted[put.intake] += len(put.events)
+                assert put.intake is not None, "only salvaged events came by no intake"
+                accepted[put.intake] = accepted.get(put.intake, 0) + len(put.events)
                 self._reading.add(put.events)
             else:
-                self._upkeep.brought(put.salvaged)
-                self._settling.settle(put.ended)
+                self._salvaging.committed(put.salvaged)
+                self._tell_fates(put.ended)
                 ended = {event.id for event, _ in put.ended}
                 self._reading.add([event for event in put.events if event.id not in ended])
-            tell(put.done, Stored())
+            if not put.done.done():
+                put.done.set_result(_STORED)
         for intake, number in accepted.items():
             self._telemetry.events_accepted(number, intake=intake)
-
-    async def _end_marked(self) -> None:
-        """Make dead letters of what is found marked; if the disk is too full for that now, it is kept back until then."""
-        found, events = await self._database.run(marks.find)
-        if found:
-            self._taken.update((event.id, event) for event in events)
-            self._reading.hide(set(self._taken))
-            for event, fate in self._marking.found(found, events):
-                self.begin_ack(event, fate)
-            await self._commits.flush()
 
     def _refuse(self, put: Put) -> None:
         self._room.settle(put, stored=False)
@@ -477,16 +406,16 @@ class DiskBuffer:
         return counters["buffered"] - counters["unsalvaged"] - known - self._commits.uncommitted_corrupt()
 
     def _restore(self, file: str) -> None:
-        """Have the ledger and what is in memory written to the new file; the rest of the old one is salvaged."""
+        """Have the ledger and what is in memory written to the new file; the rest is salvaged from the damaged one."""
         self._telemetry.database_set_aside(file)
         dropped = chain(self._room.dropping, *(put.dropped for put in self._commits.uncommitted_puts()))
         kept = sorted(chain(self._ordering, self._taken.values(), dropped), key=lambda event: event.id)
         counters = dict(self._database.ledger)
         self._ordering.forget_unread()
-        self._commits.forget_corrupt()  # they are among those that the salvage misses
-        job = self._upkeep.restoring(file, counters=counters, kept=kept, marked=self._marking.all())
+        self._commits.forget_corrupt()  # the salvage will miss them, too
+        job = self._salvaging.restoring(file, counters=counters, kept=kept, marked=dict(self._marking.marks))
         self._commits.restore(job, then=self._restored)
 
     def _restored(self) -> None:
         self._noting.restored()
-        self._upkeep.salvage_soon()
+        self._salvaging.salvage_soon()

@@ -20,7 +20,7 @@ OVERHEAD_BYTES: Final = 512
 
 def cost_bytes(event: Event) -> int:
     """Return the memory that an event takes, about."""
-    return event.size_bytes + OVERHEAD_BYTES
+    return len(event.body) + OVERHEAD_BYTES
 
 
 class RisingIds:
@@ -62,7 +62,7 @@ class RisingIds:
         return iter(self._array[self._left :])
 
 
-class Lane:
+class StoredLane:
     """`not_before` is the end of its rest. It is `offered` if its rest is over and no taker skips it, as far as is known."""
 
     __slots__ = ("_passed", "_returned", "_unread", "_unread_since", "not_before", "offered")
@@ -117,7 +117,7 @@ class Lane:
         self._passed.append(event)
         return True
 
-    def put_back(self, event: Event) -> bool:
+    def release(self, event: Event) -> bool:
         """Add what was handed out; return whether it is kept, and not only its id."""
         if self._unread and event.id > self._unread.first():
             self._unread.insert(event.id)
@@ -145,7 +145,7 @@ class Lane:
             heapq.heappush(self._returned, (event.id, event))
             self._unread_since = event.accepted_at
 
-    def unkeep(self) -> int:
+    def keep_ids(self) -> int:
         """Keep only the ids of all events; return how many bytes that frees."""
         if self.first() is None:
             return 0

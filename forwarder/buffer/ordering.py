@@ -11,13 +11,13 @@ who uses the ordering reads them when they are wanted.
 """
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from typing import Final
 
-from forwarder.buffer.lane import Lane, cost_bytes
+from forwarder.buffer.lane import OVERHEAD_BYTES, StoredLane, cost_bytes
 from forwarder.event import Event, LaneOf, by_customer
 
 MAX_STEPS: Final = 1000
@@ -39,12 +39,14 @@ class Ordering:
         """The memory that the fresh events take, about."""
         self.unfinished = False
         """Whether the last `hand_out` ended its search early, and is to be called again when others had their turn."""
+        self.nothing_aside = True
+        """Whether the last `hand_out` left no lane aside. Then nothing is `wanted`, and `next_change` is None."""
         self._max_aside_bytes = max_aside_bytes
         self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
         # Each lane aside is offered, or it is in `_resting` or `_skipped`. An empty one stays until it would be offered.
-        self._aside: dict[str, Lane] = {}
-        self._keeping: dict[str, Lane] = {}  # those of which not only ids are kept
+        self._aside: dict[str, StoredLane] = {}
+        self._keeping: dict[str, StoredLane] = {}  # those of which not only ids are kept
         # Heaps; an entry that no longer holds is discarded when it comes up.
         self._offers: list[tuple[int, str]] = []  # offered lanes, by the id of their first event
         self._resting: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
@@ -54,16 +56,17 @@ class Ordering:
     def add(self, events: Sequence[Event]) -> None:
         """Append new events."""
         self._fresh.extend(events)
-        self.fresh_bytes += sum(map(cost_bytes, events))
+        for event in events:
+            self.fresh_bytes += len(event.body) + OVERHEAD_BYTES
 
-    def give_back(self, events: Sequence[Event], *, not_before: float) -> None:
+    def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """Put events that were handed out back in their places; their lanes rest until `not_before`."""
         for event in events:
             lane = self._lane_aside(self._lane_of(event))
-            if lane.put_back(event):
+            if lane.release(event):
                 self._keep(event, lane)
             if self._aside_bytes > self._max_aside_bytes:
-                self._unkeep(self._lane_of(event), lane)
+                self._keep_ids(self._lane_of(event), lane)
             self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
@@ -93,17 +96,25 @@ class Ordering:
         Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; if it took
         `max_steps` to pass over what may not be had, or what comes next is very large: see `unfinished`.
         """
-        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps)
+        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps) if self._skipped or self._resting else 0
         batch: list[Event] = []
         size = passed = 0
-        lane_events: Counter[str] = Counter()
-        while len(batch) < max_events and steps < max_steps and (found := self._first()):
+        lane_events: dict[str, int] = {}
+        self.unfinished = False
+        while len(batch) < max_events and steps < max_steps:
+            event: Event | None
+            if self._offers and (offered := self._first_offered()) is not None:
+                event, customer, lane = offered
+            elif self._fresh:
+                event = self._fresh[0]
+                customer, lane = self._lane_of(event), None
+            else:
+                break
             if batch and passed >= MAX_STEPS_FOR_MORE:
                 self.unfinished = True
-                return batch
-            event, customer, lane = found
+                break
             steps += 1
-            if customer in skip_lanes or lane_events[customer] == max_lane_events:
+            if customer in skip_lanes or lane_events.get(customer, 0) == max_lane_events:
                 self._skipped.add(customer)
                 passed += 1
                 if lane is None:
@@ -113,16 +124,18 @@ class Ordering:
             elif lane is None and customer in self._aside:
                 passed += 1
                 self._pass_over()  # earlier events of its lane rest
-            elif event is None or (batch and size + event.size_bytes > max_bytes):
+            elif event is None or (batch and size + len(event.body) > max_bytes):
                 self.unfinished = event is not None and 2 * size <= max_bytes
-                return batch
+                break
             else:
                 self._remove(event, lane)
                 batch.append(event)
-                size += event.size_bytes
-                lane_events[customer] += 1
+                size += len(event.body)
+                lane_events[customer] = lane_events.get(customer, 0) + 1
                 steps -= 1
-        self.unfinished = steps >= max_steps
+        else:
+            self.unfinished = steps >= max_steps
+        self.nothing_aside = not (self._aside or self._resting)
         return batch
 
     def take_oldest(self) -> Event | None:
@@ -137,8 +150,8 @@ class Ordering:
 
     def wanted(self, max_events: int) -> list[int]:
         """Return the ids of events to read from the store, as they come first of all that is offered; mostly none."""
-        found = self._first()
-        if found is None or found[0] is not None:
+        offered = self._first_offered()
+        if offered is None or offered[0] is not None:
             return []
         ids: list[int] = []
         offers = [heapq.heappop(self._offers) for _ in range(min(max_events, len(self._offers)))]
@@ -203,7 +216,7 @@ class Ordering:
 
         It may say so too early, where all that is fresh is of lanes that rest or are skipped.
         """
-        if self.more_fresh or self._first() or not self._skipped <= skip_lanes:
+        if self.more_fresh or self._fresh or self._first_offered() or not self._skipped <= skip_lanes:
             return now
         return max(now, self._resting[0][0]) if self._resting else None
 
@@ -245,22 +258,22 @@ class Ordering:
                 self._offer(customer, lane)
         return steps
 
-    def _offer(self, customer: str, lane: Lane) -> None:
+    def _offer(self, customer: str, lane: StoredLane) -> None:
         if lane:
             lane.offered = True
             heapq.heappush(self._offers, (lane.first_id(), customer))
         else:
             del self._aside[customer]
 
-    def _first(self) -> tuple[Event | None, str, Lane | None] | None:
-        """Return the next event that is offered, or None in its place if it must be read, its customer, its lane aside."""
+    def _first_offered(self) -> tuple[Event | None, str, StoredLane] | None:
+        """Return the first event of the lanes offered, or None in its place if it must be read; its customer; its lane."""
         while self._offers:
             first_id, customer = self._offers[0]
             lane = self._aside.get(customer)
             if lane and lane.offered and lane.first_id() == first_id:
                 return lane.first(), customer, lane
             heapq.heappop(self._offers)
-        return (self._fresh[0], self._lane_of(self._fresh[0]), None) if self._fresh else None
+        return None
 
     def _pass_over(self) -> None:
         """Move the first fresh event aside."""
@@ -272,11 +285,11 @@ class Ordering:
             self._keep(event, lane)
         self._note_first(event, lane)
 
-    def _remove(self, event: Event, lane: Lane | None) -> None:
+    def _remove(self, event: Event, lane: StoredLane | None) -> None:
         """Remove the first event of a lane, or if that is None of those that are fresh."""
         if lane is None:
             self._fresh.popleft()
-            self.fresh_bytes -= cost_bytes(event)
+            self.fresh_bytes -= len(event.body) + OVERHEAD_BYTES
         else:
             lane.remove_first()
             self._aside_bytes -= cost_bytes(event)
@@ -284,16 +297,16 @@ class Ordering:
                 del self._keeping[self._lane_of(event)]
             self._first_left(self._lane_of(event), lane)
 
-    def _first_left(self, customer: str, lane: Lane) -> None:
+    def _first_left(self, customer: str, lane: StoredLane) -> None:
         if lane.offered:
             self._offer(customer, lane)
 
-    def _lane_aside(self, customer: str) -> Lane:
+    def _lane_aside(self, customer: str) -> StoredLane:
         if (lane := self._aside.get(customer)) is None:
-            lane = self._aside[customer] = Lane()
+            lane = self._aside[customer] = StoredLane()
         return lane
 
-    def _note_first(self, event: Event, lane: Lane) -> None:
+    def _note_first(self, event: Event, lane: StoredLane) -> None:
         """Note that an event that was added to a lane may be its first."""
         if lane.first_id() != event.id:
             return
@@ -302,7 +315,7 @@ class Ordering:
             self._oldest = [(lane.first_id(), customer) for customer, lane in self._aside.items() if lane]
             heapq.heapify(self._oldest)
 
-    def _oldest_lane(self) -> Lane | None:
+    def _oldest_lane(self) -> StoredLane | None:
         """Return the lane aside with the oldest event."""
         while self._oldest:
             event_id, customer = self._oldest[0]
@@ -319,12 +332,12 @@ class Ordering:
         """Return the customers by the id of the first event to read."""
         return {lane.awaited(): customer for customer, lane in self._aside.items()}
 
-    def _keep(self, event: Event, lane: Lane) -> None:
+    def _keep(self, event: Event, lane: StoredLane) -> None:
         self._aside_bytes += cost_bytes(event)
         self._keeping[self._lane_of(event)] = lane
 
-    def _unkeep(self, customer: str, lane: Lane) -> None:
-        self._aside_bytes -= lane.unkeep()
+    def _keep_ids(self, customer: str, lane: StoredLane) -> None:
+        self._aside_bytes -= lane.keep_ids()
         self._keeping.pop(customer, None)
 
     def _find_room(self, size: int, customers: AbstractSet[str]) -> bool:
@@ -333,5 +346,5 @@ class Ordering:
             customer = next((each for each in reversed(self._keeping) if each not in customers), None)
             if customer is None:
                 return False
-            self._unkeep(customer, self._keeping[customer])
+            self._keep_ids(customer, self._keeping[customer])
         return True

@@ -13,10 +13,10 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
-from forwarder.buffer.commits import RETRY_SECONDS
+from forwarder.buffer.commits import RETRY_SECONDS, tell
 from forwarder.buffer.lane import OVERHEAD_BYTES
+from forwarder.buffer.local import News
 from forwarder.buffer.ordering import Ordering
-from forwarder.buffer.waiting import News, tell
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.event import Event
@@ -128,9 +128,13 @@ class Reading:
 
     def _told(self, add: Callable[[rows.Read], None], result: Committed[rows.Read] | Exception) -> None:
         self._reading = False
+        if isinstance(result, Committed):
+            try:
+                add(result.value)
+            except Exception as error:  # noqa: BLE001 - a bug, told to the takers
+                result = error
         match result:
-            case Committed(read):
-                add(read)
+            case Committed():
                 self._news.tell()
             case UnavailableError():
                 self._telemetry.buffer_failed("read", result)
@@ -159,7 +163,7 @@ class Reading:
         self._read_up_to = max(self._read_up_to, read.last_id)
         if read.events:
             self._unread_since = read.events[-1].accepted_at
-        size = sum(event.size_bytes for event in read.events)
+        size = sum(len(event.body) for event in read.events)
         self._ordering.more_fresh = read.looked_at >= max_events or size >= max_bytes
         self._drop_corrupt(read.unreadable)
 

@@ -1,14 +1,14 @@
 """Who gets what becomes free in a full buffer: every kind of request an equal share. Pure; used by the buffers.
 
-Without it the smallest requests get everything: one event fits as soon as one place is free, a batch never does.
+Without it the smallest requests would get everything: one event fits as soon as one place is free, a batch never does.
 
-- Nothing is kept for anybody before a request is refused for want of room, and what is free then, anybody may take.
-- Requests are of one kind if they come in the same way and are about as large. A kind waits from the refusal of one of its
-  requests until a little after the time at which that is to come again. Of what becomes free, each kind that waits has an
-  equal share kept for it, up to a bound. If none of its requests comes, that ends by itself.
-- Within a kind, the request that was refused first has the first turn: those that were refused later, and smaller ones, get
-  only what is kept beyond it. So a client that obeys Retry-After does not lose against one that asks again at once.
-  A request that comes again is known by its size and its first event.
+- Nothing is kept for anybody before a request is refused for want of room. Until then, whatever fits is put.
+- Requests are of one kind if they come by the same intake and are about as large. A kind waits from the refusal of one of
+  its requests until a little after the time at which that is to come again. Each kind that waits has an equal share of
+  what becomes free kept for it, up to a bound. If none of its requests comes again, that ends by itself.
+- Within a kind, the request that was refused first has the first turn. Later and smaller ones get only what is kept beyond
+  it, so a client that obeys Retry-After does not lose against one that asks again at once. A request that comes again is
+  recognised by its size and its first event.
 """
 
 from collections import OrderedDict

@@ -1,112 +1,89 @@
-"""What the disk buffer does from time to time: look for its file, count its rows, salvage damaged files, give back space.
+"""Looks after the disk buffer's file: is it in its place, how many rows has it, how much space may it give back or take?
 
-The count is what makes the ledger a proof: `buffered` is a number of its own in the ledger, and here it is compared with the
-rows themselves, little by little so that commits go on meanwhile.
+The count is what makes the ledger a proof: `buffered` is a number of its own in the ledger, and is compared here with the
+rows themselves, a part at a time so that commits go on meanwhile.
+
+The functions at the end say what the buffer takes of its disk at most. The README states these sums, and tests hold the
+buffer to them. A damaged file that is being salvaged takes its room besides, and so does the one that was salvaged last,
+which is kept.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from forwarder.buffer.batch import Salvaged
-from forwarder.buffer.commits import RETRY_SECONDS
-from forwarder.database import connection, events, ledger, salvage
-from forwarder.database.connection import DamagedError, Database, Job, Look, MovedError, Transaction, UnavailableError
-from forwarder.database.marks import Changes
-from forwarder.database.salvage import DamagedFile, Salvage
-from forwarder.event import Event
+from forwarder.buffer.commits import MAX_COMMIT_BYTES
+from forwarder.buffer.salvaging import Salvaging
+from forwarder.database import connection, events, ledger
+from forwarder.database.connection import (
+    CHECKPOINT_PAGES,
+    DamagedError,
+    Database,
+    Job,
+    Look,
+    MovedError,
+    Transaction,
+    UnavailableError,
+)
+from forwarder.database.schema import PAGE_BYTES
 from forwarder.observing.telemetry import Telemetry
-from forwarder.settings import DeadLettersSettings
+from forwarder.settings import BufferSettings, DeadLettersSettings
 
 COUNT_SECONDS: Final = 60.0
 TIDY_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 10.0
 """How often the file is looked for while nothing happens to events. The database looks before it commits, too."""
-_SALVAGED_ROWS: Final = 500
+_EMPTINESS: Final = 3
+"""SQLite lets a page become two thirds empty before it joins it with its neighbours."""
+_ROW_BYTES: Final = 2048
+"""For all of a row but its body, three times: customer and name take 660 bytes at most."""
+_ROW_FACTOR: Final = 4
+"""What a row may be larger than its body, where that is small."""
+_KEY_BYTES: Final = 190
+"""For a row of duplicate_keys, which takes 56 bytes at most, three times, and what there is to a page besides."""
+_TYPE_BYTES: Final = 1400
+"""For a row of attribute_types, as above: 442 bytes at most, of which a name takes 147 and an attribute 256."""
+_ACKED_BYTES: Final = 4 * PAGE_BYTES
+"""The pages that change when one event is removed."""
+_GIVEN_UP_BYTES: Final = 8 * 1024 * 1024
+"""The bodies that may become dead letters at once: as much as delivery takes at a time."""
 
 
 class Upkeep:
-    """`bring` stores events of a damaged file, and returns whether that worked.
+    """Counts and looks. `beyond_reach` gives how many events are buffered that no read will find.
 
-    `write_declined` writes down how many events were refused, or were duplicates. `moved` is told, again and again, that the
-    file is not in its place, so that nothing is put there.
+    `write_tally` has the numbers of refused events and of duplicates committed. `moved` is called with the error again and
+    again while the file is not in its place, so that nothing is put there.
     """
 
     def __init__(
         self,
         database: Database,
         *,
-        bounds: DeadLettersSettings,
+        salvaging: Salvaging,
         telemetry: Telemetry,
         count: events.RowCount,
-        bring: Callable[[Sequence[Event], Salvaged], Awaitable[bool]],
-        write_declined: Callable[[], None],
+        write_tally: Callable[[], None],
         beyond_reach: Callable[[], int],
         moved: Callable[[MovedError], None],
     ) -> None:
+        self.counted = False
+        """Whether the rows were counted since the start."""
         self._database = database
-        self._bounds = bounds
+        self._salvaging = salvaging
         self._telemetry = telemetry
         self._count = count
-        self._bring = bring
-        self._write_declined = write_declined
+        self._write_tally = write_tally
         self._beyond_reach = beyond_reach
         self._moved = moved
         self._is_away = False
-        self._books: dict[str, Salvage] = {}
-        """What the database has of them, as committed last: if its file is damaged, too, they are written to the next."""
-        self.counted = False
-        """Whether the rows were counted since the start."""
-        self._restored = asyncio.Event()  # there are the books of a damaged file
-        self._restored.set()
-        self._times_restored = 0
-
-    async def find_damaged_files(self) -> Job[None] | None:
-        """Return a job that opens the books for files that were set aside and are in none; None if there are none."""
-        directory = self._database.directory
-        assert directory is not None
-        self._books = {each.file: each for each in await self._database.run(salvage.pending)}
-        names = [name for name in await asyncio.to_thread(directory.damaged) if name not in self._books]
-        if not names:
-            return None
-        found = [await asyncio.to_thread(salvage.look_at, directory.path, name) for name in names]
-        found.sort(key=lambda each: each.counters is not None)
-        counters = None if self._database.ledger else found[-1].counters
-        # What was set aside last knows how far the salvage of earlier files had come.
-        known = {each.file: each for file in found for each in file.salvages}
-        self._books |= {name: known.get(name, Salvage(name)) for name in names}
-        for name in names:
-            self._telemetry.database_set_aside(name)
-        if counters is None:
-            self._telemetry.ledger_lost(names[-1])
-        return partial(salvage.begin, books=tuple(self._books.values()), counters=counters)
-
-    def damaged_files(self) -> list[str]:
-        """Return the names of the damaged files whose books are open."""
-        return list(self._books)
-
-    def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes) -> Job[None]:
-        """Return a job that opens the books for a file that was set aside now, and restores what is in memory."""
-        self._books[file] = Salvage(file, skip=frozenset(event.id for event in kept))
-        return partial(salvage.begin, books=tuple(self._books.values()), counters=counters, kept=kept, marked=marked)
-
-    def salvage_soon(self) -> None:
-        """The books of another damaged file are open."""
-        self._times_restored += 1
-        self._restored.set()
-
-    def brought(self, source: Salvaged) -> None:
-        """Events of a damaged file are committed."""
-        self._books[source.file] = replace(self._books[source.file], events_after=source.events_after)
 
     async def serve(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_counting(), name="buffer row count")
-            tasks.create_task(self._keep_salvaging(), name="buffer salvage")
+            tasks.create_task(self._salvaging.serve(), name="buffer salvage")
             tasks.create_task(self._keep_tidy(), name="buffer space")
 
     async def _keep_tidy(self) -> None:
@@ -119,7 +96,7 @@ class Upkeep:
                 continue
             await asyncio.sleep(TIDY_SECONDS)
             changed = self._telemetry.next_change()
-            self._write_declined()
+            self._write_tally()
             found = await self._look(then=connection.give_back_space)
             more = self._is_away or found.may_shrink or changed.done()
 
@@ -142,22 +119,14 @@ class Upkeep:
 
     async def _keep_counting(self) -> None:
         while True:
-            times_restored = self._times_restored
+            times_restored = self._salvaging.times_restored
             try:
                 await self._compare_rows(as_found=not self.counted)
                 self.counted = True
                 await asyncio.sleep(COUNT_SECONDS)
             except (UnavailableError, DamagedError) as error:
                 self._telemetry.buffer_failed("count", error)
-                await self._pause(times_restored)
-
-    async def _pause(self, times_restored: int) -> None:
-        """Wait a while, or until a damaged file was restored, if that was not so already."""
-        if times_restored == self._times_restored:
-            self._restored.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS):
-                    await self._restored.wait()
+                await self._salvaging.pause(times_restored)
 
     async def _compare_rows(self, *, as_found: bool) -> None:
         """Compare the ledger with the rows. What differs at once, the disk lost or altered; what differs later is a bug."""
@@ -172,71 +141,6 @@ class Upkeep:
             self._telemetry.rows_miscounted(missing)
         elif self._beyond_reach() > 0:
             await self._database.run(look_through)
-
-    async def _keep_salvaging(self) -> None:
-        while True:
-            times_restored = self._times_restored
-            try:
-                for each in await self._database.run(salvage.pending):
-                    await self._salvage(each)
-                if times_restored == self._times_restored:
-                    self._restored.clear()
-                    await self._restored.wait()
-            except (UnavailableError, DamagedError) as error:
-                self._telemetry.buffer_failed("salvage", error)
-                await self._pause(times_restored)
-
-    async def _salvage(self, books: Salvage) -> None:
-        directory = self._database.directory
-        assert directory is not None
-        opening = asyncio.ensure_future(asyncio.to_thread(DamagedFile, directory.path / books.file))
-        try:
-            file = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
-            (await opening).close()
-            raise
-        try:
-            brought = await self._bring_events(file, books)
-            letters = await self._bring_letters(file, books)
-        finally:
-            await asyncio.to_thread(file.close)
-        # In this order, or if the process were killed in between, everything would be salvaged once more.
-        await asyncio.to_thread(directory.mark_salvaged, books.file)
-        lost = await self._database.run(partial(salvage.end, file=books.file))
-        self._books.pop(books.file, None)  # it may have been restored, and ended once more
-        self._telemetry.events_dropped(lost, reason="corrupt")
-        self._telemetry.salvage_ended(file=books.file, events=brought, dead_letters=letters, lost=lost)
-
-    async def _bring_events(self, file: DamagedFile, books: Salvage) -> int:
-        after: int | None = books.events_after
-        brought = 0
-        marks = await asyncio.to_thread(file.marks)
-        while after is not None:
-            found, after = await asyncio.to_thread(file.events, after, max_rows=_SALVAGED_ROWS)
-            new = [event for event in found if event.id not in books.skip]
-            if after is not None and not await self._bring(new, Salvaged(books.file, after, marks)):
-                raise UnavailableError("there is no room for what is salvaged")
-            brought += len(new)
-        return brought
-
-    async def _bring_letters(self, file: DamagedFile, books: Salvage) -> int:
-        after: int | None = books.letters_after
-        brought = 0
-        while after is not None:
-            found, after = await asyncio.to_thread(file.letters, after, max_rows=_SALVAGED_ROWS)
-            if after is not None:
-                job = partial(
-                    salvage.bring_letters,
-                    file=books.file,
-                    found=found,
-                    letters_after=after,
-                    max_events=self._bounds.max_events,
-                    max_bytes=self._bounds.max_bytes,
-                )
-                self._telemetry.dead_letters_evicted(await self._database.run(job), reason="full")
-                self._books[books.file] = replace(self._books[books.file], letters_after=after)
-                brought += len(found)
-        return brought
 
 
 def look_through(transaction: Transaction) -> None:
@@ -268,3 +172,57 @@ def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: 
     if not unsalvaged:
         transaction.ledger["buffered_bytes"] = size
     return missing
+
+
+def max_file_bytes(
+    settings: BufferSettings, dead_letters: DeadLettersSettings, *, max_keys: int = 0, max_types: int = 0
+) -> int:
+    """Return what the database's file may grow to; SQLite is told.
+
+    `max_keys` are the most keys of events and `max_types` the most types of attributes that intake remembers; names have at
+    most 49 UTF-16 units then, and attributes 256 bytes of UTF-8.
+    """
+    max_events = settings.max_events + dead_letters.max_events
+    rows = _EMPTINESS * (settings.max_bytes + dead_letters.max_bytes) + _ROW_BYTES * max_events
+    return rows + _note_bytes(max_keys, max_types)
+
+
+def max_log_bytes(*, max_put_bytes: int, max_concurrency: int, max_keys: int = 0, max_types: int = 0) -> int:
+    """Return what the write-ahead log may grow to: what it has when it is written back, and one transaction.
+
+    `max_put_bytes` is the most that is put in one piece, `max_concurrency` the most attempts on the wire. Where the oldest
+    events are dropped, those of one put come on top. Keys and types may all change at once.
+    """
+    transaction = (
+        _ROW_FACTOR * max(MAX_COMMIT_BYTES, max_put_bytes) + 2 * max_concurrency * _ACKED_BYTES + _GIVEN_UP_BYTES
+    )
+    return CHECKPOINT_PAGES * PAGE_BYTES + transaction + _note_bytes(max_keys, max_types)
+
+
+def reserve_bytes(*, max_put_bytes: int) -> int:
+    """Return what is kept in reserve: as much as the file may have to grow by when the log is written into it."""
+    return CHECKPOINT_PAGES * PAGE_BYTES + _ROW_FACTOR * max(MAX_COMMIT_BYTES, max_put_bytes)
+
+
+def max_directory_bytes(
+    settings: BufferSettings,
+    dead_letters: DeadLettersSettings,
+    *,
+    max_put_bytes: int,
+    max_concurrency: int,
+    max_keys: int = 0,
+    max_types: int = 0,
+) -> int:
+    """Return what all files together may grow to."""
+    log_bytes = max_log_bytes(
+        max_put_bytes=max_put_bytes, max_concurrency=max_concurrency, max_keys=max_keys, max_types=max_types
+    )
+    return (
+        max_file_bytes(settings, dead_letters, max_keys=max_keys, max_types=max_types)
+        + log_bytes
+        + reserve_bytes(max_put_bytes=max_put_bytes)
+    )
+
+
+def _note_bytes(max_keys: int, max_types: int) -> int:
+    return _KEY_BYTES * max_keys + _TYPE_BYTES * max_types

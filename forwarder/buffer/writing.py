@@ -1,11 +1,10 @@
-"""What a batch changes in the database, in one transaction: events, dead letters, notes, the ledger. Runs on its thread."""
+"""Writes a batch to the database, in one transaction: events, dead letters, marks, notes, counters. Runs on its thread."""
 
-from collections.abc import Iterable, Sequence
-from typing import assert_never
+from collections.abc import Sequence
 
-from forwarder.buffer.base import NO_NOTES
+from forwarder.buffer.base import NO_NOTES, Notes
 from forwarder.buffer.batch import Batch, Noted, Put
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate, counter_of, letters_of
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
 from forwarder.event import DeadLetter, Event
@@ -13,127 +12,116 @@ from forwarder.settings import DeadLettersSettings
 
 
 def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
-    """Write a batch, but for overdue puts, and return how many dead letters were evicted by it.
+    """Write a batch, without its overdue puts, and return how many dead letters that evicted.
 
-    Raises MovedError, so that it is tried without the puts, where what is put would be gone with the process.
+    Raise MovedError if the file is not in its place and there are puts: the caller tries again without them.
     """
-    puts = batch.puts_to_write()
-    if transaction.moved and puts:
+    puts: list[Put] = []
+    for put in batch.puts:
+        put.written = not put.overdue
+        if put.written:
+            puts.append(put)
+    if puts and transaction.moved:
         raise transaction.moved
-    removed = batch.acks
-    for put in puts:
-        if put.dropped:
-            removed = [*removed, *((event, Dropped("drop_oldest")) for event in put.dropped)]
-    evicted = _remove(transaction, removed, count=count, bounds=bounds)
+    letters = _remove(transaction, batch.acks, count=count) if batch.acks else ()
     if batch.corrupt:
-        count.removing(transaction, [(event_id, 0) for event_id in batch.corrupt])
-        transaction.count("buffered", -len(batch.corrupt))
-        transaction.count("dropped.corrupt", len(batch.corrupt))
+        _drop_corrupt(transaction, batch.corrupt, count=count)
+    if batch.noted is not None:
+        _note(transaction, batch.noted)
     if puts:
-        _insert(transaction, puts)
-        for put in puts:
-            if put.ended:
-                evicted += _remove(transaction, put.ended, count=count, bounds=bounds)
+        letters = [*letters, *_insert(transaction, puts, count=count)]
     if batch.marks:
         marks.write(transaction, batch.marks)
-    _note(transaction, batch.noted, puts)
-    for name, number in batch.declined.items():
-        transaction.count("received", number)
-        transaction.count(name, number)
-    return evicted
-
-
-def _remove(
-    transaction: Transaction,
-    fates: Sequence[tuple[Event, Fate]],
-    *,
-    count: events.RowCount,
-    bounds: DeadLettersSettings,
-) -> int:
-    """Remove events, and return how many dead letters were evicted for those that became some."""
-    ledger = transaction.ledger
-    letters: Sequence[DeadLetter] = ()
-    if fates:
-        removals = [(event.id, len(event.body)) for event, _ in fates]
-        count.removing(transaction, removals)
-        ledger["buffered"] = ledger.get("buffered", 0) - len(removals)
-        ledger["buffered_bytes"] = ledger.get("buffered_bytes", 0) - sum([size for _, size in removals])
-        died = False
-        for _, fate in fates:
-            died |= type(fate) is DeadLettered
-            name = "delivered" if type(fate) is Delivered else counter_of(fate)
-            ledger[name] = ledger.get(name, 0) + 1
-        if died:
-            letters = list(letters_of(fates))
-    max_events, max_bytes = bounds.max_events, bounds.max_bytes
-    # The bounds may be lower than they were when the last dead letter was written.
-    if letters or ledger.get("dead_letters", 0) > max_events or ledger.get("dead_letters_bytes", 0) > max_bytes:
-        return dead_letters.insert(transaction, letters, max_events=max_events, max_bytes=max_bytes)
+    if batch.refused or batch.duplicates:
+        _count_tally(transaction, batch)
+    if letters or "dead_letters" in transaction.ledger:  # the bounds may be lower than they were
+        return dead_letters.insert(transaction, letters, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
     return 0
 
 
-def _insert(transaction: Transaction, puts: Sequence[Put]) -> None:
+def _remove(
+    transaction: Transaction, fates: Sequence[tuple[Event, Fate]], *, count: events.RowCount
+) -> Sequence[DeadLetter]:
+    """Remove events, and return the dead letters that some of them are to be."""
+    ledger = transaction.ledger
+    removals: list[tuple[int, int]] = []
+    dead = False
+    size = 0
+    for event, fate in fates:
+        size_bytes = len(event.body)
+        removals.append((event.id, size_bytes))
+        size += size_bytes
+        if type(fate) is Delivered:
+            name = "delivered"
+        else:
+            name = counter_of(fate)
+            dead = dead or type(fate) is DeadLettered
+        ledger[name] = ledger.get(name, 0) + 1
+    count.removing(transaction, removals)
+    ledger["buffered"] = ledger.get("buffered", 0) - len(removals)
+    ledger["buffered_bytes"] = ledger.get("buffered_bytes", 0) - size
+    return list(letters_of(fates)) if dead else ()
+
+
+def _drop_corrupt(transaction: Transaction, ids: Sequence[int], *, count: events.RowCount) -> None:
+    count.removing(transaction, [(event_id, 0) for event_id in ids])
+    transaction.count("buffered", -len(ids))
+    transaction.count("dropped.corrupt", len(ids))
+
+
+def _count_tally(transaction: Transaction, batch: Batch) -> None:
+    transaction.count("received", batch.refused + batch.duplicates)
+    transaction.count("rejected", batch.refused)
+    transaction.count("duplicates", batch.duplicates)
+
+
+def _insert(transaction: Transaction, puts: Sequence[Put], *, count: events.RowCount) -> Sequence[DeadLetter]:
+    """Add events, drop what makes room for them, and return the dead letters that some of them are to be at once."""
+    ledger = transaction.ledger
     added: list[Event] = []
+    letters: list[DeadLetter] = []
     size = 0
     for put in puts:
+        if put.dropped:
+            _remove(transaction, [(event, Dropped("drop_oldest")) for event in put.dropped], count=count)
         if put.salvaged is None:
             added += put.events
             size += put.size_bytes
             if put.replayed:
                 dead_letters.remove(transaction, put.replayed)
+            if put.notes is not NO_NOTES:
+                _note_with_events(transaction, put.notes)
         else:
-            salvage.bring_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
+            salvage.restore_events(transaction, put.salvaged.file, put.events, events_after=put.salvaged.events_after)
+            letters += _remove(transaction, put.ended, count=count)
         if put.events:
-            transaction.ledger["last_id"] = max(transaction.ledger.get("last_id", 0), put.events[-1].id)
+            ledger["last_id"] = max(ledger.get("last_id", 0), put.events[-1].id)
     if added:
         events.insert(transaction, added)
-        ledger = transaction.ledger
-        for name in ("received", "accepted", "buffered"):
-            ledger[name] = ledger.get(name, 0) + len(added)
+        number = len(added)
+        ledger["received"] = ledger.get("received", 0) + number
+        ledger["accepted"] = ledger.get("accepted", 0) + number
+        ledger["buffered"] = ledger.get("buffered", 0) + number
         ledger["buffered_bytes"] = ledger.get("buffered_bytes", 0) + size
+    return letters
 
 
-def _note(transaction: Transaction, noted: Noted, puts: Sequence[Put]) -> None:
-    """Write what is noted, and then what goes with the puts, of which the first one's type of an attribute counts."""
+def _note(transaction: Transaction, noted: Noted) -> None:
     if noted.types:
         attribute_types.write(transaction, noted.types)
-    keys = list(noted.keys.values())
-    forgotten_to = 0
-    for put in puts:
-        notes = put.notes
-        if notes is NO_NOTES:
-            continue
-        if notes.changed_types:
-            attribute_types.write(transaction, notes.changed_types)
-        if notes.types:
-            attribute_types.add(transaction, notes.types)
-        keys += notes.keys
-        forgotten_to = max(forgotten_to, notes.keys_forgotten_to)
-    if keys:
-        duplicate_keys.insert(transaction, keys)
-    if forgotten_to:  # perhaps some of those
-        duplicate_keys.forget(transaction, forgotten_to)
+    if noted.keys:
+        duplicate_keys.insert(transaction, list(noted.keys.values()))
     if noted.complete:
         transaction.ledger["notes_brought"] = 1
 
 
-def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:
-    """Yield the dead letters among events with their fates."""
-    for event, fate in fates:
-        if isinstance(fate, DeadLettered):
-            yield DeadLetter(
-                event, fate.reason, fate.status, fate.answer, fate.attempts, fate.first_attempt_at, fate.last_attempt_at
-            )
-
-
-def counter_of(fate: Fate) -> str:
-    """Return the name of a fate's counter in the ledger."""
-    match fate:
-        case Delivered():
-            return "delivered"
-        case DeadLettered(reason=reason):
-            return f"dead_lettered.{reason}"
-        case Dropped(reason):
-            return f"dropped.{reason}"
-        case _:
-            assert_never(fate)
+def _note_with_events(transaction: Transaction, notes: Notes) -> None:
+    """Write what is noted with a put; of several types of an attribute, the first counts."""
+    if notes.changed_types:
+        attribute_types.write(transaction, notes.changed_types)
+    if notes.types:
+        attribute_types.add(transaction, notes.types)
+    if notes.keys:
+        duplicate_keys.insert(transaction, notes.keys)
+    if notes.keys_forgotten_to:  # perhaps some of those
+        duplicate_keys.forget(transaction, notes.keys_forgotten_to)

@@ -90,7 +90,7 @@ class Percentiles(msgspec.Struct, frozen=True):
     p99: _Number | None = None
 
 
-class Failure(msgspec.Struct, frozen=True):
+class LastFailure(msgspec.Struct, frozen=True):
     """The last attempt that failed."""
 
     at: _Number | None = None
@@ -113,7 +113,7 @@ class DeliveryAnswer(msgspec.Struct, frozen=True):
     attempts: dict[str, _Count] = {}
     attempt_seconds: Percentiles = Percentiles()
     latency_seconds: Percentiles = Percentiles()
-    last_failure: Failure | None = None
+    last_failure: LastFailure | None = None
 
 
 class Hold(msgspec.Struct, frozen=True):

@@ -57,7 +57,7 @@ class DeadLetterShown(msgspec.Struct, frozen=True):
     """The JSON object as the app sent it."""
 
 
-class DeadLetterPage(msgspec.Struct, frozen=True):
+class LetterPage(msgspec.Struct, frozen=True):
     """Some dead letters, the oldest first."""
 
     dead_letters: list[DeadLetterShown]
@@ -97,14 +97,14 @@ class Decided(NamedTuple):
     """The ids that are no longer dead letters."""
 
 
-def read_page(answer: DaemonAnswer, *, payload: bool) -> DeadLetterPage:
+def read_page(answer: DaemonAnswer, *, payload: bool) -> LetterPage:
     """Read a page of dead letters. Raises msgspec.ValidationError."""
     content = answer.content
     if payload and isinstance(entries := content.get("dead_letters"), list) and answer.text is not None:
         raw = json_text.elements(_members(answer.text)["dead_letters"])
         whole = [_with_event(entry, text) for entry, text in zip(entries, raw, strict=True)]
         content = {**content, "dead_letters": whole}
-    return msgspec.convert(content, DeadLetterPage)
+    return msgspec.convert(content, LetterPage)
 
 
 def read_letter(answer: DaemonAnswer) -> DeadLetterShown:
@@ -170,7 +170,7 @@ class DeadLetterRequests:
         self._daemon = daemon
         self._patience = patience
 
-    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> DeadLetterPage | None:
+    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> LetterPage | None:
         """Return the page after a cursor; None if `limit` letters are too long for one page."""
         query = {"limit": str(limit), "after": after, "reason": reason, "payload": "true" if payload else None}
         path = f"{_PATH}?{urlencode({name: value for name, value in query.items() if value is not None})}"
@@ -258,7 +258,7 @@ class Pages:
             found += letters
         return found
 
-    async def _page(self) -> DeadLetterPage:
+    async def _page(self) -> LetterPage:
         while True:
             limit = self._limit if self._left is None else min(self._limit, self._left)
             page = await self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)

@@ -15,7 +15,6 @@ one transaction more; the reserve is `reserve_bytes`.
 import asyncio
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +25,7 @@ from typing import Final, Generic, TypeVar
 from forwarder.database import ledger, schema
 from forwarder.database.directory import RESERVE_BYTES, Directory, DirectoryError, DirectoryInUseError, NoRoomError
 from forwarder.database.files import UnfitFileError
+from forwarder.database.ledger import Counters
 from forwarder.database.schema import PAGE_BYTES
 
 CHECKPOINT_PAGES: Final = 1000
@@ -72,7 +72,7 @@ class Transaction:
     """What a job works with."""
 
     connection: sqlite3.Connection
-    ledger: dict[str, int]
+    ledger: Counters
     """The counters as they are when this transaction is committed."""
     moved: MovedError | None = None
     """Why nothing new may be put there, if that is so."""
@@ -84,7 +84,7 @@ class Transaction:
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter of the ledger."""
         if number:
-            self.ledger[name] = self.ledger.get(name, 0) + number
+            self.ledger[name] += number
 
 
 Job = Callable[[Transaction], T]
@@ -120,14 +120,12 @@ class Database:
         reserve_bytes: int = RESERVE_BYTES,
     ) -> None:
         self.directory = None if directory is None else Directory(directory, reserve_bytes=reserve_bytes)
-        self.ledger: Counter[str] = Counter()
-        """The counters as committed last, on the event loop's side."""
+        self.ledger = Counters()
+        """The counters as committed last, on the event loop's side. Never changed, but replaced."""
         self.generation = 0
         """How often the file was set aside: what a job found before is not true after."""
         self.on_damaged: Callable[[str], None] | None = None
         """Called with the damaged file's new name before the callback of the job; must schedule the restore."""
-        self._told: dict[str, int] | None = None
-        """Of what `ledger` is a copy."""
         self._synchronous = "FULL" if fsync else "NORMAL"
         self._max_pages = max(1024, max_bytes // PAGE_BYTES)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
@@ -137,9 +135,7 @@ class Database:
         self._moved: MovedError | None = None
         self._looked_at = 0.0
         self._made_anew: list[str] = []  # since that was told last
-        self._stored: dict[
-            str, int
-        ] = {}  # the counters as committed last; never changed, but replaced, as the loop reads them
+        self._stored = Counters()  # as committed last; never changed, but replaced, as the loop reads them
         self._generation = 0
         self._set_aside_as = ""
         self._must_be_restored = False
@@ -148,7 +144,7 @@ class Database:
     async def open(self) -> None:
         """Lock the directory and open the file. Raises DirectoryError or DirectoryInUseError."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        self.ledger = Counter(self._stored)
+        self.ledger = self._stored
         self.generation = self._generation
 
     async def run(self, job: Job[T]) -> T:
@@ -175,23 +171,27 @@ class Database:
         `restores`: it is the one that writes to a new file what is known of the one that was set aside.
         """
         loop = asyncio.get_running_loop()
-        submitted_in = self.generation
+        self._thread.submit(self._run, loop, job, then, generation=self.generation, restores=restores)
 
-        def work() -> None:
-            result = self._run(job, submitted_in, restores=restores)
-            loop.call_soon_threadsafe(deliver, result, self._stored, self._generation, self._set_aside_as)
-
-        def deliver(result: Committed[T] | Exception, stored: dict[str, int], generation: int, name: str) -> None:
-            if isinstance(result, Committed) and stored is not self._told:
-                self._told = stored
-                self.ledger = Counter(stored)
-            if generation != self.generation:
-                self.generation = generation
-                if self.on_damaged is not None:
-                    self.on_damaged(name)
-            then(result)
-
-        self._thread.submit(work)
+    def _deliver(
+        self,
+        then: Callable[[Committed[T] | Exception], None],
+        result: Committed[T] | Exception,
+        stored: Counters,
+        generation: int,
+        set_aside_as: str,
+    ) -> None:
+        """Tell what became of a job, on the event loop."""
+        if isinstance(result, Committed):
+            self.ledger = stored
+        if generation != self.generation:
+            self.generation = generation
+            if self.on_damaged is not None:
+                try:
+                    self.on_damaged(set_aside_as)
+                except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
+                    result = error
+        then(result)
 
     def give_up_reserve(self, then: Callable[[bool], None]) -> None:
         """Let the space in reserve be used, and call `then` on the event loop with whether there was any."""
@@ -318,26 +318,38 @@ class Database:
             raise
         self._connection = connection
 
-    def _run(self, job: Job[T], generation: int, *, restores: bool) -> Committed[T] | Exception:
-        """Run a job that was submitted when the file was of this generation."""
+    def _run(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        job: Job[T],
+        then: Callable[[Committed[T] | Exception], None],
+        *,
+        generation: int,
+        restores: bool,
+    ) -> None:
+        """Run a job that was submitted when the file was of this generation, and have `then` told what became of it."""
+        result: Committed[T] | Exception
         try:
             if self._connection is None and self._is_open and self.directory is not None:
                 self._open_directory()
+            if time.monotonic() - self._looked_at > LOOK_SECONDS:
+                self._look()
+            if self._connection is None:
+                result = UnavailableError("the database is closed")
+            elif generation != self._generation or (self._must_be_restored and not restores):
+                result = DamagedError(self._set_aside_as)
+            else:
+                result = self._transact(job, self._connection)
+                if restores and isinstance(result, Committed):
+                    self._must_be_restored = False
         except (sqlite3.Error, OSError, DirectoryError, DirectoryInUseError) as error:
-            return UnavailableError(str(error))
-        if time.monotonic() - self._looked_at > LOOK_SECONDS:
-            self._look()
-        if self._connection is None:
-            return UnavailableError("the database is closed")
-        if generation != self._generation or (self._must_be_restored and not restores):
-            return DamagedError(self._set_aside_as)
-        result = self._transact(job, self._connection)
-        if restores and isinstance(result, Committed):
-            self._must_be_restored = False
-        return result
+            result = UnavailableError(str(error))
+        except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
+            result = error
+        loop.call_soon_threadsafe(self._deliver, then, result, self._stored, self._generation, self._set_aside_as)
 
     def _transact(self, job: Job[T], connection: sqlite3.Connection) -> Committed[T] | Exception:
-        transaction = Transaction(connection, dict(self._stored), self._moved, failed_before=self._failed)
+        transaction = Transaction(connection, Counters(self._stored), self._moved, failed_before=self._failed)
         try:
             connection.execute("BEGIN IMMEDIATE")
             value = job(transaction)
@@ -407,7 +419,7 @@ class Database:
         self._set_aside_as = self.directory.set_aside()
         self._generation += 1
         self._must_be_restored = self._is_open and self.on_damaged is not None
-        self._stored = {}
+        self._stored = Counters()
         self._connect_to_file(is_new=True)
 
     def _tell_look(self) -> Look:

@@ -9,14 +9,19 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from forwarder.database import events
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import DeadLetter, DeadLetterPage, Event
 from forwarder.words import DeadReason
 
 COLUMNS: Final = (
-    "id, customer, name, body, accepted_at, reason, status, answer, attempts, first_attempt_at, last_attempt_at"
+    "id, customer, name, body, accepted_at, reason, status, answer, attempts, first_attempt_at, last_attempt_at, "
+    "checksum, kind"
 )
+_INSERT: Final = f"INSERT OR IGNORE INTO dead_letters ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+_CHECKSUM: Final = 11
+"""At which place in a row it is."""
 _EVICTED_AT_ONCE: Final = 100
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
@@ -27,10 +32,7 @@ def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_event
     if letters:
         _check_last_place(transaction)
     for letter in letters:
-        added = transaction.connection.execute(
-            f"INSERT OR IGNORE INTO dead_letters ({COLUMNS}, checksum) VALUES ({', '.join('?' * 12)})",  # noqa: S608
-            _row(letter),
-        ).rowcount
+        added = transaction.connection.execute(_INSERT, _row(letter)).rowcount
         transaction.count("dead_letters", added)
         transaction.count("dead_letters_bytes", added * letter.size_bytes)
     evicted = 0
@@ -87,7 +89,7 @@ def page(
 ) -> DeadLetterPage:
     """Read dead letters, at least one if there is one; those whose rows were altered are left out."""
     rows = transaction.connection.execute(
-        f"SELECT place, {COLUMNS}, checksum FROM dead_letters "  # noqa: S608
+        f"SELECT place, {COLUMNS} FROM dead_letters "  # noqa: S608
         "WHERE place > ? AND (? IS NULL OR reason = ?) ORDER BY place",
         (after_place, *(2 * [None if reason is None else reason.encode()])),
     )
@@ -114,7 +116,7 @@ def find(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> lis
     def found() -> Iterator[DeadLetter | None]:
         for letter_id in ids:
             row = transaction.connection.execute(
-                f"SELECT {COLUMNS}, checksum FROM dead_letters WHERE id = ?",  # noqa: S608
+                f"SELECT {COLUMNS} FROM dead_letters WHERE id = ?",  # noqa: S608
                 (letter_id,),
             ).fetchone()
             yield None if row is None else letter_of(row)
@@ -145,17 +147,20 @@ def _row(letter: DeadLetter) -> tuple[Any, ...]:
         letter.first_attempt_at,
         letter.last_attempt_at,
     )
-    return (*values, _checksum(values))
+    kind = None if event.kind == "event" else event.kind.encode()
+    return (*values, _checksum(values if kind is None else (*values, kind)), kind)
 
 
 def letter_of(row: Sequence[Any]) -> DeadLetter | None:
-    """Return the dead letter of a row, or None if the row was altered."""
-    *values, checksum = row
-    if _checksum(values) != checksum:
+    """Return the dead letter of a row, or None if the row was altered. Tables before version 6 have no column `kind`."""
+    values, checksum = row[:_CHECKSUM], row[_CHECKSUM]
+    column = row[_CHECKSUM + 1] if len(row) > _CHECKSUM + 1 else None
+    kind = events.kind_of(column)
+    if kind is None or _checksum(values if column is None else (*values, column)) != checksum:
         return None
     event_id, customer, name, body, accepted_at, reason, status, answer, attempts, first, last = values
     customer, name = (text.decode(errors="surrogatepass") for text in (customer, name))
-    event = Event(event_id, customer, name, body, accepted_at)
+    event = Event(event_id, customer, name, body, accepted_at, kind)
     return DeadLetter(event, reason.decode(), status, answer, attempts, first, last)
 
 

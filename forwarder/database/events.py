@@ -5,7 +5,7 @@ The functions with a transaction are jobs, or parts of jobs, of the database's t
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -13,10 +13,17 @@ from typing import Any, Final, TypeVar
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
+from forwarder.words import EVENT_KINDS, EventKind
 
-COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
+_PLAIN_COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
+COLUMNS: Final = f"{_PLAIN_COLUMNS}, kind"
+_PLAIN_WIDTH: Final = 6
+_INSERT_ONE: Final = f"INSERT INTO events ({_PLAIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
+_REMOVE_ONE: Final = "DELETE FROM events WHERE id = ?"
 _AT_ONCE: Final = (128, 32, 8, 1)
 """How many rows go into one statement: few different statements, and few steps in which the thread lets others run."""
+
+_KINDS: Final[Mapping[object, EventKind]] = {kind.encode(): kind for kind in EVENT_KINDS if kind != "event"}
 
 T = TypeVar("T")
 
@@ -36,10 +43,33 @@ class Read:
 
 def insert(transaction: Transaction, events: Sequence[Event]) -> None:
     """Add events."""
-    for portion in portions(events):
-        values = [value for event in portion for value in _row(event)]
-        statement = f"INSERT INTO events VALUES {repeated('(?, ?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, values)
+    plain: list[Any] = []
+    others: list[Any] = []
+    for event in events:
+        customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
+        body, accepted_at = event.body, event.accepted_at
+        checksum = _checksum(event.id, customer, name, body, accepted_at)
+        if event.kind == "event":
+            plain += (event.id, customer, name, body, accepted_at, checksum)
+        else:
+            kind = event.kind.encode()
+            others += (event.id, customer, name, body, accepted_at, zlib.crc32(kind, checksum), kind)
+    if len(plain) == _PLAIN_WIDTH:
+        transaction.connection.execute(_INSERT_ONE, plain)
+    elif plain:
+        _insert_rows(transaction, _PLAIN_COLUMNS, _PLAIN_WIDTH, plain)
+    if others:
+        _insert_rows(transaction, COLUMNS, _PLAIN_WIDTH + 1, others)
+
+
+def _insert_rows(transaction: Transaction, columns: str, width: int, values: Sequence[Any]) -> None:
+    row = f"({repeated('?', width)})"
+    at = 0
+    for rows in portions(range(len(values) // width)):
+        up_to = at + width * len(rows)
+        statement = f"INSERT INTO events ({columns}) VALUES {repeated(row, len(rows))}"  # noqa: S608
+        transaction.connection.execute(statement, values[at:up_to])
+        at = up_to
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> int:
@@ -79,7 +109,7 @@ def read_ids(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) ->
         for event_id in ids:
             statement = f"SELECT {COLUMNS} FROM events WHERE id = ?"  # noqa: S608
             row = transaction.connection.execute(statement, (event_id,)).fetchone()
-            yield row or (event_id, None, None, None, None, None)
+            yield row or (event_id, None, None, None, None, None, None)
 
     return _read(rows(), max_bytes=max_bytes)
 
@@ -96,13 +126,22 @@ def is_held(transaction: Transaction, event_id: int) -> bool:
 
 
 def event_of(row: Sequence[Any]) -> Event | None:
-    """Return the event of a row with the columns of the table, or None if the row was altered."""
-    event_id, customer, name, body, accepted_at, checksum = row
+    """Return the event of a row, or None if the row was altered. Tables before version 6 have no column `kind`."""
+    event_id, customer, name, body, accepted_at, checksum, *later = row
     if not (isinstance(customer, bytes) and isinstance(name, bytes) and isinstance(body, bytes)):
         return None
-    if not isinstance(accepted_at, float) or _checksum(event_id, customer, name, body, accepted_at) != checksum:
+    if not isinstance(accepted_at, float):
         return None
-    return Event(event_id, _text(customer), _text(name), body, accepted_at)
+    found = _checksum(event_id, customer, name, body, accepted_at)
+    kind = kind_of(later[0] if later else None)
+    if kind is None or (found if kind == "event" else zlib.crc32(kind.encode(), found)) != checksum:
+        return None
+    return Event(event_id, _text(customer), _text(name), body, accepted_at, kind)
+
+
+def kind_of(column: object) -> EventKind | None:
+    """Return the kind that a column says, or None if it was altered; NULL says a plain event."""
+    return "event" if column is None else _KINDS.get(column)
 
 
 class RowCount:
@@ -145,12 +184,15 @@ class RowCount:
 
         Raises AlteredError if one of them is not there: the file is damaged, and if it went on the event might come again.
         """
-        up_to = -1 if self._up_to is None else self._up_to
-        if up_to >= 0:
-            counted = [removal for removal in removals if removal[0] <= up_to]
+        if self._up_to is not None:
+            counted = [removal for removal in removals if removal[0] <= self._up_to]
             self._counted -= len(counted)
             self._counted_bytes -= sum(size for _, size in counted)
-        if remove(transaction, [event_id for event_id, _ in removals]) != len(removals):
+        if len(removals) == 1:
+            removed = transaction.connection.execute(_REMOVE_ONE, removals[0][:1]).rowcount
+        else:
+            removed = remove(transaction, [event_id for event_id, _ in removals])
+        if removed != len(removals):
             raise AlteredError("events are gone")
 
 
@@ -165,16 +207,10 @@ def _read(rows: Iterable[Sequence[Any]], *, max_bytes: int) -> Read:
             unreadable.append(last_id)
             continue
         events.append(event)
-        size += event.size_bytes
+        size += len(event.body)
         if size >= max_bytes:
             break
     return Read(events, unreadable, last_id, len(events) + len(unreadable))
-
-
-def _row(event: Event) -> tuple[int, bytes, bytes, bytes, float, int]:
-    customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
-    checksum = _checksum(event.id, customer, name, event.body, event.accepted_at)
-    return event.id, customer, name, event.body, event.accepted_at, checksum
 
 
 def _checksum(event_id: int, customer: bytes, name: bytes, body: bytes, accepted_at: float) -> int:

@@ -11,28 +11,32 @@ import sqlite3
 import zlib
 from collections.abc import Mapping
 
-Counters = Mapping[str, int]
+
+class Counters(dict[str, int]):
+    """Counters by name; one that is not there is 0."""
+
+    def __missing__(self, name: str) -> int:
+        return 0
 
 
 class AlteredError(sqlite3.DatabaseError):
     """The ledger is not what was written."""
 
 
-def load(connection: sqlite3.Connection) -> dict[str, int]:
+def load(connection: sqlite3.Connection) -> Counters:
     """Return the counters; none in a new file. Raises AlteredError if the row was altered, or is gone."""
     row = connection.execute("SELECT content, checksum FROM ledger").fetchone()
     if row is None:
         if connection.execute("SELECT 1 FROM events LIMIT 1").fetchone() is not None:
             raise AlteredError("there are events, but no ledger")
-        return {}
+        return Counters()
     content, checksum = row
     if not isinstance(content, bytes) or zlib.crc32(content) != checksum:
         raise AlteredError("the ledger fails its checksum")
-    counters: dict[str, int] = json.loads(content)
-    return counters
+    return Counters(json.loads(content))
 
 
-def store(connection: sqlite3.Connection, counters: Counters) -> None:
+def store(connection: sqlite3.Connection, counters: Mapping[str, int]) -> None:
     """Write all counters."""
     content = json.dumps(counters).encode()
     connection.execute("REPLACE INTO ledger VALUES (1, ?, ?)", (content, zlib.crc32(content)))

@@ -72,7 +72,7 @@ def notes_in(directory: Path, name: str) -> tuple[dict[Place, LearnedType], dict
 
 def begin(
     transaction: Transaction,
-    books: Sequence[Salvage],
+    salvages: Sequence[Salvage],
     *,
     counters: Mapping[str, int] | None,
     kept: Sequence[Event] = (),
@@ -88,7 +88,7 @@ def begin(
     transaction.ledger.pop("notes_brought", None)
     events.insert(transaction, kept)
     marks.write(transaction, marked or {})
-    for each in books:
+    for each in salvages:
         _write(transaction, each)
 
 
@@ -97,7 +97,7 @@ def pending(transaction: Transaction) -> list[Salvage]:
     return _read(transaction.connection)
 
 
-def bring_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
+def restore_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
     """Add events of the damaged file, which have new ids, and note how far that has come."""
     events.insert(transaction, found)
     expected = min(len(found), transaction.ledger.get("unsalvaged", 0))
@@ -109,7 +109,7 @@ def bring_events(transaction: Transaction, file: str, found: Sequence[Event], *,
     _write(transaction, replace(_of(transaction, file), events_after=events_after))
 
 
-def bring_letters(
+def restore_letters(
     transaction: Transaction,
     file: str,
     found: Sequence[DeadLetter],
@@ -163,7 +163,8 @@ def _read(connection: sqlite3.Connection) -> list[Salvage]:
 class DamagedFile:
     """A file that was set aside. Nothing it says is changed; what cannot be read is passed over.
 
-    If there is nothing to be had of its first page, that is written anew: without it the file would be lost.
+    If its first page cannot be read, that is written anew: without it the file would be lost. All columns of a table are
+    read, whatever they are: a file of an earlier version has fewer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -209,7 +210,7 @@ class DamagedFile:
             return event.id
 
         with self._lock:
-            last = self._each(f"SELECT {events.COLUMNS} FROM events", "id", after_id, max_rows, add)  # noqa: S608
+            last = self._each("SELECT * FROM events", "id", after_id, max_rows, add)
         return [found[event_id] for event_id in sorted(found)], last
 
     def marks(self) -> dict[int, Mark]:
@@ -233,7 +234,7 @@ class DamagedFile:
         """Return what it says of attributes' types; what is good of it, from both ends up to what cannot be read."""
         found: dict[Place, LearnedType] = {}
         for order in ("name, attribute", "name DESC, attribute DESC"):
-            statement = f"SELECT * FROM attribute_types ORDER BY {order}"  # noqa: S608 - a file of before has fewer columns
+            statement = f"SELECT * FROM attribute_types ORDER BY {order}"  # noqa: S608
             with self._lock, suppress(*_FAILURES):
                 for row in self._connection.execute(statement) if self._connection is not None else ():
                     if good := attribute_types.type_of(row):
@@ -253,13 +254,12 @@ class DamagedFile:
 
         after: int | None = -1
         while after is not None:
-            with self._lock:  # all columns, as a file of before has fewer
+            with self._lock:
                 after = self._each("SELECT * FROM duplicate_keys", "id", after, _KEYS_AT_ONCE, add)
         return found
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
         """Return some dead letters after a place, and after which place to go on; None at the end."""
-        columns = f"place, {dead_letters.COLUMNS}, checksum"
         found: list[DeadLetter] = []
         last_place = after_place
 
@@ -273,7 +273,7 @@ class DamagedFile:
             return last_place
 
         with self._lock:
-            last = self._each(f"SELECT {columns} FROM dead_letters", "place", after_place, max_rows, add)  # noqa: S608
+            last = self._each("SELECT * FROM dead_letters", "place", after_place, max_rows, add)
         return found, last
 
     def _each(

@@ -84,6 +84,11 @@ SCRIPTS: Final = (
     ALTER TABLE duplicate_keys ADD COLUMN event BLOB;
     ALTER TABLE attribute_types ADD COLUMN seen_again INTEGER;
     """,
+    # 6: the kind of an event. NULL: a plain event.
+    """
+    ALTER TABLE events ADD COLUMN kind BLOB;
+    ALTER TABLE dead_letters ADD COLUMN kind BLOB;
+    """,
 )
 
 VERSION: Final = len(SCRIPTS)

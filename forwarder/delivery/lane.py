@@ -35,12 +35,14 @@ class Lane:
 
     key: str | int
     events: deque[Taken] = field(default_factory=deque)
-    state: Literal["ready", "started", "parked"] = "ready"
+    state: Literal["ready", "started", "parked", "revoked"] = "ready"
     retried: bool = False
     """The first event was parked, and is not done with."""
     bytes: int = 0
     parking: int = 0
     """The number of the last time that it was parked."""
+    revoked: bool = False
+    """It was revoked while an attempt was under way, which is not of any event in `events`."""
 
     @property
     def first(self) -> Taken:

@@ -7,11 +7,15 @@ lanes that were probes in vain wait behind all others, and are ready like them w
 Bounded in events and bytes. At most half of either may be lanes that are retried; one beyond that goes back to the buffer,
 whole, and how often its first event was tried is remembered here. A lane that is retried gets no more events until the
 first is done with, and one that has its share of the window none until half of that is gone.
+
+The store may revoke a lane, which then is another process's. Its events leave the window at once. While an attempt of it is
+under way, the lane waits for that to end before an event of it that came again is tried.
 """
 
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import Final
 
@@ -190,6 +194,8 @@ class Lanes:
 
     def park(self, lane: Lane, *, until: float) -> list[Event]:
         """Park a started lane; or if too many are retried, remove it and return its events, which go back."""
+        if lane.revoked:
+            return self._go_on(lane)
         self._leave_started(lane)
         self._set_retried(lane)
         if not self._fits(0, 0):
@@ -203,11 +209,17 @@ class Lanes:
 
     def put_back(self, lane: Lane) -> None:
         """Make a started lane ready again, behind the others, as if its first event had not been tried."""
+        if lane.revoked:
+            self._go_on(lane)
+            return
         self._leave_started(lane)
         self._make_ready(lane)
 
     def put_back_probed(self, lane: Lane) -> None:
         """Make a started lane ready behind all others until the hold ends: it was a probe in vain."""
+        if lane.revoked:
+            self._go_on(lane)
+            return
         self._leave_started(lane)
         lane.state = "ready"
         self.ready += 1
@@ -236,6 +248,9 @@ class Lanes:
 
         Return whether more events of it may be added now, other than before.
         """
+        if lane.revoked:
+            self._go_on(lane)
+            return False
         self._leave_started(lane)
         size = lane.events.popleft().event.size_bytes
         lane.bytes -= size
@@ -254,6 +269,54 @@ class Lanes:
             self.full_lanes.discard(lane.key)
             return True
         return False
+
+    def revoke(self, customers: AbstractSet[str]) -> None:
+        """Remove the events of these customers, which are no longer ours: they neither are acked nor go back."""
+        lanes = self._lanes
+        if self._ordered:
+            revoked = [lane for customer in customers if (lane := lanes.get(customer))]
+        else:
+            revoked = [lane for lane in lanes.values() if lane.events and lane.first.event.customer in customers]
+        for lane in revoked:
+            self._empty(lane)
+            if lane.state != "started":
+                lane.state = "revoked"
+                del lanes[lane.key]
+        for queue in (self._first, self._again, self._probed):
+            if any(lane.state == "revoked" for lane in queue):
+                left = [lane for lane in queue if lane.state != "revoked"]
+                queue.clear()
+                queue.extend(left)
+        self._parked = [entry for entry in self._parked if _is_parked(entry)]
+        heapq.heapify(self._parked)
+
+    def _empty(self, lane: Lane) -> None:
+        """Remove all events of a lane; an attempt with its first one may be under way."""
+        if lane.state == "ready":
+            self.ready -= 1
+        elif lane.state == "parked":
+            self._unpark(lane)
+        elif not lane.revoked:
+            self._leave_started(lane)
+            lane.revoked = True
+        if lane.retried:
+            lane.retried = False
+            self._retried_events -= len(lane.events)
+            self._retried_bytes -= lane.bytes
+        self.events -= len(lane.events)
+        self.bytes -= lane.bytes
+        lane.events.clear()
+        lane.bytes = 0
+        self.full_lanes.discard(lane.key)
+
+    def _go_on(self, lane: Lane) -> list[Event]:
+        """The attempt of a revoked lane has ended: go on with what came again. Nothing of it goes back."""
+        lane.revoked = False
+        if lane.events:
+            self._make_ready(lane)
+        else:
+            del self._lanes[lane.key]
+        return []
 
     def unpark_due(self, now: float) -> None:
         """Make lanes ready whose time has come."""
@@ -286,7 +349,7 @@ class Lanes:
 
     def firsts(self) -> Iterator[Taken]:
         """Go through the events whose turn it is. Looks at all lanes."""
-        return (lane.first for lane in self._lanes.values())
+        return (lane.first for lane in self._lanes.values() if lane.events)
 
     # Keeping the lanes
 

@@ -8,12 +8,16 @@ with the next attempt itself if one may start.
 The buffer commits acks in batches while attempts go on. Together no more than twice as many events as attempts may be on
 the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
 may have arrived and is never repeated.
+
+A store that several processes share may revoke lanes. What has not started of them leaves the window. An attempt under way
+ends as any other, and what it came to is told to the store, which may refuse the ack.
 """
 
 import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -115,7 +119,7 @@ class Delivery:
         self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._buffer.listen(changed=self._changed, left=self._left)
+                self._buffer.listen(changed=self._changed, left=self._left, revoked=self._revoked)
                 self._ask()
                 try:
                     while True:
@@ -323,6 +327,7 @@ class Delivery:
 
     async def _work(self) -> None:
         """Make one attempt after the other, and wait for the pump to hand over the next where none may start now."""
+        may_start = self._buffer.may_start
         attempt: Attempt | None = None
         handed: asyncio.Future[Attempt] | None = None
         may_have_left = False
@@ -337,6 +342,10 @@ class Delivery:
                 if attempt.never_repeated:
                     await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                     attempt.started_at = self._loop.time()
+                if attempt.lane.revoked or (may_start is not None and not may_start(event)):
+                    unstarted, attempt = attempt, None
+                    await self._drop(unstarted)
+                    continue
                 may_have_left = True
                 outcome = await self._post(event.body)
                 ended, attempt, may_have_left = attempt, None, False
@@ -366,6 +375,20 @@ class Delivery:
         if attempt is None or (lanes.ready and not is_limited):
             self._ask()  # for more workers to go on, or for the timer
         return attempt
+
+    async def _drop(self, attempt: Attempt) -> None:
+        """End an attempt that may not start, as the event's lane was revoked."""
+        if not attempt.lane.revoked:  # or what is in it now came again
+            self._revoked({attempt.taken.event.customer})
+        self._engine.cancelled(attempt)
+        if attempt.never_repeated:
+            await self._buffer.unmark([attempt.taken.event])
+        await asyncio.sleep(0)  # if the store hands out the same again and again, others have their turn
+
+    def _revoked(self, lanes: AbstractSet[str]) -> None:
+        """Drop what has not started of these lanes: it is another process's now."""
+        self._lanes.revoke(lanes)
+        self._changed()  # as there is room for others
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
         if not isinstance(end, asyncio.CancelledError):
@@ -401,7 +424,7 @@ class Delivery:
             self._may_take = True
 
     def _left(self, events: Sequence[Event]) -> None:
-        """Go on with what waited for these events' acks: they are committed."""
+        """Go on with what waited for these events' acks: they are committed, or refused."""
         self._unacked -= len(events)
         if self._engine.some_rest and self._engine.rests_may_end():
             self._buffer.end_rests()

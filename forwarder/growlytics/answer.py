@@ -1,7 +1,7 @@
 """Reads an answer in HTTP/1 from bytes that come in any pieces. No I/O. Used by `connections` alone.
 
-Invariants: the status counts from the moment the head is complete, whatever follows it; a connection is fit for another
-request only where the end of the answer is beyond doubt; what is held is bounded by `MAX_HEAD_BYTES` and `MAX_ANSWER_BYTES`.
+Invariants: the status counts as soon as the head is complete, whatever follows it; a connection is fit for another request
+only if the end of the answer is certain; at most `MAX_HEAD_BYTES` and `MAX_ANSWER_BYTES` are held.
 """
 
 import re
@@ -17,10 +17,10 @@ MAX_HEADERS: Final = 1000
 
 _T = TypeVar("_T")
 _Reading = Generator[Literal[False], None, _T]
-"""Yields where more has to come, and returns what it has read."""
+"""Yields when it needs more bytes, and returns what it has read."""
 
 _SWITCHING_PROTOCOLS: Final = 101
-"""The one status below 200 that is final."""
+"""The only final status below 200."""
 _NO_CONTENT: Final = 204
 _BODILESS: Final = frozenset({_SWITCHING_PROTOCOLS, _NO_CONTENT, 304})
 _STATUS_LINE: Final = re.compile(r"http/([1-9](?:\.[0-9])?) +([1-9][0-9][0-9])(?: [^\n]*)?\n")
@@ -29,22 +29,21 @@ _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 _MAX_LINE_BYTES: Final = 16 * 1024
 """Of a line before or after a chunk."""
 _SMALL_BODY_BYTES: Final = 4096
-"""A body that ends nobody knows where is looked at up to here for whether it is a whole object."""
+"""A body without a known end is tested for being a whole JSON object only up to this size."""
 _USUAL_HEAD_BYTES: Final = 1024
 _SOUND: Final = re.compile(r"(?:[^\s:]++:[^\n]*+\n)*+\n")
 _FOLD: Final = re.compile(r"\n[ \t]+")
-"""Where a header goes on in the next line, as nobody should write it any more."""
+"""An obsolete way to continue a header on the next line."""
 _FIELD: Final = re.compile(
     r"\n(connection|content-encoding|content-length|content-type|date|retry-after|transfer-encoding)[ \t]*:[ \t]*([^\n]*)"
 )
 
 
-class Answer(NamedTuple):
-    """An answer: its status, and what matters of the rest, in lower case; None for a header that did not come."""
+class ApiAnswer(NamedTuple):
+    """The status of an answer, its body as far as it was read, and some headers in lower case; None for an absent one."""
 
     status: int
     body: bytes = b""
-    """As much of it as was read."""
     content_type: str | None = None
     content_encoding: str | None = None
     retry_after: str | None = None
@@ -52,11 +51,28 @@ class Answer(NamedTuple):
 
 
 class MalformedAnswerError(Exception):
-    """What came is not the head of an answer in HTTP/1, or is beyond the limits. The message says which, to people."""
+    """The head is not HTTP/1, or is beyond the limits. The message tells a person which."""
 
 
 class CutAnswerError(Exception):
     """The connection ended in the middle of a head."""
+
+
+def usual_answer(data: bytes) -> ApiAnswer | None:
+    """Return the answer if `data` is a whole success of the usual kind; None otherwise.
+
+    `AnswerReader` would return the same answer and find the connection reusable.
+    """
+    end = data.find(b"\r\n\r\n", 0, _USUAL_HEAD_BYTES) + 4
+    if end < 4 or not data.startswith(b"HTTP/1.1 2"):
+        return None
+    try:
+        head = _usual_head(data[:end])
+    except MalformedAnswerError:
+        return None
+    if head.usual_length != len(data) - end:
+        return None
+    return ApiAnswer(head.status, data[end:], head.content_type, None, head.retry_after, head.date)
 
 
 class AnswerReader:
@@ -70,32 +86,21 @@ class AnswerReader:
         self._ends_with_connection = False
         self._reading = self._read()
         self.is_reusable = False
-        """Whether the answer has ended, and its connection is fit for another request."""
+        """Whether the answer has ended and its connection may carry another request."""
         self.end_is_doubtful = False
-        """Whether the body may have ended although nothing says so: its connection need not end."""
+        """Whether the body may have ended although nothing says so and the connection may stay open."""
 
     @property
-    def has_begun(self) -> bool:
-        """Whether anything came."""
-        return self._came_bytes > 0
-
-    @property
-    def answer(self) -> Answer | None:
-        """The answer as far as it has come; None while its head is not complete."""
+    def answer(self) -> ApiAnswer | None:
+        """The answer as far as it has come; None until its head is complete."""
         head = self._head
         if head is None:
             return None
-        return Answer(
-            head.status,
-            bytes(self._body[:MAX_ANSWER_BYTES]),
-            head.content_type,
-            head.content_encoding,
-            head.retry_after,
-            head.date,
-        )
+        body = bytes(self._body[:MAX_ANSWER_BYTES])
+        return ApiAnswer(head.status, body, head.content_type, head.content_encoding, head.retry_after, head.date)
 
     def feed(self, data: bytes) -> bool:
-        """Take what came; return whether nothing more is to be read. Raises MalformedAnswerError."""
+        """Read `data`; return whether the answer has ended. Raises MalformedAnswerError."""
         self._unread += data
         self._came_bytes += len(data)
         if next(self._reading, True):
@@ -134,7 +139,7 @@ class AnswerReader:
     def _next_head(self) -> "_Reading[_Head]":
         unread, searched = self._unread, 0
         while True:
-            if unread.startswith((b"\r", b"\n")):  # lines that some put before it
+            if unread.startswith((b"\r", b"\n")):  # some servers send empty lines first
                 unread[:] = unread.lstrip(b"\r\n")
             if not b"HTTP/".startswith(unread[:5]):
                 raise MalformedAnswerError("the answer is not HTTP")
@@ -149,7 +154,7 @@ class AnswerReader:
         return _usual_head(text) if end < _USUAL_HEAD_BYTES else _Head(text)
 
     def _chunks(self) -> _Reading[bool]:
-        """Return whether all of them were as they should be; nothing can be made of what follows one that is not."""
+        """Return whether all chunks were well-formed; what follows a malformed one cannot be read."""
         while (line := (yield from self._line())) is not None and (size := _CHUNK_SIZE.fullmatch(line)):
             if not (length := int(size[1], 16)):
                 while line:
@@ -183,7 +188,7 @@ class AnswerReader:
 
 
 class _Head:
-    """The head of an answer, as far as it matters; values are in lower case."""
+    """What matters of the head of an answer; values are in lower case."""
 
     def __init__(self, text: bytes) -> None:
         """Raise MalformedAnswerError."""
@@ -193,7 +198,7 @@ class _Head:
         status_line = _STATUS_LINE.match(lines)
         if status_line is None:
             raise MalformedAnswerError("the answer is not HTTP")
-        if lines.count("\n") > 2 + MAX_HEADERS:  # the first line, and the empty one
+        if lines.count("\n") > 2 + MAX_HEADERS:  # the status line and the empty one are no headers
             raise MalformedAnswerError("the answer has too many headers")
         self.status: Final = int(status_line[2])
         is_sound = _SOUND.fullmatch(lines, status_line.end()) is not None
@@ -203,11 +208,11 @@ class _Head:
         self.retry_after: Final = fields["retry-after"][0] if "retry-after" in fields else None
         self.date: Final = fields["date"][0] if "date" in fields else None
         self.content_type: Final = ", ".join(fields["content-type"]) if "content-type" in fields else None
-        said = _tokens(fields, "connection")
+        options = _tokens(fields, "connection")
         self.keeps_alive: Final = (
-            "close" not in said if status_line[1] == "1.1" else status_line[1] == "1.0" and "keep-alive" in said
+            "close" not in options if status_line[1] == "1.1" else status_line[1] == "1.0" and "keep-alive" in options
         ) and self.status != _SWITCHING_PROTOCOLS
-        """Whether the connection stays, if nothing goes wrong."""
+        """Whether the far side keeps the connection open."""
         *codings, last = [each for each in _tokens(fields, "transfer-encoding") if each != "identity"] or [""]
         self.is_chunked: Final = last == "chunked"
         lengths = [] if last else _tokens(fields, "content-length")
@@ -216,25 +221,26 @@ class _Head:
         self.is_sound: Final = (
             is_sound and not codings and len(lengths) < 2 and not (last and "content-length" in fields)
         )
-        """Whether nothing is odd."""
+        """Whether nothing is malformed or contradictory."""
         codings = fields.get("content-encoding", []) + codings
         self.content_encoding: Final = ", ".join(codings) if codings else None
+        is_usual = 200 <= self.status < 300 and self.status != _NO_CONTENT and self.keeps_alive and self.is_sound
+        self.usual_length: Final = self.length if is_usual and not codings else None
+        """Of the body, if this is a sound success without encoding whose connection stays open; None otherwise."""
 
 
 @lru_cache(maxsize=16)
 def _usual_head(text: bytes) -> _Head:
-    """Return a head that may come again: in most, nothing differs but the second that they were made in."""
+    """Return a head that may come again: most answers within a second have the same."""
     return _Head(text)
 
 
 def _tokens(fields: dict[str, list[str]], name: str) -> list[str]:
-    if name not in fields:
-        return []
-    return [token.strip(" \t") for token in ",".join(fields[name]).split(",")]
+    return [token.strip(" \t") for token in ",".join(fields[name]).split(",")] if name in fields else []
 
 
 def _end_of_head(text: bytearray, start: int) -> int:
-    """Return where the empty line ends, 0 if there is none; some end lines without a carriage return."""
+    """Return where the empty line ends, 0 if there is none. Some servers end lines without a carriage return."""
     end = text.find(b"\n\r\n", start)
     bare_end = text.find(b"\n\n", start, len(text) if end < 0 else end)
     if bare_end >= 0:

@@ -1,198 +1,158 @@
-"""The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next.
+"""The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next request.
 
-aiohttp's connector makes them, through proxies and TLS. Its sessions, requests, responses and parser are left out: what
-they do for the general case costs a post more than all the rest of delivering an event, and they throw away an answer of
-which only the end is not as it should be. Used by `client` alone, on the event loop.
+aiohttp makes them (see `connecting`). Its requests, responses and parser are not used: they cost more than all other work
+of delivering an event, and they drop an answer of which only the end is malformed. Used by `client`, on the event loop.
 """
 
 import asyncio
 import random
 import select
-import socket
-import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from math import inf
+from typing import Final
 
-import aiohttp
-from aiohttp.abc import ResolveResult
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection as MadeConnection
-from multidict import CIMultiDict
 from yarl import URL
 
-from forwarder.growlytics.answer import Answer, AnswerReader, CutAnswerError, MalformedAnswerError
-from forwarder.growlytics.deadline import Deadline
+from forwarder.growlytics.answer import AnswerReader, ApiAnswer, CutAnswerError, MalformedAnswerError, usual_answer
+from forwarder.growlytics.connecting import Connector, Made, Trust
+from forwarder.growlytics.deadline import Deadline, Sweep
 
 KEEPALIVE_SECONDS: Final = 15
 """How long an idle connection is kept, below what servers and load balancers commonly allow (60 and more)."""
 QUIET_SECONDS: Final = 2.0
-"""How long a body may pause of which nobody knows where it ends."""
-_RESOLVE_AGAIN_SECONDS: Final = 10
-"""How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
+"""How long a body may pause if nothing says where it ends."""
 _AGE_JITTER: Final = 0.25
-"""By up to this share each connection is replaced before the most that its age may be, so that not all are at once."""
-_UNLIMITED: Final = aiohttp.ClientTimeout(total=None)
+"""Each connection is replaced up to this share earlier than its age demands, so that not all are replaced at once."""
 
 
 class NoAnswerError(Exception):
-    """The connection was lost instead, or what came is no answer: its cause says which."""
+    """The connection ended before an answer, or what came is no answer: the cause says which, if there is one."""
 
 
-class NoNameServerError(TimeoutError):
-    """Nobody told the addresses of a host in time."""
+class ApiConnection(asyncio.Protocol):
+    """One connection. Between `exchange` and its answer nothing else may use it."""
 
-
-class _Resolver(aiohttp.ThreadedResolver):
-    """Knows whether somebody waits for addresses."""
-
-    pending = 0
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        self.pending += 1
-        try:
-            return await super().resolve(host, port, family)
-        finally:
-            self.pending -= 1
-
-
-class Connection(asyncio.Protocol):
-    """One connection; nothing else may use it between `exchange` and what follows from that."""
-
-    def __init__(
-        self,
-        made: MadeConnection,
-        handler: ResponseHandler,
-        transport: asyncio.Transport,
-        *,
-        made_for: aiohttp.ClientRequest,
-        share_of_age: float,
-        quiet_seconds: float,
-    ) -> None:
-        """Take over a connection from the one who made it, `handler`, who is only told when it is lost.
-
-        `made_for` says whom to trust, as of when it was asked for; `share_of_age` is how much of the age that connections
-        may reach this one may.
-        """
-        self.made_for: Final = made_for
-        self._made = made
-        self._handler = handler
-        self._transport = transport
+    def __init__(self, made: Made, pool: "ApiConnections", *, tls: Trust, share_of_age: float) -> None:
+        """Take over a new connection. `share_of_age` is this connection's share of the age that all may reach."""
+        self._release = made.release
+        self._predecessor = made.transport.get_protocol()
+        """aiohttp's protocol, which must be told when the connection is lost."""
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._came = select.poll()
-        # An end can be read, and errors are always told.
-        self._came.register(transport.get_extra_info("socket"), select.POLLIN)
-        self._reader: AnswerReader | None = None
+        self._waiter: asyncio.Future[ApiAnswer] | None = None
         """Set while an answer is awaited."""
-        self._waiter: asyncio.Future[Answer]
-        self._deadline: Deadline
-        self._is_fit = True
-        self._made_at = self._loop.time()
-        self._share_of_age = share_of_age
-        self._quiet_seconds = quiet_seconds
-        transport.set_protocol(self)
+        self._reader: AnswerReader | None = None
+        """Set when the answer has begun."""
+        self.transport: Final = made.transport
+        self.tls: Final = tls
+        self.made_at: Final = self._loop.time()
+        self.share_of_age: Final = share_of_age
+        self.deadline: Final = Deadline()
+        self.is_fit = True
+        """Whether the last answer has ended and the far side has neither sent more nor ended the connection."""
+        self.expires_at = inf
+        """When the connection must not be used again, as a time of the event loop."""
+        self.idle_since = inf
+        unread = select.poll()
+        # The kernel reports an end as readable, and it always reports errors.
+        unread.register(made.transport.get_extra_info("socket"), select.POLLIN)
+        self.unread: Final = unread
+        """Polls for bytes or an end that the loop may not have noticed yet."""
+        made.transport.set_protocol(self)
 
-    @property
-    def is_reusable(self) -> bool:
-        """Whether its answer has ended and nothing more is said to come or to end."""
-        return self._is_fit and not self._transport.is_closing()
+    def exchange(self, request: bytes, deadline: float) -> asyncio.Future[ApiAnswer]:
+        """Write a request at once, and return a future of its answer.
 
-    @property
-    def is_untouched(self) -> bool:
-        """Whether it is as it was left: neither ended nor reset, and nothing came that nobody asked for.
-
-        The kernel is asked too, because the loop may not have come round to what has arrived.
+        An answer counts once its head is complete. The future has it when the answer has ended; or at `deadline`, a time of
+        the event loop, or when the connection ends, with as much of the body as came. Otherwise it fails with TimeoutError
+        or NoAnswerError. Then, or after cancelling the future, close the connection; after an answer, `keep` it.
         """
-        return self.is_reusable and not self._came.poll(0)
-
-    def is_older_than(self, seconds: float) -> bool:
-        """Return whether it has reached its own share of an age."""
-        return self._loop.time() - self._made_at >= seconds * self._share_of_age
-
-    async def exchange(self, request: bytes, *, deadline: float) -> Answer:
-        """Write a request at once, and wait for its answer.
-
-        An answer counts from the moment that its head is complete. It is returned when it has ended; or at `deadline`, a
-        time of the event loop, or where the connection ends, with what has come of its body. Raises TimeoutError, or
-        NoAnswerError; after these, or when it is cancelled, the connection must be closed. It must be too if it is not
-        reusable.
-        """
-        # A new reader each time, so that nothing that came before the request can be the beginning of the answer.
-        self._reader = AnswerReader()
-        self._is_fit = False
-        self._waiter = self._loop.create_future()
-        self._transport.write(request)
-        self._deadline = Deadline(deadline, self._give_up, something_came=self._has_come)
-        try:
-            return await self._waiter
-        finally:
-            self._reader = None
-            self._deadline.cancel()
+        self._waiter = waiter = self._loop.create_future()
+        self._reader = None  # nothing that came before the request may begin the answer
+        self.is_fit = False
+        self.transport.write(request)
+        self.deadline.start(deadline, self._loop.time())
+        if deadline < self._pool.sweep.at:
+            self._pool.sweep.look_by(deadline)
+        return waiter
 
     def close(self) -> None:
-        """End it at once. Nothing of a request that was given up is sent any more, and TLS waits for no farewell."""
-        self._transport.abort()
-        self._made.close()
+        """Close the connection at once: drop unsent bytes of a request, and do not wait for TLS to end in order."""
+        self.is_fit = False
+        self.deadline.at = inf
+        self._pool.members.discard(self)
+        self.transport.abort()
+        self._release()
 
-    # What the event loop tells
+    def end_if_late(self, now: float) -> None:
+        """End the exchange if its deadline has passed."""
+        if self.deadline.has_passed(now, self._has_unread):
+            self._finish(TimeoutError())
+
+    # The event loop calls these.
 
     def data_received(self, data: bytes) -> None:
-        """Read on in the answer."""
-        reader = self._reader
-        if reader is None:  # nobody asked for it
-            self._is_fit = False
+        """Read the answer."""
+        waiter, reader = self._waiter, self._reader
+        if waiter is None:  # nobody asked for it
+            self.is_fit = False
             return
+        if reader is None:
+            if (answer := usual_answer(data)) is not None and not waiter.done():
+                self.is_fit, self._waiter, self.deadline.at = True, None, inf
+                waiter.set_result(answer)
+                return
+            reader = self._reader = AnswerReader()
         try:
             if reader.feed(data):
-                self._is_fit = reader.is_reusable
+                self.is_fit = reader.is_reusable
                 self._finish(None)
             elif reader.end_is_doubtful:
-                self._deadline.bring_forward(self._loop.time() + self._quiet_seconds)
+                self.deadline.bring_forward(self._loop.time() + self._pool.quiet_seconds)
+                self._pool.sweep.look_by(self.deadline.at)
         except MalformedAnswerError as error:
             self._finish(error)
 
     def eof_received(self) -> None:
-        """Go by what has come; the event loop closes the connection."""
-        self._is_fit = False
+        """End the exchange; the event loop closes the connection."""
+        self.is_fit = False
         self._finish(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Go by what has come."""
-        self._is_fit = False
+        """End the exchange."""
+        self.is_fit = False
         self._finish(exc)
-        self._handler.connection_lost(exc)
+        self._predecessor.connection_lost(exc)
 
-    def _give_up(self) -> None:
-        self._finish(TimeoutError())
-
-    def _has_come(self) -> bool:
-        return bool(self._came.poll(0))
+    def _has_unread(self) -> bool:
+        return bool(self.unread.poll(0))
 
     def _finish(self, error: Exception | None) -> None:
-        """Wake `exchange`, if it waits, with the answer; if there is none, with the error, or that the far side hung up."""
-        reader, self._reader = self._reader, None
-        if reader is None or self._waiter.done():
+        """Hand over the answer as far as it came; if its head did not, the error, or that the far side hung up."""
+        waiter, reader = self._waiter, self._reader
+        self._waiter = self._reader = None
+        self.deadline.at = inf
+        if waiter is None or waiter.done():
             return
-        if (answer := reader.answer) is not None:
-            self._waiter.set_result(answer)
+        if reader is not None and (answer := reader.answer) is not None:
+            waiter.set_result(answer)
         elif isinstance(error, TimeoutError) and error.errno is None:  # not the kernel's
-            self._waiter.set_exception(error)
+            waiter.set_exception(error)
         else:
             no_answer = NoAnswerError()
-            no_answer.__cause__ = error or (CutAnswerError() if reader.has_begun else aiohttp.ServerDisconnectedError())
-            self._waiter.set_exception(no_answer)
+            no_answer.__cause__ = error or (CutAnswerError() if reader is not None else None)
+            waiter.set_exception(no_answer)
 
 
-class Connections:
-    """Makes connections to `url`, and keeps those that are idle. How many there are is up to who asks for them."""
+class ApiConnections:
+    """Makes connections to one URL and keeps the idle ones. The caller decides how many there are."""
 
     def __init__(
         self,
         url: URL,
         *,
-        tls: ssl.SSLContext | Literal[True],
+        tls: Trust,
         proxy: URL | None,
         proxy_headers: dict[str, str],
         max_age_seconds: float = 0,
@@ -200,116 +160,100 @@ class Connections:
         quiet_seconds: float = QUIET_SECONDS,
         random_share: Callable[[], float] = random.random,
     ) -> None:
-        """`proxy_headers` are told to the proxy alone; `random_share` gives numbers from 0 to 1.
+        """`proxy_headers` are sent to the proxy alone; `random_share` returns numbers from 0 to 1.
 
-        `max_age_seconds` may be changed at any time; 0 is no limit.
+        A `max_age_seconds` of 0 is no limit.
         """
-        self.max_age_seconds = max_age_seconds
-        self._random_share = random_share
+        self.time: Final = asyncio.get_running_loop().time
+        self._tls = tls
+        self._max_age_seconds = max_age_seconds
         self._keepalive_seconds = keepalive_seconds
-        self._quiet_seconds = quiet_seconds
-        self._url = url
-        self._proxy = proxy
-        self._proxy_headers = CIMultiDict(proxy_headers) if proxy else None
-        self._request = self._trusting(tls)
-        self._resolver = _Resolver()
-        self._connector = aiohttp.TCPConnector(
-            limit=0, force_close=True, ttl_dns_cache=_RESOLVE_AGAIN_SECONDS, resolver=self._resolver
-        )
-        self._idle: deque[tuple[Connection, float]] = deque()
-        """With the times from when on they are, the longest first."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._random_share = random_share
+        self._connector = Connector(url, proxy=proxy, proxy_headers=proxy_headers)
+        self._idle: deque[ApiConnection] = deque()
+        """Those idle for longest come first."""
+        self.members: Final[set[ApiConnection]] = set()
+        """All that are open."""
+        self.quiet_seconds: Final = quiet_seconds
+        self.sweep: Final = Sweep(self._look)
+        """Ends exchanges that are late and connections that were idle for long."""
 
-    def use_tls(self, tls: ssl.SSLContext) -> None:
-        """Trust whom this trusts from now on; a connection that was made before carries no further request."""
-        self._request = self._trusting(tls)
+    def use_tls(self, tls: Trust) -> None:
+        """Trust these authorities from now on; connections made before carry no further request."""
+        self._tls = tls
+        self._set_ends()
         self._close_idle()
 
-    def _trusting(self, tls: ssl.SSLContext | Literal[True]) -> aiohttp.ClientRequest:
-        """Return what connections are made for; this says it of a proxy that is reached over TLS, too."""
-        return aiohttp.ClientRequest(
-            "POST",
-            self._url,
-            loop=asyncio.get_running_loop(),
-            ssl=tls,
-            proxy=self._proxy,
-            proxy_headers=self._proxy_headers,
-        )
+    def use_max_age(self, seconds: float) -> None:
+        """Let connections, including those that exist, become this old; 0 is no limit."""
+        self._max_age_seconds = seconds
+        self._set_ends()
 
-    def take(self) -> Connection | None:
-        """Return a kept connection that is fit for a request to be written to it at once; None if there is none."""
-        while self._idle:
-            connection, _ = self._idle.pop()
-            if connection.is_untouched and not self._is_old(connection):
+    def take(self) -> ApiConnection | None:
+        """Return an idle connection to which a request may be written at once; None if there is none.
+
+        This closes connections that have ended or expired, or on which something came unasked. The kernel is asked too,
+        because the loop may not have noticed yet.
+        """
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if (
+                connection.is_fit
+                and not connection.transport.is_closing()
+                and self.time() < connection.expires_at
+                and not connection.unread.poll(0)
+            ):
                 return connection
             connection.close()
         return None
 
-    async def connect(self, *, within_seconds: float) -> Connection:
-        """Make one.
+    async def connect(self, *, within_seconds: float) -> ApiConnection:
+        """Make a connection. Raises what `Connector.connect` raises."""
+        tls = self._tls
+        made = await self._connector.connect(tls, within_seconds=within_seconds)
+        connection = ApiConnection(made, self, tls=tls, share_of_age=1 - _AGE_JITTER * self._random_share())
+        connection.expires_at = self._end_of(connection)
+        self.members.add(connection)
+        return connection
 
-        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for no name of a host; of the first,
-        NoNameServerError if it is known. It takes longer only if this process stood still meanwhile.
-        """
-        request = self._request
-        try:
-            made = await self._make(request, within_seconds)
-        except TimeoutError as error:
-            if self._resolver.pending:
-                raise NoNameServerError from error
-            raise
-        handler, transport = made.protocol, made.transport
-        if handler is None or transport is None or handler.should_close or transport.is_closing():
-            made.close()
-            raise aiohttp.ServerDisconnectedError  # or it spoke before it was asked
-        share_of_age = 1 - _AGE_JITTER * self._random_share()
-        return Connection(
-            made, handler, transport, made_for=request, share_of_age=share_of_age, quiet_seconds=self._quiet_seconds
-        )
-
-    async def _make(self, request: aiohttp.ClientRequest, within_seconds: float) -> MadeConnection:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(None) as limit:
-            deadline = Deadline(
-                loop.time() + within_seconds,
-                lambda: limit.reschedule(loop.time()),
-                something_came=lambda: False,
-            )
-            try:
-                return await self._connector.connect(request, [], _UNLIMITED)
-            finally:
-                deadline.cancel()
-
-    def keep(self, connection: Connection) -> None:
-        """Take back a connection whose answer was read; it is closed if it cannot be used again, or is old."""
-        is_of_before = connection.made_for is not self._request
-        if not connection.is_reusable or is_of_before or self._is_old(connection):
+    def keep(self, connection: ApiConnection) -> None:
+        """Keep a connection after its answer, or close it if it cannot be used again."""
+        now = self.time()
+        if connection.is_fit and not connection.transport.is_closing() and now < connection.expires_at:
+            connection.idle_since = now
+            self._idle.append(connection)
+            if now + self._keepalive_seconds < self.sweep.at:
+                self.sweep.look_by(now + self._keepalive_seconds)
+        else:
             connection.close()
-            return
-        now = asyncio.get_running_loop().time()
-        self._idle.append((connection, now))
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._keepalive_seconds, self._sweep)
 
     async def close(self) -> None:
         """Close every connection. May be called again."""
-        if self._timer is not None:
-            self._timer.cancel()
         self._close_idle()
+        self.sweep.cancel()
         await self._connector.close()
-        await asyncio.sleep(0)  # the loop lets go of the sockets
+        await asyncio.sleep(0)  # in this turn the loop closes the sockets
 
     def _close_idle(self) -> None:
         while self._idle:
-            self._idle.pop()[0].close()
+            self._idle.pop().close()
 
-    def _is_old(self, connection: Connection) -> bool:
-        """Return whether it is time for another connection, perhaps to another address of that name."""
-        return self.max_age_seconds > 0 and connection.is_older_than(self.max_age_seconds)
+    def _set_ends(self) -> None:
+        for connection in self.members:
+            connection.expires_at = self._end_of(connection)
 
-    def _sweep(self) -> None:
-        """Close those that were idle for long, and come again when the next one may be."""
-        loop = asyncio.get_running_loop()
-        while self._idle and loop.time() >= self._idle[0][1] + self._keepalive_seconds:
-            self._idle.popleft()[0].close()
-        self._timer = loop.call_at(self._idle[0][1] + self._keepalive_seconds, self._sweep) if self._idle else None
+    def _end_of(self, connection: ApiConnection) -> float:
+        """Return when a connection expires: the host's name may mean another address by then."""
+        if connection.tls is not self._tls:
+            return -inf
+        return connection.made_at + self._max_age_seconds * connection.share_of_age if self._max_age_seconds else inf
+
+    def _look(self, now: float) -> float:
+        """Handle what is due, and return when the next thing will be."""
+        for connection in self.members:
+            connection.end_if_late(now)
+        while self._idle and now >= self._idle[0].idle_since + self._keepalive_seconds:
+            self._idle.popleft().close()
+        end_of_idle = self._idle[0].idle_since + self._keepalive_seconds if self._idle else inf
+        return min(end_of_idle, inf, *(connection.deadline.at for connection in self.members))

@@ -1,7 +1,7 @@
-"""Why an attempt failed, told from what was raised: a kind, and a short text that a person can act on.
+"""Why an attempt failed, read from the exception: a kind, and a short text that a person can act on.
 
-Pure, and for people only: nothing is decided by it. The text is ours or the operating system's. It holds no word of an
-answer, no path or query of a URL, no key and no password. Used by `client` alone, which knows what it was doing.
+Pure, and for people only: nothing is decided by it. The text is ours or the operating system's. It contains nothing of an
+answer, no path or query of a URL, no key and no password. Used by `client` alone.
 """
 
 import errno
@@ -13,24 +13,18 @@ from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
-from aiohttp.http_exceptions import (
-    BadHttpMessage,
-    BadStatusLine,
-    ContentLengthError,
-    HttpProcessingError,
-    LineTooLong,
-)
 from yarl import URL
 
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
-from forwarder.growlytics.connections import NoNameServerError
+from forwarder.growlytics.connecting import NoNameServerError
+from forwarder.growlytics.connections import NoAnswerError
 from forwarder.growlytics.outcome import Failure
 from forwarder.text import printable
 from forwarder.words import FailureKind
 
 _MAX_TEXT_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 10
-"""How many causes of causes are followed."""
+"""How far the chain of causes is followed."""
 
 _Told = tuple[FailureKind, str]
 
@@ -89,7 +83,7 @@ _TLS: Final[Mapping[str, str]] = {  # by OpenSSL's reason
 
 
 def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_seconds: float) -> Failure:
-    """Tell from what `Connections.connect` raised. `url` is Growlytics', and `within_seconds` what was granted."""
+    """Explain what `ApiConnections.connect` raised. `url` is Growlytics'; `within_seconds` was the time to connect."""
     peer = proxy if proxy is not None and _is_about(proxy, error) else url
     host = peer.raw_host or ""
     root = _root(error)
@@ -105,7 +99,7 @@ def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_s
 
 
 def of_answering(error: BaseException, *, url: URL, within_seconds: float) -> Failure:
-    """Tell from what `Connection.exchange` raised. `within_seconds` is what was granted to the whole attempt."""
+    """Explain how `ApiConnection.exchange` failed. `within_seconds` was the time for the whole attempt."""
     root = _root(error)
     if isinstance(root, TimeoutError) and root.errno is None:
         return _failure("timeout_answer", f"no answer within {within_seconds:.3g} s", url)
@@ -113,7 +107,7 @@ def of_answering(error: BaseException, *, url: URL, within_seconds: float) -> Fa
 
 
 def host_and_port(url: URL) -> str:
-    """Return whom a URL leads to, and nothing else of it."""
+    """Return host and port of a URL, and nothing else of it."""
     return f"{url.host_subcomponent}:{url.port}"
 
 
@@ -122,17 +116,17 @@ def _failure(kind: FailureKind, text: str, peer: URL) -> Failure:
 
 
 def _is_about(proxy: URL, error: BaseException) -> bool:
-    """Return whether an error is the proxy's: until there is a tunnel, nobody else is talked to."""
+    """Return whether an error is the proxy's. Until the tunnel exists, we talk to nobody else."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return (error.host, error.port) == (proxy.raw_host, proxy.port)
     return True
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what is at the bottom of an error, such as the operating system's."""
+    """Return the first cause of an error, such as the operating system's."""
     for _ in range(_MAX_DEPTH):
-        if isinstance(error, TimeoutError) and error.errno is None:
-            break  # of the loop's, which has the cancellation below it
+        if isinstance(error, aiohttp.ClientResponseError) or (isinstance(error, TimeoutError) and error.errno is None):
+            break  # the cause is aiohttp's own affair, or the cancellation by which asyncio ended a timeout
         if isinstance(error, BaseExceptionGroup):
             inner: object = error.exceptions[0]
         else:
@@ -146,21 +140,21 @@ def _root(error: BaseException) -> BaseException:
 def _told(error: BaseException, root: BaseException, host: str, *, is_connecting: bool) -> _Told:
     told: _Told
     match root:
-        case ssl.SSLCertVerificationError():
-            told = "tls", _certificate(root, host)
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             told = _closed(is_connecting=is_connecting)
         case ssl.SSLError():
-            told = "tls", _tls(getattr(root, "reason", None) or "")
+            told = "tls", _tls(root, host)
         case socket.gaierror():
             told = _unresolved(host, root.errno)
         case UnicodeError() | aiohttp.InvalidURL():
             told = "dns", f"not a valid host name: {host}"
-        case MalformedAnswerError() | CutAnswerError() | HttpProcessingError():  # the last one is of a proxy
-            told = _unreadable(root)
-        case aiohttp.ServerDisconnectedError(message=str()):
+        case MalformedAnswerError():
+            told = "protocol", str(root)
+        case aiohttp.ClientResponseError():  # of a proxy
+            told = "protocol", "the answer is not HTTP"
+        case NoAnswerError() | aiohttp.ServerDisconnectedError(message=str()):
             told = _closed(is_connecting=False)
-        case aiohttp.ServerDisconnectedError():  # its message is what came of the answer
+        case CutAnswerError() | aiohttp.ServerDisconnectedError():  # aiohttp's message is what came of the answer
             told = "reset", _CUT
         case OSError():
             told = _of_system(error, root, host, is_connecting=is_connecting)
@@ -169,14 +163,13 @@ def _told(error: BaseException, root: BaseException, host: str, *, is_connecting
     return told
 
 
-def _certificate(error: ssl.SSLCertVerificationError, host: str) -> str:
-    code = getattr(error, "verify_code", None)
-    if code in _OF_ANOTHER_HOST:
-        return f"certificate is not valid for {host}"
-    return _CERTIFICATE.get(code or 0) or getattr(error, "verify_message", None) or "certificate cannot be verified"
-
-
-def _tls(reason: str) -> str:
+def _tls(error: ssl.SSLError, host: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code = getattr(error, "verify_code", None)
+        if code in _OF_ANOTHER_HOST:
+            return f"certificate is not valid for {host}"
+        return _CERTIFICATE.get(code or 0) or getattr(error, "verify_message", None) or "certificate cannot be verified"
+    reason = getattr(error, "reason", None) or ""
     if text := _TLS.get(reason):
         return text
     words = reason.lower().replace("_", " ") or "no reason is known"
@@ -191,22 +184,6 @@ def _unresolved(host: str, code: int | None = socket.EAI_AGAIN) -> _Told:
     return "dns", f"the name {host} cannot be resolved"
 
 
-def _unreadable(error: MalformedAnswerError | CutAnswerError | HttpProcessingError) -> _Told:
-    match error:
-        case MalformedAnswerError():
-            return "protocol", str(error)
-        case CutAnswerError() | ContentLengthError():
-            return "reset", _CUT
-        case LineTooLong():
-            return "protocol", "the answer's header is too long"
-        case BadStatusLine():
-            return "protocol", "the answer is not HTTP"
-        case BadHttpMessage() if error.message.startswith("Too many headers"):
-            return "protocol", "the answer has too many headers"
-        case _:
-            return "protocol", _NO_HTTP
-
-
 def _closed(*, is_connecting: bool) -> _Told:
     return "reset", f"connection closed {'during the TLS handshake' if is_connecting else 'before an answer'}"
 
@@ -214,7 +191,7 @@ def _closed(*, is_connecting: bool) -> _Told:
 def _of_system(error: BaseException, root: OSError, host: str, *, is_connecting: bool) -> _Told:
     number = root.errno
     if number is None:
-        # What comes of several addresses in different ways is one error without a number, and with all texts.
+        # If several addresses fail in different ways, one error without a number holds the texts of all.
         numbers = dict.fromkeys(int(each) for each in re.findall(r"\[Errno (\d+)\]", str(root)))
         if numbers:
             return "connect", "; ".join(_NO_CONNECTION.get(each) or _strerror(each) for each in numbers)

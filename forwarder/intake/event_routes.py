@@ -1,4 +1,4 @@
-"""The two ways to post events over HTTP: one, as Growlytics itself takes it, and many at once."""
+"""The two endpoints for events over HTTP: one event, as Growlytics itself accepts it, and batches."""
 
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -12,9 +12,8 @@ from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.http.messages import Answer, Later, Reply, Request
 from forwarder.intake import answers
 from forwarder.intake.acceptance import Accepted, Acceptor, OneAccepted
-from forwarder.intake.bodies import RefusedBodyError, inflater_for
+from forwarder.intake.bodies import EXEMPT_BYTES, ParsingBudget, RefusedBodyError, inflater_for, unpacked
 from forwarder.intake.elements import Element
-from forwarder.intake.parsing import EXEMPT_BYTES, ParsingBudget, unpacked
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
 from forwarder.words import Intake, SharedCode
@@ -23,7 +22,7 @@ _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "
 
 
 class EventRoutes:
-    """Answers posts of events to one listener, whose name in the metrics is `intake`."""
+    """Answers the posts of events to one listener; `intake` is its name in the metrics."""
 
     def __init__(
         self,

@@ -1,79 +1,117 @@
-"""Events over a Unix stream socket, one JSON element a line; all that is answered is a line for each refused event.
+"""Events over a Unix stream socket, one JSON element a line; the only answers are lines about refused events.
 
-Made for log shippers and very high rates. Invariants: lines are taken in the order in which a connection sent them; none is
-refused because the buffer is full, as then nothing more is read until there is room; of a connection at most a chunk, a
-line and one put are held, and at most 64 KiB of error lines that it does not read. What a client wrote is taken, also when
-it is gone or is closed here, in which case its next write fails. Of those closed for others that are not done yet there are
-at most `max_connections` too, and at most MAX_GONE.
+Made for log shippers and very high rates. Invariants: the lines of a connection are accepted in their order; none is refused
+because the buffer is full, as nothing more is read until there is room; a connection holds at most a chunk, a line and one
+put, and at most 64 KiB of error lines that its client does not read. What a client wrote is accepted even if the client has
+gone or its connection is closed here; then its next write fails. At most `max_connections` are open. As many more, at most
+MAX_GONE, may be closed while their lines still wait for the buffer.
 """
 
 import asyncio
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from forwarder.intake.acceptance import Acceptor
-from forwarder.intake.line_connections import LineConnection, LineConnections
-from forwarder.intake.taking import Taking
+from forwarder.intake.line_acceptor import LineAcceptor
+from forwarder.intake.line_connections import LineConnection
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import IntakeSettings
 
 CHUNK_BYTES: Final = 64 * 1024
+MAX_GONE: Final = 100
+"""Each keeps a file open; `host.open_files` reserves enough for these."""
 CLOSING_SECONDS: Final = 2
-"""How long the lines that were sent may take to be put when the intake closes."""
+"""How long it may take to store the lines that were sent before the intake closes."""
 _ENDING_SECONDS: Final = 1
-"""How long what is being put then may still take, and after that the last error lines."""
+"""How long a put that is under way then may still take, and after that the last error lines."""
 _CLOSING_POLL_SECONDS: Final = 0.01
 _ACCEPTED_PER_TURN: Final = 100
 _MAX_BACKLOG: Final = 5000
-"""More than any backlog (net.core.somaxconn), so that those who go on connecting cannot keep it from closing."""
+"""More than any backlog (net.core.somaxconn), so that closing ends even if clients go on connecting."""
 _ACCEPT_AGAIN_SECONDS: Final = 1
-_MIN_LOOK_SECONDS: Final = 0.01
-_MAX_LOOK_SECONDS: Final = 1.0
+_MIN_SWEEP_SECONDS: Final = 0.01
+_MAX_SWEEP_SECONDS: Final = 1.0
 
 
 class LinesIntake:
     """Serves one listening socket."""
 
     def __init__(self, settings: IntakeSettings, *, acceptor: Acceptor, telemetry: Telemetry) -> None:
-        self._settings = settings
-        self._telemetry = telemetry
-        self._taking = Taking(acceptor, intake="lines", is_patient=True, telemetry=telemetry)
-        self._connections = LineConnections(settings.max_connections, telemetry=telemetry)
-        self._space = memoryview(b"")
+        self.settings = settings
+        self.telemetry = telemetry
+        self.acceptor = LineAcceptor(acceptor, intake="lines", is_patient=True, telemetry=telemetry)
+        self.connections: OrderedDict[LineConnection, None] = OrderedDict()
+        """Those that are open, ordered by their last whole lines."""
+        self.gone: set[LineConnection] = set()
+        """Those that are closed while some of their lines still wait for the buffer."""
+        self.space = memoryview(b"")
+        """All connections read into it, as none keeps anything there."""
         self._listener: socket.socket | None = None
-        self._look: asyncio.TimerHandle | None = None
-        self._pause: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._accept_timer: asyncio.TimerHandle | None = None
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound, listens, and does not block."""
-        self._space = memoryview(bytearray(CHUNK_BYTES))
+        self.space = memoryview(bytearray(CHUNK_BYTES))
         self._listener = listener
         self._accept_on(listener)
 
     async def close(self) -> None:
-        """Take no more connections and lines; have those stored that were sent, for a while. May be called again."""
+        """Accept no more connections and lines; wait a while until what was sent is stored. May be called again."""
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
         asyncio.get_running_loop().remove_reader(listener)
-        # Whoever connects from now on is told that nobody listens; who did before is accepted.
+        # Clients that connect from now on are refused; those that connected before are still accepted.
         listener.shutdown(socket.SHUT_RD)
         with suppress(OSError):
             self._accept(listener, at_most=_MAX_BACKLOG)
         listener.close()
-        for timer in (self._look, self._pause):
+        for timer in (self._sweep_timer, self._accept_timer):
             if timer is not None:
                 timer.cancel()
-        for connection in list(self._connections.open):
+        for connection in list(self.connections):
             connection.stop("shutting_down")
-        if not await self._all_done(CLOSING_SECONDS):
-            self._taking.giving_up = True
-            await self._all_done(_ENDING_SECONDS)
-        if not await self._until(lambda: not self._connections.open, _ENDING_SECONDS):
-            for connection in [*self._connections.open, *self._connections.gone]:
+        if not await self._until(self._is_all_done, CLOSING_SECONDS):
+            self.acceptor.is_closing = True
+            await self._until(self._is_all_done, _ENDING_SECONDS)
+        if not await self._until(lambda: not self.connections, _ENDING_SECONDS):
+            for connection in [*self.connections, *self.gone]:
                 connection.abort()
+
+    # From the connections
+
+    def admit(self, connection: LineConnection) -> bool:
+        """Add a connection, and close the oldest one if there are too many. Return False if it cannot be added."""
+        max_connections = self.settings.max_connections
+        if len(self.gone) >= min(max_connections, MAX_GONE):
+            self.telemetry.connection_closed("too_many")
+            return False
+        if len(self.connections) >= max_connections:
+            oldest, _ = self.connections.popitem(last=False)
+            self.telemetry.connection_closed("too_many")
+            self.gone.add(oldest)
+            oldest.drop()
+        self.connections[connection] = None
+        return True
+
+    def received_line(self, connection: LineConnection) -> None:
+        """Note that a whole line came."""
+        if connection in self.connections:
+            self.connections.move_to_end(connection)
+
+    def closed(self, connection: LineConnection) -> None:
+        """Note that a connection is closed, or that a closed one is done."""
+        if connection in self.connections:
+            del self.connections[connection]
+            self.gone.add(connection)
+        if connection.done:
+            self.gone.discard(connection)
+
+    # Accepting connections
 
     def _accept_on(self, listener: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(listener, self._accept_some, listener)
@@ -81,52 +119,40 @@ class LinesIntake:
     def _accept_some(self, listener: socket.socket) -> None:
         try:
             self._accept(listener, at_most=_ACCEPTED_PER_TURN)
-        except OSError as error:  # there are no more files
+        except OSError as error:  # the limit of open files is reached
             loop = asyncio.get_running_loop()
             loop.call_exception_handler({"message": "lines_socket cannot accept connections", "exception": error})
             loop.remove_reader(listener)
-            self._pause = loop.call_later(_ACCEPT_AGAIN_SECONDS, self._accept_on, listener)
+            self._accept_timer = loop.call_later(_ACCEPT_AGAIN_SECONDS, self._accept_on, listener)
 
     def _accept(self, listener: socket.socket, *, at_most: int) -> None:
-        """Accept those that wait for it."""
         for _ in range(at_most):
             try:
                 client, _ = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            LineConnection(
-                client,
-                self._settings,
-                taking=self._taking,
-                connections=self._connections,
-                telemetry=self._telemetry,
-                space=self._space,
-            ).open()
-            if self._look is None:
-                self._look_soon()
+            LineConnection(client, self).open()
+            if self._sweep_timer is None:
+                self._sweep_soon()
 
-    def _look_soon(self) -> None:
-        seconds = min(max(self._settings.body_timeout_seconds / 10, _MIN_LOOK_SECONDS), _MAX_LOOK_SECONDS)
-        self._look = asyncio.get_running_loop().call_later(seconds, self._look_for_slow_ones)
+    def _sweep_soon(self) -> None:
+        seconds = min(max(self.settings.body_timeout_seconds / 10, _MIN_SWEEP_SECONDS), _MAX_SWEEP_SECONDS)
+        self._sweep_timer = asyncio.get_running_loop().call_later(seconds, self._sweep)
 
-    def _look_for_slow_ones(self) -> None:
-        self._look = None
+    def _sweep(self) -> None:
+        """Close the connections that are too slow."""
+        self._sweep_timer = None
         now = asyncio.get_running_loop().time()
-        for connection in list(self._connections.open):
-            connection.look(now)
-        if self._connections.open:
-            self._look_soon()
+        for connection in list(self.connections):
+            connection.check_time(now)
+        if self.connections:
+            self._sweep_soon()
 
-    async def _all_done(self, seconds: float) -> bool:
-        """Wait until all that was sent is taken; return whether that is so."""
-        connections = self._connections
-
-        def done() -> bool:
-            return not connections.gone and all(connection.done for connection in connections.open)
-
-        return await self._until(done, seconds)
+    def _is_all_done(self) -> bool:
+        return not self.gone and all(connection.done for connection in self.connections)
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a condition, at most so long. Return whether it holds."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not condition():
             if asyncio.get_running_loop().time() >= deadline:

@@ -4,7 +4,7 @@
     python -m tests.bench.sampled 100
 
 The buffer is on disk, and events are delivered meanwhile. Shares are of the samples in which a thread was busy, all threads
-counted; `in all` includes what a function calls, `itself` does not.
+counted; `in all` includes what a function calls, `itself` does not. What started the program is left out.
 """
 
 import asyncio
@@ -27,6 +27,9 @@ SECONDS = 20
 _ROWS = 40
 _SAMPLES_PER_SECOND = 500
 _WARM_UP_SECONDS = 2.0
+_WAITING = ("_worker (concurrent/futures/thread.py", "_Writer._run (forwarder/observing/logs.py")
+"""Where a thread waits for work, which py-spy takes for work."""
+_BELOW_THE_LOOP = "Runner.run ("
 
 
 def table(folded: str, rows: int = _ROWS) -> str:
@@ -37,6 +40,10 @@ def table(folded: str, rows: int = _ROWS) -> str:
     for line in folded.splitlines():
         stack, _, number = line.rpartition(" ")
         frames = stack.split(";")
+        if frames[-1].startswith(_WAITING):
+            continue
+        loop = next((place for place, frame in enumerate(frames) if frame.startswith(_BELOW_THE_LOOP)), 0)
+        frames = frames[loop:]
         total += int(number)
         itself[frames[-1]] += int(number)
         for frame in set(frames):

@@ -87,7 +87,7 @@ class Contest:
             await asyncio.sleep(0.001)
 
     async def writes_lines(self, kind: str = "lines") -> None:
-        """Put lines as `intake.taking` does: as many as there is room for, and one as soon as there is."""
+        """Put lines as `intake.line_acceptor` does: as many as there is room for, and one as soon as there is."""
         size = 500
         while True:
             answer = await self.buffer.put(self.make.of("l" * size), intake="lines")

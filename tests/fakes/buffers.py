@@ -150,11 +150,21 @@ class ObservedBuffer:
         self.out.update(event.id for event in events)
         return events
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    @property
+    def may_start(self) -> Callable[[Event], bool] | None:
+        return self.inner.may_start
+
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], None] | None = None,
+    ) -> None:
         def changed_later() -> None:
             asyncio.get_running_loop().call_later(self.take_seconds, changed)
 
-        self.inner.listen(changed=changed_later if self.take_seconds else changed, left=left)
+        self.inner.listen(changed=changed_later if self.take_seconds else changed, left=left, revoked=revoked)
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """Ack it once its commit has taken as long as it takes here."""

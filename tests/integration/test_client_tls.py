@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from forwarder import __version__
-from forwarder.growlytics import certificates
+from forwarder.growlytics.connecting import read_certificates
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import RefusedError
 from tests.fakes.certificates import Authority
@@ -157,9 +157,9 @@ async def test_new_authorities_are_asked_for_the_next_connection_and_none_of_bef
     ):
         for _ in range(2):
             assert await client.post(BODY) == Delivered()
-        client.use_certificates(certificates.read(str(stranger.file)))
+        client.use_certificates(read_certificates(str(stranger.file)))
         assert await client.post(BODY) == NEVER_SENT
-        client.use_certificates(certificates.read(str(authority.file)))
+        client.use_certificates(read_certificates(str(authority.file)))
         assert await client.post(BODY) == Delivered()
         assert len(server.connections) == 2, "one before, one after"
 
@@ -181,7 +181,7 @@ async def test_a_post_under_way_ends_as_it_began_and_its_connection_is_not_kept(
     ):
         post = asyncio.create_task(client.post(BODY))
         await has_come.wait()
-        client.use_certificates(certificates.read(str(stranger.file)))
+        client.use_certificates(read_certificates(str(stranger.file)))
         goes_on.set()
         assert await post == Delivered()
         assert await client.post(BODY) == NEVER_SENT
@@ -196,7 +196,7 @@ async def test_new_authorities_hold_for_a_proxy_over_tls_too(authority: Authorit
         assert await client.post(BODY) == NEVER_SENT
         both = authority.file.with_name("both.pem")
         both.write_bytes(authority.file.read_bytes() + stranger.file.read_bytes())
-        client.use_certificates(certificates.read(str(both)))
+        client.use_certificates(read_certificates(str(both)))
         assert await client.post(BODY) == Delivered()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from forwarder.database.connection import Database, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import DeadLetter
 from forwarder.settings import BufferSettings
+from tests.fakes.databases import StubbornDatabase
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids
 
@@ -62,6 +64,47 @@ async def test_a_bug_while_a_commit_is_applied_ends_what_serves_and_answers_who_
             await disk.buffer.ack([(taken[0], Delivered())])
         with pytest.raises(ExceptionGroup):
             await asyncio.wait_for(task, DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize("where", ["_job_of", "_refuse", "_apply"])
+async def test_a_bug_before_or_after_a_commit_ends_what_serves_with_its_reason(tmp_path: Path, where: str) -> None:
+    def bug(*_: object) -> None:
+        raise LookupError("the test says so")
+
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        task = serving(disk)
+        await disk.put(make.of("a"))
+        (taken,) = await disk.take()
+        setattr(disk.buffer._commits, where, bug)
+        database.fails_to_commit = where == "_refuse"
+        disk.buffer.begin_ack(taken, Delivered())
+        putting = asyncio.create_task(disk.buffer.put(make.of("b"), intake="http"))
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+        assert ended.value.split(LookupError)[0] is not None
+        putting.cancel()
+        await asyncio.wait({putting})
+        with pytest.raises(LookupError):
+            await disk.buffer.settle_acks() if disk.buffer._commits.has_acks else await disk.put(make.of("c"))
+
+
+async def test_an_ack_that_was_begun_before_a_bug_failed_its_commit_is_committed_by_the_close(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        task = serving(disk)
+        await disk.put(make.of("abc"))
+        first, second, third = await disk.take()
+        disk.buffer.begin_ack(first, Delivered())
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.put([second], intake="http")  # the same id again, which no intake does
+        disk.buffer.begin_ack(third, Delivered())
+        with pytest.raises(ExceptionGroup):
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [second.id]
+        assert disk.buffer.ledger().delivered == 2
 
 
 async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_directory(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How much of its disk the buffer takes: the sums of forwarder/buffer/space.py at their worst, and space that comes back."""
+"""How much of its disk the buffer takes: the sums of forwarder/buffer/upkeep.py at their worst; and space given back."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ import pytest
 from forwarder.attribute import LearnedType
 from forwarder.buffer.base import Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
-from forwarder.buffer.space import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
+from forwarder.buffer.upkeep import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
 from forwarder.database import attribute_types, duplicate_keys
 from forwarder.event import DuplicateKey, Event
 from forwarder.intake.datagram import MAX_PENDING_BYTES

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.buffer.base import Unavailable
-from forwarder.intake.line_streams import MAX_PENDING_ERROR_BYTES, Received
+from forwarder.intake.line_acceptor import MAX_PENDING_ERROR_BYTES
+from forwarder.intake.line_connections import Received
 from forwarder.intake.lines import CHUNK_BYTES, LinesIntake
 from tests.fakes.http_intake_harness import until
 from tests.fakes.passing_time import let_pass
@@ -292,7 +293,7 @@ async def test_a_client_that_never_reads_loses_error_lines_counted_and_nothing_g
     await settled(served, 20_001)
     assert await served.take_all() == [numbered(1)], "reading goes on"
     assert served.counts().rejected == {"empty": 20_000}
-    (connection,) = served.intake._connections.open  # type: ignore[union-attr]
+    (connection,) = served.intake.connections  # type: ignore[union-attr]
     await until(lambda: connection.task is None, what="it has been told")
     lost = served.sample("error_lines_lost")
     assert 10_000 < lost < 20_000
@@ -324,7 +325,7 @@ async def test_error_lines_that_nobody_reads_at_the_end_hold_no_connection_for_l
             await client.send(*[BAD] * 500)
         client.end()
         await settled(served, 5000)
-        await until(lambda: not served.intake._connections.open, what="it is closed")  # type: ignore[union-attr]
+        await until(lambda: not served.intake.connections, what="it is closed")  # type: ignore[union-attr]
 
 
 # Clients that do not wait
@@ -346,7 +347,7 @@ async def test_who_closes_without_reading_is_held_back_by_a_full_buffer_and_lose
         await asyncio.to_thread(write, served.path, b"\n".join([BAD, *events]))
         await until(lambda: served.counts().accepted == 100, what="the buffer is full")
         await let_pass(IDLE_SECONDS)
-        (connection,) = served.intake._connections.open  # type: ignore[union-attr]
+        (connection,) = served.intake.connections  # type: ignore[union-attr]
         assert connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
         taken: list[bytes] = []
         while len(taken) < len(events):
@@ -378,7 +379,7 @@ async def test_a_full_buffer_stops_reading_and_nothing_is_refused(tmp_path: Path
         await until(lambda: served.counts().accepted == 100, what="the buffer is full")
         await let_pass(IDLE_SECONDS)
         assert client.writer.transport.get_write_buffer_size() > 1_000_000, "the client is held back"
-        (connection,) = served.intake._connections.open  # type: ignore[union-attr]
+        (connection,) = served.intake.connections  # type: ignore[union-attr]
         assert connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
         taken: list[bytes] = []
         while len(taken) < len(events):
@@ -472,7 +473,7 @@ async def test_of_one_connection_one_put_is_under_way_and_one_chunk_is_read_ahea
     client.send_soon(b"\n".join(events) + b"\n")
     await let_pass(IDLE_SECONDS)
     assert len(served.buffer.puts) == 1
-    (connection,) = served.intake._connections.open  # type: ignore[union-attr]
+    (connection,) = served.intake.connections  # type: ignore[union-attr]
     assert 0 < connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
     served.buffer.going_on.set()
     await settled(served, 20_000)
@@ -485,7 +486,7 @@ async def test_of_one_connection_one_put_is_under_way_and_one_chunk_is_read_ahea
 async def test_at_the_cap_the_one_without_a_line_for_longest_is_closed(tmp_path: Path) -> None:
     async with way_in("lines", tmp_path / "lines", max_connections=3) as served:
         first, second, third = [await served.connect() for _ in range(3)]
-        await until(lambda: len(served.intake._connections.open) == 3, what="all are there")  # type: ignore[union-attr]
+        await until(lambda: len(served.intake.connections) == 3, what="all are there")  # type: ignore[union-attr]
         await first.send(numbered(1))
         await settled(served, 1)
         await second.send(b"{", end=b"")  # not a whole line
@@ -526,14 +527,14 @@ async def test_what_the_kernel_holds_of_a_connection_closed_for_others_is_taken(
                 raw.sendall(b"{")
         await let_pass(IDLE_SECONDS)
         assert isinstance(served.intake, LinesIntake)
-        (connection,) = served.intake._connections.gone
+        (connection,) = served.intake.gone
         assert connection._received.whole_bytes <= CHUNK_BYTES + len(events[-1])
         taken: list[bytes] = []
         while len(taken) < len(events):
             taken += [event.body for event in await served.take()]
         assert taken == events
         await until(lambda: served.counts().rejected == {"too_slow": 1}, what="the rest is refused")
-        assert not served.intake._connections.gone
+        assert not served.intake.gone
         assert connection._client.fileno() < 0
 
 
@@ -546,10 +547,10 @@ async def test_those_that_are_gone_and_wait_for_room_are_bounded_too(tmp_path: P
                 await client.send(numbered(number))
             await client.close()
             await asyncio.sleep(0.005)
-        connections = served.intake._connections
-        assert len(connections.gone) <= 10
+        intake = served.intake
+        assert len(intake.gone) <= 10
         await until(lambda: served.closed().get("too_many", 0) > 20, what="they are refused")
-        while connections.open or connections.gone:
+        while intake.connections or intake.gone:
             if served.buffer.occupancy().events:
                 await served.take()
             await asyncio.sleep(0.01)
@@ -598,8 +599,8 @@ async def test_a_thousand_connections_come_and_go(served: WayIn) -> None:
     await settled(served, 1000)
     assert sorted(await served.take_all()) == sorted(numbered(number) for number in range(1000))
     assert isinstance(served.intake, LinesIntake)
-    connections = served.intake._connections
-    await until(lambda: not connections.open and not connections.gone, what="none is left")
+    intake = served.intake
+    await until(lambda: not intake.connections and not intake.gone, what="none is left")
     gc.collect()
     assert open_files() <= files + 2
 
@@ -798,7 +799,7 @@ async def test_closing_does_not_wait_for_clients_that_do_not_read(tmp_path: Path
 
 
 async def test_an_intake_that_was_never_opened_can_be_closed(served: WayIn) -> None:
-    intake = LinesIntake(served.intake._settings, acceptor=None, telemetry=served.telemetry)  # type: ignore[arg-type, union-attr]
+    intake = LinesIntake(served.intake.settings, acceptor=None, telemetry=served.telemetry)  # type: ignore[arg-type, union-attr]
     await intake.close()
 
 

@@ -1,12 +1,20 @@
 """Answers in pieces of any size: which status they have, what of the body came, and whether the connection is kept."""
 
 from collections.abc import Iterable
+from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.growlytics.answer import MAX_HEAD_BYTES, MAX_HEADERS, Answer, AnswerReader, MalformedAnswerError
+from forwarder.growlytics.answer import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    AnswerReader,
+    ApiAnswer,
+    MalformedAnswerError,
+    usual_answer,
+)
 from forwarder.growlytics.answer_body import MAX_ANSWER_BYTES
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -20,7 +28,7 @@ def reader_of(*pieces: bytes) -> AnswerReader:
     return reader
 
 
-def read(*pieces: bytes) -> tuple[Answer | None, bool, bool]:
+def read(*pieces: bytes) -> tuple[ApiAnswer | None, bool, bool]:
     """Return the answer, whether it has ended, and whether its connection may be used again."""
     reader, has_ended = AnswerReader(), False
     for piece in pieces:
@@ -29,7 +37,7 @@ def read(*pieces: bytes) -> tuple[Answer | None, bool, bool]:
     return reader.answer, has_ended, reader.is_reusable
 
 
-def answer_of(*pieces: bytes) -> Answer:
+def answer_of(*pieces: bytes) -> ApiAnswer:
     answer = reader_of(*pieces).answer
     assert answer is not None
     return answer
@@ -110,7 +118,7 @@ def test_the_status_counts_and_the_connection_is_not_kept_where_anything_is_odd(
 EVERYTHING = [*WHOLE.values(), *(data for data, _ in ENDED.values())]
 
 
-def fed(pieces: Iterable[bytes]) -> tuple[Answer | None, bool]:
+def fed(pieces: Iterable[bytes]) -> tuple[ApiAnswer | None, bool]:
     """Feed until there is nothing more to read; what is left was asked for by nobody."""
     reader, pieces = AnswerReader(), iter(pieces)
     has_ended = any(reader.feed(piece) for piece in pieces)
@@ -144,6 +152,97 @@ def test_a_complete_head_counts_whatever_follows_it(data: bytes, at: int, damage
     if not reader.feed(data[:end]):
         reader.feed(data[end : end + at] + damage)
     assert reader.answer is not None
+
+
+# The usual answer, which is read in one step
+
+HEADERS = [
+    "Content-Type: application/json",
+    "Date: Tue, 01 Dec 2026 12:01:30 GMT",
+    "Retry-After: 5",
+    "Connection: keep-alive",
+    "Connection: close",
+    "Content-Length: 2",
+    "Content-Length: 3",
+    "content-length:\t2 ",
+    "Content-Length : 2",
+    "Content-Length: 2, 2",
+    "Content-Length: x",
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding: identity",
+    "Transfer-Encoding: gzip",
+    "Content-Encoding: identity",
+    "Content-Encoding: gzip",
+    " goes on",
+    "no colon here",
+    "",
+    "X: " + "y" * 1100,
+    "X: \xe4",
+]
+STATUS_LINES = [
+    "HTTP/1.1 200 OK",
+    "HTTP/1.1 201",
+    "HTTP/1.1  202 two spaces",
+    "HTTP/1.1 204 No Content",
+    "HTTP/1.1 205 Reset Content",
+    "HTTP/1.1 2000 OK",
+    "HTTP/1.1 2xx",
+    "HTTP/1.1 304 Not Modified",
+    "HTTP/1.1 503 Busy",
+    "HTTP/1.0 200 OK",
+    "HTTP/1.1 103 Early Hints",
+    "http/1.1 200 OK",
+    "\r\nHTTP/1.1 200 OK",
+]
+LINE_ENDS = st.sampled_from(["\r\n"] * 6 + ["\n", "\r\r\n", "\n\r\n"])
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """Return an answer that may be the usual one, or differ from it in a few ways."""
+    lines = [
+        draw(st.sampled_from(STATUS_LINES[:1] * len(STATUS_LINES) + STATUS_LINES)),
+        *draw(st.sampled_from([["Content-Length: 2"], []])),
+        *draw(st.lists(st.sampled_from(HEADERS), max_size=3)),
+        "",
+    ]
+    head = "".join(line + draw(LINE_ENDS) for line in lines).encode("latin-1")
+    return head + draw(st.sampled_from([b"ok"] * 4 + [b"", b"o", b"{}", b"okay", b"ok\r\n\r\n", *EVERYTHING]))
+
+
+@given(st.one_of(answers(), st.sampled_from(EVERYTHING), st.binary(max_size=40)))
+@example(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok\r\n\r\nok")
+@example(b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok\r\n\r\nok")
+def test_the_usual_answer_is_what_the_reader_makes_of_it_and_its_connection_is_kept(data: bytes) -> None:
+    answer = usual_answer(data)
+    if answer is not None:
+        assert (answer, True, True) == read(data)
+        assert answer.status // 100 == 2
+
+
+@pytest.mark.parametrize("status_line", STATUS_LINES)
+def test_no_two_headers_make_the_usual_answer_another_than_the_reader_has_it(status_line: str) -> None:
+    usual = 0
+    for first, second in product(HEADERS, HEADERS):
+        head = f"{status_line}\r\nContent-Length: 2\r\n{first}\r\n{second}\r\n\r\n".encode("latin-1")
+        if (answer := usual_answer(head + b"ok")) is not None:
+            assert (answer, True, True) == read(head + b"ok")
+            usual += 1
+    assert usual == (36 if status_line in {"HTTP/1.1 200 OK", "HTTP/1.1 201", "HTTP/1.1 205 Reset Content"} else 0)
+
+
+@given(st.sets(st.sampled_from(HEADERS[:4])), st.binary(max_size=100))
+def test_most_answers_are_usual(headers: set[str], body: bytes) -> None:
+    answer = usual_answer(with_length(body, *sorted(headers)))
+    assert answer is not None
+    assert (answer.status, answer.body, answer.content_encoding) == (200, body, None)
+
+
+@given(st.sampled_from(EVERYTHING), st.integers(1, 200))
+def test_a_part_of_an_answer_is_never_the_usual_one(data: bytes, at: int) -> None:
+    whole = usual_answer(data)
+    assert whole is None or all(usual_answer(data[:end]) is None for end in range(len(data)))
+    assert usual_answer(data + data[:at]) is None
 
 
 # The body
@@ -199,7 +298,7 @@ def test_a_whole_object_is_a_body_that_has_ended_although_nothing_says_so(connec
     reader = AnswerReader()
     assert not reader.feed(b"HTTP/1.1 200 OK\r\n" + connection + b'\r\n {"success":{"a":1}')
     assert reader.feed(b"}\r\n")
-    assert reader.answer == Answer(200, b' {"success":{"a":1}}\r\n')
+    assert reader.answer == ApiAnswer(200, b' {"success":{"a":1}}\r\n')
     assert not reader.is_reusable
 
 
@@ -251,7 +350,9 @@ def test_what_matters_of_the_headers_is_told() -> None:
             status="503 Busy",
         )
     )
-    assert answer == Answer(503, b"", "text/html, application/json", "gzip, br", "5", "tue, 01 dec 2026 12:01:30 gmt")
+    assert answer == ApiAnswer(
+        503, b"", "text/html, application/json", "gzip, br", "5", "tue, 01 dec 2026 12:01:30 gmt"
+    )
 
 
 def test_a_header_that_goes_on_in_the_next_line_is_read_as_one() -> None:
@@ -261,7 +362,7 @@ def test_a_header_that_goes_on_in_the_next_line_is_read_as_one() -> None:
 
 def test_the_headers_of_a_1xx_are_not_those_of_the_answer() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\nRetry-After: 5\r\nContent-Length: 9\r\n\r\n"
-    assert answer_of(hints + with_length(b"ok")) == Answer(200, b"ok")
+    assert answer_of(hints + with_length(b"ok")) == ApiAnswer(200, b"ok")
 
 
 def test_a_coding_of_the_transfer_is_one_of_the_body() -> None:
@@ -271,12 +372,16 @@ def test_a_coding_of_the_transfer_is_one_of_the_body() -> None:
 
 @pytest.mark.parametrize("size", [9_000, 60_000, MAX_HEAD_BYTES - 60])
 def test_a_header_of_up_to_64_kib_is_read(size: int) -> None:
-    assert read(with_length(b"ok", f"X: {'a' * size}")) == (Answer(200, b"ok"), True, True)
+    assert read(with_length(b"ok", f"X: {'a' * size}")) == (ApiAnswer(200, b"ok"), True, True)
 
 
 @pytest.mark.parametrize("count", [130, MAX_HEADERS - 1])
 def test_up_to_1000_headers_are_read(count: int) -> None:
-    assert read(with_length(b"ok", *(f"X-{number}: a" for number in range(count)))) == (Answer(200, b"ok"), True, True)
+    assert read(with_length(b"ok", *(f"X-{number}: a" for number in range(count)))) == (
+        ApiAnswer(200, b"ok"),
+        True,
+        True,
+    )
 
 
 MALFORMED = {
@@ -308,4 +413,4 @@ def test_a_head_that_comes_byte_by_byte_takes_no_longer_the_longer_it_is() -> No
     reader = AnswerReader()
     for byte in with_length(b"ok", f"X: {'a' * 60_000}"):
         reader.feed(bytes([byte]))
-    assert reader.answer == Answer(200, b"ok")
+    assert reader.answer == ApiAnswer(200, b"ok")

@@ -288,3 +288,22 @@ def test_a_part_of_an_object_never_says_no_where_the_whole_says_yes(answer: dict
     text = json.dumps(answer)
     if said(text.encode()) == "success":
         assert said(text[:end].encode()) == "success"
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-1, 1), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=3)
+)
+SUCCESSES = st.one_of(SCALARS, st.sampled_from(["false", " No ", "0", "yes", 0.0, -0.0, [], {}, [False]]))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["success", "Success", "message", "\ud83d"]), SUCCESSES),
+    st.sampled_from([None, "application/json", "text/html", "text/html; charset=utf-8, x"]),
+    st.booleans(),
+)
+def test_an_object_says_the_same_whether_it_is_parsed_at_once_or_looked_through(
+    members: dict[str, object], content_type: str | None, is_ascii: bool
+) -> None:
+    body = json.dumps(members, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass")
+    at_once = said(body, content_type=content_type)
+    assert at_once == said(b" " + body, content_type=content_type) == said(body + b" x", content_type=content_type)

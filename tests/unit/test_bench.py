@@ -116,3 +116,12 @@ def test_a_profile_counts_a_function_once_a_sample_and_tells_what_it_does_itself
     shown = sampled.table("main;walk;walk 3\nmain 1\n")
     assert "| `main` | 100.0% | 25.0% |" in shown
     assert "| `walk` | 75.0% | 75.0% |" in shown
+
+
+def test_a_profile_leaves_out_threads_that_wait_for_work_and_what_started_the_program() -> None:
+    waits = "bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:69) 9\n"
+    works = "bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:69);commit 1\n"
+    shown = sampled.table(f"{waits}{works}main;Runner.run (asyncio/runners.py:86);walk 3\n")
+    assert "| `walk` | 75.0% | 75.0% |" in shown
+    assert "| `commit` | 25.0% | 25.0% |" in shown
+    assert "`main`" not in shown

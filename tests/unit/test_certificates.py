@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from forwarder.growlytics import certificates
-from forwarder.growlytics.certificates import Certificates
+from forwarder.growlytics.connecting import Certificates, read_certificates, system_certificates
 from forwarder.host.secret_file import WatchedFile
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import RefusedError
@@ -39,8 +38,8 @@ class Watched:
         self.file = WatchedFile(
             str(path),
             setting=SETTING,
-            read=certificates.read,
-            current=certificates.read(str(path)),
+            read=read_certificates,
+            current=read_certificates(str(path)),
             on_new=self.used.append,
             telemetry=self.telemetry,
         )
@@ -112,7 +111,7 @@ def test_a_file_that_only_says_which_certificates_are_revoked_is_refused(tmp_pat
     file = tmp_path / "ca.pem"
     file.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
     with pytest.raises(RefusedError, match="names a file that holds no certificate"):
-        certificates.read(str(file))
+        read_certificates(str(file))
 
 
 def _remove(path: Path) -> None:
@@ -170,8 +169,8 @@ async def test_a_file_that_is_caught_half_written_is_read_again(watched: Watched
 
 def test_a_file_of_no_use_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="cannot be read: No such file"):
-        certificates.read(str(tmp_path / "gone"))
+        read_certificates(str(tmp_path / "gone"))
 
 
 def test_the_system_has_authorities_and_they_are_verified_as_any() -> None:
-    assert certificates.of_system().tls.check_hostname
+    assert system_certificates().tls.check_hostname

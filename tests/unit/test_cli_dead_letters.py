@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from forwarder.cli.daemon import Daemon, DaemonAnswer, HostPort, Place, StoppedError
 from forwarder.cli.dead_letter_changes import ChangeTally, Pace
 from forwarder.cli.dead_letter_requests import (
-    DeadLetterPage,
     DeadLetterShown,
     Decided,
+    LetterPage,
     fit_to_show,
     judge,
     on_one_line,
@@ -88,7 +88,7 @@ def test_the_last_of_two_members_of_one_name_counts_as_it_does_where_it_is_check
 
 
 def test_a_page_is_read_with_its_cursor_and_its_total() -> None:
-    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == DeadLetterPage([LETTER], 5, "17")
+    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == LetterPage([LETTER], 5, "17")
 
 
 def test_what_the_entry_says_beyond_what_is_known_is_passed_over() -> None:

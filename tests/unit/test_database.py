@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from forwarder.attribute import LearnedType
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, salvage, schema
@@ -23,7 +24,7 @@ from forwarder.database.connection import (
 )
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.database.events import Read, RowCount
-from forwarder.database.ledger import AlteredError
+from forwarder.database.ledger import AlteredError, Counters
 from forwarder.database.marks import Mark
 from forwarder.event import DeadLetter, DuplicateKey, Event
 from tests.fakes.events import EventMaker, ids, keys_of, learned
@@ -183,7 +184,7 @@ def make_version(version: int, directory: Path, stored: Sequence[Event]) -> None
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("BEGIN")
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     storing(stored)(transaction)
     ledger.store(connection, transaction.ledger)
     connection.execute("COMMIT")
@@ -533,6 +534,10 @@ async def test_an_event_that_was_altered_is_unreadable_and_its_neighbours_are_no
         "checksum = checksum + 1",
         "checksum = NULL",
         "id = 77",
+        "kind = x'637573746f6d6572'",
+        "kind = x'6576656e74'",
+        "kind = 'customer'",
+        "kind = 5",
     ],
 )
 async def test_whatever_of_a_row_is_altered_it_is_not_believed(tmp_path: Path, make: EventMaker, change: str) -> None:
@@ -589,7 +594,7 @@ async def test_rows_out_of_order_are_damage(tmp_path: Path) -> None:
         def execute(self, *_: object) -> list[tuple[object, ...]]:
             return [(event_id, None, None, None, None, None) for event_id in (7, 5)]
 
-    transaction = Transaction(Disordered(), {})  # type: ignore[arg-type]  # SQLite cannot be made to say so
+    transaction = Transaction(Disordered(), Counters())  # type: ignore[arg-type]  # SQLite cannot be made to say so
     with pytest.raises(AlteredError, match="not in order"):
         events.read_after(transaction, 1, max_events=10, max_bytes=10)
     await database.close()
@@ -664,6 +669,49 @@ async def test_customers_and_names_that_are_no_utf8_come_back_as_they_were(tmp_p
     (kept,) = await database.run(lambda transaction: dead_letters.find(transaction, [5], max_bytes=1))
     for event in (read, kept.event):
         assert (event.customer, event.name, event.body, event.accepted_at) == (odd.customer, odd.name, odd.body, 1.5)
+    await database.close()
+
+
+async def test_the_kinds_of_events_and_dead_letters_are_read_from_a_damaged_file(
+    tmp_path: Path, make: EventMaker
+) -> None:
+    stored = [
+        replace(event, kind="customer") if event.id % 3 else event for event in make.of("a" * 300, size_bytes=900)
+    ]
+    letters = [letter(event) for event in stored[:3]]
+    database = await opened(tmp_path / "buffer")
+    await database.run(storing(stored))
+    await database.run(lambda transaction: dead_letters.insert(transaction, letters, max_events=5, max_bytes=MIB))
+    await database.close()
+    damage(file_of(database), 3 * schema.PAGE_BYTES, bytes(schema.PAGE_BYTES))
+    database = await opened(tmp_path / "buffer")
+    assert database.directory is not None
+    file = salvage.DamagedFile(tmp_path / "buffer" / database.directory.damaged()[0])
+    found, _ = file.events(-1, max_rows=1000)
+    assert [(event.id, event.kind) for event in found] == [(event.id, event.kind) for event in stored]
+    assert [each.event.kind for each in file.letters(-1, max_rows=10)[0]] == ["customer", "customer", "event"]
+    file.close()
+    await database.close()
+
+
+@pytest.mark.parametrize("change", ["NULL", "x'6576656e74'", "5"])
+async def test_the_kind_of_an_event_cannot_be_altered_unseen(tmp_path: Path, make: EventMaker, change: str) -> None:
+    stored = [replace(event, kind="customer") for event in make.of("ab")]
+    database = await opened(tmp_path)
+    await database.run(storing(stored))
+    await database.run(
+        lambda transaction: dead_letters.insert(transaction, [letter(stored[0])], max_events=5, max_bytes=MIB)
+    )
+    assert [event.kind for event in (await database.run(read_all)).events] == ["customer", "customer"]
+    await database.close()
+    connection = plain(file_of(database))
+    connection.execute(f"UPDATE events SET kind = {change} WHERE id = 1")
+    connection.execute(f"UPDATE dead_letters SET kind = {change}")
+    connection.close()
+    database = await opened(tmp_path)
+    read = await database.run(read_all)
+    assert (ids(read.events), read.unreadable) == ([2], [1])
+    assert await database.run(lambda transaction: dead_letters.find(transaction, [1], max_bytes=1)) == []
     await database.close()
 
 

@@ -1,10 +1,11 @@
 """Deadlines of a process that may stand still, in virtual time."""
 
 import asyncio
+from math import inf
 
 import pytest
 
-from forwarder.growlytics.deadline import CHANCES, READING_SECONDS, STALLED_SECONDS, Deadline
+from forwarder.growlytics.deadline import CHANCES, READING_SECONDS, STALLED_SECONDS, Deadline, Sweep
 from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 
@@ -16,14 +17,27 @@ def stand_still(seconds: float) -> None:
 
 
 class Watched:
-    """A deadline, and when it passed."""
+    """A deadline that a sweep looks at, and when it passed."""
 
     def __init__(self, seconds: float, *, came: int = 0) -> None:
         self.passed_at: list[float] = []
         self.came = came
-        self.deadline = Deadline(
-            now() + seconds, lambda: self.passed_at.append(now()), something_came=self._something_came
-        )
+        self.deadline = Deadline()
+        self.sweep = Sweep(self._look)
+        self.start(seconds)
+
+    def start(self, seconds: float) -> None:
+        self.deadline.start(now() + seconds, now())
+        self.sweep.look_by(self.deadline.at)
+
+    def bring_forward(self, seconds: float) -> None:
+        self.deadline.bring_forward(now() + seconds)
+        self.sweep.look_by(self.deadline.at)
+
+    def _look(self, at: float) -> float:
+        if self.deadline.has_passed(at, self._something_came):
+            self.passed_at.append(now())
+        return self.deadline.at
 
     def _something_came(self) -> bool:
         self.came -= 1
@@ -40,7 +54,7 @@ async def test_it_passes_in_time_where_nothing_came_and_nothing_stood_still() ->
 @in_virtual_time
 async def test_it_is_not_called_after_it_was_cancelled() -> None:
     watched = Watched(3)
-    watched.deadline.cancel()
+    watched.sweep.cancel()
     await asyncio.sleep(10)
     assert watched.passed_at == []
 
@@ -103,10 +117,66 @@ async def test_it_can_be_brought_forward_again_and_again_but_never_beyond_what_i
     began, watched = now(), Watched(3)
     for _ in range(5):
         await asyncio.sleep(0.5)
-        watched.deadline.bring_forward(now() + 1)
+        watched.bring_forward(1)
     await asyncio.sleep(10)
     assert watched.passed_at == [began + 3]
     began, watched = now(), Watched(3)
-    watched.deadline.bring_forward(now() + 1)
+    watched.bring_forward(1)
     await asyncio.sleep(10)
     assert watched.passed_at == [began + 1]
+
+
+@in_virtual_time
+async def test_a_sweep_looks_at_the_earliest_deadline_in_whichever_order_they_are_told() -> None:
+    began, looks = now(), list[float]()
+    later = {began + 2: began + 4, began + 4: inf}
+
+    def look(at: float) -> float:
+        looks.append(now())
+        return later[at]
+
+    sweep = Sweep(look)
+    for seconds in (5, 2, 3):
+        sweep.look_by(began + seconds)
+    await asyncio.sleep(10)
+    assert looks == [began + 2, began + 4]
+    assert sweep.at == inf
+
+
+@in_virtual_time
+async def test_a_sweep_sets_no_timer_while_there_is_no_deadline() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+
+    async def turns_meanwhile() -> int:
+        before = loop.turns
+        await asyncio.sleep(1000)
+        return loop.turns - before
+
+    without_sweep = await turns_meanwhile()
+    sweep = Sweep(lambda _: inf)
+    sweep.look_by(inf)
+    assert await turns_meanwhile() == without_sweep
+    sweep.look_by(now() + 1)
+    assert await turns_meanwhile() > without_sweep
+    assert await turns_meanwhile() == without_sweep
+
+
+@in_virtual_time
+async def test_a_sweep_that_fails_once_looks_again() -> None:
+    looks = 0
+
+    def look(_: float) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
+        return inf
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    sweep = Sweep(look)
+    sweep.look_by(now() + 1)
+    await asyncio.sleep(2)
+    sweep.look_by(now() + 1)
+    await asyncio.sleep(2)
+    assert looks == 2

@@ -47,6 +47,7 @@ class EngineInvariants(RuleBasedStateMachine):
         self.events: list[Event] = []
         self.open: list[Attempt] = []
         self.committing: list[tuple[Attempt, Ack]] = []
+        self.revoked: list[Attempt] = []  # under way since before their lanes were revoked
         self.last_delivery_at = float("-inf")
         self.last_number = 0
         self.refused_at: dict[int, int] = {}
@@ -91,10 +92,10 @@ class EngineInvariants(RuleBasedStateMachine):
                 break
             self.last_number = attempt.number
             assert attempt.is_probe == held
-            assert attempt.lane not in [other.lane for other in self.open]
+            assert attempt.lane not in [other.lane for other in (*self.open, *self.revoked)]
             assert attempt.taken is attempt.lane.first
             if held:
-                assert not any(other.is_probe for other in self.open)
+                assert not any(other.is_probe for other in (*self.open, *self.revoked))
                 assert probe_at is not None
                 assert probe_at <= now
                 assert self.asked_to_wait_until <= now
@@ -104,7 +105,7 @@ class EngineInvariants(RuleBasedStateMachine):
         wakes_at = some.engine.wakes_at()
         assert wakes_at is None or wakes_at > some.now, "the timer would spin"
         waits = some.lanes.ready or some.lanes.next_due is not None
-        assert not waits or wakes_at is not None or self.open, "it would never wake"
+        assert not waits or wakes_at is not None or self.open or self.revoked, "it would never wake"
 
     @precondition(lambda self: self.open)
     @rule(place=places, outcome=outcomes)
@@ -184,6 +185,47 @@ class EngineInvariants(RuleBasedStateMachine):
     def cancel(self, place: int) -> None:
         self.driver.engine.cancelled(self.open.pop(place % len(self.open)))
 
+    @rule(customers=st.sets(st.sampled_from(CUSTOMERS), min_size=1, max_size=3))
+    def revoke(self, customers: set[str]) -> None:
+        """The store takes lanes away, and hands them out again when there is room; so acks not committed are refused."""
+        some = self.driver
+        gone = [
+            each for each in some.lanes._lanes.values() for taken in each.events if taken.event.customer in customers
+        ]
+        events = {taken.event.id: taken.event for lane in gone for taken in lane.events}
+        self.revoked += [attempt for attempt in self.open if attempt.lane in gone]
+        self.open = [attempt for attempt in self.open if attempt.lane not in gone]
+        refused = [each for each in self.committing if each[0].lane in gone]
+        self.committing = [each for each in self.committing if each[0].lane not in gone]
+        some.lanes.revoke(customers)
+        for attempt, _ in refused:
+            some.lanes.end(attempt.lane)
+        some.backlog.give_back(list(events.values()), not_before=some.now)
+
+    @precondition(lambda self: self.revoked)
+    @rule(place=places, outcome=outcomes)
+    def end_revoked(self, place: int, outcome: Outcome) -> None:
+        """What an attempt of a revoked lane comes to is news of the far side, and of the event to nobody here."""
+        some = self.driver
+        attempt = self.revoked.pop(place % len(self.revoked))
+        before = list(attempt.lane.events)
+        decision = some.engine.ended(attempt, outcome, some.now)
+        self.note(outcome, attempt)
+        if isinstance(outcome, Blocked):
+            self.refused_at[attempt.taken.event.id] = self.last_number
+        if isinstance(decision, Ack):
+            some.lanes.end(attempt.lane)
+        else:
+            assert not isinstance(decision, GoesBack)
+        assert list(attempt.lane.events) == before
+        assert not attempt.lane.revoked
+        some.feed()
+
+    @precondition(lambda self: self.revoked)
+    @rule(place=places)
+    def cancel_revoked(self, place: int) -> None:
+        self.driver.engine.cancelled(self.revoked.pop(place % len(self.revoked)))
+
     @precondition(lambda self: self.committing)
     @rule(place=places)
     def commit(self, place: int) -> None:
@@ -212,9 +254,9 @@ class EngineInvariants(RuleBasedStateMachine):
     @invariant()
     def permits_are_held_by_attempts_on_the_wire_alone(self) -> None:
         some = self.driver
-        assert some.limiter.in_flight == len(self.open)
+        assert some.limiter.in_flight == len(self.open) + len(self.revoked)
         assert some.lanes.started == len(self.open) + len(self.committing)
-        assert sum(attempt.is_probe for attempt in self.open) <= 1
+        assert sum(attempt.is_probe for attempt in (*self.open, *self.revoked)) <= 1
 
     @invariant()
     def no_more_are_rejected_in_a_row_without_a_hold_than_may_be(self) -> None:
@@ -243,6 +285,8 @@ class EngineInvariants(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Have everything delivered from now on: all that was accepted leaves, and nothing holds."""
         some = self.driver
+        while self.revoked:
+            self.cancel_revoked(0)
         for _ in range(20 * len(self.events) + 20):
             while self.open:
                 self.end(0, DELIVERED)

@@ -8,8 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forwarder.growlytics import json_text
-from forwarder.growlytics.json_array import JsonArray, is_array
-from forwarder.growlytics.json_text import OUT_OF_RANGE, MalformedJsonError, OutOfRange
+from forwarder.growlytics.json_text import OUT_OF_RANGE, JsonArray, MalformedJsonError, OutOfRange, is_array
 from tests.unit.test_json_text import JSON_ISH, SPACE, VALUES
 
 

@@ -31,6 +31,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.going_back: list[Event] = []
         self.ended: list[int] = []
         self.started: list[Lane] = []
+        self.revoked: list[Lane] = []  # an attempt was under way, and still is
         self.due: dict[str | int, float] = {}  # of the lanes that are parked
         self.retry_was_last = False
         self.probed: list[Lane] = []
@@ -49,7 +50,8 @@ class LanesAgainstModel(RuleBasedStateMachine):
         )
 
     def ready(self) -> list[Lane]:
-        return [lane for lane in self.lanes._lanes.values() if lane not in self.started and lane.key not in self.due]
+        busy = [*self.started, *self.revoked]
+        return [lane for lane in self.lanes._lanes.values() if lane not in busy and lane.key not in self.due]
 
     # The buffer
 
@@ -90,7 +92,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     # Attempts
 
     def has_started(self, lane: Lane) -> None:
-        assert lane not in self.started
+        assert lane not in [*self.started, *self.revoked]
         assert self.is_first_of_its_lane(lane.first.event)
         assert lane.first.event.id not in self.ended
         self.started.append(lane)
@@ -167,6 +169,37 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.ended.append(event.id)
         assert self.lanes.end(lane) == (before - self.lanes.full_lanes == {event.customer})
 
+    @rule(customers=st.sets(st.sampled_from(CUSTOMERS), min_size=1, max_size=3))
+    def revoke(self, customers: set[str]) -> None:
+        """These lanes are another's, and perhaps come again."""
+        gone = [
+            lane
+            for lane in self.lanes._lanes.values()
+            if any(taken.event.customer in customers for taken in lane.events)
+        ]
+        events = [taken.event for lane in gone for taken in lane.events]
+        self.lanes.revoke(customers)
+        self.waiting = sorted([*self.waiting, *ids(events)])
+        self.revoked += [lane for lane in gone if lane in self.started]
+        self.started = [lane for lane in self.started if lane not in gone]
+        self.probed = [lane for lane in self.probed if lane not in gone]
+        for lane in gone:
+            assert not lane.events
+            self.due.pop(lane.key, None)
+
+    @precondition(lambda self: self.revoked)
+    @rule(place=places, how=st.sampled_from(["park", "put_back", "put_back_probed", "end"]))
+    def end_revoked(self, place: int, how: str) -> None:
+        """What the attempt came to changes nothing: whatever came again of the lane is ready."""
+        lane = self.revoked.pop(place % len(self.revoked))
+        before = list(lane.events)
+        if how == "park":
+            assert self.lanes.park(lane, until=self.now + 1) == []
+        else:
+            assert not getattr(self.lanes, how)(lane)
+        assert list(lane.events) == before
+        assert (lane in self.ready()) == bool(before)
+
     @rule(seconds=st.integers(0, 3))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
@@ -187,7 +220,9 @@ class LanesAgainstModel(RuleBasedStateMachine):
     @invariant()
     def its_counters_are_what_a_recount_gives(self) -> None:
         lanes, each = self.lanes, list(self.lanes._lanes.values())
-        assert all(lane.events for lane in each)
+        assert all(lane.events for lane in each if lane not in self.revoked)
+        assert all(self.lanes._lanes[lane.key] is lane for lane in self.revoked)
+        assert len(list(lanes.firsts())) == sum(bool(lane.events) for lane in each)
         assert all(lane.bytes == sum(taken.event.size_bytes for taken in lane.events) for lane in each)
         assert lanes.events == sum(len(lane.events) for lane in each)
         assert lanes.bytes == sum(lane.bytes for lane in each)
@@ -234,8 +269,8 @@ class LanesAgainstModel(RuleBasedStateMachine):
         for lane in self.lanes._lanes.values():
             own = [taken.event.id for taken in lane.events]
             assert own == sorted(own)
-            assert {self.key(taken.event) for taken in lane.events} == {lane.key}
-            if self.ordered:
+            assert {self.key(taken.event) for taken in lane.events} <= {lane.key}
+            if self.ordered and own:
                 assert self.is_first_of_its_lane(lane.first.event)
 
     def teardown(self) -> None:
@@ -243,6 +278,8 @@ class LanesAgainstModel(RuleBasedStateMachine):
         if not hasattr(self, "lanes"):
             return
         self.hold_ends()
+        while self.revoked:
+            self.end_revoked(0, "end")
         for _ in range(3 * len(self.events) + 3):
             self.lanes.end_waits()
             self.due = {}

@@ -83,7 +83,7 @@ def test_a_huge_skipped_lane_is_looked_at_once_and_not_at_each_take() -> None:
 
 def test_a_huge_resting_lane_is_looked_at_once_and_not_at_each_take() -> None:
     ordering = behind_a_huge_lane()
-    ordering.give_back(hand_out(ordering), not_before=1000.0)
+    ordering.release(hand_out(ordering), not_before=1000.0)
     counting = CountingLanes()
     first = hand_out(ordering, counting)
     assert first
@@ -140,7 +140,7 @@ def test_takes_behind_a_huge_lane_take_as_long_as_without_it(how: str) -> None:
         ordering = behind_a_huge_lane()
         skip: AbstractSet[str] = frozenset({"huge"}) if how == "skipped" else NOBODY
         if how == "resting":
-            ordering.give_back(hand_out(ordering), not_before=1000.0)
+            ordering.release(hand_out(ordering), not_before=1000.0)
         hand_out(ordering, skip)
         return takes(ordering, skip)
 
@@ -171,7 +171,7 @@ def test_each_of_many_lanes_gets_its_turn_as_cheaply_as_one_lane() -> None:
         back = hand_out(ordering, events=20_000)
 
         def give_back_and_hand_out() -> None:
-            ordering.give_back(back[::-1], not_before=1.0)
+            ordering.release(back[::-1], not_before=1.0)
             while hand_out(ordering, now=2.0, events=1):
                 pass
 
@@ -191,7 +191,7 @@ def test_giving_back_costs_the_same_however_many_of_the_lane_were_given_back_bef
 
         def give_back() -> None:
             for event in back:
-                ordering.give_back([event], not_before=1.0)
+                ordering.release([event], not_before=1.0)
 
         return seconds(give_back)
 
@@ -202,7 +202,7 @@ def test_dropping_the_oldest_is_as_cheap_with_many_lanes_aside_as_with_one() -> 
     def drop_all(lanes: int) -> float:
         ordering = Ordering()
         ordering.add(events_of([f"c{n % lanes}" for n in range(8_000)]))
-        ordering.give_back(hand_out(ordering, events=8_000), not_before=1.0)
+        ordering.release(hand_out(ordering, events=8_000), not_before=1.0)
         return seconds(lambda: list(iter(ordering.take_oldest, None)))
 
     assert drop_all(8_000) < 10 * drop_all(1) + 0.02
@@ -212,7 +212,7 @@ def test_what_is_given_back_again_and_again_leaves_nothing_behind() -> None:
     ordering = Ordering()
     ordering.add(events_of(["a", "b", "c"]))
     for now in range(5_000):
-        ordering.give_back(hand_out(ordering, now=now), not_before=now + 1)
+        ordering.release(hand_out(ordering, now=now), not_before=now + 1)
     assert max(len(ordering._oldest), len(ordering._offers), len(ordering._resting)) < 200
 
 
@@ -237,7 +237,7 @@ def test_rests_that_all_end_at_once_are_ended_in_several_goes_and_the_order_is_k
     ordering = Ordering()
     events = events_of([f"c{n}" for n in range(3_500)])
     ordering.add(events)
-    ordering.give_back(hand_out(ordering, events=3_500)[::-1], not_before=1.0)
+    ordering.release(hand_out(ordering, events=3_500)[::-1], not_before=1.0)
     for _ in range(3):
         assert ordering.hand_out(now=2.0, max_events=9, max_bytes=10**9, skip_lanes=NOBODY, max_steps=1000) == []
         assert ordering.unfinished
@@ -335,11 +335,11 @@ def test_room_for_what_was_read_is_found_among_the_lanes_that_are_not_read() -> 
 
 def test_what_was_read_while_an_earlier_one_was_given_back_is_read_again_in_its_turn() -> None:
     ordering, events = aside_without_room("aaa", skip="")
-    ordering.give_back([events[2], events[3]], not_before=0.0)
+    ordering.release([events[2], events[3]], not_before=0.0)
     hand_out(ordering)
     read = ordering.wanted(10)
     assert read == [2, 3]
-    ordering.give_back([events[1]], not_before=0.0)
+    ordering.release([events[1]], not_before=0.0)
     ordering.add_read(read, [events[2], events[3]])
     hand_out(ordering)
     assert ordering.wanted(10) == [1, 2, 3]
@@ -358,10 +358,10 @@ def test_an_id_that_was_offered_twice_is_wanted_once() -> None:
 
 def test_nothing_is_wanted_of_a_lane_that_is_not_offered_any_more() -> None:
     ordering, events = aside_without_room("baaba", skip="")
-    ordering.give_back([events[n] for n in (1, 2, 4, 5)], not_before=0.0)
+    ordering.release([events[n] for n in (1, 2, 4, 5)], not_before=0.0)
     assert hand_out(ordering) == []
     assert ordering.wanted(10) == [1, 4, 2, 5]
-    ordering.give_back([events[3]], not_before=10.0)
+    ordering.release([events[3]], not_before=10.0)
     assert ordering.wanted(10) == [1, 4]
 
 
@@ -394,7 +394,7 @@ def test_a_lane_goes_on_resting_when_its_last_event_is_dropped() -> None:
     ordering = Ordering()
     (event,) = events_of(["a"])
     ordering.add([event])
-    ordering.give_back(hand_out(ordering), not_before=10.0)
+    ordering.release(hand_out(ordering), not_before=10.0)
     assert ordering.take_oldest() is event
     later = events_of(["a"], first_id=2)
     ordering.add(later)

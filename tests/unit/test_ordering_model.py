@@ -154,7 +154,7 @@ class OrderingAgainstModel(RuleBasedStateMachine):
     @rule(chosen=st.lists(places, min_size=1, max_size=6), rest_seconds=st.integers(-2, 5))
     def give_back(self, chosen: list[int], rest_seconds: int) -> None:
         events = list({event.id: event for place in chosen for event in [self.taken[place % len(self.taken)]]}.values())
-        self.ordering.give_back(events, not_before=self.now + rest_seconds)
+        self.ordering.release(events, not_before=self.now + rest_seconds)
         for event in events:
             self.taken.remove(event)
             self.waiting[event.id] = event

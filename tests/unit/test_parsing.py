@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.intake.bodies import RefusedBodyError, inflater_for
-from forwarder.intake.parsing import EXEMPT_BYTES, WAIT_SECONDS, ParsingBudget, Reservation, unpacked
+from forwarder.intake.bodies import (
+    EXEMPT_BYTES,
+    WAIT_SECONDS,
+    ParsingBudget,
+    RefusedBodyError,
+    Reservation,
+    inflater_for,
+    unpacked,
+)
 from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, now
 
 SEVERAL_TURNS = 10

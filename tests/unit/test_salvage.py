@@ -12,6 +12,7 @@ import pytest
 
 from forwarder.database import dead_letters, events, ledger, salvage, schema
 from forwarder.database.connection import DamagedError, Database, Transaction
+from forwarder.database.ledger import Counters
 from forwarder.database.salvage import DamagedFile, Found, Salvage
 from forwarder.event import DeadLetter, Event
 from tests.fakes.databases import close_after_test
@@ -155,7 +156,7 @@ def test_of_what_is_no_database_nothing_is_read(tmp_path: Path, content: bytes) 
 def test_rows_with_wild_ids_neither_end_the_reading_nor_repeat_it(tmp_path: Path) -> None:
     """Written by SQLite itself, so the order is sound; the rows are not, as their checksums are of other ids."""
     connection = schema.new_in_memory()
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     events.insert(transaction, EventMaker().of("a" * 1200))
     connection.execute("UPDATE events SET id = 9000000000000000000 + id WHERE id BETWEEN 300 AND 400")
     connection.execute("UPDATE events SET id = -id WHERE id BETWEEN 500 AND 550")
@@ -174,7 +175,7 @@ class Books:
     def __init__(self) -> None:
         connection = schema.new_in_memory()
         close_after_test(connection.close)
-        self.transaction = Transaction(connection, {})
+        self.transaction = Transaction(connection, Counters())
         self.ledger = self.transaction.ledger
 
     @property
@@ -192,7 +193,7 @@ def test_what_is_in_memory_is_kept_and_the_rest_is_to_be_salvaged() -> None:
     salvage.begin(books.transaction, [Salvage(NAME, skip=frozenset(ids(kept)))], counters=COUNTERS, kept=kept)
     assert books.ledger == COUNTERS | {"unsalvaged": 5, "dead_letters": 0, "dead_letters_bytes": 0}
     assert salvage.pending(books.transaction) == [Salvage(NAME, -1, -1, frozenset(ids(kept)))]
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("cde")[2:], events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("cde")[2:], events_after=50)
     assert (books.ledger["buffered"], books.ledger["unsalvaged"], books.unaccounted) == (7, 4, 0)
     assert salvage.pending(books.transaction)[0].events_after == 50
     assert salvage.end(books.transaction, NAME) == 4
@@ -203,7 +204,7 @@ def test_what_is_in_memory_is_kept_and_the_rest_is_to_be_salvaged() -> None:
 def test_without_a_ledger_what_is_salvaged_is_accepted_only_now() -> None:
     books = Books()
     salvage.begin(books.transaction, [Salvage(NAME)], counters=None)
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("abc"), events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("abc"), events_after=50)
     assert (books.ledger["accepted"], books.ledger["buffered"], books.ledger["buffered_bytes"]) == (3, 3, 60)
     assert salvage.end(books.transaction, NAME) == 0
     assert books.unaccounted == 0
@@ -212,7 +213,7 @@ def test_without_a_ledger_what_is_salvaged_is_accepted_only_now() -> None:
 def test_events_that_the_ledger_does_not_know_are_accepted_only_now() -> None:
     books = Books()
     salvage.begin(books.transaction, [Salvage(NAME)], counters=COUNTERS)
-    salvage.bring_events(books.transaction, NAME, EventMaker().of("a" * 9), events_after=50)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("a" * 9), events_after=50)
     assert (books.ledger["accepted"], books.ledger["buffered"], books.ledger["unsalvaged"]) == (12, 9, 0)
     assert books.ledger["buffered_bytes"] == 700 + 2 * 20
     assert salvage.end(books.transaction, NAME) == 0
@@ -237,7 +238,7 @@ def test_books_that_were_altered_are_damage(change: str) -> None:
     connection.text_factory = bytes
     connection.execute("CREATE TABLE salvages (file, events_after, letters_after, skip)")
     connection.execute("INSERT INTO salvages VALUES (?, 1, 1, ?)", (NAME.encode(), bytes(8)))
-    transaction = Transaction(connection, {})
+    transaction = Transaction(connection, Counters())
     assert salvage.pending(transaction) == [Salvage(NAME, 1, 1, frozenset({0}))]
     connection.execute(f"UPDATE salvages SET {change}")
     with pytest.raises(ledger.AlteredError):
@@ -247,7 +248,7 @@ def test_books_that_were_altered_are_damage(change: str) -> None:
 
 def test_books_that_are_gone_are_damage() -> None:
     with pytest.raises(ledger.AlteredError, match="gone"):
-        salvage.bring_events(Books().transaction, NAME, [], events_after=1)
+        salvage.restore_events(Books().transaction, NAME, [], events_after=1)
 
 
 # The whole way, in a buffer
@@ -408,7 +409,7 @@ async def test_dead_letters_are_salvaged_within_their_bounds_and_once(directory:
     await database.run(lambda transaction: salvage.begin(transaction, [Salvage(name)], counters=None))
 
     def bring(letters: Sequence[DeadLetter], max_events: int) -> Callable[[Transaction], int]:
-        return lambda transaction: salvage.bring_letters(
+        return lambda transaction: salvage.restore_letters(
             transaction, name, letters, letters_after=7, max_events=max_events, max_bytes=1 << 30
         )
 

@@ -177,7 +177,10 @@ def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -
 def test_settings_are_shown_only_if_there_is_something_to_do() -> None:
     assert "settings" not in shown(snapshot(settings={"restart_needed": [], "error": None}))
     found = shown(snapshot(settings={"restart_needed": ["intake.http", "buffer.kind"], "error": "line 3"}))["settings"]
-    assert texts(found) == ["the last reload failed, nothing changed: line 3", "need a restart: intake.http, buffer.kind"]
+    assert texts(found) == [
+        "the last reload failed, nothing changed: line 3",
+        "need a restart: intake.http, buffer.kind",
+    ]
 
 
 def test_what_was_refused_and_given_up_lately_comes_last() -> None:

@@ -1,0 +1,196 @@
+"""Salvages damaged files: what can be read of a quarantined file is restored to the new one. Used by the disk buffer alone.
+
+Events of a damaged file get new ids, as they come late. The new file keeps the progress of each salvage, and changes it in
+the transactions that restore something, so that a salvage which is interrupted goes on where it was.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from msgspec.structs import replace as changed
+
+from forwarder.buffer.base import Stored
+from forwarder.buffer.batch import Put, Salvaged
+from forwarder.buffer.commits import PUT_SECONDS, RETRY_SECONDS, GroupCommit
+from forwarder.buffer.marking import ambiguous
+from forwarder.buffer.putting import Room
+from forwarder.database import salvage
+from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.database.marks import Changes
+from forwarder.database.salvage import DamagedFile, Salvage
+from forwarder.event import Event
+from forwarder.observing.recent import Receipts
+from forwarder.observing.telemetry import Telemetry
+from forwarder.settings import DeadLettersSettings
+
+_ROWS: Final = 500
+"""How many rows are read at a time."""
+
+
+class Salvaging:
+    """`next_id` gives rising ids; `bounds` are those of the dead letters."""
+
+    def __init__(
+        self,
+        database: Database,
+        commits: GroupCommit[int],
+        *,
+        room: Room,
+        bounds: DeadLettersSettings,
+        telemetry: Telemetry,
+        receipts: Receipts,
+        next_id: Callable[[], int],
+    ) -> None:
+        self.times_restored = 0
+        """How often a new file was made and what was in memory written to it."""
+        self._database = database
+        self._commits = commits
+        self._room = room
+        self._bounds = bounds
+        self._telemetry = telemetry
+        self._receipts = receipts
+        self._next_id = next_id
+        self._progress: dict[str, Salvage] = {}
+        """What the database says of each, as committed last. If that file is damaged too, this is written to the next."""
+        self._restored = asyncio.Event()  # there is something to salvage
+        self._restored.set()
+
+    async def find_damaged_files(self) -> Job[None] | None:
+        """Return a job that begins to salvage the damaged files unknown to the database; None if it knows all."""
+        directory = self._database.directory
+        assert directory is not None
+        self._progress = {each.file: each for each in await self._database.run(salvage.pending)}
+        names = [name for name in await asyncio.to_thread(directory.damaged) if name not in self._progress]
+        if not names:
+            return None
+        found = [await asyncio.to_thread(salvage.look_at, directory.path, name) for name in names]
+        found.sort(key=lambda each: each.counters is not None)
+        counters = None if self._database.ledger else found[-1].counters
+        # The file that was quarantined last knows how far the salvage of earlier files had come.
+        known = {each.file: each for file in found for each in file.salvages}
+        self._progress |= {name: known.get(name, Salvage(name)) for name in names}
+        for name in names:
+            self._telemetry.database_set_aside(name)
+        if counters is None:
+            self._telemetry.ledger_lost(names[-1])
+        return partial(salvage.begin, salvages=tuple(self._progress.values()), counters=counters)
+
+    def damaged_files(self) -> list[str]:
+        """Return the names of the files that are being salvaged."""
+        return list(self._progress)
+
+    def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes) -> Job[None]:
+        """Return a job that begins to salvage a file which was quarantined now, and restores what is in memory."""
+        self._progress[file] = Salvage(file, skip=frozenset(event.id for event in kept))
+        salvages = tuple(self._progress.values())
+        return partial(salvage.begin, salvages=salvages, counters=counters, kept=kept, marked=marked)
+
+    def salvage_soon(self) -> None:
+        """Salvage another damaged file: what was in memory is restored."""
+        self.times_restored += 1
+        self._restored.set()
+
+    def committed(self, source: Salvaged) -> None:
+        """Note that events of a damaged file are committed."""
+        self._progress[source.file] = replace(self._progress[source.file], events_after=source.events_after)
+
+    async def pause(self, times_restored: int) -> None:
+        """Wait a second, or until more was restored than `times_restored`."""
+        if times_restored == self.times_restored:
+            self._restored.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._restored.wait()
+
+    async def serve(self) -> None:
+        """Salvage whatever is to be salvaged, until cancelled."""
+        while True:
+            times_restored = self.times_restored
+            try:
+                for each in await self._database.run(salvage.pending):
+                    await self._salvage(each)
+                if times_restored == self.times_restored:
+                    self._restored.clear()
+                    await self._restored.wait()
+            except (UnavailableError, DamagedError) as error:
+                self._telemetry.buffer_failed("salvage", error)
+                await self.pause(times_restored)
+
+    async def _salvage(self, progress: Salvage) -> None:
+        directory = self._database.directory
+        assert directory is not None
+        opening = asyncio.ensure_future(asyncio.to_thread(DamagedFile, directory.path / progress.file))
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
+            (await opening).close()
+            raise
+        try:
+            events = await self._restore_events(file, progress)
+            letters = await self._restore_letters(file, progress)
+        finally:
+            await asyncio.to_thread(file.close)
+        # In this order: if the process is killed in between, nothing is salvaged twice.
+        await asyncio.to_thread(directory.mark_salvaged, progress.file)
+        lost = await self._database.run(partial(salvage.end, file=progress.file))
+        self._progress.pop(progress.file, None)  # it may have been restored, and ended once more
+        self._telemetry.events_dropped(lost, reason="corrupt")
+        self._telemetry.salvage_ended(file=progress.file, events=events, dead_letters=letters, lost=lost)
+
+    async def _restore_events(self, file: DamagedFile, progress: Salvage) -> int:
+        after: int | None = progress.events_after
+        restored = 0
+        marks = await asyncio.to_thread(file.marks)
+        while after is not None:
+            found, after = await asyncio.to_thread(file.events, after, max_rows=_ROWS)
+            events = [event for event in found if event.id not in progress.skip]
+            if after is not None and not await self._put(events, Salvaged(progress.file, after, marks)):
+                raise UnavailableError("there is no room for salvaged events")
+            restored += len(events)
+        return restored
+
+    async def _put(self, events: Sequence[Event], source: Salvaged) -> bool:
+        """Store events of a damaged file under new ids; return whether that worked."""
+        if not self._commits.available:
+            return False
+        # With no await before the put stands in the queue, so that ids are committed in their order.
+        new = [changed(event, id=self._next_id()) for event in events]
+        ended = [
+            ambiguous(event, source.marks[old.id])
+            for old, event in zip(events, new, strict=True)
+            if old.id in source.marks
+        ]
+        size = sum(len(event.body) for event in new)
+        loop = asyncio.get_running_loop()
+        put = Put(new, size, None, loop.create_future(), loop.time() + PUT_SECONDS, salvaged=source, ended=ended)
+        async with self._room.turn():
+            self._room.count(put)
+            self._commits.put(put)
+        if await put.done != Stored():
+            return False
+        for old, event in zip(events, new, strict=True):
+            self._receipts.ended(old.id, "replaced", event.id)
+        return True
+
+    async def _restore_letters(self, file: DamagedFile, progress: Salvage) -> int:
+        after: int | None = progress.letters_after
+        restored = 0
+        while after is not None:
+            found, after = await asyncio.to_thread(file.letters, after, max_rows=_ROWS)
+            if after is not None:
+                job = partial(
+                    salvage.restore_letters,
+                    file=progress.file,
+                    found=found,
+                    letters_after=after,
+                    max_events=self._bounds.max_events,
+                    max_bytes=self._bounds.max_bytes,
+                )
+                self._telemetry.dead_letters_evicted(await self._database.run(job), reason="full")
+                self._progress[progress.file] = replace(self._progress[progress.file], letters_after=after)
+                restored += len(found)
+        return restored
