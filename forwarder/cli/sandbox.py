@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
+from forwarder.cli.daemon import HostPort
 from forwarder.cli.options import LoopMissingError, loop_factory
 from forwarder.sandbox.faults import FAULT_NAMES, Faults, what_is_wrong
 from forwarder.sandbox.server import Sandbox
@@ -69,12 +70,10 @@ def _faults(args: argparse.Namespace) -> Faults:
     return Faults(**given, retry_after="none" if args.retry_after_seconds is None else "seconds")
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+def _address(text: str) -> HostPort:
+    if (found := HostPort.parse(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
-    return host, int(port)
+    return found
 
 
 def _key(text: str) -> str:
