@@ -1,4 +1,4 @@
-"""`python -m forwarder` is the command `growlytics-forwarder`."""
+"""Runs the command `growlytics-forwarder` for `python -m forwarder`."""
 
 import sys
 

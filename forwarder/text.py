@@ -1,11 +1,11 @@
-"""Text of strangers, made fit to be shown. Everybody may import this module; it imports nothing of the project."""
+"""Makes strangers' text safe to show. All modules may import this one; it imports none of ours."""
 
 
 def printable(text: str, limit: int = 100) -> str:
-    """Return `text`, which a stranger chose, fit for a log line or a terminal.
+    """Return a stranger's text, safe for a log line or a terminal.
 
-    Control characters, lone surrogates and whatever else is not printable are escaped; the text is cut at `limit`
-    characters.
+    Control characters, lone surrogates and all else that is not printable are escaped. The text is cut at `limit` characters
+    before that.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     if cut.isprintable():

@@ -57,29 +57,36 @@ def place_of(args: argparse.Namespace) -> Place:
     intake = load_settings(args, require_api_key=False).intake
     if intake.unix_socket is not None:
         return Place(None, intake.unix_socket)
-    assert intake.http is not None, "settings with neither are refused"
+    if intake.http is None:
+        raise _ended(
+            "intake.http is off and intake.unix_socket is not set, so commands cannot reach the daemon; set one"
+        )
     return Place(HostPort(intake.http.host, intake.http.port).reachable())
 
 
 def _token(path: str) -> str:
     """Return the token in a file, or exit with 78. No message shows the path, which may be the token by mistake."""
-    content, fault = b"", ""
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MAX_TOKEN_FILE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        fault = f"cannot be read: {getattr(error, 'strerror', None) or 'no file can have this name'}"
+        raise _ended(
+            f"--token-file names a file that cannot be read: {getattr(error, 'strerror', None) or 'it has an invalid name'}"
+        ) from None
     token = content.strip()
-    if not fault and len(content) > _MAX_TOKEN_FILE_BYTES:
-        fault = "is larger than 64 KiB, too large for a token"
-    elif not fault and not token:
-        fault = "is empty"
-    elif not fault and re.fullmatch(rb"[\x21-\x7e]+", token) is None:
-        fault = "does not hold a token, which is printable ASCII without spaces"
-    if fault:
-        print(f"--token-file names a file that {fault}", file=sys.stderr)
-        raise SystemExit(EXIT_CONFIGURATION)
+    if len(content) > _MAX_TOKEN_FILE_BYTES:
+        raise _ended("--token-file names a file that is larger than 64 KiB, too large for a token")
+    if not token:
+        raise _ended("--token-file names a file that is empty")
+    if re.fullmatch(rb"[\x21-\x7e]+", token) is None:
+        raise _ended("--token-file names a file that does not hold a token, which is printable ASCII without spaces")
     return token.decode("ascii")
+
+
+def _ended(why: str) -> SystemExit:
+    """Print why the arguments or settings cannot be used; return the exception that ends the command."""
+    print(why, file=sys.stderr)
+    return SystemExit(EXIT_CONFIGURATION)
 
 
 # Actions

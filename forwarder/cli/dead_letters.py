@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import Patience, actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonError
-from forwarder.cli.options import Ticker, discard_output, table, utc
+from forwarder.cli.options import Ticker, discard_output, table, utc, whole_number
 from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 
@@ -28,6 +28,7 @@ _JSON_FIELDS: Final = (
 )  # fmt: skip
 _REASON_HELP: Final = f"only dead letters with this reason: {', '.join(DEAD_REASONS)}"
 _MAX_ANSWER_CHARACTERS: Final = 4096
+_positive: Final = whole_number(1, 999_999_999)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,9 +224,3 @@ def _id(text: str) -> str:
     if re.fullmatch(r"[0-9]{1,40}", text) is None:
         raise argparse.ArgumentTypeError("must be the id of a dead letter, which is digits; `list` shows the ids")
     return text.lstrip("0") or "0"  # as the daemon names it
-
-
-def _positive(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,9}", text) is None or int(text) == 0:
-        raise argparse.ArgumentTypeError("must be an integer from 1 up")
-    return int(text)

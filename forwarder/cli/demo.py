@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.options import whole_number
 
 _KEY: Final = "demo-key"
 _POSTS_PER_SECOND: Final = 500
@@ -33,7 +34,9 @@ _STOP_SECONDS: Final = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--events", type=_count, default=2000, metavar="N", help="how many events to post (2000)")
+    parser.add_argument(
+        "--events", type=whole_number(1, 100_000), default=2000, metavar="N", help="how many events to post (2000)"
+    )
     parser.add_argument("--serve", action="store_true", help="keep running for trials by hand, and show how")
 
 
@@ -288,9 +291,3 @@ async def _discard(process: asyncio.subprocess.Process) -> None:
     assert process.stdout is not None
     while await process.stdout.read(65536):
         pass
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError("must be an integer from 1 to 100000")
-    return int(text)

@@ -28,7 +28,7 @@ TOO_LONG_MESSAGE: Final = "the line is longer than 64 MiB, which no daemon accep
 
 _WHITESPACE: Final = b" \t\r\n"
 _NOT_AN_OBJECT_MESSAGE: Final = (
-    "an event must be a JSON object on one line, not an array; `jq -c '.[]'` makes such lines of an array"
+    "an event must be a JSON object on one line, not an array; `jq -c '.[]'` makes lines of an array"
 )
 
 
@@ -123,11 +123,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is wrong, line by line, and return 1 if anything is."""
-    try:
-        checker = Checker({} if args.types is None else _types(args.types))
-    except _TypesError as error:
-        print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION
+    types: Mapping[Place, AttributeType] = {}
+    if args.types is not None:
+        from forwarder.attribute_types import types_file
+
+        try:
+            types = types_file.read(args.types)
+        except types_file.TypesFileError as error:
+            print(*error.problems, sep="\n", file=sys.stderr)
+            return EXIT_CONFIGURATION
+    checker = Checker(types)
     name = file_name(args.file)
     events = bad = 0
     ended = ""
@@ -144,27 +149,14 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output()  # its reader has seen enough
-        ended = ", then the reader of the output left"
+        ended = "; then the reader of the output left"
     except UnreadableError as error:
-        ended = f", then: {error}"
+        ended = f"; then stopped: {error}"
     except KeyboardInterrupt:
-        ended = ", then interrupted"
+        ended = "; then interrupted"
     violate = "violates" if bad == 1 else "violate"
     print(f"{name}: {events} event{'' if events == 1 else 's'}, {bad} {violate} the contract{ended}", file=sys.stderr)
     return EXIT_NO if bad or ended else EXIT_OK
-
-
-class _TypesError(Exception):
-    """The file of types cannot be used; the message lists all that is wrong with it, one problem a line."""
-
-
-def _types(file: str) -> "dict[Place, AttributeType]":
-    from forwarder.attribute_types import types_file
-
-    try:
-        return types_file.read(file)
-    except types_file.TypesFileError as error:
-        raise _TypesError("\n".join(error.problems)) from None
 
 
 class Checker:

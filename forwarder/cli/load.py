@@ -39,7 +39,7 @@ from forwarder.cli.lint import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.options import Ticker, progress_bar
+from forwarder.cli.options import Ticker, progress_bar, whole_number
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-events",
         metavar="N",
-        type=_batch_events,
+        type=whole_number(1, MAX_BATCH_EVENTS),
         default=500,
-        help=f"events in one request, 1 to {MAX_BATCH_EVENTS}; by default 500",
+        help=f"events in one request, from 1 to {MAX_BATCH_EVENTS}; by default 500",
     )
 
 
@@ -302,9 +302,3 @@ def _size_bytes(file: BinaryIO) -> int | None:
     """Return the size of the file; None for a pipe or a device."""
     found = os.fstat(file.fileno())
     return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _batch_events(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= MAX_BATCH_EVENTS:
-        raise argparse.ArgumentTypeError(f"must be an integer, 1 to {MAX_BATCH_EVENTS}")
-    return int(text)

@@ -90,6 +90,17 @@ def _warn(warnings: tuple[str, ...]) -> None:
         print(f"configuration: warning: {warning}", file=sys.stderr)
 
 
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return a type for argparse: an integer within a range."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", text) is None or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be an integer from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
 # The environment of TLS: corrected or reported before the libraries that obey it are imported. A sidecar should start, so a
 # useless value is ignored with one warning; only what makes TLS impossible is an error.
 

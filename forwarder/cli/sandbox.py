@@ -6,69 +6,34 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
+from forwarder.cli.daemon import HostPort
 from forwarder.cli.options import LoopMissingError, loop_factory
-from forwarder.sandbox.faults import Faults, what_is_wrong
+from forwarder.sandbox.faults import FAULT_NAMES, Faults, what_is_wrong
 from forwarder.sandbox.server import Sandbox
-from forwarder.words import LOOP_NAMES, LoopName
+from forwarder.words import LOOP_NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--http",
-        type=_address,
-        default=("127.0.0.1", 8930),
-        metavar="HOST:PORT",
-        help="where to listen; port 0 is any free one (default: 127.0.0.1:8930)",
-    )
-    parser.add_argument(
-        "--key", type=_key, default="sandbox-key", help="what x-growlytics-key must say (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--latency-ms", type=_fault("latency_ms", float), default=0, metavar="N", help="delay each answer"
-    )
-    parser.add_argument(
-        "--jitter-ms", type=_fault("jitter_ms", float), default=0, metavar="N", help="add a random delay up to this"
-    )
-    parser.add_argument(
-        "--fail-rate",
-        type=_fault("fail_rate", float),
-        default=0,
-        metavar="P",
-        help="share of requests that fail, 0 to 1",
-    )
-    parser.add_argument(
-        "--fail-status",
-        type=_fault("fail_status", int),
-        default=503,
-        metavar="S",
-        help="the status they get (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--retry-after-seconds",
-        type=_fault("retry_after_seconds", int),
-        metavar="N",
-        help="say Retry-After on injected 429 and 503 and on rate-limited answers (default: do not)",
-    )
-    parser.add_argument(
-        "--rate-limit",
-        type=_fault("rate_limit_per_second", float),
-        default=0,
-        metavar="N",
-        help="requests a second, above which the answer is 429 (default: no limit)",
-    )
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help="a number; the same one makes the same faults in the same order"
-    )
-    parser.add_argument(
-        "--loop",
-        type=_loop,
-        default="auto",
-        metavar="auto|uvloop|asyncio",
-        help="the event loop; auto: uvloop if installed (default: %(default)s)",
-    )
+    add = parser.add_argument
+    where = "where to listen; port 0 is any free one (default: 127.0.0.1:8930)"
+    add("--http", type=_address, default=("127.0.0.1", 8930), metavar="HOST:PORT", help=where)
+    add("--key", type=_key, default="sandbox-key", help="what x-growlytics-key must say (default: %(default)s)")
+    for flag, name, metavar, summary in (
+        ("--latency-ms", "latency_ms", "N", "delay each answer"),
+        ("--jitter-ms", "jitter_ms", "N", "add a random delay up to this"),
+        ("--fail-rate", "fail_rate", "P", "share of requests that fail, 0 to 1 (default: none)"),
+        ("--fail-status", "fail_status", "S", "the status of their answers (default: 503)"),
+        ("--retry-after-seconds", "retry_after_seconds", "N", "send Retry-After with 429 and 503 (default: do not)"),
+        ("--rate-limit", "rate_limit_per_second", "N", "requests a second, above which the answer is 429"),
+    ):
+        add(flag, dest=name, type=_fault(name), metavar=metavar, help=summary)
+    add("--seed", type=int, metavar="N", help="a number; the same one makes the same faults in the same order")
+    loop = "the event loop; auto: uvloop if installed (default: %(default)s)"
+    add("--loop", type=_loop, default="auto", metavar="|".join(LOOP_NAMES), help=loop)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -99,24 +64,16 @@ async def _serve(sandbox: Sandbox) -> int:
 
 
 def _faults(args: argparse.Namespace) -> Faults:
-    retry_after_seconds: int | None = args.retry_after_seconds
-    return Faults(
-        latency_ms=args.latency_ms,
-        jitter_ms=args.jitter_ms,
-        fail_rate=args.fail_rate,
-        fail_status=args.fail_status,
-        retry_after="none" if retry_after_seconds is None else "seconds",
-        retry_after_seconds=1 if retry_after_seconds is None else retry_after_seconds,
-        rate_limit_per_second=args.rate_limit,
-    )
+    given: dict[str, Any] = {
+        name: each for name, each in vars(args).items() if name in FAULT_NAMES and each is not None
+    }
+    return Faults(**given, retry_after="none" if args.retry_after_seconds is None else "seconds")
 
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+def _address(text: str) -> HostPort:
+    if (found := HostPort.parse(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT with a port from 0 to 65535")
-    return host, int(port)
+    return found
 
 
 def _key(text: str) -> str:
@@ -125,27 +82,28 @@ def _key(text: str) -> str:
     return text
 
 
-def _loop(text: str) -> LoopName:
-    for name in LOOP_NAMES:
-        if text == name:
-            try:
-                loop_factory(name)
-            except LoopMissingError as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-            return name
-    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(LOOP_NAMES)}")
+def _loop(text: str) -> str:
+    if text not in LOOP_NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(LOOP_NAMES)}")
+    try:
+        loop_factory(text)
+    except LoopMissingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
-def _fault(name: str, convert: Callable[[str], float]) -> Callable[[str], float]:
+def _fault(name: str) -> Callable[[str], float]:
     """Return a type for argparse: a value of the fault setting `name`."""
 
     def parse(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if wrong := what_is_wrong(name, value):
-            raise argparse.ArgumentTypeError(f"{text!r}: {wrong}")
-        return value
+        for convert in (int, float):
+            try:
+                value = convert(text)
+            except ValueError:
+                continue
+            if wrong := what_is_wrong(name, value):
+                raise argparse.ArgumentTypeError(f"{text} {wrong}")
+            return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
 
     return parse

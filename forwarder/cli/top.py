@@ -270,5 +270,7 @@ def _interval(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not _MIN_INTERVAL_SECONDS <= seconds <= _MAX_INTERVAL_SECONDS:
-        raise argparse.ArgumentTypeError(f"a number from {_MIN_INTERVAL_SECONDS:g} to {_MAX_INTERVAL_SECONDS:g}")
+        raise argparse.ArgumentTypeError(
+            f"must be a number from {_MIN_INTERVAL_SECONDS:g} to {_MAX_INTERVAL_SECONDS:g}"
+        )
     return seconds

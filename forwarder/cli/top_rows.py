@@ -178,7 +178,7 @@ def _buffer(status: StatusAnswer, columns: int) -> Iterator[Row]:
     elif forecasts.drained_in_seconds is not None:
         yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.all_events else "empty")
     else:
-        yield Row("forecast", "neither filling nor draining")
+        yield Row("forecast", "neither fills nor drains")
 
 
 def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:

@@ -132,6 +132,7 @@ class Faults:
 
 
 _SETTINGS: Final = {each.name: each for each in fields(Faults)}
+FAULT_NAMES: Final = frozenset(_SETTINGS)
 
 
 def as_values(faults: Faults) -> dict[str, Any]:

@@ -436,6 +436,17 @@ def test_lint_and_healthcheck_do_without_the_libraries_that_take_long_to_import(
     assert done.stdout == b"set()\n"
 
 
+def test_the_help_of_lint_needs_neither_the_daemon_nor_the_settings() -> None:
+    program = (
+        "import atexit, sys; from forwarder.cli import main; "
+        "atexit.register(lambda: print(*sorted(m for m in sys.modules if m.startswith('forwarder.')))); "
+        "main(['lint', '--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment(), check=True)
+    assert {"forwarder.cli.lint", "forwarder.cli.options"} <= {*done.stdout.decode().split()}
+    assert {"forwarder.cli.daemon", "forwarder.settings"}.isdisjoint(done.stdout.decode().split())
+
+
 # healthcheck
 
 

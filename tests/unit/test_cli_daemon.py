@@ -105,3 +105,12 @@ def test_an_answer_cannot_play_with_the_terminal() -> None:
 @pytest.mark.parametrize("content", [{}, {"errors": None}, {"errors": "no"}, {"errors": ["no"]}])
 def test_an_answer_of_another_shape_has_no_errors(content: dict[str, object]) -> None:
     assert described_errors(content) == []
+
+
+@pytest.mark.parametrize("socket", ["lines_socket", "datagram_socket"])
+def test_a_daemon_without_http_and_unix_socket_is_said_to_be_out_of_reach(
+    socket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="78"):
+        place("--set", "intake.http=", "--set", f"intake.{socket}=/run/events.sock")
+    assert capsys.readouterr().err.endswith("so commands cannot reach the daemon; set one\n")

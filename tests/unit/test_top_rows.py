@@ -112,7 +112,7 @@ def test_a_buffer_whose_disk_fails_is_said_so() -> None:
         ({"full_in_seconds": 3599}, 1, "full in 59 min 59 s", "warning"),
         ({"drained_in_seconds": 90}, 1, "empty in 1 min 30 s", "plain"),
         ({"drained_in_seconds": 0}, 0, "empty", "plain"),
-        ({}, 1, "neither filling nor draining", "plain"),
+        ({}, 1, "neither fills nor drains", "plain"),
     ],
 )
 def test_the_forecast_is_said_in_words(forecasts: dict[str, float], ready: int, text: str, tone: str) -> None:
