@@ -28,7 +28,7 @@ from forwarder.database.connection import (
     MovedError,
     Transaction,
     UnavailableError,
-    give_back_space,
+    return_space,
 )
 from forwarder.database.marks import Changes
 from forwarder.event import Event
@@ -374,7 +374,7 @@ class GroupCommit(Generic[T]):
         cannot_wait = waiting.acks or waiting.marks or waiting.waiters or waiting.corrupt  # refusals can
         if cannot_wait or self.restoring:
             self._committing = True
-            self._database.give_up_reserve(self._gave_up_reserve)
+            self._database.free_reserve(self._freed_reserve)
 
     def _refuse_puts(self, puts: Sequence[Put]) -> None:
         refused = set(puts)
@@ -382,7 +382,7 @@ class GroupCommit(Generic[T]):
         for put in puts:
             self._refuse(put)
 
-    def _gave_up_reserve(self, given: bool) -> None:  # noqa: FBT001 - as the database calls it
+    def _freed_reserve(self, given: bool) -> None:  # noqa: FBT001 - as the database calls it
         self._committing, self._stalled = False, not given
         self._go_on()
 
@@ -446,7 +446,7 @@ def prove_room(database: Database) -> Job[bool]:
         except OSError:
             return False
         if not database.directory.has_room:
-            give_back_space(transaction, whatever_it_is=True)
+            return_space(transaction, whatever_it_is=True)
             return False
         ledger.store(transaction.connection, transaction.ledger)
         return True

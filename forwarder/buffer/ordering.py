@@ -44,12 +44,12 @@ class Ordering:
         self._max_aside_bytes = max_aside_bytes
         self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
-        # Each lane aside is offered, or it is in `_resting` or `_skipped`. An empty one stays until it would be offered.
+        # Each lane aside is offered, or it is in `_deferred` or `_skipped`. An empty one stays until it would be offered.
         self._aside: dict[str, StoredLane] = {}
         self._keeping: dict[str, StoredLane] = {}  # those of which not only ids are kept
         # Heaps; an entry that no longer holds is discarded when it comes up.
         self._offers: list[tuple[int, str]] = []  # offered lanes, by the id of their first event
-        self._resting: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
+        self._deferred: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
         self._oldest: list[tuple[int, str]] = []  # all lanes, by the id of their first event or a lower one
         self._skipped: set[str] = set()  # lanes not offered because the taker skipped them
 
@@ -70,12 +70,12 @@ class Ordering:
             self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
-            heapq.heappush(self._resting, (lane.not_before, self._lane_of(event)))
+            heapq.heappush(self._deferred, (lane.not_before, self._lane_of(event)))
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         """Let every lane that rests be handed out again. Looks at all of them."""
-        resting, self._resting = self._resting, []
-        for not_before, customer in resting:
+        deferred, self._deferred = self._deferred, []
+        for not_before, customer in deferred:
             lane = self._aside.get(customer)
             if lane is not None and not lane.offered and lane.not_before <= not_before:
                 lane.not_before = 0.0
@@ -96,7 +96,7 @@ class Ordering:
         Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; if it took
         `max_steps` to pass over what may not be had, or what comes next is very large: see `unfinished`.
         """
-        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps) if self._skipped or self._resting else 0
+        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps) if self._skipped or self._deferred else 0
         batch: list[Event] = []
         size = passed = 0
         lane_events: dict[str, int] = {}
@@ -135,11 +135,11 @@ class Ordering:
                 steps -= 1
         else:
             self.unfinished = steps >= max_steps
-        self.nothing_aside = not (self._aside or self._resting)
+        self.nothing_aside = not (self._aside or self._deferred)
         return batch
 
     def take_oldest(self) -> Event | None:
-        """Remove and return the oldest event, resting or not; None if there is none, or if it must be read first."""
+        """Remove and return the oldest event, deferred or not; None if there is none, or if it must be read first."""
         lane = self._oldest_lane()
         event = lane.first() if lane is not None else self._fresh[0] if self._fresh else None
         if event is not None:
@@ -209,7 +209,7 @@ class Ordering:
 
     def next_change(self) -> float | None:
         """Return when the next lane ends its rest, if any rests."""
-        return self._resting[0][0] if self._resting else None
+        return self._deferred[0][0] if self._deferred else None
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
         """Return from when on something may be handed out: `now`, later, or None for never.
@@ -218,7 +218,7 @@ class Ordering:
         """
         if self.more_fresh or self._fresh or self._first_offered() or not self._skipped <= skip_lanes:
             return now
-        return max(now, self._resting[0][0]) if self._resting else None
+        return max(now, self._deferred[0][0]) if self._deferred else None
 
     def oldest_accepted_at(self) -> float | None:
         """Return when the oldest event was accepted, or an earlier time where that event is in the store only.
@@ -229,7 +229,7 @@ class Ordering:
         aside = (lane.oldest_accepted_at() for lane in self._aside.values() if lane)
         return min(chain(fresh, aside), default=None)
 
-    def resting(self, now: float) -> int:
+    def count_deferred(self, now: float) -> int:
         """Count the events in lanes that rest; those still fresh are not among them."""
         return sum(len(lane) for lane in self._aside.values() if not lane.offered and lane.not_before > now)
 
@@ -248,11 +248,11 @@ class Ordering:
         for customer in self._skipped - skip_lanes:
             self._skipped.discard(customer)
             if (lane := self._aside.get(customer)) is not None:
-                heapq.heappush(self._resting, (lane.not_before, customer))
+                heapq.heappush(self._deferred, (lane.not_before, customer))
         steps = 0
-        while self._resting and self._resting[0][0] <= now and steps < max_steps:
+        while self._deferred and self._deferred[0][0] <= now and steps < max_steps:
             steps += 1
-            not_before, customer = heapq.heappop(self._resting)
+            not_before, customer = heapq.heappop(self._deferred)
             lane = self._aside.get(customer)
             if lane is not None and not lane.offered and lane.not_before <= not_before:
                 self._offer(customer, lane)

@@ -97,7 +97,7 @@ class Upkeep:
             await asyncio.sleep(TIDY_SECONDS)
             changed = self._telemetry.next_change()
             self._write_tally()
-            found = await self._look(then=connection.give_back_space)
+            found = await self._look(then=connection.return_space)
             more = self._is_away or found.may_shrink or changed.done()
 
     async def look(self) -> bool:
@@ -107,7 +107,7 @@ class Upkeep:
 
     async def _look(self, *, then: Job[bool] | None = None) -> Look:
         found = await self._database.look(then=then)
-        for name in found.made_anew:
+        for name in found.recreated:
             self._telemetry.buffer_file_made_anew(name)
         if found.moved is not None:
             self._telemetry.buffer_moved(found.moved, is_news=not self._is_away)
