@@ -36,7 +36,7 @@ from forwarder.delivery.worker import Delivery
 from forwarder.draining import drain
 from forwarder.event import Clock, EventIds
 from forwarder.growlytics.client import GrowlyticsClient
-from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.judging import Knowledge
 from forwarder.intake.operations import looking
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry

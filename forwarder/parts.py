@@ -24,10 +24,9 @@ from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake
-from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.judging import Knowledge
 from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import Operations
-from forwarder.intake.replay import Replayer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
@@ -144,17 +143,17 @@ class Intakes:
             ids=ids,
             clock=ages.wall,
         )
-        replayer = Replayer(
+        dead_letters = DeadLetterRoutes(
             elements=knowledge.elements,
             buffer=buffer,
             receipts=receipts,
             next_id=ids.__next__,
             clock=ages.wall,
-            max_bytes=intake.max_body_bytes,
+            max_replayed_bytes=intake.max_body_bytes,
         )
         operations = {
             **looking,
-            **DeadLetterRoutes(buffer.dead_letters, replayer).operations,
+            **dead_letters.operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
         bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)

@@ -18,7 +18,7 @@ from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.growlytics.connecting import Certificates, read_certificates, system_certificates
 from forwarder.host.secret_file import WatchedFile
 from forwarder.host.threads import NoThreadError, in_own_thread
-from forwarder.intake.knowledge import Knowledge
+from forwarder.intake.judging import Knowledge
 from forwarder.observing import logs
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Problem, Secret, Settings, SettingsError, merge, read_secret_file

@@ -8,7 +8,7 @@ from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock
-from forwarder.observing.gauges import Gauges
+from forwarder.observing.metrics import Gauges
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client import Metric
 
-from forwarder.observing.gauges import Gauges
+from forwarder.observing.metrics import Gauges
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import reference
 from forwarder.words import BUFFER_STATES

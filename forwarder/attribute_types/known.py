@@ -1,14 +1,14 @@
-"""Which type each attribute has: as the team fixed it, or as it was learned. Used by `guard` alone.
+"""The type of each attribute: fixed by the team, or learned. Used by `guard` alone.
 
 Invariants:
 
-- Fixed types come first, and never change; they are as many as the team's file has.
-- A type is learned from the first accepted event that has it.
-- The number of learned types is bounded, and so is the share of it that one event name may take: an app that puts ids into
-  the names of attributes, or of events, cannot fill it for good.
-- When there is no room, a new attribute replaces the oldest one that was seen only once (of its own event name, if that has
-  used up its share). An attribute that was seen again stays, and costs nothing from then on.
-- The attributes that stay leave a tenth free, of all and of each share, so that a new one is known for a while. If more
+- Fixed types come first and never change. Their number is that of the team's file.
+- A type is learned from the first accepted event that has the attribute.
+- The number of learned types is bounded, and each event name may have only a share of it: an app that puts ids into the
+  names of attributes, or of events, cannot fill the table for good.
+- If there is no room, a new attribute replaces the oldest one that was seen only once (of the same event name, if that has
+  used up its share). An attribute that was seen again stays, and later events with it cost nothing.
+- The attributes that stay leave a tenth of the table and of each share free, so that a new one is known for a while. If more
   would stay, each must be seen once more within AGE_SECONDS, or a new attribute may replace it.
 """
 
@@ -23,55 +23,54 @@ from forwarder.growlytics.contract import MAX_ATTRIBUTES
 from forwarder.words import AttributeType
 
 SHARE: Final = 10
-"""One event name may take one part in so many, but at least as many types as one event may have attributes."""
+"""One event name may have a tenth of all types, but at least as many as one event may have attributes."""
 _FREE: Final = 10
-"""One part in so many is left by what stays."""
+"""The attributes that stay leave a tenth free."""
 AGE_SECONDS: Final = 3600.0
 
 
 class TooManyTypesError(ValueError):
-    """There are more than may be learned."""
+    """There are more types than may be learned."""
 
 
 _NONE: Final[Mapping[str, AttributeType]] = {}
 
 
 class KnownTypes:
-    """What is known of types. `clock` gives seconds since 1970."""
+    """The table of types. `clock` returns seconds since 1970."""
 
     def __init__(self, *, max_learned: int, clock: Clock) -> None:
         self.fixed: Final[dict[Place, AttributeType]] = {}
         self.learned: Final[dict[Place, LearnedType]] = {}
         self.not_remembered = 0
-        """How often an attribute found no room, or made room for another."""
+        """How often an attribute found no room, or was replaced."""
         self.max_of_one_name: Final = min(max_learned, max(MAX_ATTRIBUTES, max_learned // SHARE))
         self._max_learned = max_learned
         self._clock = clock
-        # Fixed and seen again alike: all that most events need. What was seen once is not in it, so that the next sighting
-        # is noticed, and those after it are not looked at.
         self._of: dict[str, dict[str, AttributeType]] = {}
+        """By event name, the types that are fixed or were seen again: all that most events need."""
         self._learned_of: dict[str, int] = {}
         self._once: OrderedDict[Place, None] = OrderedDict()
-        """Of the learned ones those that were seen once, the oldest first."""
+        """The learned types that were seen once, the oldest first."""
         self._once_of: dict[str, dict[str, None]] = {}
         self._aging: dict[Place, None] = {}
-        """Of those that were seen again those that were not since `_aging_since`."""
+        """Those that were seen again, but not since `_aging_since`."""
         self._aging_since = float("-inf")
         self._changes: dict[Place, LearnedType | None] = {}
 
     def fix(self, types: Mapping[Place, AttributeType]) -> None:
-        """Take over what the team fixed. Nothing may be learned yet."""
+        """Add what the team fixed. Nothing may be learned yet."""
         assert not self.learned
         self.fixed.update(types)
         for place, kind in types.items():
             self._know(place, kind)
 
     def of(self, name: str) -> Mapping[str, AttributeType]:
-        """Return the types of those attributes of events of this name that are fixed or were seen more than once."""
+        """Return the types of this event name's attributes that are fixed or were seen more than once."""
         return self._of.get(name, _NONE)
 
     def type_of(self, place: Place) -> AttributeType | None:
-        """Return the type of an attribute, if it is known."""
+        """Return the type of an attribute, None if unknown."""
         learned = self.learned.get(place)
         return self.fixed.get(place) if learned is None else learned.type
 
@@ -81,19 +80,19 @@ class KnownTypes:
         return max(0, self._max_learned - len(self.learned))
 
     def room_for(self, name: str, *, of_name: int, of_all: int) -> int:
-        """Return how many more attributes of this name a request may learn.
+        """Return how many more attributes of this event name a request may teach.
 
-        It has learned `of_name` of this name, and `of_all` of all names. None of them replaces another, or one that stays.
+        It has taught `of_name` of this name and `of_all` in total. None of them may replace another, or one that stays.
         """
         left_of_name = self.max_of_one_name - self._seen_again_of(name) - of_name
         return max(0, min(left_of_name, self._max_learned - self._seen_again - of_all))
 
     def has_its_share(self, name: str, *, more: int = 0) -> bool:
-        """Return whether events of this name would use up their share with so many `more` learned types."""
+        """Return whether this event name would use up its share with so many `more` types."""
         return self._learned_of.get(name, 0) + more >= self.max_of_one_name
 
     def saw(self, place: Place) -> bool:
-        """Note that a learned attribute came again; return whether that is news."""
+        """Note that a learned attribute came again. Return whether that must be stored."""
         if place in self._aging:
             del self._aging[place]
             self._know(place, self.learned[place].type)
@@ -109,9 +108,9 @@ class KnownTypes:
         return True
 
     def learn(self, place: Place, learned: LearnedType) -> AttributeType | None:
-        """Learn a type that an accepted event has, unless one is known; return the known one.
+        """Learn a type from an accepted event, unless one is known. Return the known type.
 
-        Return None if there is no room, and none can be made.
+        None if there is no room.
         """
         known = self.type_of(place)
         if known is None:
@@ -121,13 +120,13 @@ class KnownTypes:
                 return None
             self._learn(place, replace(learned, seen_again=False))
         if learned.seen_again and place in self._once and not self.saw(place):
-            self._changes[place] = self.learned[place]  # as it was noted otherwise
+            self._changes[place] = self.learned[place]  # it was stored as seen again
         return known or learned.type
 
     def load(self, types: TypeChanges) -> list[Place]:
-        """Take over what was learned before this process, except what is fixed; return what found no room.
+        """Add what earlier processes learned, except what is fixed. Return what found no room.
 
-        Those that were seen again come first, then the oldest. A name's share binds those that were seen once.
+        Types that were seen again come first, then the oldest. The share of an event name limits only types seen once.
         """
         found = [(place, each) for place, each in types.items() if each is not None and place not in self.fixed]
         found.sort(key=lambda one: (not one[1].seen_again, one[1].first_seen))
@@ -148,22 +147,22 @@ class KnownTypes:
         return left_out
 
     def changes(self) -> dict[Place, LearnedType | None]:
-        """Return what changed, other than by learning, and must be stored. It is returned once."""
+        """Return what changed, other than by learning, and must be stored. Each change is returned once."""
         changes, self._changes = self._changes, {}
         return changes
 
-    def give_back(self, changes: TypeChanges) -> None:
-        """Return these changes again next time, if they are still true: they could not be stored."""
+    def requeue(self, changes: TypeChanges) -> None:
+        """Let `changes` return these again if they are still true, as they could not be stored."""
         for place, learned in changes.items():
             if self.learned.get(place) == learned:
                 self._changes.setdefault(place, learned)
 
     def places(self, name: str) -> list[Place]:
-        """Return all that is known of events of this name."""
+        """Return the known attributes of an event name."""
         return [place for place in (*self.fixed, *self.learned) if place[0] == name]
 
     def forget(self, places: Iterable[Place]) -> dict[Place, None]:
-        """Forget what was learned of these; return which."""
+        """Forget what was learned of these. Return those that were known."""
         forgotten: dict[Place, None] = {}
         for place in places:
             if self.learned.pop(place, None) is not None:
@@ -184,10 +183,10 @@ class KnownTypes:
         return forgotten
 
     def replace(self, types: Mapping[Place, AttributeType]) -> dict[Place, LearnedType | None]:
-        """Replace all that was learned by these, except what is fixed; return the changes.
+        """Replace all learned types by these, except fixed ones. Return the changes.
 
-        These types count as seen again, and a name may have more than its share of them. Raises TooManyTypesError, and then
-        changes nothing.
+        These types count as seen again, and an event name may have more than its share of them. Raise TooManyTypesError,
+        having changed nothing.
         """
         wanted = {place: kind for place, kind in types.items() if place not in self.fixed}
         if len(wanted) > self._max_learned:
@@ -211,7 +210,7 @@ class KnownTypes:
         return self._learned_of.get(name, 0) - len(self._once_of.get(name, ()))
 
     def _make_room(self, name: str) -> bool:
-        """Return whether there is room for an attribute of this name; forget another one for it if needed."""
+        """Return whether there is room for an attribute of this event name; forget another one if needed."""
         if not self.has_its_share(name) and self.room:
             return True
         oldest = self._oldest(name)
@@ -223,14 +222,14 @@ class KnownTypes:
         return True
 
     def _oldest(self, name: str) -> Place | None:
-        """Return which attribute one of this name may replace."""
+        """Return which attribute one of this event name may replace."""
         if self.has_its_share(name):
             attribute = next(iter(self._once_of.get(name, ())), None)
             return None if attribute is None else (name, attribute)
         return next(iter(self._once), None)
 
     def _may_stay(self, name: str) -> bool:
-        """Return whether one more of this name may stay; if not, find out which of those that stay are still seen."""
+        """Return whether one more attribute of this event name may stay; if not, begin to find out which are still seen."""
         share = self.max_of_one_name
         free = share - self._seen_again_of(name) > max(1, share // _FREE)
         if free and self._max_learned - self._seen_again > max(1, self._max_learned // _FREE):
@@ -239,7 +238,7 @@ class KnownTypes:
         return False
 
     def _age(self) -> None:
-        """Demand that all that stay are seen once more. Those that were not, since the last time, may be replaced."""
+        """Demand that all that stay are seen once more. Those that were not seen since the last call may be replaced."""
         now = self._clock()
         if abs(now - self._aging_since) < AGE_SECONDS:
             return

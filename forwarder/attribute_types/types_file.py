@@ -1,8 +1,8 @@
 """The file in which a team fixes the types of attributes: `contract.types_file`, as `attribute-types export` writes it.
 
-TOML: one table for each event name, and in it `attribute = "string"`, or `"number"`, `"boolean"`, `"date"`; names in quotes,
-but for those of ASCII letters, digits, `_` and `-` alone. What is written is read as the same, and sorted, so that a version
-control system shows what changed.
+It is TOML with one table for each event name, and in it `attribute = "string"`, or `"number"`, `"boolean"`, `"date"`. Names
+need quotes unless they consist of ASCII letters, digits, `_` and `-`. What is written is sorted, so that version control
+shows what changed, and is read as the same types.
 """
 
 import codecs
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what it imports takes long, and `lint` does without
 
 MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 MAX_PROBLEMS: Final = 100
-"""So many are told; of more only the first."""
+"""Of more problems, only the first are listed."""
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TYPES: Final[Mapping[str, "AttributeType"]] = {each: each for each in ATTRIBUTE_TYPES}
@@ -37,7 +37,7 @@ _OTHER_WORDS: Final = {
 
 
 class TypesFileError(Exception):
-    """The file cannot be used. `problems` are all that is wrong with it, each with its place and the fix."""
+    """The file cannot be used. Each of `problems` says where it is and how to fix it."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -45,7 +45,7 @@ class TypesFileError(Exception):
 
 
 def read(path: str | Path) -> "dict[Place, AttributeType]":
-    """Read a file. Raises TypesFileError."""
+    """Read a file. Raise TypesFileError."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -56,7 +56,7 @@ def read(path: str | Path) -> "dict[Place, AttributeType]":
 
 
 def parse(content: bytes, *, name: str) -> "dict[Place, AttributeType]":
-    """Read what a file holds, which problems call `name`. Raises TypesFileError."""
+    """Read the content of a file, which problems call `name`. Raise TypesFileError."""
     try:
         document = _toml(content)
     except ValueError as error:
@@ -71,9 +71,9 @@ def parse(content: bytes, *, name: str) -> "dict[Place, AttributeType]":
 
 
 def text(types: "Mapping[Place, AttributeType]") -> tuple[str, int]:
-    """Return what the file holds that says this, and how many types it leaves out.
+    """Return the content of a file with these types, and how many types it leaves out.
 
-    They are those of names with lone surrogates, which JSON can hold and TOML cannot.
+    It leaves out names with lone surrogates, which JSON can contain and TOML cannot.
     """
     fit = {place: kind for place, kind in types.items() if _is_fit(place[0]) and _is_fit(place[1])}
     tables = []
@@ -97,7 +97,7 @@ def _toml(content: bytes) -> Mapping[str, object]:
 
 
 def _problems(document: Mapping[str, object], types: "dict[Place, AttributeType]") -> Iterator[str]:
-    """Yield what is wrong, and put what is right into `types`."""
+    """Yield the problems, and add the good types to `types`."""
     for name, table in document.items():
         where = f"[{_key(name, 60)}]"
         if not isinstance(table, dict):
@@ -137,7 +137,7 @@ def _guess(word: str) -> str | None:
 
 
 def _key(name: str, limit: int = 0, *, is_bare: bool = True) -> str:
-    """Return a name as a key in TOML; what cannot be shown is escaped. With a limit it is for people, and may be cut."""
+    """Return a name as a key in TOML, escaped where it is not printable. With a limit it is for people, and cut."""
     cut = name if not limit or len(name) <= limit else name[: limit - 1] + "…"
     if is_bare and _BARE_KEY.fullmatch(cut):
         return cut

@@ -1,7 +1,7 @@
 """The command line: `growlytics-forwarder COMMAND`.
 
-Here a process gets what it must have from its first line on: handlers for its signals, and standard descriptors. So this
-module imports next to nothing; the commands are in `commands`.
+A process needs signal handlers and standard descriptors from its first line on, and gets them here. So this module imports
+next to nothing; `commands` has the commands.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 from forwarder.host.signals import Signals
 
-TYPE_CHECKING = False  # as mypy knows it; `typing` takes longer to import than all of this
+TYPE_CHECKING = False  # mypy knows this name; importing `typing` takes longer than all of this
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
@@ -24,14 +24,14 @@ EXIT_CONFIGURATION: Final = 78
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command with the given arguments, by default the process's, and return its exit code."""
+    """Run one command with these arguments, by default those of the process, and return its exit code."""
     signals = Signals()
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] == "run":
         signals.take_over()
     elif arguments is None:
         signals.take_over_interrupt(EXIT_NO)
-    if arguments is not None:  # by a test, whose process it is
+    if arguments is not None:  # called by a test, which owns the process
         return _run(arguments, signals)
     from forwarder.host import descriptors
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if output.fault is None:
             raise
         code = EXIT_NO
-    output.silent = True  # Python writes what is left at its end
+    output.silent = True  # Python writes buffered output when it ends
     if output.fault is not None and not isinstance(output.fault, BrokenPipeError):
         code = code or EXIT_NO
         print(f"standard output cannot be written: {output.fault.strerror}", file=sys.stderr)

@@ -1,9 +1,9 @@
-"""Typed readers of what a daemon answers: /v1/status, the types of attributes, and posted events.
+"""Typed readers of a daemon's answers: /v1/status, attribute types, and posted events.
 
-The structs mirror the answers, and leave out what no command shows. Each field of the status may be missing or null. The
-address may be a stranger's, so nothing is believed: texts of the status are escaped, texts and lists are cut, and a value of
-another type is an error that names its place. Pure. Commands import this module when they run: it imports msgspec, which
-takes as long as all that `--help` needs.
+The structs mirror the answers, without what no command shows. Each field of the status may be missing or null. The address
+may be a stranger's, so nothing is trusted: texts of the status are escaped, texts and lists are cut, and a value of a wrong
+type is an error that names its place. Pure. Commands import this module only when they run, as it imports msgspec, which
+takes as long as the rest of `--help`.
 """
 
 from collections.abc import Mapping
@@ -17,21 +17,22 @@ from forwarder.words import AttributeType
 MAX_ENTRIES: Final = 20
 """The most entries of a list of objects or texts, or of an object within the status."""
 MAX_SAMPLES: Final = 60
-"""The most samples of the history; the newest stay."""
+"""The most samples of the history; the newest are kept."""
 
 _MAX_CHARACTERS: Final = 60
 _MAX_ERROR_CHARACTERS: Final = 300
 _Count = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
-"""No forwarder has more events or bytes; a longer number would fill the screen."""
+"""No forwarder has more events or bytes, and a longer number would fill the screen."""
+_TIMES: Final = msgspec.Meta(ge=0, lt=10**11)
 _Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 
 
 class StrangeStatusError(Exception):
-    """A value is not what it must be. The message says where, and quotes nothing."""
+    """A value has a wrong type or range. The message says where, and quotes nothing."""
 
 
 class LedgerAnswer(msgspec.Struct, frozen=True):
-    """What became of events; the two dictionaries are by reason."""
+    """What became of events. The dictionaries are by reason."""
 
     received: _Count | None = None
     accepted: _Count | None = None
@@ -45,7 +46,7 @@ class LedgerAnswer(msgspec.Struct, frozen=True):
 
 
 class Ledgers(msgspec.Struct, frozen=True):
-    """The ledger since the daemon started, and for ever."""
+    """The ledger since the daemon started, and since the buffer exists."""
 
     since_start: LedgerAnswer = LedgerAnswer()
     for_ever: LedgerAnswer = LedgerAnswer()
@@ -77,7 +78,7 @@ class BufferAnswer(msgspec.Struct, frozen=True):
 
     @property
     def share(self) -> float | None:
-        """How full it is, from 0 to 1, by the nearer of its two bounds."""
+        """How full the buffer is, from 0 to 1, by the limit that is nearer."""
         pairs = ((self.all_events, self.max_events), (self.bytes, self.max_bytes))
         return max((has / most for has, most in pairs if has is not None and most), default=None)
 
@@ -89,7 +90,7 @@ class Percentiles(msgspec.Struct, frozen=True):
     p99: _Number | None = None
 
 
-class Failure(msgspec.Struct, frozen=True):
+class LastFailure(msgspec.Struct, frozen=True):
     """The last attempt that failed."""
 
     at: _Number | None = None
@@ -99,12 +100,12 @@ class Failure(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The failure in words."""
+        """The failure as text."""
         return f"{self.error or '?'} ({self.host})" if self.host else self.error or "?"
 
 
 class DeliveryAnswer(msgspec.Struct, frozen=True):
-    """What is on the wire, and what attempts came to, by outcome since the start."""
+    """Attempts on the wire, and how many there were since the start, by outcome."""
 
     in_flight: _Count | None = None
     concurrency_limit: _Count | None = None
@@ -112,11 +113,11 @@ class DeliveryAnswer(msgspec.Struct, frozen=True):
     attempts: dict[str, _Count] = {}
     attempt_seconds: Percentiles = Percentiles()
     latency_seconds: Percentiles = Percentiles()
-    last_failure: Failure | None = None
+    last_failure: LastFailure | None = None
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """For how long delivery has been on hold for one cause."""
+    """How long delivery has been paused for one cause."""
 
     seconds: _Number | None = None
     probe_in_seconds: _Number | None = None
@@ -179,7 +180,7 @@ class RefusalAnswer(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The refusal in words."""
+        """The refusal as text."""
         field, name = f" (field {self.field})" if self.field else "", f" of {self.name}" if self.name else ""
         intake = f" via {self.intake}" if self.intake else ""
         return f"{self.code}{field}{name}{intake}" + (f", {self.events:,} times" if self.events > 1 else "")
@@ -195,19 +196,19 @@ class RecentDeadLetter(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The dead letter in words."""
+        """The dead letter as text."""
         return f"{self.reason}{'' if self.status is None else f', answered {self.status}'}: {self.name}"
 
 
 class RecentAnswer(msgspec.Struct, frozen=True):
-    """What happened lately, newest first."""
+    """Recent events, the newest first."""
 
     refusals: list[RefusalAnswer] = []
     dead_letters: list[RecentDeadLetter] = []
 
 
 class ReloadAnswer(msgspec.Struct, frozen=True):
-    """What became of the last reload of the settings."""
+    """The result of the last reload of the settings."""
 
     restart_needed: list[str] = []
     error: str | None = None
@@ -233,12 +234,12 @@ class StatusAnswer(msgspec.Struct, frozen=True):
 
 
 def is_status(content: Mapping[str, object]) -> bool:
-    """Return whether the content of an answer can be a forwarder's status at all."""
+    """Return whether the content of an answer looks like a forwarder's status."""
     return isinstance(content.get("state"), str) and isinstance(content.get("ledger"), dict)
 
 
 def read_status(content: Mapping[str, object]) -> StatusAnswer:
-    """Return the status that is the content of an answer. Raises StrangeStatusError."""
+    """Return the content of an answer as a status. Raises StrangeStatusError."""
     try:
         known = {name: _harmless(each) for name, each in content.items() if each is not None}
         return msgspec.convert(known, StatusAnswer)
@@ -247,7 +248,7 @@ def read_status(content: Mapping[str, object]) -> StatusAnswer:
 
 
 def _harmless(value: object, max_characters: int = _MAX_CHARACTERS) -> object:
-    """Return a value of JSON without nulls, cut, and with texts that are fit for a terminal."""
+    """Return a JSON value without nulls, cut, and with texts that are safe to print."""
     if isinstance(value, str):
         return printable(value, max_characters)
     if isinstance(value, dict):
@@ -271,13 +272,13 @@ class KnownType(msgspec.Struct, frozen=True, kw_only=True):
     attribute: str
     type: AttributeType
     fixed: bool = False
-    first_seen: Annotated[float, msgspec.Meta(ge=0, lt=1e11)] | None = None
-    """Seconds since 1970, before the year 5138; None if the type is fixed."""
+    first_seen: Annotated[int, _TIMES] | Annotated[float, _TIMES] | None = None
+    """Seconds since 1970, before the year 5138, an integer if it came as one; None if the type is fixed."""
     conflicts: int
 
     def __post_init__(self) -> None:
         if self.first_seen is None and not self.fixed:
-            raise ValueError("a type that is not fixed was seen first at some time")
+            raise ValueError("a type that is not fixed needs a time when it was first seen")
 
     @property
     def place(self) -> tuple[str, str]:
@@ -285,12 +286,12 @@ class KnownType(msgspec.Struct, frozen=True, kw_only=True):
         return self.name, self.attribute
 
     def described(self) -> dict[str, object]:
-        """Return all of it for JSON."""
+        """Return all fields, for JSON."""
         return msgspec.structs.asdict(self)
 
 
 class TypesPage(msgspec.Struct):
-    """Some types, and how many can be learned."""
+    """A page of types, and how many can be learned."""
 
     types: list[KnownType]
     max: int
@@ -299,14 +300,14 @@ class TypesPage(msgspec.Struct):
 
 
 class Forgotten(msgspec.Struct):
-    """How many types were forgotten, and whether some are fixed."""
+    """How many types were forgotten, and whether some stay because they are fixed."""
 
     forgotten: int
     fixed: bool = False
 
 
 class Imported(msgspec.Struct):
-    """How many types were learned, and how many are fixed."""
+    """How many types were imported, and how many were not, as they are fixed."""
 
     imported: int
     fixed: int

@@ -1,6 +1,6 @@
-"""`attribute-types`: which type each attribute has, of a running daemon: list, forget, export or import them.
+"""`attribute-types`: lists, forgets, exports or imports the attribute types of a running daemon.
 
-Names are text from strangers and are escaped, also in the file that `export` writes.
+Names are strangers' text, so they are escaped, also in the file that `export` writes.
 """
 
 import argparse
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlencode
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
+from forwarder.cli.clients import actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError
-from forwarder.cli.options import actions_of, daemon_of, run_action, table, utc
+from forwarder.cli.options import table, utc
 from forwarder.text import printable
 
 if TYPE_CHECKING:
     from forwarder.cli.answers import KnownType, TypesPage
 
 MAX_LISTED_TYPES: Final = 10_000_000
-"""Ten times as many as can be learned: a daemon that lists more would go on for ever."""
+"""Ten times as many as a daemon can learn: one that lists more might never end."""
 
 _PATH: Final = "/v1/attribute-types"
 _HEADINGS: Final = ("NAME", "ATTRIBUTE", "TYPE", "FIRST SEEN", "CONFLICTS")
@@ -32,18 +33,20 @@ _Result = TypeVar("_Result")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     action = actions_of(parser)
-    listing = action("list", "show every type that is fixed or learned, and how often others came", _list)
+    listing = action("list", "show every fixed or learned type, and how many values had another type", _list)
     listing.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
-    forgetting = action("forget", "forget what was learned, so that the next event decides", _forget)
-    forgetting.add_argument("name", metavar="NAME", help="the name of events")
-    forgetting.add_argument("attribute", metavar="ATTRIBUTE", nargs="?", help="by default all of their attributes")
+    forgetting = action("forget", "forget learned types, so that the next event decides", _forget)
+    forgetting.add_argument("name", metavar="NAME", help="the event name")
+    forgetting.add_argument(
+        "attribute", metavar="ATTRIBUTE", nargs="?", help="by default all attributes of these events"
+    )
 
-    exporting = action("export", "write all types as TOML, as contract.types_file and `lint --types` read it", _export)
+    exporting = action("export", "write all types as TOML, for contract.types_file and `lint --types`", _export)
     exporting.add_argument("file", metavar="FILE", nargs="?", help="by default standard output")
 
-    importing = action("import", "replace all that was learned by the types of such a file", _import)
-    importing.add_argument("file", metavar="FILE", help="as `export` writes it; - is standard input")
+    importing = action("import", "replace all learned types with those of a file that `export` wrote", _import)
+    importing.add_argument("file", metavar="FILE", help="the file; - is standard input")
 
 
 run = run_action
@@ -59,9 +62,9 @@ def _list(args: argparse.Namespace) -> int:
         for line in table(_HEADINGS, map(_row, types), numbers={"CONFLICTS"}):
             print(line)
     fixed = sum(each.first_seen is None for each in types)
-    full = ", so new ones replace those seen once: raise contract.max_attribute_types" if last.full else ""
+    full = ", so new types replace those seen once; raise contract.max_attribute_types" if last.full else ""
     summary = f"{fixed} fixed, {len(types) - fixed} learned of at most {last.max}{full}"
-    # A program that reads JSON would stumble over it.
+    # Not among the JSON, which a program reads.
     print(summary, file=sys.stderr if args.json else sys.stdout)
     return EXIT_OK
 
@@ -72,10 +75,10 @@ def _row(known: "KnownType") -> tuple[str, ...]:
 
 
 async def _known(daemon: Daemon) -> "tuple[list[KnownType], TypesPage]":
-    """Return all types, which are asked for page by page, and the last page. Raises DaemonError."""
+    """Ask for all types page by page; return them and the last page. Raises DaemonError."""
     from forwarder.cli.answers import TypesPage
 
-    found: dict[tuple[str, str], KnownType] = {}  # if types are forgotten meanwhile, others may come twice
+    found: dict[tuple[str, str], KnownType] = {}  # by place, as types may come twice if others are forgotten meanwhile
     listed = 0
     after: str | None = None
     while True:
@@ -97,9 +100,9 @@ def _forget(args: argparse.Namespace) -> int:
     asked = {"name": args.name} if args.attribute is None else {"name": args.name, "attribute": args.attribute}
     answer = _ask(args, lambda daemon: _post(daemon, "forget", asked, Forgotten))
     if answer.fixed:
-        print(f"{what}: what contract.types_file fixes stays until the file is changed and the daemon restarted")
+        print(f"{what}: types in contract.types_file stay; to remove them, change the file and restart the daemon")
     if not answer.forgotten:
-        print(f"{what}: nothing was learned (names are case-sensitive)", file=sys.stderr)
+        print(f"{what}: no learned type was found (names are case-sensitive)", file=sys.stderr)
         return EXIT_NO
     print(f"forgot {_count(answer.forgotten)}")
     return EXIT_OK
@@ -111,7 +114,7 @@ def _export(args: argparse.Namespace) -> int:
     types, _ = _ask(args, _known)
     text, left_out = types_file.text({each.place: each.type for each in types})
     if args.file is None:
-        # Not in the terminal's encoding: it is to be UTF-8 whatever that is.
+        # Always UTF-8, whatever the terminal's encoding is.
         sys.stdout.flush()
         sys.stdout.buffer.write(text.encode())
         sys.stdout.buffer.flush()
@@ -148,8 +151,8 @@ def _import(args: argparse.Namespace) -> int:
         tables.setdefault(name, {})[attribute] = kind
     answer = _ask(args, lambda daemon: _post(daemon, "import", {"types": tables}, Imported))
     if answer.fixed:
-        print(f"passed over {_count(answer.fixed)} that contract.types_file fixes")
-    print(f"imported {_count(answer.imported)}, in the place of all that was learned")
+        print(f"skipped {_count(answer.fixed)} that contract.types_file fixes")
+    print(f"imported {_count(answer.imported)}, which replace all learned types")
     return EXIT_OK
 
 
@@ -162,7 +165,7 @@ def _ask(args: argparse.Namespace, what: Callable[[Daemon], Awaitable[_Result]])
 
 
 async def _post(daemon: Daemon, action: str, asked: Mapping[str, object], kind: type[_Content]) -> _Content:
-    # ASCII, so that whatever a shell handed over as a name can be sent.
+    # ASCII, so that any name that a shell can pass on can be sent.
     body = json.dumps(asked, separators=(",", ":")).encode()
     return _read(daemon, await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"), kind)
 

@@ -1,4 +1,4 @@
-"""`check-config`: every configuration error at once, or the effective settings."""
+"""`check-config`: reports every configuration error at once, or shows the effective settings."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from forwarder.settings import to_toml
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
+    """Add the command's arguments."""
     add_config_arguments(parser)
     parser.add_argument("--show", action="store_true", help="print the effective settings as TOML, secrets masked")
 
@@ -18,6 +18,6 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args, require_api_key=True)
     if args.show:
         print(to_toml(settings), end="")
-    # With --show, standard output is TOML and nothing else.
+    # With --show, standard output is only TOML.
     print("configuration ok", file=sys.stderr if args.show else sys.stdout)
     return 0

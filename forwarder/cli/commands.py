@@ -1,7 +1,7 @@
-"""Which commands there are: one module for each, imported only when it runs.
+"""The list of commands. Each has a module of its own, imported only when the command runs.
 
-A command's module offers `add_arguments(parser)` and `run(args) -> exit code`; both may import what they need, but the
-module itself imports little, because every command's arguments are known before one is chosen.
+The module of a command has `add_arguments(parser)` and `run(args) -> exit code`. Both may import what they need; the module
+itself imports little, so that `--help` is fast.
 """
 
 import argparse
@@ -13,20 +13,20 @@ from typing import Final, NoReturn
 
 from forwarder import __version__
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_USAGE
-from forwarder.cli.tls import fault, ignore_useless_key_log
+from forwarder.cli.options import ignore_useless_key_log, tls_fault
 from forwarder.host.signals import Signals
 
 COMMANDS: Final = {
     "run": "run the daemon in the foreground",
     "check-config": "report every configuration error at once",
-    "demo": "the whole system on this machine, without an account",
-    "sandbox": "a local stand-in for Growlytics",
+    "demo": "show the whole system on this machine, without an account",
+    "sandbox": "run a local stand-in for Growlytics",
     "send": "send one event to a running daemon",
     "load": "send a file of events, one a line, to a running daemon",
     "lint": "check a file of events against the contract, without a daemon",
-    "dead-letters": "list, show, replay, export or purge what Growlytics refused",
-    "attribute-types": "list, forget, export or import the types of attributes, of a running daemon",
-    "top": "a live view of a running daemon in the terminal",
+    "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",
+    "attribute-types": "list, forget, export or import attribute types of a running daemon",
+    "top": "watch a running daemon in the terminal",
     "healthcheck": "exit 0 if the daemon is alive",
 }
 
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
     try:
         return _run(arguments, signals)
     except OSError:
-        if why := fault():  # of OpenSSL, by which already the import of a library fails
+        if why := tls_fault():  # OpenSSL is broken, so that the import of a library fails
             print(why, file=sys.stderr)
             return EXIT_CONFIGURATION
         raise
@@ -71,15 +71,17 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
 
 def _run(arguments: Sequence[str], signals: Signals) -> int:
     parser = _Parser(
-        prog="growlytics-forwarder", description="Accepts analytics events at once, forwards them to Growlytics."
+        prog="growlytics-forwarder", description="Accepts analytics events at once, and forwards them to Growlytics."
     )
-    for warning in ignore_useless_key_log(os.environ):  # first: the import of a command's module may fail by it
+    for warning in ignore_useless_key_log(os.environ):  # first: it can make the import of a command's module fail
         print(f"{parser.prog}: warning: {warning}", file=sys.stderr)
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions of what it runs on")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show its version, and the versions of what it runs on"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        # Only the arguments of the command that is meant are needed, and imports take time.
+        # Imports take time, and only the arguments of the chosen command are needed.
         if name in arguments:
             module = import_module(f"forwarder.cli.{name.replace('-', '_')}")
             module.add_arguments(command)

@@ -1,9 +1,10 @@
-"""How a command talks to a running daemon over HTTP, on TCP or on a Unix socket.
+"""How a command asks a running daemon over HTTP, on TCP or on a Unix socket.
 
-What the daemon answers is checked as any stranger's text is: the address may be another program's. The module imports
-little, as `healthcheck` uses it too; aiohttp is imported when the first request is near. Used by the commands only.
+An answer is checked like a stranger's text, as the address may be another program's. This module imports little, as
+`healthcheck` uses it too; aiohttp is imported just before the first request. Only commands use it.
 """
 
+import argparse
 import io
 import os
 import re
@@ -19,23 +20,23 @@ ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
-"""If nobody says otherwise. More than the longest list of refusals takes."""
+"""The default. More than the longest list of refusals."""
 MAX_LISTED_ERRORS: Final = 5
-"""Of one event."""
+"""For one event."""
 UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file where the daemon has a token"
 FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
-"""Over a Unix socket."""
+"""For requests over a Unix socket."""
 
 Content = TypeVar("Content")
 
 _MAX_RETRY_AFTER_SECONDS: Final = 3600
-"""Who asks for a longer wait is asked again after this one."""
+"""A longer Retry-After is cut to this."""
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"
 _HOST_PORT: Final = re.compile(rf"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|({_LABEL}(?:\.{_LABEL})*\.?)):([0-9]{{1,5}})")
 
 
 class DaemonError(Exception):
-    """The daemon did not do what it was asked. The message says why; `fix`, if there is one, what to do about it."""
+    """The daemon did not do what it was asked. The message says why; `fix`, if not empty, what to do."""
 
     def __init__(self, message: str, *, fix: str = "") -> None:
         super().__init__(message)
@@ -48,19 +49,19 @@ class DaemonError(Exception):
 
 
 class UnreachableError(DaemonError):
-    """There is no connection, so nothing was sent."""
+    """No connection was made, so nothing was sent."""
 
 
 class AnswerLostError(DaemonError):
-    """Something was sent, and no whole answer came back: the daemon may have accepted it, or not."""
+    """Something was sent, but no complete answer came back: the daemon may have accepted it, or not."""
 
 
 class StoppedError(DaemonError):
-    """There is no point in asking again, nor for the rest; the message says why."""
+    """Asking again, or for anything else, is useless; the message says why."""
 
 
 class HostPort(NamedTuple):
-    """Where to connect to."""
+    """An address to connect to."""
 
     host: str
     """A name, or an address without brackets."""
@@ -71,27 +72,41 @@ class HostPort(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "HostPort | None":
-        """Read `host:port` or `[IPv6]:port`, or return None."""
+        """Return what `host:port` or `[IPv6]:port` means; None if the text is neither."""
         parts = _HOST_PORT.fullmatch(text)
         return cls(parts[1] or parts[2], int(parts[3])) if parts and int(parts[3]) <= 65535 else None
 
     def reachable(self) -> "HostPort":
-        """Return where to connect to in order to reach what listens here: every address includes the loopback one."""
+        """Return where to connect to reach what listens here; of "every address" that is the loopback one."""
         if self.host.strip("0.:"):
             return self
         return HostPort("::1" if ":" in self.host else "127.0.0.1", self.port)
 
 
+def add_url_argument(parser: argparse._ActionsContainer, help_text: str) -> None:
+    """Add `--url http://HOST:PORT` to a parser or a group."""
+    parser.add_argument("--url", metavar="http://HOST:PORT", type=url_argument, help=help_text)
+
+
+def url_argument(text: str) -> HostPort:
+    """Read the value of `--url`."""
+    scheme, separator, rest = text.partition("://")
+    found = HostPort.parse(rest.removesuffix("/"))
+    if not separator or scheme.lower() != "http" or found is None:
+        raise argparse.ArgumentTypeError("must be http://HOST:PORT, without a path; a daemon speaks plain HTTP")
+    return found
+
+
 class Place(NamedTuple):
-    """Where a daemon takes requests."""
+    """Where a daemon accepts requests."""
 
     host_port: HostPort | None
     unix_socket: str | None = None
-    """If set, it is this socket instead."""
+    """Used instead of `host_port` if set."""
 
     @property
     def url(self) -> str:
-        """What the paths are appended to."""
+        """The base of all URLs."""
         return "http://localhost" if self.host_port is None else f"http://{self.host_port}"
 
     def __str__(self) -> str:
@@ -103,19 +118,19 @@ class Place(NamedTuple):
 
 
 class DaemonAnswer(NamedTuple):
-    """What came back."""
+    """An answer of the daemon."""
 
     status: int
     content: Mapping[str, object]
-    """The JSON object, with numbers as `json_text.parse` gives them; empty if it was anything else."""
+    """The JSON object, with numbers as `json_text.parse` returns them; empty if the body was anything else."""
     retry_after_seconds: int | None
-    """At most an hour; None if there was none that could be read."""
+    """At most an hour; None if it is missing or not in seconds."""
     text: bytes | None = b""
-    """What the content was made of; None if it was longer than it may be, and not read to its end."""
+    """The body; None if it was longer than allowed and not read to its end."""
 
 
 class Daemon:
-    """A running daemon; it is opened, used and closed on one event loop."""
+    """A running daemon. Open, use and close it on one event loop."""
 
     def __init__(self, place: Place, *, token: str | None = None) -> None:
         self.place: Final = place
@@ -123,7 +138,7 @@ class Daemon:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> Self:
-        """Make ready; connect only at the first request."""
+        """Prepare; the first request connects."""
         import aiohttp
 
         socket = self.place.unix_socket
@@ -131,7 +146,7 @@ class Daemon:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector() if socket is None else aiohttp.UnixConnector(socket),
             timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-            # An answer that has to be inflated could be of any size.
+            # A compressed answer could inflate to any size.
             headers={"Accept": "application/json", "Accept-Encoding": "identity"} | authorization,
             auto_decompress=False,
         )
@@ -151,16 +166,16 @@ class Daemon:
         await self.close()
 
     async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> DaemonAnswer:
-        """Ask once. Raises UnreachableError or AnswerLostError."""
+        """Send one GET. Raises UnreachableError or AnswerLostError."""
         return await self._exchange("GET", path, fix="try again", max_answer_bytes=max_answer_bytes)
 
     async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
-        """Post once. Raises UnreachableError or AnswerLostError."""
-        fix = "what was sent may have been taken, or not"
+        """Send one POST. Raises UnreachableError or AnswerLostError."""
+        fix = "the daemon may or may not have accepted what was sent"
         return await self._exchange("POST", path, body, content_type=content_type, fix=fix)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
-        """Return the content of an answer as a struct of msgspec. Raises StoppedError if it is another."""
+        """Return the content of an answer as a msgspec struct. Raises StoppedError if it does not fit."""
         import msgspec
 
         try:
@@ -169,7 +184,7 @@ class Daemon:
             raise self.strange(answer) from None
 
     def refused(self, answer: DaemonAnswer) -> StoppedError:
-        """Return the error for an answer that refuses a request as a whole."""
+        """Return the error for an answer that refuses a whole request."""
         errors = described_errors(answer.content)
         if answer.status < 400 or not errors:
             return self.strange(answer)
@@ -199,7 +214,7 @@ class Daemon:
             async with self._session.request(
                 method,
                 self.place.url + path,
-                # As BytesIO, a long body is written piece by piece; aiohttp warns of long bytes.
+                # A BytesIO is written piece by piece; aiohttp warns about long bytes.
                 data=None if body is None else io.BytesIO(body),
                 headers=None if content_type is None else {"Content-Type": content_type},
                 allow_redirects=False,
@@ -216,13 +231,13 @@ class Daemon:
 
 
 def described_errors(content: Mapping[str, object]) -> list[str]:
-    """Return each of the `errors` of an answer as `field: message (code)`; none if it is not the forwarder's answer."""
+    """Return the `errors` of an answer, each as `field: message (code)`; none if no forwarder gave the answer."""
     errors = content.get("errors")
     return [_described(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
 
 
 def in_one_line(errors: Sequence[str]) -> str:
-    """Return the first errors, and how many more there are."""
+    """Return the first errors, and how many more there are, as one line."""
     more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
     return f"{'; '.join(errors[:MAX_LISTED_ERRORS])}{more}"
 
@@ -230,8 +245,8 @@ def in_one_line(errors: Sequence[str]) -> str:
 def not_a_forwarder(place: Place, status: int) -> str:
     """Return the message for an answer that no forwarder gives."""
     return (
-        f"{place} answered {status}, and not as a growlytics-forwarder does; "
-        "is it the address of the daemon's intake (intake.http, not admin.http)?"
+        f"{place} answered {status}, but not like a growlytics-forwarder; "
+        "is this the address of the daemon's intake (intake.http, not admin.http)?"
     )
 
 
@@ -256,7 +271,7 @@ def _object(text: bytes | None) -> Mapping[str, object]:
     from forwarder.growlytics import json_text
 
     try:
-        # Not orjson alone: what apps sent may be quoted, and hold what it refuses.
+        # Not orjson alone: an answer may quote what apps sent, which orjson may refuse.
         content = json_text.parse(text or b"")
     except json_text.MalformedJsonError:
         return {}
@@ -264,7 +279,7 @@ def _object(text: bytes | None) -> Mapping[str, object]:
 
 
 def _seconds(retry_after: str | None) -> int | None:
-    # The daemon gives an integer. A date, which HTTP also allows, is as good as none.
+    # The daemon sends an integer. A date, which HTTP also allows, is ignored.
     if retry_after is None or re.fullmatch(r"[0-9]{1,9}", retry_after) is None:
         return None
     return min(int(retry_after), _MAX_RETRY_AFTER_SECONDS)
@@ -272,9 +287,9 @@ def _seconds(retry_after: str | None) -> int | None:
 
 def _fix(place: Place, error: Exception) -> str:
     if place.host_port is not None and place.host_port.port == 0:
-        return "port 0 is a different one at each start: name the one in the daemon's log with --url"
+        return "port 0 is another port at each start: take the port from the daemon's log and use --url"
     if isinstance(_cause(error), PermissionError):
-        return "who may connect is set by intake.unix_socket_mode and the permissions of the directory"
+        return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
     return "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 
 
@@ -287,7 +302,7 @@ def _reason(error: Exception) -> str:
     from forwarder.text import printable
 
     cause = _cause(error)
-    # asyncio puts a text of its own, and the address again, where the system's would be.
+    # asyncio replaces the system's text with its own, which repeats the address.
     number = cause.errno if isinstance(cause, OSError) else None
     text = os.strerror(number) if number is not None and number > 0 else getattr(cause, "strerror", None)
     return printable(text or str(cause) or type(cause).__name__, 200)

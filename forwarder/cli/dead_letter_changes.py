@@ -1,7 +1,7 @@
-"""Replaying and purging dead letters: many ids to a daemon in chunks, each of which is taken as a whole or not at all.
+"""How `dead-letters` replays and purges: it sends ids in chunks, and the daemon does each chunk as a whole or not at all.
 
-A chunk whose answer was lost is sent again. That does no harm: what was moved is no longer a dead letter, so no event is
-replayed twice, however often one interrupts and begins again. Used by `dead-letters` only.
+A chunk whose answer was lost is sent again. That does no harm: a replayed event is no longer a dead letter, so none is
+replayed twice, even if the command is interrupted and started again.
 """
 
 import asyncio
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
+from forwarder.cli.clients import Patience
 from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError, UnreachableError, described_errors, in_one_line
 from forwarder.cli.dead_letter_requests import Action, Decided, judge, post
-from forwarder.cli.progress import Patience, Ticker, progress_bar
+from forwarder.cli.options import Ticker, progress_bar
 
 MAX_CHUNK_IDS: Final = 500
 MAX_LISTED: Final = 10
-"""Dead letters that are named one by one, of those that were refused and of those that are missing."""
+"""The most refused dead letters, and the most missing ones, that are listed one by one."""
 
 
 @dataclass
@@ -26,14 +27,14 @@ class ChangeTally:
     action: Action
     dry_run: bool = False
     asked: int | None = None
-    """None until all of them are listed."""
+    """None until all ids are known."""
     done: int = 0
     refused: int = 0
     missing: int = 0
     missing_after_loss: int = 0
-    """Of `missing`: after an earlier answer was lost, so that may have been why."""
+    """Those of `missing` that a request whose answer was lost may have moved."""
     in_doubt: int = 0
-    """Of those left: they were sent, and the answer is not known."""
+    """Those of the remaining ones that were sent without a known answer."""
 
     @property
     def handled(self) -> int:
@@ -51,7 +52,7 @@ class ChangeTally:
 
 
 class Pace:
-    """When the next chunk may be sent, so that no more than `per_second` events are moved. Pure."""
+    """Says when the next chunk may be sent, so that at most `per_second` events a second are moved. Pure."""
 
     def __init__(self, per_second: int | None) -> None:
         self._per_second = per_second
@@ -61,13 +62,13 @@ class Pace:
         return max(self._due - now, 0.0) if self._per_second else 0.0
 
     def moved(self, events: int, *, sent_at: float) -> None:
-        """Take note of a chunk. Time that went by unused is not made up for."""
+        """Note that a chunk was moved. Unused time is not caught up."""
         if self._per_second:
             self._due = sent_at + events / self._per_second
 
 
 class Changer:
-    """Sends chunks, one after the other, and keeps count."""
+    """Sends chunks one after the other, and counts."""
 
     def __init__(
         self,
@@ -90,15 +91,15 @@ class Changer:
         self._sent_at = clock()
 
     async def change(self, ids: Sequence[str], *, name_missing: bool = False) -> None:
-        """Replay or purge these, in order. Raises DaemonError."""
+        """Replay or purge `ids` in order. Raises DaemonError."""
         self.tally.asked = len(ids)
-        # From the end, as a stack.
+        # A stack: the last chunk is first.
         pending = [ids[at : at + self._max_ids] for at in range(0, len(ids), self._max_ids)][::-1]
         while pending:
             chunk = pending.pop()
             if wait_seconds := self._pace.wait_seconds(self._clock()):
                 await self._sleep(wait_seconds)
-            # A connection that was closed meanwhile shows it only once the loop has run.
+            # Let the loop run once: only then a connection that was closed meanwhile shows it.
             await asyncio.sleep(0)
             decided = await self._decided(chunk)
             if decided is None:
@@ -109,7 +110,7 @@ class Changer:
         self._ticker.clear()
 
     def finish(self, stopped: str) -> None:
-        """Say what is still to be said; `stopped` is why not all were sent, or empty."""
+        """Print the final messages; `stopped` says why not all were sent, or is empty."""
         self._ticker.clear()
         if stopped:
             self._ticker.say(stopped)
@@ -161,7 +162,7 @@ class Changer:
             self._ticker.say(f"dead letter {letter_id}: {in_one_line(errors)}")
         if name_missing:
             for letter_id in decided.missing[: max(MAX_LISTED - self.tally.missing, 0)]:
-                self._ticker.say(f"dead letter {letter_id}: there is none of this id, or no longer")
+                self._ticker.say(f"dead letter {letter_id}: it does not exist, or no longer")
         self.tally.done += decided.done
         self.tally.refused += len(decided.refusals)
         self.tally.missing += len(decided.missing)

@@ -1,6 +1,6 @@
-"""Asking a daemon for its dead letters, page by page, and to replay or purge some. Used by `dead-letters`.
+"""How `dead-letters` asks a daemon for its dead letters, page by page, and asks to replay or purge some.
 
-Each event is cut out of the answer as the bytes that came, so that its numbers keep every digit.
+Each event is cut out of the answer as bytes, so that its numbers keep every digit.
 """
 
 import asyncio
@@ -11,16 +11,16 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from forwarder.cli.clients import Patience
 from forwarder.cli.daemon import MAX_ANSWER_BYTES, Daemon, DaemonAnswer, described_errors
-from forwarder.cli.progress import Patience
 from forwarder.growlytics import json_text
 
 MAX_PAGE_LETTERS: Final = 1000
 MAX_PAYLOAD_PAGE_LETTERS: Final = 100
 MAX_PAGE_BYTES: Final = 8 * 1024 * 1024
-"""With payload. The command may run inside the daemon's memory limit; if a page is longer, it asks for fewer letters."""
+"""For pages with payload. The command may run within the daemon's memory limit; if a page is longer, it asks for fewer."""
 MAX_LETTER_BYTES: Final = 66 * 1024 * 1024
-"""The longest event that any intake accepts, and what is around it."""
+"""Room for the longest event that any intake accepts, and the rest of its entry."""
 
 Action = Literal["replay", "purge"]
 
@@ -29,15 +29,16 @@ _MAX_MEMBERS: Final = 100
 _BREAKS: Final = bytes.maketrans(b"\t\n\r", b"   ")
 _Id = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,40}\Z")]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
-_Time = Annotated[float, msgspec.Meta(ge=0, lt=253402300800)]
-"""Seconds from 1970 to the year 10000, beyond which no calendar goes."""
+_TIMES: Final = msgspec.Meta(ge=0, lt=253402300800)
+_Time = Annotated[int, _TIMES] | Annotated[float, _TIMES]
+"""Seconds from 1970 to the year 10000, where calendars end; an integer stays one, so that JSON shows it as it came."""
 
 
 # Answers
 
 
 class DeadLetterShown(msgspec.Struct, frozen=True):
-    """An event that is kept because it cannot be delivered. All its texts are from strangers."""
+    """An event that is kept because it cannot be delivered. All its texts are strangers'."""
 
     id: _Id
     name: str
@@ -49,21 +50,21 @@ class DeadLetterShown(msgspec.Struct, frozen=True):
     first_attempt_at: _Time | None = None
     last_attempt_at: _Time | None = None
     customer: str = ""
-    """This and the following come with the payload only."""
+    """This and the following fields come only with the payload."""
     answer: str | None = None
-    """The beginning of what Growlytics answered; None if it never did."""
+    """The beginning of Growlytics' answer; None if there was none."""
     event: bytes = b""
     """The JSON object as the app sent it."""
 
 
-class DeadLetterPage(msgspec.Struct, frozen=True):
+class LetterPage(msgspec.Struct, frozen=True):
     """Some dead letters, the oldest first."""
 
     dead_letters: list[DeadLetterShown]
     events: _Count
-    """How many there are in all, whatever the reason."""
+    """How many exist in all, whatever the reason."""
     next: _Id | None = None
-    """The cursor behind the last one; None at the end."""
+    """The cursor of the next page; None at the end."""
 
 
 class _Replayed(msgspec.Struct):
@@ -87,23 +88,23 @@ class _PurgeAnswer(msgspec.Struct):
 
 
 class Decided(NamedTuple):
-    """What became of the dead letters that a request named, each of which is counted once."""
+    """What became of the dead letters of one request; each is counted once."""
 
     done: int
     refusals: Sequence[tuple[str, Sequence[str]]]
-    """The id and the errors of each that stays."""
+    """The id and the errors of each dead letter that was refused, and so stays."""
     missing: Sequence[str]
-    """They are no longer dead letters."""
+    """The ids that are no longer dead letters."""
 
 
-def read_page(answer: DaemonAnswer, *, payload: bool) -> DeadLetterPage:
+def read_page(answer: DaemonAnswer, *, payload: bool) -> LetterPage:
     """Read a page of dead letters. Raises msgspec.ValidationError."""
     content = answer.content
     if payload and isinstance(entries := content.get("dead_letters"), list) and answer.text is not None:
         raw = json_text.elements(_members(answer.text)["dead_letters"])
         whole = [_with_event(entry, text) for entry, text in zip(entries, raw, strict=True)]
         content = {**content, "dead_letters": whole}
-    return msgspec.convert(content, DeadLetterPage)
+    return msgspec.convert(content, LetterPage)
 
 
 def read_letter(answer: DaemonAnswer) -> DeadLetterShown:
@@ -112,7 +113,7 @@ def read_letter(answer: DaemonAnswer) -> DeadLetterShown:
 
 
 def _with_event(entry: object, text: bytes | None) -> dict[str, object]:
-    """Return an entry, whose text came as `text`, with its event as the bytes that came."""
+    """Return an entry with its event as bytes, which are cut out of the entry's `text`."""
     if not isinstance(entry, dict) or not text or not isinstance(entry.get("event"), dict) or "customer" not in entry:
         raise msgspec.ValidationError("there is no payload")
     return {**entry, "event": _members(text)["event"]}
@@ -125,32 +126,32 @@ def _members(text: bytes) -> dict[str, bytes]:
 
 
 def read_replay(answer: DaemonAnswer, ids: Collection[str]) -> Decided:
-    """Read what became of the replay of these. Raises msgspec.ValidationError."""
+    """Read what became of a replay of `ids`. Raises msgspec.ValidationError."""
     found = msgspec.convert(answer.content, _ReplayAnswer)
     refusals = [(each.id, described_errors({"errors": each.errors})) for each in found.refused]
     replayed = [each.id for each in found.replayed]
     if sorted([*replayed, *(each for each, _ in refusals), *found.missing]) != sorted(ids):
-        raise msgspec.ValidationError("it is not about these")
+        raise msgspec.ValidationError("it is about other dead letters")
     return Decided(len(replayed), refusals, found.missing)
 
 
 def read_purge(answer: DaemonAnswer, ids: Collection[str]) -> Decided:
-    """Read what became of the purge of these. Raises msgspec.ValidationError."""
+    """Read what became of a purge of `ids`. Raises msgspec.ValidationError."""
     found = msgspec.convert(answer.content, _PurgeAnswer)
     if len({*found.missing} & {*ids}) != len(found.missing) or found.purged + len(found.missing) != len(ids):
-        raise msgspec.ValidationError("it is not about these")
+        raise msgspec.ValidationError("it is about other dead letters")
     return Decided(found.purged, [], found.missing)
 
 
 def on_one_line(event: bytes) -> bytes:
-    """Return JSON without raw line breaks and tabs, which can only be between its values: strings hold none."""
+    """Return JSON without raw line breaks and tabs, which can only be between its values, not in strings."""
     return event.translate(_BREAKS)
 
 
 def fit_to_show(event: bytes) -> str:
-    """Return JSON of the same value that cannot play with a terminal."""
+    """Return JSON of the same value that is safe to print on a terminal."""
     text = on_one_line(event).decode()
-    # Whatever is not printable is inside a string now, where JSON has an escape for it.
+    # All that is not printable is within strings now, where JSON has escapes for it.
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
@@ -163,14 +164,14 @@ def _escaped(character: str) -> str:
 
 
 class DeadLetterRequests:
-    """The dead letters of a running daemon. Its methods raise DaemonError."""
+    """Asks a running daemon for dead letters. Its methods raise DaemonError."""
 
     def __init__(self, daemon: Daemon, patience: Patience) -> None:
         self._daemon = daemon
         self._patience = patience
 
-    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> DeadLetterPage | None:
-        """Return the page that follows a cursor; None if so many letters are too long for one page."""
+    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> LetterPage | None:
+        """Return the page after a cursor; None if `limit` letters are too long for one page."""
         query = {"limit": str(limit), "after": after, "reason": reason, "payload": "true" if payload else None}
         path = f"{_PATH}?{urlencode({name: value for name, value in query.items() if value is not None})}"
         max_bytes = MAX_ANSWER_BYTES if not payload else MAX_PAGE_BYTES if limit > 1 else MAX_LETTER_BYTES
@@ -188,7 +189,7 @@ class DeadLetterRequests:
         return page
 
     async def one(self, letter_id: str) -> DeadLetterShown | None:
-        """Return a dead letter with its payload; None if there is none of this id."""
+        """Return a dead letter with its payload; None if no dead letter has this id."""
         answer = await self._get(f"{_PATH}/{letter_id}", MAX_LETTER_BYTES)
         if answer.status == 404 and described_errors(answer.content):
             return None
@@ -200,7 +201,7 @@ class DeadLetterRequests:
             raise self._daemon.strange(answer) from None
 
     async def _get(self, path: str, max_answer_bytes: int) -> DaemonAnswer:
-        # A connection that was closed meanwhile shows it only once the loop has run.
+        # Let the loop run once: only then a connection that was closed meanwhile shows it.
         await asyncio.sleep(0)
         answered = await self._patience.answer(
             lambda: self._daemon.get(path, max_answer_bytes=max_answer_bytes), doing="asking"
@@ -209,9 +210,9 @@ class DeadLetterRequests:
 
 
 class Pages:
-    """Goes through the dead letters, the oldest first, up to the end as it was at the start.
+    """Goes through the dead letters that exist at the start, the oldest first.
 
-    It learns from the first page how many there were, so that it ends however fast others come.
+    The first page says how many there are, so that this ends however fast others come.
     """
 
     def __init__(
@@ -223,7 +224,7 @@ class Pages:
         at_most: int | None = None,
     ) -> None:
         self.held: int | None = None
-        """How many there were in all at the start; None before the first page."""
+        """How many existed at the start; None before the first page."""
         self._letters = letters
         self._reason = reason
         self._payload = payload
@@ -234,7 +235,7 @@ class Pages:
         self._is_end = False
 
     async def next(self) -> Sequence[DeadLetterShown] | None:
-        """Return the next of them, perhaps none for now; None at the end."""
+        """Return the next dead letters, perhaps none; None at the end."""
         if self._is_end:
             return None
         page = await self._page()
@@ -243,7 +244,7 @@ class Pages:
             self.held = page.events
             start = max(page.events, len(page.dead_letters))
             self._left = start if self._left is None else min(self._left, start)
-        assert self._left is not None, "it is known from the first page on"
+        assert self._left is not None, "the first page sets it"
         found = page.dead_letters[: self._left]
         self._left -= len(found)
         self._after = page.next
@@ -257,7 +258,7 @@ class Pages:
             found += letters
         return found
 
-    async def _page(self) -> DeadLetterPage:
+    async def _page(self) -> LetterPage:
         while True:
             limit = self._limit if self._left is None else min(self._limit, self._left)
             page = await self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)
@@ -267,15 +268,15 @@ class Pages:
 
 
 async def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -> DaemonAnswer:
-    """Ask once to replay or purge these. Raises DaemonError."""
+    """Ask once to replay or purge `ids`. Raises DaemonError."""
     content = {"ids": ids, "dry_run": dry_run} if action == "replay" else {"ids": ids}
     return await daemon.post(f"{_PATH}/{action}", json.dumps(content).encode(), content_type="application/json")
 
 
 def judge(action: Action, answer: DaemonAnswer, ids: Sequence[str], daemon: Daemon) -> Decided | None:
-    """Decide what an answer to a replay or purge of these means; None if the daemon takes only fewer at once.
+    """Return what an answer to a replay or purge of `ids` means; None if it must be asked for fewer at once.
 
-    Raises StoppedError if no others will fare better.
+    Raises StoppedError if asking for others is useless.
     """
     match answer.status:
         case 200:

@@ -1,7 +1,7 @@
-"""`dead-letters`: what Growlytics rejected for good, of a running daemon: list, show, replay, export or purge it.
+"""`dead-letters`: lists, shows, replays, exports or purges the dead letters of a running daemon.
 
-Names, answers and events are text from strangers and are escaped, but for `export` to a file or a pipe, which gives the
-events as they were.
+Names, answers and events are strangers' text, so they are escaped. Only `export` to a file or a pipe writes events as they
+were.
 """
 
 import argparse
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import Patience, actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonError
-from forwarder.cli.options import actions_of, daemon_of, discard_output, run_action, table, utc
-from forwarder.cli.progress import Patience, Ticker
+from forwarder.cli.options import Ticker, discard_output, table, utc
 from forwarder.text import printable
 from forwarder.words import DEAD_REASONS
 
@@ -26,30 +26,30 @@ _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES
 _JSON_FIELDS: Final = (
     "id", "name", "reason", "status", "attempts", "accepted_at", "first_attempt_at", "last_attempt_at", "size_bytes",
 )  # fmt: skip
-_REASON_HELP: Final = f"only those of one reason: {', '.join(DEAD_REASONS)}"
+_REASON_HELP: Final = f"only dead letters with this reason: {', '.join(DEAD_REASONS)}"
 _MAX_ANSWER_CHARACTERS: Final = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     action = actions_of(parser)
-    listing = action("list", "show what there is, the oldest first", _list)
+    listing = action("list", "list dead letters, the oldest first", _list)
     listing.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
-    listing.add_argument("--limit", metavar="N", type=_positive, default=100, help="how many at most; by default 100")
+    listing.add_argument("--limit", metavar="N", type=_positive, default=100, help="the most to list; by default 100")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
-    showing = action("show", "show one with its event and Growlytics' answer", _show)
+    showing = action("show", "show one dead letter with its event and Growlytics' answer", _show)
     showing.add_argument("id", metavar="ID", type=_id)
 
-    replaying = action("replay", "accept events anew, to be sent once more", _change)
+    replaying = action("replay", "accept the events again, so that they are sent again", _change)
     _add_selection(replaying)
-    replaying.add_argument("--dry-run", action="store_true", help="only say what would become of them")
-    replaying.add_argument("--rate", metavar="N", type=_positive, help="at most so many events a second")
+    replaying.add_argument("--dry-run", action="store_true", help="only say what would happen")
+    replaying.add_argument("--rate", metavar="N", type=_positive, help="the most events a second")
 
-    exporting = action("export", "write the events to standard output, one a line, as `load` reads them", _export)
+    exporting = action("export", "write the events to standard output, one a line, for `load`", _export)
     exporting.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
 
-    purging = action("purge", "throw events away, without asking", _change)
+    purging = action("purge", "delete dead letters, without asking", _change)
     _add_selection(purging)
     purging.set_defaults(dry_run=False, rate=None)
 
@@ -61,7 +61,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--id", metavar="ID", dest="ids", type=_id, nargs="+", action="extend", help="may be repeated")
     which.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
-    which.add_argument("--all", action="store_true", help="all that there are at the start")
+    which.add_argument("--all", action="store_true", help="all that exist at the start")
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def _list(args: argparse.Namespace) -> int:
     for line in map(as_json, letters) if args.json else rows(letters):
         print(line)
     of_what = "dead letters of all reasons" if args.reason else "dead letters"
-    # A program that reads JSON would stumble over it.
+    # Not among the JSON, which a program reads.
     print(f"shown {len(letters)} of {held} {of_what}", file=sys.stderr if args.json else sys.stdout)
     return EXIT_OK
 
@@ -88,7 +88,7 @@ def _show(args: argparse.Namespace) -> int:
 
     letter = asyncio.run(ask())
     if letter is None:
-        print(f"no dead letter has the id {args.id}, or no longer", file=sys.stderr)
+        print(f"there is no dead letter with the id {args.id}, or no longer; `list` shows the ids", file=sys.stderr)
         return EXIT_NO
     for line in described(letter):
         print(line)
@@ -107,7 +107,7 @@ def _change(args: argparse.Namespace) -> int:
 
     async def change() -> None:
         async with daemon:
-            # All ids come first: an event that dies again meanwhile has a new one.
+            # All ids are listed first: an event that is rejected again meanwhile has a new id.
             pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
             ids = args.ids or [each.id for each in await pages.all()]
             await changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
@@ -142,7 +142,7 @@ def _export(args: argparse.Namespace) -> int:
             sys.stdout.buffer.write(b"".join(on_one_line(event) + b"\n" for event in events))
             sys.stdout.buffer.flush()
 
-    # It is written outside the event loop, so that Ctrl-C also ends the wait for a pipe that nobody reads.
+    # Written outside the event loop, so that Ctrl-C also ends the wait for a pipe that nobody reads.
     with asyncio.Runner() as runner:
         try:
             runner.run(daemon.open())
@@ -165,7 +165,7 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def rows(letters: "Sequence[DeadLetterShown]") -> list[str]:
-    """Return the lines of a table for people, with its headings; none if there are no dead letters."""
+    """Return the lines of a table with headings; none if there are no dead letters."""
     cells = (
         (
             each.id,
@@ -182,12 +182,12 @@ def rows(letters: "Sequence[DeadLetterShown]") -> list[str]:
 
 
 def as_json(letter: "DeadLetterShown") -> str:
-    """Return what `list` shows of it as a JSON object, in ASCII."""
+    """Return what `list` shows of a dead letter as a JSON object in ASCII."""
     return json.dumps({name: getattr(letter, name) for name in _JSON_FIELDS})
 
 
 def described(letter: "DeadLetterShown") -> list[str]:
-    """Return the lines that show all there is about it."""
+    """Return the lines that show all about a dead letter."""
     from forwarder.cli.dead_letter_requests import fit_to_show
 
     fields = {
@@ -212,7 +212,7 @@ def _or_dash(number: int | None) -> str:
 
 
 def _impatient(daemon: Daemon) -> "DeadLetterRequests":
-    """Return the dead letters for somebody who waits for a single answer, and can ask again."""
+    """Return what asks once only: a person waits for a single answer, and can ask again."""
     from forwarder.cli.dead_letter_requests import DeadLetterRequests
 
     ticker = Ticker(sys.stderr)
@@ -221,11 +221,11 @@ def _impatient(daemon: Daemon) -> "DeadLetterRequests":
 
 def _id(text: str) -> str:
     if re.fullmatch(r"[0-9]{1,40}", text) is None:
-        raise argparse.ArgumentTypeError("must be the id of a dead letter, decimal digits, as `list` shows it")
+        raise argparse.ArgumentTypeError("must be the id of a dead letter, which is digits; `list` shows the ids")
     return text.lstrip("0") or "0"  # as the daemon names it
 
 
 def _positive(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,9}", text) is None or int(text) == 0:
-        raise argparse.ArgumentTypeError("must be an integer from 1")
+        raise argparse.ArgumentTypeError("must be an integer from 1 up")
     return int(text)

@@ -1,7 +1,7 @@
-"""`demo`: the whole system on this machine, without an account.
+"""`demo`: shows the whole system on this machine, without an account.
 
-It starts a sandbox and a daemon as processes of their own, plays an app that posts the documented example event many times
-while the sandbox is down for a moment, and shows where the events are. In the end the ledger must balance, and the sandbox
+It starts a sandbox and a daemon as separate processes. It posts the documented example event many times, as an app would,
+while the sandbox is down for a while, and shows where the events are. At the end the ledger must balance, and the sandbox
 must have every event.
 """
 
@@ -25,7 +25,7 @@ from forwarder.cli import EXIT_NO, EXIT_OK
 _KEY: Final = "demo-key"
 _POSTS_PER_SECOND: Final = 500
 _OUTAGE_FROM: Final = 0.4
-"""The share of the events after which the sandbox goes down; it comes back when all are posted."""
+"""The sandbox goes down after this share of the events, and comes back when all are posted."""
 _DEADLINE_SECONDS: Final = 60
 _START_SECONDS: Final = 20
 _STOP_SECONDS: Final = 10
@@ -34,11 +34,11 @@ _STOP_SECONDS: Final = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--events", type=_count, default=2000, metavar="N", help="how many events to post (2000)")
-    parser.add_argument("--serve", action="store_true", help="stay up for trying by hand, and show how")
+    parser.add_argument("--serve", action="store_true", help="keep running for trials by hand, and show how")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo until its end, or with --serve until interrupted."""
+    """Run the demo to its end, or with --serve until interrupted."""
     try:
         return asyncio.run(_demo(args.events, serve=args.serve))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -54,7 +54,7 @@ class DemoError(Exception):
 
 @dataclass
 class _System:
-    """The running parts, and how to talk to them."""
+    """The running processes, and how to reach them."""
 
     http: Any
     """An aiohttp.ClientSession."""
@@ -92,7 +92,7 @@ class _System:
 async def _demo(events: int, *, serve: bool) -> int:
     demo = asyncio.current_task()
     assert demo is not None, "it is a coroutine's"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, demo.cancel)  # or its parts would outlive it
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, demo.cancel)  # or its processes would outlive it
     async with _running_system() as system:
         system.say(f"sandbox (it plays Growlytics) on {system.sandbox}")
         system.say(f"daemon on {system.daemon} and {system.unix_socket}, metrics on {system.admin}/metrics")
@@ -106,7 +106,7 @@ async def _demo(events: int, *, serve: bool) -> int:
 
 
 async def _show_a_refusal(system: _System) -> None:
-    """Post what the classic bug makes: a time in seconds."""
+    """Post an event with the classic bug: its time is in seconds."""
     async with system.http.post(
         f"{system.daemon}/track/event", json=_event(0) | {"time": int(time.time())}
     ) as response:
@@ -122,7 +122,7 @@ async def _post_through_an_outage(system: _System, events: int) -> None:
     for number in range(1, events + 1):
         if number == outage_at:
             await system.set_down(down=True)
-            system.say("outage: the sandbox answers 503 to everything; the app notices nothing")
+            system.say("outage: the sandbox answers 503 to everything, but the app notices nothing")
         async with system.http.post(f"{system.daemon}/track/event", json=_event(number)) as response:
             if response.status != 200:
                 raise DemoError(f"the daemon answered {response.status} to event {number}: {await response.text()}")
@@ -134,7 +134,7 @@ async def _post_through_an_outage(system: _System, events: int) -> None:
 
 
 async def _wait_for_delivery(system: _System, events: int) -> int:
-    """Return how many different events the sandbox has when all have arrived, or the time is up."""
+    """Wait until all events have arrived, or the time is up; return how many different ones the sandbox has."""
     deadline = time.monotonic() + _DEADLINE_SECONDS
     turns = itertools.count(1)
     while (status := await system.status())["ledger"]["since_start"]["buffered"] and time.monotonic() < deadline:
@@ -180,7 +180,7 @@ def _show_ledger(status: Mapping[str, Any], arrived: int, events: int) -> bool:
 async def _serve(system: _System) -> None:
     event = json.dumps(_event(1))
     print(
-        f"\nIt stays up; try, and end with Ctrl-C:\n"
+        f"\nThe demo keeps running; end it with Ctrl-C. Try:\n"
         f"  curl --json '{event}' {system.daemon}/track/event\n"
         f"  curl --unix-socket {system.unix_socket} --json '[{event}]' http://localhost/v1/events\n"
         f"  curl {system.daemon}/v1/status\n"
@@ -197,7 +197,7 @@ async def _serve(system: _System) -> None:
 
 
 def _event(number: int) -> dict[str, object]:
-    """Return the documented example event, with a product and a customer by which to tell one from the other."""
+    """Return the documented example event, with a product and a customer that depend on the number."""
     return {
         "name": "Add To Cart",
         "customerId": f"YOUR_APP_CUSTOMER_ID-{number % 100}",
@@ -224,12 +224,12 @@ async def _running_system() -> AsyncIterator[_System]:
             _process("sandbox", "--http", "127.0.0.1:0", "--key", _KEY) as sandbox,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
         ):
-            url = (await _line(sandbox)).split()[3]  # after "sandbox ready on"
+            url = (await _line(sandbox)).split()[3]  # the word after "sandbox ready on"
             async with _process(
                 "run", "--set", f"growlytics.url={url}", "--set", f"intake.unix_socket={unix_socket}",
                 "--set", f"buffer.directory={Path(directory) / 'buffer'}",
                 "--set", "intake.http=127.0.0.1:0", "--set", "admin.http=127.0.0.1:0", "--set", "log.format=json",
-                "--set", "delivery.retry_max_seconds=4",  # nobody wants to watch longer waits
+                "--set", "delivery.retry_max_seconds=4",  # so that a viewer need not wait longer
             ) as daemon:  # fmt: skip
                 while (ready := json.loads(await _line(daemon)))["message"] != "ready":
                     pass
@@ -248,7 +248,7 @@ async def _running_system() -> AsyncIterator[_System]:
 
 @asynccontextmanager
 async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a command of ours, and stop it in the end."""
+    """Run one of our commands, and stop it at the end."""
     # The user's own settings must not reach the demo's daemon.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("FORWARDER_", "GROWLYTICS_"))
@@ -256,7 +256,7 @@ async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "forwarder", *arguments,
         stdout=asyncio.subprocess.PIPE, env=environment | {"FORWARDER_GROWLYTICS__API_KEY": _KEY, "NO_PROXY": "*"},
-        start_new_session=True,  # Ctrl-C is for the demo, which stops its parts in order
+        start_new_session=True,  # Ctrl-C is for the demo only, which stops its processes in order
     )  # fmt: skip
     try:
         yield process
@@ -272,7 +272,7 @@ async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
 
 
 async def _line(process: asyncio.subprocess.Process) -> str:
-    """Return the next line of a process's output, of which one says that it is ready."""
+    """Return the next line of a process's output."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(_START_SECONDS):
@@ -280,7 +280,7 @@ async def _line(process: asyncio.subprocess.Process) -> str:
     except TimeoutError:
         line = ""
     if not line:
-        raise DemoError("a part of the demo did not start; its message is above")
+        raise DemoError("the sandbox or the daemon did not start; its message is above")
     return line
 
 
@@ -292,5 +292,5 @@ async def _discard(process: asyncio.subprocess.Process) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError("a number from 1 to 100000")
+        raise argparse.ArgumentTypeError("must be an integer from 1 to 100000")
     return int(text)

@@ -1,8 +1,8 @@
-"""`healthcheck`: exit 0 if the daemon answers `/livez`, for container health checks, which start it again and again.
+"""`healthcheck`: exits with 0 if the daemon answers `/livez`. Container health checks run it again and again.
 
-So it must start fast and stay small: a bare socket, and of the settings only `admin.http`, read by hand. The settings
-themselves, which take longer to import than all the rest, are imported only for the default, if nobody names an
-address. This also keeps a mistake in some other setting from making a daemon that runs look ill.
+So it must start fast and stay small: it uses a bare socket, and reads only `admin.http` of the settings, by hand. The
+settings package takes longer to import than all else, so it is imported only for the default address. Also, a mistake in
+another setting cannot make a running daemon look ill.
 """
 
 import argparse
@@ -14,25 +14,25 @@ from time import monotonic
 from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
-from forwarder.cli.daemon import HostPort
-from forwarder.cli.options import add_config_arguments, add_url_argument
+from forwarder.cli.daemon import HostPort, add_url_argument
+from forwarder.cli.options import add_config_arguments
 
 _DEADLINE_SECONDS: Final = 2
 _MAX_STATUS_LINE_BYTES: Final = 1024
 
 
 class _UnknownAddressError(Exception):
-    """Where to ask is not known; the message says why, and how to fix it."""
+    """The daemon's address is not known; the message says why, and how to fix it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_config_arguments(parser)
-    add_url_argument(parser, "the daemon's admin.http; instead of --config, and fastest")
+    add_url_argument(parser, "the daemon's admin.http; instead of --config, and faster")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask once, and return 0 if the daemon is alive; else say why not on standard error."""
+    """Ask once. Return 0 if the daemon is alive; else say why not on standard error."""
     try:
         address: HostPort = args.url or _listening(admin_http(args))
     except _UnknownAddressError as error:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def admin_http(args: argparse.Namespace) -> str:
-    """Return `admin.http` as the arguments, the environment or the file give it, in this order, or its default."""
+    """Return `admin.http` from the arguments, the environment or the file, in this order, or its default."""
     given = [value for path, _, value in (each.partition("=") for each in args.overrides) if path == "admin.http"]
     if not given:
         variables = sorted(name for name in os.environ if name.startswith("FORWARDER_"))
@@ -75,33 +75,37 @@ def _in_file(config: Path) -> list[str]:
     try:
         section = tomllib.loads(config.read_bytes().decode("utf-8-sig")).get("admin", {})
     except OSError as error:
-        raise _UnknownAddressError(f"the configuration cannot be read: {error.strerror}; --url needs none") from None
+        raise _UnknownAddressError(
+            f"{config} cannot be read: {error.strerror}; correct --config, or use --url"
+        ) from None
     except (ValueError, RecursionError):
-        raise _UnknownAddressError("the configuration is not TOML; `check-config` says where") from None
+        raise _UnknownAddressError(f"{config} is not TOML; `check-config` says where") from None
     return [str(section["http"])] if isinstance(section, dict) and "http" in section else []
 
 
 def _listening(setting: str) -> HostPort:
     if not setting:
-        raise _UnknownAddressError("admin.http is off, so nothing answers /livez; set it, or do without this check")
+        raise _UnknownAddressError("admin.http is off, so nothing answers /livez; set it, or remove this check")
     found = HostPort.parse(setting)
     if found is None:
         raise _UnknownAddressError("admin.http is not an address; `check-config` says why")
     if found.port == 0:
-        raise _UnknownAddressError("admin.http has port 0, a different one at each start; set one, or use --url")
+        raise _UnknownAddressError(
+            "admin.http has port 0, which is another port at each start; set a port, or use --url"
+        )
     return found.reachable()
 
 
 def _ask(address: HostPort, *, deadline: float) -> int | None:
     """Return the status of `/livez`, or None if the answer is not HTTP. Raises OSError."""
     unreached: OSError | None = None
-    host = address.host.encode("ascii")  # as text, it would bring in the codec for international names
+    host = address.host.encode("ascii")  # text would import the codec for international names
     for family, kind, protocol, _, place in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM):
         with socket.socket(family, kind, protocol) as connection:
             connection.settimeout(_left(deadline))
             try:
                 connection.connect(place)
-            except OSError as error:  # a name may have several addresses, and the daemon listens on one
+            except OSError as error:  # a name may have several addresses, and the daemon may listen on one of them
                 unreached = error
                 continue
             return _exchange(connection, address, deadline=deadline)

@@ -1,24 +1,20 @@
-"""`lint`: a file of events, one JSON object a line, checked against the contract without a daemon.
+"""`lint`: checks a file of events, one JSON object a line, against the contract, without a daemon.
 
-It is the daemon's own check, and nothing is sent anywhere. With `--types FILE` attributes are compared with the types that a
-team fixed, too; what only differs as a date and another string do is told on standard error, and is no violation.
+It uses the daemon's own check, and sends nothing anywhere. With `--types FILE` it also compares attributes with the types
+that a team fixed. A date instead of another string, or the reverse, is no violation; a note on standard error names it.
+`load` reads files as `lint` does.
 """
 
 import argparse
+import codecs
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
-from forwarder.cli.lines import (
-    TOO_LONG_MESSAGE,
-    Line,
-    UnreadableError,
-    add_file_argument,
-    file_name,
-    numbered_lines,
-    open_lines,
-)
 from forwarder.cli.options import discard_output
 from forwarder.words import AttributeType
 
@@ -26,16 +22,102 @@ if TYPE_CHECKING:
     from forwarder.attribute import Place
     from forwarder.growlytics.contract import Conforming, Violation
 
+MAX_LINE_BYTES: Final = 64 * 1024 * 1024
+"""The most that intake.max_body_bytes can be; no daemon accepts a longer line."""
+TOO_LONG_MESSAGE: Final = "the line is longer than 64 MiB, which no daemon accepts (body_too_large)"
+
+_WHITESPACE: Final = b" \t\r\n"
 _NOT_AN_OBJECT_MESSAGE: Final = (
     "an event must be a JSON object on one line, not an array; `jq -c '.[]'` makes such lines of an array"
 )
+
+
+# A file of events. It is streamed. Lines are numbered from 1; blank ones, which hold no event, count too.
+
+
+class Line(NamedTuple):
+    """One line that is not blank."""
+
+    number: int
+    """Its number in the file, from 1."""
+    text: bytes | None
+    """Without white space around it and a byte-order mark before it; None if it is longer than MAX_LINE_BYTES."""
+    end_bytes: int
+    """Where in the file it ends."""
+
+
+class UnreadableError(Exception):
+    """A file cannot be read; the message says which and why."""
+
+
+def add_file_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `FILE`, which may be `-`."""
+    parser.add_argument("file", metavar="FILE", help="events, one JSON object a line; - is standard input")
+
+
+def file_name(file: str) -> str:
+    """Return the name of the file for messages."""
+    from forwarder.text import printable
+
+    return "<stdin>" if file == "-" else printable(file, 500)
+
+
+def open_lines(file: str) -> AbstractContextManager[BinaryIO]:
+    """Open the file, or standard input for `-`. Raises UnreadableError."""
+    if file == "-":
+        if sys.stdin is None:
+            raise UnreadableError("cannot read <stdin>: it is closed")
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(file).open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UnreadableError(_unreadable(file_name(file), error)) from None
+
+
+def numbered_lines(file: BinaryIO, *, name: str, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+    """Yield the lines that are not blank; read no further than necessary. Raises UnreadableError.
+
+    The error calls the file `name`. No more than `max_line_bytes` of a line are held.
+    """
+    end_bytes = 0
+    for number in itertools.count(1):
+        try:
+            text, size_bytes = _read_line(file, max_line_bytes)
+        except OSError as error:
+            raise UnreadableError(_unreadable(name, error)) from None
+        if not size_bytes:
+            return
+        end_bytes += size_bytes
+        if text is not None:
+            text = text.strip(_WHITESPACE)
+            # Some editors write it before the first line; joined files have it elsewhere, too.
+            text = text.removeprefix(codecs.BOM_UTF8).lstrip(_WHITESPACE)
+        if text != b"":
+            yield Line(number, text, end_bytes)
+
+
+def _read_line(file: BinaryIO, max_bytes: int) -> tuple[bytes | None, int]:
+    """Return one line, None if it is too long, and its size in bytes, which is 0 only at the end of the file."""
+    line = piece = file.readline(max_bytes)
+    size_bytes = len(line)
+    while len(piece) == max_bytes and not piece.endswith(b"\n"):
+        piece = file.readline(max_bytes)
+        size_bytes += len(piece)
+    return (line if size_bytes == len(line) else None), size_bytes
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return f"cannot read {name}: {getattr(error, 'strerror', None) or error}"
+
+
+# The command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_file_argument(parser)
     parser.add_argument(
-        "--types", metavar="FILE", help="the types of attributes, as attribute-types export writes them"
+        "--types", metavar="FILE", help="a file of attribute types, as `attribute-types export` writes it"
     )
 
 
@@ -61,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
                     print(f"{name}:{line.number}: note: {note}", file=sys.stderr)
         sys.stdout.flush()
     except BrokenPipeError:
-        discard_output()  # whoever read it has seen enough
+        discard_output()  # its reader has seen enough
         ended = ", then the reader of the output left"
     except UnreadableError as error:
         ended = f", then: {error}"
@@ -73,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _TypesError(Exception):
-    """The file of types cannot be used; the message is all that is wrong with it, line by line."""
+    """The file of types cannot be used; the message lists all that is wrong with it, one problem a line."""
 
 
 def _types(file: str) -> "dict[Place, AttributeType]":
@@ -86,14 +168,14 @@ def _types(file: str) -> "dict[Place, AttributeType]":
 
 
 class Checker:
-    """Checks lines, and attributes against `types`. Notes are told once for each attribute."""
+    """Checks lines, and attributes against `types`. It makes one note at most for an attribute."""
 
     def __init__(self, types: "Mapping[Place, AttributeType]") -> None:
         self._types = types
         self._noted: set[Place] = set()
 
     def check(self, line: Line) -> tuple[list[str], list[str]]:
-        """Return what is wrong with a line, each as `field: message (code)`, and what is worth a note, likewise."""
+        """Return what is wrong with a line, and notes about it, each as `field: message (code)`."""
         if line.text is None:
             return [TOO_LONG_MESSAGE], []
         checked = _checked(line.text)
@@ -119,13 +201,13 @@ class Checker:
             place = event.name, attribute
             expected, found = self._types.get(place), type_of(value)
             if expected is not None and expected != found:
-                message = f"the attribute is a {found}, and of events {printable(event.name)} it must be a {expected}"
+                message = f"the attribute is a {found}, but in {printable(event.name)} events it must be a {expected}"
                 field = f"attributes.{printable(attribute)}"
                 yield is_soft(expected, found), place, Violation("attribute_type_conflict", field, message)
 
 
 def check_line(line: Line) -> list[str]:
-    """Return all that is wrong with a line, each as `field: message (code)`; nothing if it is a good event."""
+    """Return all that is wrong with a line, each as `field: message (code)`; nothing if it is a valid event."""
     return Checker({}).check(line)[0]
 
 
@@ -137,7 +219,7 @@ def _told(violation: "Violation") -> str:
 
 
 def _checked(text: bytes) -> "Conforming | tuple[Violation, ...]":
-    """Return what is to be known of a good event, or else what is wrong with it."""
+    """Return what a valid event conforms to, or else its violations."""
     from forwarder.growlytics import json_text
     from forwarder.growlytics.contract import Refused, Violation, check
 

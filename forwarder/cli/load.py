@@ -1,12 +1,12 @@
-"""`load`: a file of events, one JSON object a line, to a running daemon.
+"""`load`: sends a file of events, one JSON object a line, to a running daemon.
 
-The file is streamed, in batches that the daemon takes or refuses as a whole where it has no room; so the same batch is
-sent again when the daemon said to wait. Lines fail alone. One batch is sent at a time, and lines from a pipe wait until
-a batch is full or the pipe ends.
+The file is streamed in batches, one at a time. The daemon refuses invalid lines one by one; a batch that it has no room for
+it refuses as a whole, and the same batch is sent again after a wait. Lines from a pipe wait until a batch is full or the
+pipe ends.
 
-If the connection breaks after a batch was sent and before the answer came, nobody can tell here whether the daemon took
-the batch. It is sent again, as losing events is worse: its events may then be delivered twice, and the summary says how
-many at most.
+If the connection breaks after a batch was sent and before its answer came, the command cannot know whether the daemon
+accepted the batch. It sends the batch again, as losing events is worse. The events may then be delivered twice, and the
+summary says how many at most.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from time import monotonic
 from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
     Daemon,
@@ -29,7 +30,7 @@ from forwarder.cli.daemon import (
     described_errors,
     in_one_line,
 )
-from forwarder.cli.lines import (
+from forwarder.cli.lint import (
     TOO_LONG_MESSAGE,
     Line,
     UnreadableError,
@@ -38,12 +39,11 @@ from forwarder.cli.lines import (
     numbered_lines,
     open_lines,
 )
-from forwarder.cli.options import add_daemon_arguments, daemon_of
-from forwarder.cli.progress import Patience, Ticker, progress_bar
+from forwarder.cli.options import Ticker, progress_bar
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
-"""As many refused lines as the daemon lists for one request."""
+"""The most refused lines that the daemon lists for one request."""
 MAX_LISTED_LINES: Final = 100
 
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_batch_events,
         default=500,
-        help=f"how many events to send at once, 1 to {MAX_BATCH_EVENTS}; by default 500",
+        help=f"events in one request, 1 to {MAX_BATCH_EVENTS}; by default 500",
     )
 
 
@@ -79,7 +79,7 @@ def _load(
 ) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
-    # The file is read outside the event loop, so that Ctrl-C also ends the wait for a pipe that says nothing.
+    # The file is read outside the event loop, so that Ctrl-C also ends the wait for a silent pipe.
     try:
         runner.run(daemon.open())
         for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
@@ -103,10 +103,10 @@ class LoadTally:
     read: int = 0
     accepted: int = 0
     duplicates: int = 0
-    """Known to the daemon already."""
+    """Events that the daemon had accepted before."""
     refused: int = 0
     possible_duplicates: int = 0
-    """At most; accepted after an earlier answer was lost."""
+    """An upper bound: events that were accepted after an earlier answer was lost."""
 
     @property
     def unconfirmed(self) -> int:
@@ -127,7 +127,7 @@ class LoadTally:
 
 
 class LoadProgress(Ticker):
-    """Shows how far `load` is in its file."""
+    """Shows how much of the file was sent."""
 
     def __init__(self, stream: TextIO, total_bytes: int | None, *, clock: Callable[[], float] = monotonic) -> None:
         super().__init__(stream, clock=clock)
@@ -135,7 +135,7 @@ class LoadProgress(Ticker):
         self._done_bytes = 0
 
     def show(self, tally: LoadTally, *, done_bytes: int | None = None, note: str = "") -> None:
-        """Show it, as `tell` does."""
+        """Show progress as `tell` does."""
         self._done_bytes = self._done_bytes if done_bytes is None else done_bytes
         seconds = self._clock() - self._began
         text = progress_text(tally, self._done_bytes, self._total_bytes, seconds=seconds)
@@ -143,7 +143,7 @@ class LoadProgress(Ticker):
 
 
 def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *, seconds: float) -> str:
-    """Return how far it is in words."""
+    """Return the progress in words."""
     mib = 1024 * 1024
     total = f" of {total_bytes / mib:.1f}" if total_bytes else ""
     rate = tally.read / seconds if seconds > 0 else 0.0
@@ -166,11 +166,11 @@ class LoadBatch(NamedTuple):
 
 
 def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[LoadBatch]:
-    """Group lines, in order, within both bounds. A line that is beyond `max_bytes` by itself is sent alone."""
+    """Group lines in order, within both limits. A line that is longer than `max_bytes` is sent alone."""
     gathered: list[Line] = []
     gathered_bytes = 0
     for line in lines:
-        assert line.text is not None, "lines that are too long are sorted out before"
+        assert line.text is not None, "`sendable` left out lines that are too long"
         line_bytes = len(line.text) + 1
         if gathered and (len(gathered) == max_events or gathered_bytes + line_bytes > max_bytes):
             yield LoadBatch(gathered)
@@ -187,13 +187,13 @@ class LoadJudged(NamedTuple):
     accepted: int
     duplicates: int
     refusals: Sequence[tuple[int, Sequence[str]]]
-    """The index and the errors of each refused line, as far as they are listed."""
+    """The index and the errors of each refused line that the daemon lists."""
 
 
 def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | None:
-    """Decide what an answer to a batch of `count` lines means; None if the daemon takes only smaller batches.
+    """Return what an answer to a batch of `count` lines means; None if it must be sent in smaller batches.
 
-    Raises StoppedError if no batch will fare better.
+    Raises StoppedError if sending other batches is useless.
     """
     errors = described_errors(answer.content)
     match answer.status:
@@ -203,7 +203,7 @@ def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | N
             return None
         case 401 | 403 if errors:
             fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
-            raise StoppedError(f"{daemon.place} lets nothing in: {errors[0]}", fix=fix)
+            raise StoppedError(f"{daemon.place} refused access: {errors[0]}", fix=fix)
         case status if status >= 400 and status not in {404, 405, 415} and errors:
             return LoadJudged(0, 0, [(index, errors) for index in range(count)])
     raise daemon.strange(answer)
@@ -220,7 +220,7 @@ def _judged(answer: DaemonAnswer, daemon: Daemon, count: int) -> LoadJudged:
 
 
 class Loader:
-    """Sends batches, one after the other, and keeps count."""
+    """Sends batches one after the other, and counts."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class Loader:
         self._judged_to = 0
 
     def sendable(self, lines: Iterable[Line]) -> Iterator[Line]:
-        """Count the lines, and yield those that can be sent; refuse the others here."""
+        """Count the lines; yield those that can be sent, and refuse the others."""
         for line in lines:
             self.tally.read += 1
             if line.text is None:
@@ -246,8 +246,8 @@ class Loader:
                 yield line
 
     async def send(self, batch: LoadBatch) -> None:
-        """Send a batch, until the daemon has judged every line. Raises DaemonError."""
-        # A connection that was closed while the file was read shows it only once the loop has run.
+        """Send a batch until the daemon has accepted or refused every line. Raises DaemonError."""
+        # Let the loop run once: only then a connection that was closed meanwhile shows it.
         await asyncio.sleep(0)
         pending = [batch]
         while pending:
@@ -260,12 +260,12 @@ class Loader:
         self._progress.show(self.tally, done_bytes=batch.lines[-1].end_bytes)
 
     def finish(self, stopped: str) -> None:
-        """Say what is still to be said; `stopped` is why not everything was sent, or empty."""
+        """Print the final messages; `stopped` says why not everything was sent, or is empty."""
         if self._unlisted:
             self._progress.say(f"… and {self._unlisted} more lines were refused")
         if stopped:
             self._progress.say(stopped)
-            self._progress.say(f"what follows line {self._judged_to} was not sent, or got no answer")
+            self._progress.say(f"the lines after line {self._judged_to} were not sent, or got no answer")
         self._progress.clear()
 
     async def _judged(self, batch: LoadBatch) -> LoadJudged | None:
@@ -273,7 +273,7 @@ class Loader:
         answer, lost = await self._patience.answer(
             lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
             doing=f"sending {batch.where}",
-            doubt="they may have been taken",
+            doubt="they may have been accepted",
         )
         judged = judge(answer, daemon=self._daemon, count=len(batch.lines))
         if judged is not None:
@@ -299,7 +299,7 @@ class Loader:
 
 
 def _size_bytes(file: BinaryIO) -> int | None:
-    """Return how long the file is, or None if that is not known, as of a pipe."""
+    """Return the size of the file; None for a pipe or a device."""
     found = os.fstat(file.fileno())
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 

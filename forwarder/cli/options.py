@@ -1,4 +1,4 @@
-"""What commands share: options, settings, the daemon to talk to, the event loop, and how a command ends.
+"""What commands share, besides the daemon: settings, the environment of TLS, output, the event loop.
 
 Every command imports this module, and `healthcheck` must start fast, so it imports little.
 """
@@ -7,22 +7,25 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from time import monotonic
+from typing import TYPE_CHECKING, Final, TextIO
 
-from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO
-from forwarder.cli.daemon import Daemon, DaemonError, HostPort, Place
+from forwarder.cli import EXIT_CONFIGURATION
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
 
     from forwarder.settings import Settings
     from forwarder.words import LoopName
 
-_MAX_TOKEN_FILE_BYTES: Final = 64 * 1024
+KEY_LOG: Final = "SSLKEYLOGFILE"
+BAR_SECONDS: Final = 0.1
+LINE_SECONDS: Final = 5
+"""How often progress is shown, at most: on a terminal, and elsewhere."""
 
 
 # Settings
@@ -37,14 +40,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         action="append",
         default=[],
-        help="one setting, over the file and the environment; may be repeated",
+        help="one setting, which overrides the file and the environment; may be repeated",
     )
 
 
 def load_settings(args: argparse.Namespace, *, require_api_key: bool) -> "Settings":
-    """Return the settings that the arguments and the environment give; print warnings on standard error.
+    """Return the settings from the arguments and the environment; print warnings on standard error.
 
-    If there are errors, print them all there and exit with 78.
+    If there are errors, print all of them there and exit with 78.
     """
     from forwarder.settings import SettingsError, load
 
@@ -65,19 +68,17 @@ def load_settings(args: argparse.Namespace, *, require_api_key: bool) -> "Settin
     return settings
 
 
-def _tls_warnings(settings: "Settings") -> "Iterator[str]":
-    """Yield what is odd about TLS; exit if TLS cannot be used, because the libraries do not even start then."""
-    from forwarder.cli import tls
-
-    yield from tls.key_log_warnings(os.environ)
-    if fault := tls.fault():
+def _tls_warnings(settings: "Settings") -> Iterator[str]:
+    """Yield warnings about TLS. Exit if TLS cannot be used at all, as the libraries do not even start then."""
+    yield from key_log_warnings(os.environ)
+    if fault := tls_fault():
         raise _refused([fault])
     if settings.growlytics.url.startswith("https:") and settings.growlytics.ca_file is None:
-        yield from tls.certificate_warnings(os.environ)
+        yield from certificate_warnings(os.environ)
 
 
 def _refused(problems: list[str]) -> SystemExit:
-    """Print all problems; return what ends the command."""
+    """Print all problems; return the exception that ends the command."""
     print(f"configuration: {len(problems)} problem{'' if len(problems) == 1 else 's'}:", file=sys.stderr)
     for problem in problems:
         print(f"  {problem}", file=sys.stderr)
@@ -89,105 +90,83 @@ def _warn(warnings: tuple[str, ...]) -> None:
         print(f"configuration: warning: {warning}", file=sys.stderr)
 
 
-# The daemon
+# The environment of TLS: corrected or reported before the libraries that obey it are imported. A sidecar should start, so a
+# useless value is ignored with one warning; only what makes TLS impossible is an error.
 
 
-def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what tells where the daemon is, `--config` and `--set`, or `--url`, or `--unix-socket`; and `--token-file`."""
-    add_config_arguments(parser)
-    place = parser.add_mutually_exclusive_group()
-    add_url_argument(place, "the daemon's intake.http; instead of --config")
-    place.add_argument("--unix-socket", metavar="PATH", help="the daemon's intake.unix_socket; instead of --config")
-    parser.add_argument("--token-file", metavar="FILE", help="a file that holds the daemon's token, where it has one")
-
-
-def add_url_argument(parser: argparse._ActionsContainer, help_text: str) -> None:
-    """Add `--url http://HOST:PORT` to a parser or a group."""
-    parser.add_argument("--url", metavar="http://HOST:PORT", type=url_argument, help=help_text)
-
-
-def url_argument(text: str) -> HostPort:
-    """Read the value of `--url`."""
-    scheme, separator, rest = text.partition("://")
-    found = HostPort.parse(rest.removesuffix("/"))
-    if not separator or scheme.lower() != "http" or found is None:
-        raise argparse.ArgumentTypeError("must be http://HOST:PORT, without a path; a daemon speaks plain HTTP")
-    return found
-
-
-def daemon_of(args: argparse.Namespace) -> Daemon:
-    """Return the daemon that the arguments or the settings name, not opened; exit with 78 if they are bad."""
-    return Daemon(place_of(args), token=None if args.token_file is None else _token(args.token_file))
-
-
-def place_of(args: argparse.Namespace) -> Place:
-    """Return where the daemon is, from the arguments or else its settings; exit with 78 if these are bad."""
-    if args.unix_socket is not None:
-        return Place(None, args.unix_socket)
-    if args.url is not None:
-        return Place(args.url)
-    intake = load_settings(args, require_api_key=False).intake
-    if intake.unix_socket is not None:
-        return Place(None, intake.unix_socket)
-    assert intake.http is not None, "settings with neither are refused"
-    return Place(HostPort(intake.http.host, intake.http.port).reachable())
-
-
-def _token(path: str) -> str:
-    """Return the token in a file, or exit with 78. No message shows the path: it may be the token in the wrong place."""
-    content, fault = b"", ""
+def ignore_useless_key_log(environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Remove SSLKEYLOGFILE and yield a warning if its file cannot be written, as every TLS connection would fail."""
+    path = environ.get(KEY_LOG, "")
+    if not path:
+        return
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_TOKEN_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        fault = f"cannot be read: {getattr(error, 'strerror', None) or 'it has no such name'}"
-    token = content.strip()
-    if not fault and len(content) > _MAX_TOKEN_FILE_BYTES:
-        fault = "is larger than 64 KiB, too large for a token"
-    elif not fault and not token:
-        fault = "is empty"
-    elif not fault and re.fullmatch(rb"[\x21-\x7e]+", token) is None:
-        fault = "holds what cannot be sent in an HTTP header: only printable ASCII can, without spaces"
-    if fault:
-        print(f"--token-file names a file that {fault}", file=sys.stderr)
-        raise SystemExit(EXIT_CONFIGURATION)
-    return token.decode("ascii")
+        # Non-blocking, so a pipe without a reader is an error, and does not keep us waiting.
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, b"# growlytics-forwarder\n")  # a comment; writing it shows a full disk
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        del environ[KEY_LOG]
+        yield f"{KEY_LOG} was ignored: it names a file that cannot be written ({error.strerror})"
 
 
-def actions_of(
-    parser: argparse.ArgumentParser,
-) -> Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]:
-    """Return what adds an action to a command that talks to a daemon: its name, a summary and what it does."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    def add(name: str, summary: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=summary, description=summary)
-        add_daemon_arguments(action)
-        action.set_defaults(run_action=run)
-        return action
-
-    return add
+def key_log_warnings(environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Yield a warning if TLS secrets are written to a file."""
+    if environ.get(KEY_LOG):
+        yield (
+            f"{KEY_LOG} is set: whoever can read its file, and the network, can read the events and the API key; "
+            "unset it unless you are debugging TLS"
+        )
 
 
-def run_action(args: argparse.Namespace) -> int:
-    """Run the action that was chosen; return its exit code, or 1 after saying why the daemon did not do it."""
+def tls_fault() -> str | None:
+    """Return why TLS cannot be used at all; None if it can."""
+    import ssl
+
     try:
-        code: int = args.run_action(args)
-        sys.stdout.flush()
-    except DaemonError as error:
-        print(error.explained, file=sys.stderr)
-        return EXIT_NO
-    except BrokenPipeError:
-        discard_output()
-        return EXIT_NO
-    return code
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without loading authorities, which takes time and memory
+    except (ssl.SSLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        return f"TLS cannot be used ({reason}); look at the file that OPENSSL_CONF names, or unset it"
+    return None
+
+
+def certificate_warnings(environ: MutableMapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the default certificate authorities, which growlytics.ca_file would replace."""
+    import ssl
+
+    from forwarder.settings import certificates_fault
+
+    fix = "or name the file of certificates with growlytics.ca_file"
+    if (file := environ.get("SSL_CERT_FILE")) is not None and (wrong := certificates_fault(file)):
+        yield f"SSL_CERT_FILE {wrong}; correct it, unset it, {fix}"
+    for directory in filter(None, environ.get("SSL_CERT_DIR", "").split(os.pathsep)):
+        try:
+            next(Path(directory).iterdir(), None)
+        except OSError as error:
+            yield f"SSL_CERT_DIR names a directory that cannot be read: {error.strerror}; correct it, unset it, {fix}"
+    paths = ssl.get_default_verify_paths()
+    directories = environ.get(paths.openssl_capath_env, paths.openssl_capath).split(os.pathsep)
+    if not any(map(_has_certificates, directories)) and not ssl.create_default_context().cert_store_stats()["x509"]:
+        yield f"no certificate authority is known, so nothing can be delivered: install ca-certificates, {fix}"
+
+
+def _has_certificates(directory: str) -> bool:
+    """Whether OpenSSL will find certificates in a directory: their files are named by a hash."""
+    try:
+        return bool(directory) and any(
+            re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", file.name) for file in Path(directory).iterdir()
+        )
+    except OSError:
+        return False
 
 
 # Output
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str]) -> list[str]:
-    """Return the lines of a table with its headings, `numbers` flush right; none if there are no rows."""
+    """Return the lines of a table with its headings, columns in `numbers` flush right; none if there are no rows."""
     lines = [headings, *rows]
     if len(lines) == 1:
         return []
@@ -202,15 +181,72 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Co
 
 
 def utc(seconds: float | None) -> str:
-    """Return a time in seconds since 1970 as people read it; a dash for None."""
+    """Return a time in seconds since 1970 as text for people; a dash for None."""
     from datetime import UTC, datetime
 
     return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def discard_output() -> None:
-    """Throw away what is still to be written after the reader left, as `head` does; Python would complain at exit."""
+    """Discard all further output after its reader, such as `head`, has left; Python would complain at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class Ticker:
+    """Shows progress: a bar on a terminal, else a line now and then. Other messages go above the bar."""
+
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._is_terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._every_seconds = BAR_SECONDS if self._is_terminal else LINE_SECONDS
+        self._began = clock()
+        self._shown = self._began
+        self._noted = -inf
+
+    def tell(self, text: str, *, bar: str = "", note: str = "") -> None:
+        """Show progress, unless it was shown a moment ago. `note` says why nothing moves; a bar always shows it."""
+        now = self._clock()
+        since_seconds = now - (self._noted if note else self._shown)
+        if since_seconds < self._every_seconds and not (note and self._is_terminal):
+            return
+        self._shown = now
+        self._noted = now if note else self._noted
+        text = f"{note}; {text}" if note else text  # in this order, as a narrow terminal cuts the end
+        if self._is_terminal:
+            columns = _columns(self._stream)
+            self._write(f"\r\x1b[K{f'{bar} {text}'[: columns - 1]}")
+        else:
+            self._write(f"{text}\n")
+
+    def say(self, line: str) -> None:
+        """Print a separate line."""
+        self.clear()
+        self._write(f"{line}\n")
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        if self._is_terminal:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def progress_bar(done: int, total: int | None) -> str:
+    """Return the bar with its per cent; empty if the total is not known."""
+    if not total:
+        return ""
+    share = min(done / total, 1.0)  # the file may grow
+    return f"[{'#' * int(share * 20):<20}] {int(share * 100):>3} %"
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 # The event loop
@@ -221,7 +257,7 @@ class LoopMissingError(Exception):
 
 
 def loop_factory(name: "LoopName") -> "Callable[[], asyncio.AbstractEventLoop]":
-    """Return what makes the event loop; `auto` is uvloop if that is installed. Raises LoopMissingError."""
+    """Return the function that makes the event loop; `auto` is uvloop if it is installed. Raises LoopMissingError."""
     import asyncio
 
     if name == "asyncio" or (name == "auto" and find_spec("uvloop") is None):

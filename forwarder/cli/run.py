@@ -1,4 +1,4 @@
-"""`run`: the daemon, in the foreground."""
+"""`run`: runs the daemon in the foreground."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from forwarder.settings import Settings
 
 _LAST_SECONDS: Final = 1.0
-"""How long the end waits for work in threads; what hangs in a file system may hang for ever."""
+"""How long the process waits at its end for threads, which may hang in a file system for ever."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if why := too_few_files():
         print(why, file=sys.stderr)
         return EXIT_CONFIGURATION
-    os.umask(0o077)  # events wait in the buffer's files
+    os.umask(0o077)  # the buffer's files hold events
     signals.begin()
     with logging_to_stdout(settings.log):
         try:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         except (DirectoryError, TypesFileError) as error:
             print(error, file=sys.stderr)
             return EXIT_CONFIGURATION
-        except Exception:  # the process's own boundary: say why it ends
+        except Exception:  # the outermost handler: say why the process ends
             logging.getLogger("forwarder").critical("the daemon failed: a bug, please report it", exc_info=True)
             return EXIT_BUG
         finally:

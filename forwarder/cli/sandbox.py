@@ -1,4 +1,4 @@
-"""`sandbox`: the local stand-in for Growlytics, in the foreground until SIGINT or SIGTERM."""
+"""`sandbox`: runs the local stand-in for Growlytics in the foreground, until SIGINT or SIGTERM."""
 
 import argparse
 import asyncio
@@ -15,13 +15,13 @@ from forwarder.words import LOOP_NAMES, LoopName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of this command."""
+    """Add the command's arguments."""
     parser.add_argument(
         "--http",
         type=_address,
         default=("127.0.0.1", 8930),
         metavar="HOST:PORT",
-        help="where to listen; port 0 finds a free one (default: 127.0.0.1:8930)",
+        help="where to listen; port 0 is any free one (default: 127.0.0.1:8930)",
     )
     parser.add_argument(
         "--key", type=_key, default="sandbox-key", help="what x-growlytics-key must say (default: %(default)s)"
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--latency-ms", type=_fault("latency_ms", float), default=0, metavar="N", help="delay each answer"
     )
     parser.add_argument(
-        "--jitter-ms", type=_fault("jitter_ms", float), default=0, metavar="N", help="add up to this much, at random"
+        "--jitter-ms", type=_fault("jitter_ms", float), default=0, metavar="N", help="add a random delay up to this"
     )
     parser.add_argument(
         "--fail-rate",
@@ -57,9 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_fault("rate_limit_per_second", float),
         default=0,
         metavar="N",
-        help="requests a second, 429 above it (default: no limit)",
+        help="requests a second, above which the answer is 429 (default: no limit)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="draw the same faults again, in the same order")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="a number; the same one makes the same faults in the same order"
+    )
     parser.add_argument(
         "--loop",
         type=_loop,
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes; return the exit code."""
+    """Serve until a signal arrives; return the exit code."""
     sandbox = Sandbox(http=args.http, key=args.key, faults=_faults(args), seed=args.seed)
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
         return runner.run(_serve(sandbox))
@@ -84,7 +86,7 @@ async def _serve(sandbox: Sandbox) -> int:
         await sandbox.open()
     except OSError as error:
         host, port = sandbox.address
-        # The loops wrap the reason of a failed bind in a sentence of their own; a failed look-up has no errno.
+        # Event loops wrap the reason of a failed bind in a sentence of their own; a failed look-up has no errno.
         reason = os.strerror(error.errno) if error.errno is not None and error.errno > 0 else error.strerror
         print(f"sandbox: cannot listen on {host}:{port}: {reason or error}", file=sys.stderr)
         return EXIT_CANNOT_BIND
@@ -119,7 +121,7 @@ def _address(text: str) -> tuple[str, int]:
 
 def _key(text: str) -> str:
     if not (text and text.isascii() and text.isprintable()):
-        raise argparse.ArgumentTypeError("the key must be printable ASCII, and not empty: it travels in a header")
+        raise argparse.ArgumentTypeError("the key must be printable ASCII that is not empty, as it is sent in a header")
     return text
 
 
@@ -135,7 +137,7 @@ def _loop(text: str) -> LoopName:
 
 
 def _fault(name: str, convert: Callable[[str], float]) -> Callable[[str], float]:
-    """Return a type for argparse: the fault setting `name`, within its range."""
+    """Return a type for argparse: a value of the fault setting `name`."""
 
     def parse(text: str) -> float:
         try:

@@ -1,4 +1,4 @@
-"""`send`: one event to a running daemon, such as to try whether everything is connected."""
+"""`send`: sends one event to a running daemon, for example to test that everything is connected."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
     Daemon,
@@ -19,7 +20,6 @@ from forwarder.cli.daemon import (
     described_errors,
     not_a_forwarder,
 )
-from forwarder.cli.options import add_daemon_arguments, daemon_of
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=_AddAttribute,
         type=attribute,
         default=[],
-        help='may be repeated; V is a number, true or false if it looks like one, else a string, as is "42" with quotes',
+        help="may be repeated; V is a number, true or false if it looks like one and is not in double quotes, else a string",
     )
     parser.add_argument(
         "--time",
         metavar="MILLISECONDS",
         dest="time_milliseconds",
         type=_milliseconds,
-        help="when it happened, since 1970; by default now",
+        help="the time of the event, since 1970; by default now",
     )
 
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def attribute(text: str) -> tuple[str, str]:
-    """Read `K=V`; return the attribute's name and its value as JSON, with the digits as they were typed."""
+    """Read `K=V`; return the attribute's name and its value as JSON, with all digits that were typed."""
     name, equals, value = _text(text).partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError("must be written K=V, with a name before the =")
@@ -69,14 +69,14 @@ def attribute(text: str) -> tuple[str, str]:
 
 
 def event_json(customer: str, name: str, time_milliseconds: int, attributes: Sequence[tuple[str, str]]) -> bytes:
-    """Return the body of the event; the values of `attributes` are JSON already."""
+    """Return the event as JSON; the values of `attributes` already are JSON."""
     members = ", ".join(f"{_string(key)}: {value}" for key, value in attributes)
     head = f'"name": {_string(name)}, "customerId": {_string(customer)}, "time": {time_milliseconds}'
     return f'{{{head}, "attributes": {{{members}}}}}'.encode()
 
 
 class _AddAttribute(argparse.Action):
-    """Collects attributes. JSON with a name twice would leave it to the reader which one counts."""
+    """Collects attributes, each only once: in JSON with a repeated name it is not defined which value counts."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: object, option: object = None

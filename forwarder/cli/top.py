@@ -1,6 +1,7 @@
 """`top`: a live view of a running daemon in the terminal, until Ctrl-C, SIGTERM or the key q.
 
-Where there is no terminal, or with --once, it prints what it sees once. It needs rich, which the daemon does not.
+Without a terminal, or with --once, it prints one view and ends. It needs rich, which the daemon does not need; rich is
+imported when the command runs.
 """
 
 import argparse
@@ -8,35 +9,50 @@ import asyncio
 import os
 import signal
 import sys
+import termios
 import time
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
+from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonError, StoppedError
-from forwarder.cli.options import add_daemon_arguments, daemon_of, discard_output
+from forwarder.cli.options import discard_output
 
 if TYPE_CHECKING:
-    from forwarder.cli.top_rows import Row, Snapshot
-    from forwarder.cli.top_screen import Screen
+    from rich.console import Console
+    from rich.table import Table
+
+    from forwarder.cli.top_rows import Row, Snapshot, Tone
 
 ANSWER_SECONDS: Final = 5
-"""The longest that the daemon may take: a status is small, and whoever watches wants to see that it hangs."""
+"""The longest that the daemon may take to answer: a status is small, and a viewer wants to see that the daemon hangs."""
 
 _MAX_ANSWER_BYTES: Final = 1024 * 1024
 _MIN_INTERVAL_SECONDS: Final = 0.1
 _MAX_INTERVAL_SECONDS: Final = 3600.0
 _END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STYLES: Final["dict[Tone, str]"] = {
+    "plain": "",
+    "good": "green",
+    "warning": "yellow",
+    "bad": "bold red",
+    "dim": "dim",
+}
+_LOCAL_FLAGS: Final = 3
+"""Where termios keeps ECHO and ICANON."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_daemon_arguments(parser)
     parser.add_argument(
-        "--interval", type=_interval, default=2.0, metavar="SECONDS", help="how long until it is asked again (2)"
+        "--interval", type=_interval, default=2.0, metavar="SECONDS", help="the time between two views (2)"
     )
-    parser.add_argument("--once", action="store_true", help="print what there is to see and end, as without a terminal")
+    parser.add_argument("--once", action="store_true", help="print one view and end, as without a terminal")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(error.explained, file=sys.stderr)
         return EXIT_NO
     except OSError as error:
-        discard_output()  # whoever read it has seen enough, or the terminal is gone
+        discard_output()  # its reader has seen enough, or the terminal is gone
         if not isinstance(error, BrokenPipeError):
             print(f"top: standard output cannot be written: {error.strerror}", file=sys.stderr)
         return EXIT_NO
@@ -60,19 +76,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _top(daemon: Daemon, *, interval_seconds: float | None) -> None:
-    from forwarder.cli.top_screen import Screen, console, table
-
     async with daemon:
         view = _View(daemon)
         await view.ask()
-        to = console()
+        to = _console()
         if interval_seconds is None:
-            to.print(table(view.rows(to.size.width)))
+            to.print(_table(view.rows(to.size.width)))
             return
-        await _until_told_to_end(view, Screen(to), interval_seconds)
+        await _until_told_to_end(view, _Screen(to), interval_seconds)
 
 
-async def _until_told_to_end(view: "_View", screen: "Screen", interval_seconds: float) -> None:
+async def _until_told_to_end(view: "_View", screen: "_Screen", interval_seconds: float) -> None:
     loop = asyncio.get_running_loop()
     watching = asyncio.create_task(_watch(view, screen, interval_seconds), name="watch")
 
@@ -81,7 +95,7 @@ async def _until_told_to_end(view: "_View", screen: "Screen", interval_seconds: 
 
     def suspend() -> None:
         screen.close()
-        # As if nobody handled it: where there is no shell to go on with, as in a container, it does nothing.
+        # As if the signal were not handled: without a shell, as in a container, it does nothing.
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.raise_signal(signal.SIGTSTP)
         loop.add_signal_handler(signal.SIGTSTP, suspend)
@@ -97,15 +111,15 @@ async def _until_told_to_end(view: "_View", screen: "Screen", interval_seconds: 
         loop.add_signal_handler(number, watching.cancel)
     loop.add_signal_handler(signal.SIGWINCH, draw)
     loop.add_signal_handler(signal.SIGTSTP, suspend)
-    with screen:  # from here on a signal has somebody to undo it
+    with screen:  # on any signal from here on, the terminal is restored
         if screen.reads_keys:
             loop.add_reader(sys.stdin.fileno(), typed)
         await asyncio.wait([watching])
     if not watching.cancelled():
-        watching.result()  # it ends by an error only
+        watching.result()  # it ends only with an error
 
 
-async def _watch(view: "_View", screen: "Screen", interval_seconds: float) -> None:
+async def _watch(view: "_View", screen: "_Screen", interval_seconds: float) -> None:
     while True:
         screen.draw(view.rows)
         await asyncio.sleep(interval_seconds)
@@ -113,14 +127,14 @@ async def _watch(view: "_View", screen: "Screen", interval_seconds: float) -> No
 
 
 class _View:
-    """What is known of the daemon: the last two answers, and since when there have been no newer ones."""
+    """The last two answers of the daemon, and why there is no newer one."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._now: Snapshot | None = None
         self._earlier: Snapshot | None = None
         self._why = ""
-        """Why there is no newer answer; empty if there is."""
+        """Why the last request failed; empty if it did not."""
 
     async def ask(self) -> None:
         """Ask once. Raises DaemonError."""
@@ -129,14 +143,14 @@ class _View:
         self._why = ""
 
     async def ask_again(self) -> None:
-        """Ask once; if that comes to nothing, what was known is kept."""
+        """Ask once; if that fails, keep the answers so far."""
         try:
             await self.ask()
         except DaemonError as error:
             self._why = str(error)
 
     def rows(self, columns: int) -> "list[Row]":
-        """Return what is to be shown."""
+        """Return the rows to show."""
         from forwarder.cli.top_rows import Trouble, rows
 
         assert self._now is not None, "ask first"
@@ -159,13 +173,95 @@ async def _ask(daemon: Daemon) -> "Snapshot":
             answer = await daemon.get("/v1/status", max_answer_bytes=_MAX_ANSWER_BYTES)
     except TimeoutError as error:
         message = f"{daemon.place} gave no answer within {ANSWER_SECONDS} s"
-        raise AnswerLostError(message, fix="try again; if it stays so, the daemon hangs") from error
+        raise AnswerLostError(message, fix="try again; if this repeats, the daemon hangs") from error
     if answer.status != 200 or not is_status(answer.content):
         raise daemon.refused(answer)
     try:
         return Snapshot(monotonic(), read_status(answer.content))
     except StrangeStatusError as error:
         raise StoppedError(f"{daemon.place} has a status that cannot be shown: {error}") from error
+
+
+def _console() -> "Console":
+    """Return a console for standard output, whatever its encoding; NO_COLOR and the terminal decide about colours."""
+    from rich.console import Console
+
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _table(rows: "Sequence[Row]") -> "Table":
+    """Return the rows as a table of rich."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from forwarder.cli.top_rows import LABEL_COLUMNS
+
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(width=LABEL_COLUMNS - 1, no_wrap=True)
+    grid.add_column(ratio=1, overflow="fold")
+    for row in rows:
+        # Text, not a string: nothing in it is markup.
+        grid.add_row(Text(row.label, style="bold"), Text(row.text, style=_STYLES[row.tone]))
+    return grid
+
+
+class _Screen:
+    """The terminal while `top` uses it: the alternate screen, no cursor, keys neither echoed nor kept for the shell.
+
+    Standard output must be a terminal; if standard input is one too, keys can be read. `close` undoes everything.
+    """
+
+    def __init__(self, to: "Console") -> None:
+        self._console = to
+        self._modes: list[Any] | None = None
+        self._is_open = False
+
+    @property
+    def reads_keys(self) -> bool:
+        """Whether typed keys can be read."""
+        return sys.stdin.isatty()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Change the terminal."""
+        self._is_open = True
+        if self.reads_keys:
+            self._modes = termios.tcgetattr(sys.stdin)
+            ours = list(self._modes)
+            ours[_LOCAL_FLAGS] &= ~(termios.ECHO | termios.ICANON)  # Ctrl-C and Ctrl-Z stay signals
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, ours)
+        self._console.set_alt_screen(True)
+        self._console.show_cursor(False)
+
+    def close(self) -> None:
+        """Restore the terminal. May be called again."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            self._console.show_cursor(True)
+            self._console.set_alt_screen(False)
+        finally:
+            if self._modes is not None:
+                # Discard typed keys, which were not meant for the shell.
+                termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, self._modes)
+
+    def draw(self, rows: "Callable[[int], Sequence[Row]]") -> None:
+        """Fill the screen with the rows for its width; the bottom is cut if they do not fit."""
+        # The current size of the terminal: rich would believe COLUMNS and LINES, which do not change.
+        size = os.get_terminal_size(sys.stdout.fileno())
+        self._console.size = (size.columns or 80, size.lines or 24)
+        self._console.update_screen(_table(rows(self._console.size.width)))
 
 
 def _interval(text: str) -> float:

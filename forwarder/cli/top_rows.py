@@ -1,7 +1,6 @@
-"""What `top` shows: rows of a label and a text, the most important first, as whoever has few lines sees the first.
+"""What `top` shows: rows of a label and a text, the most important first, as a small terminal shows only the first.
 
-Pure; times are given by the caller. Nothing here knows of terminals, except for how many columns there are. Used by `top`
-only.
+Pure: the caller gives the time and the number of columns. Only `top` uses it.
 """
 
 from collections import Counter
@@ -24,7 +23,7 @@ from forwarder.words import REFUSAL_CAUSES
 LABEL_COLUMNS: Final = 13
 
 NEARLY_FULL: Final = 0.8
-"""The share of the buffer from which on it is a warning. This and the next are those of the alerts."""
+"""From this share on a full buffer is a warning. The alerts use the same two values."""
 SOON_FULL_SECONDS: Final = 3600
 
 Tone = Literal["plain", "good", "warning", "bad", "dim"]
@@ -37,7 +36,7 @@ _SECONDS_OF: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 class Row(NamedTuple):
-    """One thing that is shown; a label that is empty goes on with the row above."""
+    """One line; an empty label continues the row above."""
 
     label: str
     text: str
@@ -78,7 +77,7 @@ def rows(
     unix_seconds: float,
     columns: int,
 ) -> list[Row]:
-    """Return what is shown of a snapshot, with rates since the earlier one if there is one. `place` names the daemon."""
+    """Return the rows of a snapshot, with rates since the earlier one if given. `place` names the daemon."""
     status = now.status
     return [
         *_state(status, place, trouble),
@@ -97,7 +96,7 @@ def rows(
 
 
 def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
-    """Return the rates since the earlier snapshot, or else as the daemon has them itself."""
+    """Return the rates since the earlier snapshot, or else the daemon's own."""
     history, forecasts = now.status.history, now.status.forecasts
     ledger, seconds = now.status.ledger.for_ever, 0.0
     before = LedgerAnswer()
@@ -105,7 +104,7 @@ def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
         before, seconds = earlier.status.ledger.for_ever, now.at - earlier.at
 
     def rate(first: int | None, last: int | None, samples: Sequence[float], forecast: float | None) -> float | None:
-        # A ledger that went back is another one: the daemon started anew with an empty buffer.
+        # A smaller count is of a new ledger: the daemon was started again with an empty buffer.
         if first is not None and last is not None and last >= first and seconds > 0:
             return (last - first) / seconds
         return samples[-1] if samples else forecast
@@ -126,7 +125,7 @@ def _state(status: StatusAnswer, place: str, trouble: Trouble | None) -> Iterato
     ]
     yield Row("state", ", ".join(facts), "good" if status.state in _HARMLESS_STATES else "warning")
     if trouble is not None:
-        yield Row("NO ANSWER", f"for {duration(trouble.seconds)}, this is older: {trouble.why}", "bad")
+        yield Row("NO ANSWER", f"for {duration(trouble.seconds)}, so this is older: {trouble.why}", "bad")
 
 
 def _holds(holds: Mapping[str, Hold]) -> Iterator[Row]:
@@ -134,7 +133,7 @@ def _holds(holds: Mapping[str, Hold]) -> Iterator[Row]:
         yield Row("holds", "none", "good")
     for number, (cause, hold) in enumerate(holds.items()):
         probe = "" if hold.probe_in_seconds is None else f", next probe in {duration(hold.probe_in_seconds)}"
-        # A refusal mostly lasts until somebody does something.
+        # A refusal usually lasts until somebody acts.
         tone: Tone = "bad" if cause in REFUSAL_CAUSES else "warning"
         yield Row("" if number else "HOLDS", f"{cause} for {duration(hold.seconds)}{probe}", tone)
 
@@ -146,7 +145,7 @@ def _failure(status: StatusAnswer, unix_seconds: float) -> Iterator[Row]:
 
 def _rates(status: StatusAnswer, found: Rates, columns: int) -> Iterator[Row]:
     history = status.history
-    # On one scale, so that one sees whether as much goes out as comes in.
+    # On one scale, to show whether as much goes out as comes in.
     highest = max((*history.accepted, *history.delivered), default=0.0)
     room = columns - LABEL_COLUMNS - _RATE_COLUMNS
     for label, rate, samples, scale in (
@@ -166,7 +165,7 @@ def _buffer(status: StatusAnswer, columns: int) -> Iterator[Row]:
     size = f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
     yield Row("buffer", f"{percent}{size}", tone)
     if not buffer.available:
-        yield Row("", "UNAVAILABLE: its disk is full, fails or is gone, so apps are refused", "bad")
+        yield Row("", "UNAVAILABLE: its disk is full, broken or gone, so events are refused", "bad")
     events = buffer.events
     states = f"ready {count(events.ready)}, for a retry {count(events.parked)}, in flight {count(events.in_flight)}"
     yield Row("", f"{states}, oldest {duration(buffer.oldest_event_age_seconds)}")
@@ -179,7 +178,7 @@ def _buffer(status: StatusAnswer, columns: int) -> Iterator[Row]:
     elif forecasts.drained_in_seconds is not None:
         yield Row("forecast", f"empty in {duration(forecasts.drained_in_seconds)}" if buffer.all_events else "empty")
     else:
-        yield Row("forecast", "neither fills nor drains")
+        yield Row("forecast", "neither filling nor draining")
 
 
 def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:
@@ -195,7 +194,7 @@ def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:
         "warning" if any(ledger.dropped.values()) else "plain",
     )
     if ledger.unaccounted is None:
-        yield Row("", "whether it balances is not known", "dim")
+        yield Row("", "not known whether it balances", "dim")
     elif ledger.unaccounted:
         yield Row("", f"DOES NOT BALANCE: {count(ledger.unaccounted)} unaccounted, please report it", "bad")
     else:
@@ -231,17 +230,17 @@ def _conflicts(types: TypesAnswer) -> Iterator[Row]:
         )
         yield Row("conflicts", text, "warning")
     if len(types.conflicts) > 1:
-        yield Row("", f"and of {len(types.conflicts) - 1} more attributes: see attribute-types list", "warning")
+        yield Row("", f"and {len(types.conflicts) - 1} more attributes: see attribute-types list", "warning")
     if types.full:
-        full = "no room for more types but in place of those seen once: raise contract.max_attribute_types"
+        full = "no room for more types, so new ones replace those seen once; raise contract.max_attribute_types"
         yield Row("", full, "warning")
 
 
 def _settings(status: StatusAnswer) -> Iterator[Row]:
     if status.settings.error is not None:
-        yield Row("settings", f"the last reload changed nothing: {status.settings.error}", "bad")
+        yield Row("settings", f"the last reload failed, nothing changed: {status.settings.error}", "bad")
     if status.settings.restart_needed:
-        yield Row("settings", f"wait for a restart: {', '.join(status.settings.restart_needed)}", "warning")
+        yield Row("settings", f"need a restart: {', '.join(status.settings.restart_needed)}", "warning")
 
 
 def _recent(label: str, occurrences: Sequence[RefusalAnswer | RecentDeadLetter], unix_seconds: float) -> Iterator[Row]:
@@ -257,7 +256,7 @@ def _ago(at: float | None, unix_seconds: float) -> str:
 
 
 def sparkline(samples: Sequence[float], room: int, *, highest: float) -> str:
-    """Return the newest samples as bars, in at most so many columns; what is as high as `highest` is the tallest."""
+    """Return the newest samples as bars in at most `room` columns; `highest` is a bar of full height."""
     shown = samples[-room:] if room > 0 else []
     if highest <= 0:
         return _BARS[0] * len(shown)
@@ -265,7 +264,7 @@ def sparkline(samples: Sequence[float], room: int, *, highest: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in its two largest units, as `3 h 12 min`; below ten seconds with a decimal, below one in ms."""
+    """Return a time in its two largest units, like `3 h 12 min`; below ten seconds with a decimal, below one in ms."""
     if seconds is None:
         return _UNKNOWN
     if 0 < seconds < 1:
@@ -282,12 +281,12 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: int | None) -> str:
-    """Return it with its thousands apart."""
+    """Return a number with thousands separators."""
     return _UNKNOWN if number is None else f"{number:,}"
 
 
 def _parts(parts: Mapping[str, int]) -> str:
-    """Return a sum, and what it is made of."""
+    """Return a sum and its parts."""
     if not parts:
         return _UNKNOWN
     made_of = ", ".join(f"{part} {count(number)}" for part, number in parts.items() if number)

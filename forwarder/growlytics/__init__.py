@@ -1,1 +1,1 @@
-"""All that anybody in this project knows about Growlytics: its contract, its requests and answers, and a stand-in."""
+"""All that this project knows about Growlytics: its contract, its requests and its answers."""

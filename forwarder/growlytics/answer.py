@@ -91,11 +91,6 @@ class AnswerReader:
         """Whether the body may have ended although nothing says so and the connection may stay open."""
 
     @property
-    def has_begun(self) -> bool:
-        """Whether any byte came."""
-        return self._came_bytes > 0
-
-    @property
     def answer(self) -> ApiAnswer | None:
         """The answer as far as it has come; None until its head is complete."""
         head = self._head

@@ -1,7 +1,7 @@
-"""What the body of a 2xx says, in whichever encoding it came: that all is well, a refusal, or that a stranger answers. Pure.
+"""What the body of a 2xx says, in whatever encoding it came: success, failure, or a page of somebody else. Pure.
 
 Growlytics documents `200: OK`, and `{"success": true}` elsewhere. So any body is a success but for two kinds: an object
-whose `success` is no, and a page: HTML, or what is said to be HTML and has no `success`. Used by `outcome` alone.
+whose `success` means no; and a page, that is HTML, or what is declared as HTML and has no `success`. Used by `outcome`.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Final, Literal
 import orjson
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-"""How much of a body is read, and how much of what that inflates to; what Growlytics documents is far shorter."""
+"""How much of a body is read, and how much it may inflate to; what Growlytics documents is far shorter."""
 
 Said = Literal["success", "failure", "page"]
 
@@ -27,7 +27,7 @@ _MAX_GZIP_MEMBERS: Final = 16
 
 
 def said(body: bytes, *, content_type: str | None = None, content_encoding: str | None = None) -> Said:
-    """Return what a body says, or as much of one as came, at most its first `MAX_ANSWER_BYTES`."""
+    """Return what a body says, judged by as much of it as came, at most its first `MAX_ANSWER_BYTES`."""
     is_page = content_type is not None and "html" in content_type.lower() and _is_page_type(content_type)
     if not body:
         return "page" if is_page else "success"
@@ -43,7 +43,7 @@ def said(body: bytes, *, content_type: str | None = None, content_encoding: str 
 
 
 def _said_by(success: object, *, is_page: bool) -> Said:
-    """Decide from the value of `success`, which counts more than what type an answer claims to be."""
+    """Decide from the value of `success`, which counts more than the declared type of the body."""
     if _is_no(success):
         return "failure"
     return "page" if is_page and success is not True else "success"
@@ -54,16 +54,16 @@ def _is_page_type(content_type: str) -> bool:
 
 
 def _is_no(value: object) -> bool:
-    """Return whether a value of `success` says no. One that says neither yes nor no, such as null, does not."""
+    """Return whether a value of `success` means no. One that means neither yes nor no, such as null, does not."""
     if isinstance(value, str):
         return value.strip().lower() in _NO
     return value is False or (isinstance(value, int | float) and not isinstance(value, bool) and value == 0)
 
 
 def _success_of(text: str) -> object:
-    """Return the value of an object's own `success`, the last if there are several; None if the text has none.
+    """Return the value of an object's own `success`, the last if there are several; None if it has none.
 
-    The text may be cut, or go on behind the object.
+    The text may be cut, or go on after the object.
     """
     if not text.startswith("{") or ('"success"' not in text and "\\u" not in text):
         return None
@@ -76,7 +76,7 @@ def _success_of(text: str) -> object:
             if text[position : position + 1] != ":":
                 break
             value, position = _LENIENT.raw_decode(text, _after_space(text, position + 1))
-            if name == "success" and (position < len(text) or not isinstance(value, float)):  # or it may be cut
+            if name == "success" and (position < len(text) or not isinstance(value, float)):  # a number may be cut
                 found = value
             position = _after_space(text, position)
     except (ValueError, RecursionError):
@@ -86,19 +86,19 @@ def _success_of(text: str) -> object:
 
 def _after_space(text: str, position: int) -> int:
     space = _SPACE.match(text, position)
-    assert space is not None, "it matches nothing, too"
+    assert space is not None, "the pattern matches the empty string too"
     return space.end()
 
 
 def _text(data: bytes) -> str:
-    """Return the characters, in the encoding that a byte order mark or the place of the NULs tells, otherwise UTF-8."""
+    """Decode characters: UTF-8, unless a byte order mark or the places of NULs show UTF-16 or UTF-32."""
     return data.decode(json.detect_encoding(data), errors="replace")
 
 
 def _decoded(data: bytes, content_encoding: str | None) -> bytes:
-    """Undo the encodings that are named, and those that are not but can be told by how the data begin.
+    """Undo the encodings that are named, and one that is not named but shows in the first bytes.
 
-    Where one is not what it is said to be, the data count as they are. Return nothing where one cannot be undone.
+    Data that are not in the named encoding count as they are. Return nothing if an encoding cannot be undone.
     """
     codings = [coding for each in (content_encoding or "").split(",") if (coding := each.strip().lower())]
     if len(codings) > _MAX_CODINGS:
@@ -107,7 +107,7 @@ def _decoded(data: bytes, content_encoding: str | None) -> bytes:
         match coding:
             case "gzip" | "x-gzip":
                 data = _inflated(data, zlib.MAX_WBITS + 16) or data
-            case "deflate":  # with a frame by its definition, without one by the custom of some
+            case "deflate":  # with a frame by its definition; some servers send none
                 data = _inflated(data, zlib.MAX_WBITS) or _inflated(data, -zlib.MAX_WBITS) or data
             case "identity":
                 pass
@@ -121,7 +121,7 @@ def _decoded(data: bytes, content_encoding: str | None) -> bytes:
 
 
 def _inflated(data: bytes, window_bits: int) -> bytes:
-    """Return what data that may be cut inflate to, at most its first `MAX_ANSWER_BYTES`; nothing if they are not sound."""
+    """Return at most the first `MAX_ANSWER_BYTES` of the inflated data, which may be cut; nothing if they are malformed."""
     inflated = b""
     for _ in range(_MAX_GZIP_MEMBERS):
         inflater = zlib.decompressobj(window_bits)

@@ -1,9 +1,9 @@
 """One POST to Growlytics: the event's bytes out, an Outcome in.
 
-Invariants: `post` never raises for anything that the far side or the network does; it follows no redirect, and a proxy sees
-no more than where to make a tunnel, so the key goes nowhere else. An event is sent at most once: a kept connection that the
-far side has ended is passed over before a byte leaves, and nothing is sent again because of how that ended. Used by the
-delivery's workers, each of which waits for its own permit, so the pool of connections is never waited for.
+Invariants: `post` never raises for anything that the far side or the network does. It follows no redirect, and a proxy only
+learns where to make a tunnel, so the key goes to Growlytics alone. `post` sends an event at most once: it skips kept
+connections that the far side has closed before it writes a byte, and never sends again after a failure. Used by delivery's
+workers, each of which holds a permit, so no post waits for a connection of another.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from forwarder.growlytics.outcome import CancelledUnsentError, Delivered, Outcom
 from forwarder.settings import GrowlyticsSettings, Secret
 
 _CONNECT_SHARE: Final = 0.9
-"""Of the timeout, for connecting: so a connection that hangs is told apart from an answer that hangs."""
+"""The share of the timeout for connecting: a connection that hangs is thus told apart from an answer that hangs."""
 _LARGE_REQUEST_BYTES: Final = 64 * 1024
 """The far side may refuse a larger request before it has read all of it, and take the rest for the next request."""
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 
 
 class GrowlyticsClient:
-    """Posts events over kept-alive connections, as many as there are posts at a time."""
+    """Posts events over kept connections, one for each post under way."""
 
     def __init__(self, settings: GrowlyticsSettings, *, clock: Callable[[], float] = time.time) -> None:
         self._url = URL(settings.url)
@@ -37,18 +37,18 @@ class GrowlyticsClient:
         self._timeout_seconds = settings.timeout_seconds
         self._max_age_seconds = settings.connection_max_age_seconds
         self._head = memoryview(b"")
-        """Of each request, up to the value of Content-Length. A view, so that no repr() shows the key in it."""
+        """The start of each request, up to the value of Content-Length; a view, so that no repr() shows the key."""
         self._ca_file = settings.ca_file
         self._proxy, self._proxy_authorization = _proxy_of(settings.proxy)
         self._clock = clock
         self._connections: ApiConnections | None = None
         self.certificates: Certificates | None = None
-        """Whom to trust; None before `open`, or for those whom the system trusted at the start."""
+        """The authorities to trust; None before `open`, or for those that the system trusted at the start."""
         if settings.api_key is not None:
             self.use_key(settings.api_key)
 
     async def open(self) -> None:
-        """Prepare; nothing is connected yet. Raises RefusedError if the file of certificates has become unusable."""
+        """Prepare, without connecting. Raises RefusedError if the file of certificates has become unusable."""
         if self._ca_file is not None:
             self.certificates = read_certificates(self._ca_file)
         authorization = self._proxy_authorization
@@ -74,7 +74,7 @@ class GrowlyticsClient:
             self._connections.use_max_age(self._max_age_seconds)
 
     def use_key(self, key: Secret) -> None:
-        """Send this key from the next post on; a post that has begun keeps the one it began with."""
+        """Send this key from the next post on; a post that has begun keeps its key."""
         head = (
             f"POST {self._url.raw_path_qs} HTTP/1.1\r\n"
             f"Host: {self._url.host_port_subcomponent}\r\n"
@@ -88,17 +88,16 @@ class GrowlyticsClient:
         self._head = memoryview(head.encode())
 
     def use_certificates(self, certificates: Certificates) -> None:
-        """Trust these authorities from the next post on; one that has begun goes on as it began."""
+        """Trust these authorities from the next post on; a post that has begun is not affected."""
         self.certificates = certificates
         if self._connections is not None:
             self._connections.use_tls(certificates.tls)
 
     async def post(self, body: bytes) -> Outcome:
-        """Make one attempt to deliver one event, given as the bytes of its JSON; takes at most the timeout.
+        """Make one attempt to deliver one event, the bytes of its JSON, within the timeout.
 
-        It takes longer only if this process stood still meanwhile, such as a paused container.
-
-        Where it is cancelled it raises CancelledUnsentError if no byte of the event left.
+        It takes longer only if this process stood still meanwhile, as in a paused container. When cancelled it raises
+        CancelledUnsentError if no byte of the event has left.
         """
         connections = self._connections
         assert connections is not None, "open() comes first"
@@ -113,7 +112,7 @@ class GrowlyticsClient:
             if not isinstance(connected, ApiConnection):
                 return connected
             connection, connecting_seconds = connected, clock() - began
-            if connecting_seconds > within_seconds:  # this process stood still: the answer gets all of its time
+            if connecting_seconds > within_seconds:  # this process stood still: the answer gets the whole timeout
                 began = clock()
         try:
             answer = await connection.exchange(request, began + timeout_seconds)
@@ -141,13 +140,13 @@ class GrowlyticsClient:
         return Delivered(connecting_seconds) if connecting_seconds and isinstance(result, Delivered) else result
 
     async def _connect(self, connections: ApiConnections, within_seconds: float) -> ApiConnection | Outcome:
-        """Return a new connection, or what it means that there is none."""
+        """Return a new connection, or the outcome if there is none."""
         try:
             return await connections.connect(within_seconds=within_seconds)
         except asyncio.CancelledError as cancelled:
             raise CancelledUnsentError from cancelled
         except aiohttp.ClientHttpProxyError as refusal:
-            assert self._proxy is not None, "it refused"
+            assert self._proxy is not None, "the proxy refused"
             headers: Mapping[str, str] = refusal.headers or {}
             return outcome.of_proxy_refusal(
                 refusal.status,
@@ -166,7 +165,7 @@ def _reason(error: Exception) -> Literal["timeout", "network"]:
 
 
 def _proxy_of(url: Secret | None) -> tuple[URL | None, Secret | None]:
-    """Return a proxy's URL without user and password, and the header that says them to it alone."""
+    """Return a proxy's URL without user and password, and the header that tells them to the proxy alone."""
     if url is None:
         return None, None
     proxy = URL(url.reveal())

@@ -1,8 +1,8 @@
-"""How a connection to Growlytics is made: whom to trust, and aiohttp's connector with its proxies, TLS and name resolution.
+"""How a connection to Growlytics is made: whom to trust, and aiohttp with its proxies, TLS and name resolution.
 
-aiohttp has no function that only connects. Its session does what precedes a connection, and asks the connector's
-`connect`, which is documented, for one; ours hands the connection to us there, so the session never sends a request. This
-needs no knowledge of how aiohttp builds its requests, which changes between its versions. Used by `connections`.
+aiohttp has no function that only connects. Its session prepares a request, and then calls the connector's `connect`, which
+is documented. Ours hands the new connection to us there, so the session never sends the request. This way nothing here
+depends on how aiohttp builds requests, which changes between versions. Used by `connections`, `client` and `reload`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -25,23 +25,23 @@ _RESOLVE_AGAIN_SECONDS: Final = 10
 """How long the addresses of a host are remembered: Growlytics may move while the daemon runs."""
 
 Trust = ssl.SSLContext | Literal[True]
-"""Whom to trust; True for those whom the system trusted at the start."""
+"""The authorities to trust; True for those that the system trusted at the start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Authorities, as of when they were read; equal if their files were, byte for byte."""
+    """The authorities of a file when it was read; two are equal if the files were the same, byte for byte."""
 
     digest: bytes
     tls: ssl.SSLContext = field(compare=False, repr=False)
 
 
 def read_certificates(path: str) -> Certificates:
-    """Return the authorities in a file. Blocks. Raises RefusedError with the reason if the file is of no use as a whole."""
+    """Return the authorities in a file. Blocks. Raises RefusedError with the reason if the file as a whole is unusable."""
     why: str | None = "it changed meanwhile"
     try:
-        if Path(path).is_file():  # reading a device or a pipe might never end
-            # The digest first: if the file changes in between, it differs from what is found at the next look.
+        if Path(path).is_file():  # reading a device or a pipe may never end
+            # The digest first: if the file changes in between, the next look finds another digest.
             with Path(path).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").digest()
             context = ssl.create_default_context(cafile=path)
@@ -63,11 +63,11 @@ def _for_http(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 class NoNameServerError(TimeoutError):
-    """No name server told the addresses of a host in time."""
+    """No name server told the host's addresses in time."""
 
 
 class _Resolver(aiohttp.ThreadedResolver):
-    """Knows whether somebody waits for addresses."""
+    """Counts who waits for addresses."""
 
     pending = 0
 
@@ -81,29 +81,21 @@ class _Resolver(aiohttp.ThreadedResolver):
             self.pending -= 1
 
 
-class _MadeError(Exception):
-    """No error: takes a new connection past aiohttp's session, which sends nothing then."""
+class Made(NamedTuple):
+    """A new connection."""
 
-    def __init__(self, transport: asyncio.Transport | None, release: Callable[[], None]) -> None:
-        self.transport = transport
-        self.release = release
+    transport: asyncio.Transport
+    release: Callable[[], None]
+    """Tells aiohttp that the connection is no longer needed, and closes it."""
+
+
+class _HandedOverError(Exception):
+    """Not an error: its argument is a new connection, which leaves aiohttp's session this way."""
 
 
 class _HandingOver(aiohttp.TCPConnector):
     async def connect(self, *args: Any, **kwargs: Any) -> NoReturn:
-        made = await super().connect(*args, **kwargs)
-        raise _MadeError(made.transport, made.close)
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A new connection."""
-
-    transport: asyncio.Transport
-    predecessor: asyncio.BaseProtocol
-    """aiohttp's protocol, which must still be told when the connection is lost."""
-    release: Callable[[], None]
-    """Tells aiohttp that the connection is not needed any more. Closes it too."""
+        raise _HandedOverError(await super().connect(*args, **kwargs))
 
 
 class Connector:
@@ -124,10 +116,10 @@ class Connector:
         )
 
     async def connect(self, tls: Trust, *, within_seconds: float) -> Made:
-        """Make a connection. `tls` holds for a proxy that is reached over TLS, too.
+        """Make a connection. `tls` is also for a proxy that is reached over TLS.
 
-        Raises TimeoutError, aiohttp.ClientError, or OSError or UnicodeError for a host name that is none; of the first,
-        NoNameServerError if that is the cause. Takes longer than `within_seconds` only if this process stood still.
+        Raises TimeoutError (NoNameServerError if that is the cause), aiohttp.ClientError, or OSError or UnicodeError for
+        an invalid host name. Takes longer than `within_seconds` only if this process stood still.
         """
         loop = asyncio.get_running_loop()
         deadline = Deadline()
@@ -144,8 +136,8 @@ class Connector:
                 sweep.look_by(deadline.at)
                 await self._session.post(self._url, ssl=tls, proxy=self._proxy, proxy_headers=self._proxy_headers)
                 raise AssertionError("the connector never hands a connection to the session")
-        except _MadeError as handed_over:
-            return _checked(handed_over)
+        except _HandedOverError as handed_over:
+            return _checked(handed_over.args[0])
         except TimeoutError as error:
             if self._resolver.pending:
                 raise NoNameServerError from error
@@ -158,13 +150,11 @@ class Connector:
         await self._session.close()
 
 
-def _checked(made: _MadeError) -> Made:
-    """Raise ServerDisconnectedError if the far side has closed the connection, or has spoken before it was asked."""
+def _checked(made: Any) -> Made:
+    """Raise ServerDisconnectedError if the far side has closed the connection or has sent something unasked."""
     transport = made.transport
-    if transport is not None and not transport.is_closing():
-        predecessor = transport.get_protocol()
-        # aiohttp sets this where bytes came; it is the one thing here that its documents do not mention.
-        if not getattr(predecessor, "should_close", False):
-            return Made(transport, predecessor, made.release)
-    made.release()
-    raise aiohttp.ServerDisconnectedError
+    # aiohttp's protocol sets `should_close` when bytes came. aiohttp does not document this; a test watches it.
+    if transport is None or transport.is_closing() or getattr(transport.get_protocol(), "should_close", False):
+        made.close()
+        raise aiohttp.ServerDisconnectedError
+    return Made(transport, made.close)

@@ -1,8 +1,7 @@
-"""The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next.
+"""The connections to Growlytics: each carries one request and its answer at a time, and is kept for the next request.
 
-aiohttp makes them (`connecting`). Its requests, responses and parser are left out: what they do for the general case costs
-more than the rest of delivering an event, and they drop an answer of which only the end is malformed. Used by `client`
-alone, on the event loop.
+aiohttp makes them (see `connecting`). Its requests, responses and parser are not used: they cost more than all other work
+of delivering an event, and they drop an answer of which only the end is malformed. Used by `client`, on the event loop.
 """
 
 import asyncio
@@ -35,8 +34,10 @@ class ApiConnection(asyncio.Protocol):
     """One connection. Between `exchange` and its answer nothing else may use it."""
 
     def __init__(self, made: Made, pool: "ApiConnections", *, tls: Trust, share_of_age: float) -> None:
-        """Take over a new connection. `share_of_age` is how much of the age that connections may reach this one may."""
-        self._made = made
+        """Take over a new connection. `share_of_age` is this connection's share of the age that all may reach."""
+        self._release = made.release
+        self._predecessor = made.transport.get_protocol()
+        """aiohttp's protocol, which must be told when the connection is lost."""
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[ApiAnswer] | None = None
@@ -49,27 +50,26 @@ class ApiConnection(asyncio.Protocol):
         self.share_of_age: Final = share_of_age
         self.deadline: Final = Deadline()
         self.is_fit = True
-        """Whether the last answer has ended, and the far side has neither sent more nor announced an end."""
+        """Whether the last answer has ended and the far side has neither sent more nor ended the connection."""
         self.expires_at = inf
-        """When another connection must take its place, as a time of the event loop."""
+        """When the connection must not be used again, as a time of the event loop."""
         self.idle_since = inf
         unread = select.poll()
         # The kernel reports an end as readable, and it always reports errors.
         unread.register(made.transport.get_extra_info("socket"), select.POLLIN)
         self.unread: Final = unread
-        """Polls for what has arrived or ended, which the loop may not have noticed yet."""
+        """Polls for bytes or an end that the loop may not have noticed yet."""
         made.transport.set_protocol(self)
 
     def exchange(self, request: bytes, deadline: float) -> asyncio.Future[ApiAnswer]:
-        """Write a request at once. The future is its answer.
+        """Write a request at once, and return a future of its answer.
 
-        An answer counts from the moment that its head is complete. It is there when it has ended; or at `deadline`, a time
-        of the event loop, or where the connection ends, with what has come of its body. The future fails with TimeoutError
-        or NoAnswerError. After these, and when it is cancelled, the connection must be closed; otherwise give it to
-        `ApiConnections.keep`.
+        An answer counts once its head is complete. The future has it when the answer has ended; or at `deadline`, a time of
+        the event loop, or when the connection ends, with as much of the body as came. Otherwise it fails with TimeoutError
+        or NoAnswerError. Then, or after cancelling the future, close the connection; after an answer, `keep` it.
         """
         self._waiter = waiter = self._loop.create_future()
-        self._reader = None  # so nothing that came before the request can be the beginning of the answer
+        self._reader = None  # nothing that came before the request may begin the answer
         self.is_fit = False
         self.transport.write(request)
         self.deadline.start(deadline, self._loop.time())
@@ -78,22 +78,22 @@ class ApiConnection(asyncio.Protocol):
         return waiter
 
     def close(self) -> None:
-        """Close the connection at once: unsent bytes of a request are dropped, and TLS sends no farewell."""
+        """Close the connection at once: drop unsent bytes of a request, and do not wait for TLS to end in order."""
         self.is_fit = False
         self.deadline.at = inf
         self._pool.members.discard(self)
         self.transport.abort()
-        self._made.release()
+        self._release()
 
     def end_if_late(self, now: float) -> None:
-        """Fail with TimeoutError, or be content with what has come of the answer, if the deadline has passed."""
+        """End the exchange if its deadline has passed."""
         if self.deadline.has_passed(now, self._has_unread):
             self._finish(TimeoutError())
 
     # The event loop calls these.
 
     def data_received(self, data: bytes) -> None:
-        """Read on in the answer."""
+        """Read the answer."""
         waiter, reader = self._waiter, self._reader
         if waiter is None:  # nobody asked for it
             self.is_fit = False
@@ -115,21 +115,21 @@ class ApiConnection(asyncio.Protocol):
             self._finish(error)
 
     def eof_received(self) -> None:
-        """Be content with what has come; the event loop closes the connection."""
+        """End the exchange; the event loop closes the connection."""
         self.is_fit = False
         self._finish(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Be content with what has come."""
+        """End the exchange."""
         self.is_fit = False
         self._finish(exc)
-        self._made.predecessor.connection_lost(exc)
+        self._predecessor.connection_lost(exc)
 
     def _has_unread(self) -> bool:
         return bool(self.unread.poll(0))
 
     def _finish(self, error: Exception | None) -> None:
-        """Hand over the answer; if there is none, `error`, or that the far side hung up."""
+        """Hand over the answer as far as it came; if its head did not, the error, or that the far side hung up."""
         waiter, reader = self._waiter, self._reader
         self._waiter = self._reader = None
         self.deadline.at = inf
@@ -141,12 +141,12 @@ class ApiConnection(asyncio.Protocol):
             waiter.set_exception(error)
         else:
             no_answer = NoAnswerError()
-            no_answer.__cause__ = error or (CutAnswerError() if reader is not None and reader.has_begun else None)
+            no_answer.__cause__ = error or (CutAnswerError() if reader is not None else None)
             waiter.set_exception(no_answer)
 
 
 class ApiConnections:
-    """Makes connections to one URL and keeps the idle ones. How many there are is up to who asks for them."""
+    """Makes connections to one URL and keeps the idle ones. The caller decides how many there are."""
 
     def __init__(
         self,
@@ -171,29 +171,29 @@ class ApiConnections:
         self._random_share = random_share
         self._connector = Connector(url, proxy=proxy, proxy_headers=proxy_headers)
         self._idle: deque[ApiConnection] = deque()
-        """Those that have been idle longest first."""
+        """Those idle for longest come first."""
         self.members: Final[set[ApiConnection]] = set()
         """All that are open."""
         self.quiet_seconds: Final = quiet_seconds
         self.sweep: Final = Sweep(self._look)
-        """Ends attempts that are late, and connections that were idle for long."""
+        """Ends exchanges that are late and connections that were idle for long."""
 
     def use_tls(self, tls: Trust) -> None:
-        """Trust these authorities from now on; a connection that was made before carries no further request."""
+        """Trust these authorities from now on; connections made before carry no further request."""
         self._tls = tls
         self._set_ends()
         self._close_idle()
 
     def use_max_age(self, seconds: float) -> None:
-        """Let connections, those that exist too, become as old as this."""
+        """Let connections, including those that exist, become this old; 0 is no limit."""
         self._max_age_seconds = seconds
         self._set_ends()
 
     def take(self) -> ApiConnection | None:
         """Return an idle connection to which a request may be written at once; None if there is none.
 
-        A connection that has ended, or on which something came that nobody asked for, is closed instead. The loop may not
-        have noticed either yet, so the kernel is asked too.
+        This closes connections that have ended or expired, or on which something came unasked. The kernel is asked too,
+        because the loop may not have noticed yet.
         """
         idle = self._idle
         while idle:
@@ -218,7 +218,7 @@ class ApiConnections:
         return connection
 
     def keep(self, connection: ApiConnection) -> None:
-        """Take a connection back after its answer. It is closed if it cannot be used again."""
+        """Keep a connection after its answer, or close it if it cannot be used again."""
         now = self.time()
         if connection.is_fit and not connection.transport.is_closing() and now < connection.expires_at:
             connection.idle_since = now
@@ -233,7 +233,7 @@ class ApiConnections:
         self._close_idle()
         self.sweep.cancel()
         await self._connector.close()
-        await asyncio.sleep(0)  # the loop lets go of the sockets
+        await asyncio.sleep(0)  # in this turn the loop closes the sockets
 
     def _close_idle(self) -> None:
         while self._idle:
@@ -244,13 +244,13 @@ class ApiConnections:
             connection.expires_at = self._end_of(connection)
 
     def _end_of(self, connection: ApiConnection) -> float:
-        """Return when a connection expires: it is old then, and the host's name may mean another address meanwhile."""
+        """Return when a connection expires: the host's name may mean another address by then."""
         if connection.tls is not self._tls:
             return -inf
         return connection.made_at + self._max_age_seconds * connection.share_of_age if self._max_age_seconds else inf
 
     def _look(self, now: float) -> float:
-        """Handle what is due, and return when something will be."""
+        """Handle what is due, and return when the next thing will be."""
         for connection in self.members:
             connection.end_if_late(now)
         while self._idle and now >= self._idle[0].idle_since + self._keepalive_seconds:

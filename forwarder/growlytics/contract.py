@@ -1,11 +1,11 @@
-"""The contract of the Track Event API, as far as one event alone can break it: rules 1 to 4 and the required fields.
+"""The contract of the Track Event API, as far as one event alone can violate it: rules 1 to 4 and the required fields.
 
-Pure: a parsed value in; the event's customer and name, or every violation, out. No value of an event appears in a
-violation's text, only the names of its fields and attributes. The rules are those of the vendor's document:
+Pure: takes a parsed value, and returns the event's customer and name, or every violation. The text of a violation contains
+no value of the event, only names of fields and attributes. The rules are those of the vendor's document:
 
 1. event names have fewer than 50 characters, counted as JavaScript does, in UTF-16 code units;
 2. attribute names are case-sensitive, so nothing here folds case;
-3. attributes are strings, numbers, booleans or dates (on the wire, strings);
+3. attributes are strings, numbers, booleans or dates (which are sent as strings);
 4. an event has at most 50 attributes.
 """
 
@@ -22,14 +22,14 @@ from forwarder.words import EventCode
 MAX_NAME_UNITS: Final = 49
 MAX_ATTRIBUTES: Final = 50
 MIN_TIME_MILLISECONDS: Final = 1e11
-"""March 1973. Below it the number cannot be meant as milliseconds: in seconds, it is what today looks like."""
+"""March 1973. A smaller number is not meant as milliseconds: the time now in seconds is smaller."""
 END_TIME_MILLISECONDS: Final = 1e14
-"""The year 5138. From it on the number cannot be meant as milliseconds: in microseconds, it is what today looks like."""
+"""The year 5138. This or a larger number is not meant as milliseconds: the time now in microseconds is larger."""
 
 MAX_LANE_CHARACTERS: Final = 128
 
 MAX_LISTED_VIOLATIONS: Final = 100
-"""Of the attributes of one event; beyond it they are summed up, or a small request could ask for a huge answer."""
+"""Of the attributes of one event. More are only counted, or a small request could demand a huge answer."""
 
 _FIELDS: Final = frozenset({"customerId", "name", "time", "attributes"})
 _ALLOWED_TYPES: Final = frozenset({str, int, float, bool})
@@ -38,27 +38,27 @@ _ALLOWED_OR_OUT_OF_RANGE: Final = _ALLOWED_TYPES | {OutOfRange}
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One way in which one event breaks the contract."""
+    """One way in which an event violates the contract."""
 
     code: EventCode
     field: str | None
-    """Where: `name`, `attributes.Price`; None when it is the whole."""
+    """Such as `name` or `attributes.Price`; None for the event as a whole."""
     message: str
-    """What is wrong and the mend, for a person."""
+    """What is wrong and how to fix it, for a person."""
 
 
 @dataclass(slots=True)
 class Conforming:
     """What the forwarder needs to know of an event that satisfies the contract.
 
-    Final for mypy only: to be frozen would make it cost three times as much.
+    `Final` is for mypy only: a frozen class takes three times as long to make.
     """
 
     customer: Final[str]
-    """The `customerId`, or a digest of it if it is long: it is kept beside the event's bytes, so it must be short."""
+    """The `customerId`, or its digest if it is long: it is kept beside the event's bytes, so it must be short."""
     name: Final[str]
     attributes: Final[Mapping[str, str | int | float | bool]]
-    """For a look at their types only: integers beyond 64 bits may have become floats."""
+    """For checking their types only: integers beyond 64 bits may have become floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,11 @@ class Refused:
 
     violations: tuple[Violation, ...]
     name: str | None = None
-    """The event's, if it has one: text from strangers, of any length."""
+    """The event's name, if it has one: untrusted text of any length."""
 
 
 def check(event: object) -> Conforming | Refused:
-    """Check one parsed element, as `json_text.parse` gives it."""
+    """Check one value of `json_text.parse`."""
     if type(event) is not dict:
         message = f"an event must be a JSON object, not {_kind(event)}"
         return Refused((Violation("not_an_object", None, message),))
@@ -112,7 +112,7 @@ def _violations(event: dict[str, object]) -> Iterator[Violation]:
 
 
 def _look_alike(field: str, event: dict[str, object]) -> str:
-    """Return a hint where the field is there under another case or with underscores, a common slip."""
+    """Return a hint if the field is there in another case or with underscores, a common mistake."""
     for other in event:
         if other.replace("_", "").lower() == field.lower():
             return f"; is {printable(other)} meant? Field names are case-sensitive"
@@ -176,7 +176,7 @@ def _unlisted(code: EventCode, field: str | None, what: str, count: int) -> Iter
 
 
 def _out_of_range_fields(event: dict[str, object]) -> list[str]:
-    """Return the fields that the contract does not know and that hold a number out of range, at any depth."""
+    """Return the fields outside the contract that hold a number out of range, at any depth."""
     return [printable(field) for field, value in event.items() if field not in _FIELDS and _holds_out_of_range(value)]
 
 

@@ -1,8 +1,8 @@
-"""A deadline for the far side, which is not charged for the time in which this process did not run. Used by `connections`.
+"""Deadlines for the far side, which do not count time in which this process stood still. Used by `connections`.
 
 A process may be stopped (SIGSTOP, a paused container, a virtual machine that moves), get no CPU time, or block its loop.
-When it runs again, the timer may fire before the loop has read what arrived meanwhile. So a deadline that is noticed late,
-or while bytes lie unread in the socket, is extended a few times before it counts.
+When it runs again, a timer may fire before the loop has read what arrived meanwhile. So a deadline that is noticed late, or
+while unread bytes lie in the socket, is extended a few times before it counts.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ from math import inf
 from typing import Final
 
 STALLED_SECONDS: Final = 0.1
-"""A deadline noticed later than this was missed because the process stood still; below it the loop was only busy."""
+"""If a deadline is noticed later than this, the process stood still; until then the loop was only busy."""
 READING_SECONDS: Final = 0.01
 """How long the loop gets to read what lies in the socket: many turns, as TLS and long answers take some."""
 CHANCES: Final = 4
-"""Extensions of one deadline: several, as the process may be stopped again; few, as the far side may always send more."""
+"""Extensions of a deadline: several, as the process may be stopped again; few, as the far side may always send more."""
 
 
 class Deadline:
@@ -29,7 +29,7 @@ class Deadline:
         self._chances = 0
 
     def start(self, at: float, now: float) -> None:
-        """Begin an attempt that may take until `at`."""
+        """Start an attempt that may take until `at`."""
         self.at = self._latest = at
         self._allowed_seconds = max(at - now, READING_SECONDS)
         self._chances = CHANCES

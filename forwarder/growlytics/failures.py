@@ -1,7 +1,7 @@
-"""Why an attempt failed, told from what was raised: a kind, and a short text that a person can act on.
+"""Why an attempt failed, read from the exception: a kind, and a short text that a person can act on.
 
-Pure, and for people only: nothing is decided by it. The text is ours or the operating system's. It holds no word of an
-answer, no path or query of a URL, no key and no password. Used by `client` alone, which knows what it was doing.
+Pure, and for people only: nothing is decided by it. The text is ours or the operating system's. It contains nothing of an
+answer, no path or query of a URL, no key and no password. Used by `client` alone.
 """
 
 import errno
@@ -24,7 +24,7 @@ from forwarder.words import FailureKind
 
 _MAX_TEXT_CHARACTERS: Final = 200
 _MAX_DEPTH: Final = 10
-"""How many causes of causes are followed."""
+"""How far the chain of causes is followed."""
 
 _Told = tuple[FailureKind, str]
 
@@ -83,7 +83,7 @@ _TLS: Final[Mapping[str, str]] = {  # by OpenSSL's reason
 
 
 def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_seconds: float) -> Failure:
-    """Tell from what `Connector.connect` raised. `url` is Growlytics', and `within_seconds` what was granted."""
+    """Explain what `ApiConnections.connect` raised. `url` is Growlytics'; `within_seconds` was the time to connect."""
     peer = proxy if proxy is not None and _is_about(proxy, error) else url
     host = peer.raw_host or ""
     root = _root(error)
@@ -99,7 +99,7 @@ def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_s
 
 
 def of_answering(error: BaseException, *, url: URL, within_seconds: float) -> Failure:
-    """Tell from what `ApiConnection.exchange` raised. `within_seconds` is what was granted to the whole attempt."""
+    """Explain how `ApiConnection.exchange` failed. `within_seconds` was the time for the whole attempt."""
     root = _root(error)
     if isinstance(root, TimeoutError) and root.errno is None:
         return _failure("timeout_answer", f"no answer within {within_seconds:.3g} s", url)
@@ -107,7 +107,7 @@ def of_answering(error: BaseException, *, url: URL, within_seconds: float) -> Fa
 
 
 def host_and_port(url: URL) -> str:
-    """Return whom a URL leads to, and nothing else of it."""
+    """Return host and port of a URL, and nothing else of it."""
     return f"{url.host_subcomponent}:{url.port}"
 
 
@@ -116,17 +116,17 @@ def _failure(kind: FailureKind, text: str, peer: URL) -> Failure:
 
 
 def _is_about(proxy: URL, error: BaseException) -> bool:
-    """Return whether an error is the proxy's: until there is a tunnel, nobody else is talked to."""
+    """Return whether an error is the proxy's. Until the tunnel exists, we talk to nobody else."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return (error.host, error.port) == (proxy.raw_host, proxy.port)
     return True
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what is at the bottom of an error, such as the operating system's."""
+    """Return the first cause of an error, such as the operating system's."""
     for _ in range(_MAX_DEPTH):
         if isinstance(error, aiohttp.ClientResponseError) or (isinstance(error, TimeoutError) and error.errno is None):
-            break  # below the first is what aiohttp alone knows, below the loop's timeout its cancellation
+            break  # the cause is aiohttp's own affair, or the cancellation by which asyncio ended a timeout
         if isinstance(error, BaseExceptionGroup):
             inner: object = error.exceptions[0]
         else:
@@ -191,7 +191,7 @@ def _closed(*, is_connecting: bool) -> _Told:
 def _of_system(error: BaseException, root: OSError, host: str, *, is_connecting: bool) -> _Told:
     number = root.errno
     if number is None:
-        # What comes of several addresses in different ways is one error without a number, and with all texts.
+        # If several addresses fail in different ways, one error without a number holds the texts of all.
         numbers = dict.fromkeys(int(each) for each in re.findall(r"\[Errno (\d+)\]", str(root)))
         if numbers:
             return "connect", "; ".join(_NO_CONNECTION.get(each) or _strerror(each) for each in numbers)

@@ -1,7 +1,7 @@
 """What one delivery attempt came to, decided here and nowhere else, from the answer's status, some headers and its body.
 
-An outcome says whose fault it is: the event's (`Rejected`), ours or our account's (`Blocked`), or nobody's that is known
-(`Retryable`). Pure; the exceptions of the HTTP library are turned into outcomes in `client`, which alone knows it.
+An outcome says what was wrong: the event (`Rejected`), our key, account or network (`Blocked`), or something that may pass
+(`Retryable`). Pure: `client` turns exceptions of the HTTP library into outcomes. Used by `client` and delivery.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from forwarder.observing.recent import FailureFields
 from forwarder.words import BlockedWhy, FailureKind, RetryableReason
 
 MAX_RETRY_AFTER_SECONDS: Final = 86_400.0
-"""What a longer Retry-After is taken for; who waits may cap it further."""
+"""A longer Retry-After counts as this; delivery may wait less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt failed, for people: it decides nothing."""
+    """Why an attempt failed, for people: nothing is decided by it."""
 
     kind: FailureKind
     text: str
-    """Short, as in "certificate has expired" or "connection refused"; never from an answer's body."""
+    """Short, such as "certificate has expired" or "connection refused"; never from an answer's body."""
     host: str = ""
-    """Whom it concerns: host and port of Growlytics or of the proxy; empty if it is not known."""
+    """Host and port of Growlytics or of the proxy, whichever failed; empty if that is not known."""
     status: int | None = None
     """The status of the answer, if there was one."""
 
     def described(self) -> FailureFields:
-        """Return it as the log and /v1/status show it."""
+        """Return the failure as the log and /v1/status show it."""
         return {"kind": self.kind, "status": self.status, "error": self.text, "host": self.host or None}
 
 
@@ -45,50 +45,50 @@ class Delivered:
     """Growlytics has the event."""
 
     connecting_seconds: float = field(default=0.0, compare=False)
-    """How long it took before that to make a connection, which says nothing of how busy Growlytics is."""
+    """How long it took to connect, 0 on a kept connection. It says nothing about how busy Growlytics is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retryable:
-    """It did not work this time, for a reason that may pass."""
+    """The attempt failed for a reason that may pass."""
 
     reason: RetryableReason
     maybe_delivered: bool
-    """Whether request bytes may have left without a complete answer: the event may be there, and a retry duplicates it."""
+    """Whether bytes of the request may have left without an answer: then a retry may deliver the event twice."""
     retry_after_seconds: float | None = None
-    """How long Growlytics asks to wait, 0 to `MAX_RETRY_AFTER_SECONDS`; None if it does not say."""
+    """How long Growlytics asks us to wait, 0 to `MAX_RETRY_AFTER_SECONDS`; None if it does not say."""
     failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Growlytics refuses this event, and will every time."""
+    """Growlytics rejects this event, and will every time."""
 
     status: int
     answer: bytes = field(default=b"", repr=False, compare=False)
-    """The body that came with it, at most `answer_body.MAX_ANSWER_BYTES`."""
+    """The answer's body, at most `answer_body.MAX_ANSWER_BYTES`."""
     failure: Failure = field(default=UNEXPLAINED, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Something refuses us, or this event: one answer alone does not tell which.
+    """Something blocks us, or this event: one answer alone does not tell which.
 
-    - `key`: a 401 or 407, so our key is wrong, or a proxy on the way wants one.
+    - `key`: a 401 or 407: our key is wrong, or a proxy on the way demands credentials.
     - `proxy`: our forward proxy refuses to make a tunnel.
-    - `refusal`: any other refusal, of us or of this event, as by a web application firewall.
-    - `not_growlytics`: a 2xx that is no answer of Growlytics, such as the page of a captive portal. The event may be there.
+    - `refusal`: any other refusal of us or of this event, for example by a web application firewall.
+    - `not_growlytics`: a 2xx that is not from Growlytics, such as the page of a captive portal. The event may have arrived.
     """
 
     status: int
     why: BlockedWhy
     failure: Failure = field(default=UNEXPLAINED, compare=False)
     answer: bytes = field(default=b"", repr=False, compare=False)
-    """The body that came with it, at most `MAX_ANSWER_BYTES`: it may say why."""
+    """The answer's body, at most `MAX_ANSWER_BYTES`: it may say why."""
 
 
 class CancelledUnsentError(asyncio.CancelledError):
-    """The attempt was cancelled before any byte of the request left: the event is not there."""
+    """The attempt was cancelled before any byte of the request left, so the event cannot have arrived."""
 
 
 Outcome = Delivered | Retryable | Rejected | Blocked
@@ -96,10 +96,10 @@ Outcome = Delivered | Retryable | Rejected | Blocked
 DELIVERED: Final = Delivered()
 
 _WITHOUT_BODY: Final = frozenset({204, 205})
-"""Successes that have no body by definition, so whatever they say of its type is of no meaning."""
+"""Successes that have no body by definition, so a declared type of it means nothing."""
 _REJECTED: Final = frozenset({400, 409, 413, 422})
 _TOO_LARGE: Final = 413
-"""With Retry-After it is a passing condition, as HTTP has it; without, the event is too large."""
+"""HTTP says that it is temporary with a Retry-After; without one the event is too large."""
 _RETRYABLE: Final[dict[int, RetryableReason]] = {
     408: "status_408",
     413: "status_413",
@@ -109,7 +109,7 @@ _RETRYABLE: Final[dict[int, RetryableReason]] = {
 _BLOCKED_BY: Final[dict[int, BlockedWhy]] = {401: "key", 407: "key"}
 _GATEWAY_LOST_THE_ANSWER: Final = frozenset({502, 504})
 _SECONDS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-"""HTTP knows whole ones only, and some say fractions."""
+"""HTTP allows whole seconds only, but some servers send fractions."""
 
 
 def of_answer(
@@ -125,8 +125,8 @@ def of_answer(
 ) -> Outcome:
     """Decide from an answer: its status, 100 to 999, some headers, and its body, at most `MAX_ANSWER_BYTES`.
 
-    The head is complete; the body need not be. A date in Retry-After is compared with the answer's own `date`, otherwise
-    with `now`, in seconds since 1970. `host` is whose answer it is, for `Failure`.
+    The head is complete; the body need not be. A date in Retry-After is compared with the answer's own `date`, or with
+    `now`, in seconds since 1970, if there is none. `host` is for `Failure`.
     """
     if 200 <= status < 300:
         its_type = None if status in _WITHOUT_BODY else content_type
@@ -153,8 +153,8 @@ def of_proxy_refusal(
 ) -> Outcome:
     """Decide from the status with which a forward proxy refused to make a tunnel: no byte of the event left.
 
-    5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, to us a fault of the network. All
-    else is Blocked, above all 407: the proxy does not know us and accepts nothing of ours until somebody fixes a setting.
+    5xx, 408, 425 and 429 may pass: the proxy is overloaded or cannot reach Growlytics, a fault of the network to us. All
+    else is Blocked, above all 407: the proxy wants other credentials, and refuses us until somebody fixes a setting.
     Retry-After and Date are read as in `of_answer`. `host` is the proxy's, for `Failure`.
     """
     failure = Failure("proxy", f"the proxy refused: {_phrase(status)}", host, status)
@@ -169,7 +169,7 @@ def _of_status(status: int, host: str, more: str = "") -> Failure:
 
 
 def _phrase(status: int) -> str:
-    """Return a status and what it means, as in "503 Service Unavailable"; the words are HTTP's, not those of the answer."""
+    """Return a status with its name in HTTP, such as "503 Service Unavailable"; the answer's own words are not used."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -177,7 +177,7 @@ def _phrase(status: int) -> str:
 
 
 def _wait_seconds(retry_after: str | None, date: str | None, now: float) -> float | None:
-    """Read a Retry-After, a number of seconds or an HTTP date; None for anything else."""
+    """Return the wait of a Retry-After, which is a number of seconds or an HTTP date; None for anything else."""
     if retry_after is None:
         return None
     text = retry_after.strip(" \t")
@@ -192,10 +192,10 @@ def _wait_seconds(retry_after: str | None, date: str | None, now: float) -> floa
 
 
 def _timestamp(text: str) -> float | None:
-    """Return an HTTP date, in any of the three formats, in seconds since 1970; None if it is none."""
+    """Return an HTTP date, in any of its three formats, in seconds since 1970; None if the text is no date."""
     try:
         date = parsedate_to_datetime(text)
-        # Without a zone it is the third of the formats that HTTP knows, which is in UTC as all of them are.
+        # The third of HTTP's formats has no zone. It is in UTC, as all of them are.
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):  # as email.utils has it, which promises the first
+    except (ValueError, TypeError, IndexError, OverflowError):  # email.utils documents only the first, and raises all
         return None

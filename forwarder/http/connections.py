@@ -1,7 +1,8 @@
-"""A server of HTTP/1.1: the connections of one listener, how many there may be, and how long each may take.
+"""A server of HTTP/1.1: the connections of one listener, with bounds for their number and their times.
 
-Invariants: at most `max_connections` are kept, and at the cap one more that is new, so that who has completed a request is
-never closed for who has not. Times are looked at by one sweep over all connections, which is only made while there are any.
+Invariants: at most `max_connections` are kept, and at this limit one more that is new, so that a client that has completed a
+request is never closed to make room for one that has not. One sweep over all connections checks their times; it runs only
+while there are connections.
 """
 
 import asyncio
@@ -17,16 +18,16 @@ from forwarder.http.protocol import Connection
 from forwarder.http.reading import KnownHeads
 
 _ACCEPTED_PER_TURN: Final = 32
-"""How many connections are accepted before others get a turn of the event loop: each costs it some 0.1 ms."""
+"""How many connections are accepted before other tasks get a turn of the event loop: each takes about 0.1 ms."""
 _BACKLOG: Final = 1024
-"""How many may wait for that; a client that finds no room there tries again only after a second."""
+"""How many clients may wait for that; the kernel lets a client that finds no room try again after a second."""
 _NO_CONTENT: Final = 204
 
 
 class Bodies:
-    """The large bodies of all listeners that are not answered yet: together they take at most `max_bytes`.
+    """The large bodies of all listeners whose requests are not answered yet: together they take at most `max_bytes`.
 
-    Where they would take more, the one goes that began first of those that are not complete: it is the slowest.
+    If they would take more, the oldest incomplete body is refused, as it is the slowest.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -35,7 +36,7 @@ class Bodies:
         self.held_bytes = 0
 
     def count(self, connection: Connection, more_bytes: int, *, is_complete: bool) -> bool:
-        """Count more of a body, perhaps the rest of it; return whether there is room."""
+        """Count more bytes of a body, which may be the last ones. Return whether there is room."""
         if is_complete:
             self._incomplete.pop(connection, None)
         else:
@@ -47,7 +48,7 @@ class Bodies:
         return self.held_bytes <= self._max_bytes
 
     def drop(self, connection: Connection, held_bytes: int) -> None:
-        """Forget a body that was counted so, as it is answered, or will not be."""
+        """Forget a body, because its request is answered or never will be."""
         self._incomplete.pop(connection, None)
         self.held_bytes -= held_bytes
 
@@ -55,7 +56,7 @@ class Bodies:
 class Connections:
     """Makes the connections of one listener and keeps them within bounds.
 
-    `clock` gives seconds, rising; None is the event loop's.
+    `clock` returns rising seconds; by default it is the event loop's.
     """
 
     def __init__(
@@ -73,21 +74,21 @@ class Connections:
         self.known_heads = KnownHeads()
         self.clock = clock or asyncio.get_running_loop().time
         self.closing = False
-        """Whether no more requests are wanted."""
+        """Whether no more requests are answered."""
         self.tasks: set[asyncio.Task[object]] = set()
-        """Those that answer requests."""
+        """The tasks that answer requests."""
         self._max_connections = max_connections
         self._new: OrderedDict[Connection, None] = OrderedDict()
-        """Those that have not completed a request; the oldest first."""
+        """Connections that have not completed a request, the oldest first."""
         self._used: OrderedDict[Connection, None] = OrderedDict()
-        """The others; whose last one is longest ago comes first."""
+        """The others, ordered by their last requests, the oldest first."""
         self._quiet_seconds = min(limits.head_seconds, limits.body_seconds, limits.answer_seconds)
         self._sweep_seconds = min(1.0, self._quiet_seconds / 4)
         self._timer: asyncio.TimerHandle | None = None
         self._dated, self._date = 0, ""
         self._server: asyncio.Server | None = None
         self.emptied = asyncio.Event()
-        """Set while there are none."""
+        """Set while there are no connections."""
         self.emptied.set()
 
     def __len__(self) -> int:
@@ -97,15 +98,15 @@ class Connections:
         return iter((*self._new, *self._used))
 
     async def open(self, listener: socket.socket) -> None:
-        """Serve a socket, which is bound and listens."""
+        """Serve a socket that is bound and listens."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self.make, sock=listener, backlog=_ACCEPTED_PER_TURN)
         listener.listen(_BACKLOG)  # the event loop made the queue as short as that
 
     async def close(self, *, seconds: float) -> None:
-        """Take no more connections and requests; let those under way end, for so long. May be called again.
+        """Accept no more connections and requests, and wait so long for those that are being answered. May be called again.
 
-        What answers requests has ended then, too, also of clients that have left.
+        On return all tasks have ended, including those that answer clients that have left.
         """
         if self._server is None:
             return
@@ -125,11 +126,11 @@ class Connections:
             await asyncio.wait(self.tasks)
 
     def make(self) -> Connection:
-        """Return the protocol of a new connection, which adds itself when it is made."""
+        """Return the protocol of a new connection, which adds itself once it is connected."""
         return Connection(self)
 
     def add(self, connection: Connection) -> None:
-        """Take in a connection, and close another if they are too many."""
+        """Add a connection, and close another if there are too many."""
         self._new[connection] = None
         self.emptied.clear()
         if self._timer is None:
@@ -138,7 +139,7 @@ class Connections:
             self._close_oldest(self._new)
 
     def used(self, connection: Connection) -> None:
-        """Note that a connection has completed a request just now."""
+        """Note that a connection has completed a request."""
         if connection in self._used:
             self._used.move_to_end(connection)
         elif connection in self._new:
@@ -155,13 +156,13 @@ class Connections:
             self.emptied.set()
 
     def finish(self) -> None:
-        """Take no more requests: close those that ask for nothing now, and the others with their answers."""
+        """Accept no more requests: close idle connections now, and the others after their answers."""
         self.closing = True
         for connection in self:
             connection.close_if_idle()
 
     def abort(self) -> None:
-        """Close all at once, give up what answers requests, and sweep no more."""
+        """Close all connections at once, cancel the tasks that answer requests, and stop the sweep."""
         for connection in self:
             connection.abort()
         for task in self.tasks:
@@ -171,13 +172,13 @@ class Connections:
             self._timer = None
 
     def sweep(self) -> None:
-        """Close those whose time is up."""
+        """Close connections whose time is up."""
         now = self.clock()
         for connection in self:
             connection.check_time(now)
 
     def encode(self, answer: Answer, *, connection: str, with_body: bool) -> bytes:
-        """Return an answer as it is sent. `connection` is that header's value, or empty for none."""
+        """Return an answer as bytes. `connection` is the value of the Connection header, empty for none."""
         head = STATUS_LINES[answer.status]
         for name, value in answer.headers.items():
             head += f"{name}: {value}\r\n"
@@ -191,7 +192,7 @@ class Connections:
         return (head + self._date).encode("ascii") + (answer.body if with_body else b"")
 
     def _close_oldest(self, connections: OrderedDict[Connection, None]) -> None:
-        """Close the first of these that is idle; the first of all if none is."""
+        """Close the first idle connection; if none is idle, the first one."""
         idle = (one for one in connections if one.state is State.IDLE)
         oldest = next(idle, None) or next(iter(connections))
         del connections[oldest]
@@ -199,7 +200,7 @@ class Connections:
         self.application.connection_closed("too_many")
 
     def _sweep_later(self) -> None:
-        """Sweep soon; while all are idle, when the first may be idle for too long, or a new request too slow."""
+        """Sweep soon; while all are idle, only when the first may be idle for too long, or a new request too slow."""
         seconds = self._sweep_seconds
         if not self._new and all(each.state is State.IDLE for each in self._used):
             idle_seconds = self.clock() - min((each.since for each in self._used), default=0.0)

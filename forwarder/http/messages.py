@@ -1,4 +1,4 @@
-"""Requests and answers of HTTP/1.1, and what a server asks of who answers them. Pure."""
+"""Requests and answers of HTTP/1.1, and the interface between a server and the application that answers. Pure."""
 
 import re
 from asyncio import Future
@@ -22,10 +22,10 @@ Refusal = Literal[
     "body_too_slow",
     "busy",
 ]
-"""Why a request is refused before it can be answered; `busy`: the bodies that come take too much memory together."""
+"""Why a request is refused before it can be answered; `busy`: all incoming bodies together take too much memory."""
 
 CloseReason = Literal["too_many", "header_timeout", "body_timeout", "answer_timeout"]
-"""Why a connection is closed for the sake of others."""
+"""Why a connection is closed to make room for others."""
 
 
 @dataclass(slots=True)
@@ -33,37 +33,37 @@ class Request:
     """One request."""
 
     method: str
-    """GET also where it came as HEAD, as these differ only in how the answer is written."""
+    """GET also for a HEAD request, as these differ only in how the answer is written."""
     target: str
-    """As it came: mostly a path and a query. ASCII without white space."""
+    """As it came, mostly a path and a query. ASCII without white space."""
     headers: Mapping[str, str]
-    """By name in lower case; those that came several times are joined by `, `. Bytes that are not UTF-8 are surrogates."""
+    """By lower-case names; repeated headers are joined by `, `. Bytes that are not UTF-8 are surrogates."""
     body: bytes
-    """Empty until all of it has come."""
+    """Empty until it is complete."""
     peer: Any
-    """The socket of the connection, to ask about it only."""
+    """The socket of the connection, only to ask who connected."""
 
     @property
     def authority(self) -> str | None:
-        """The host in a target that is a whole URL, as a proxy is sent; it counts in place of the Host. Else None."""
+        """The host of a target that is a whole URL, as proxies get; it counts instead of the Host. Else None."""
         whole = _WHOLE_URL.match(self.target)
         return None if whole is None else whole[1]
 
     @property
     def path(self) -> str:
-        """The path in the target, with the characters that escapes stand for."""
+        """The path in the target, unescaped."""
         whole = _WHOLE_URL.match(self.target)
         return unquote(self.target[0 if whole is None else whole.end() :].partition("?")[0]) or "/"
 
     @property
     def query(self) -> dict[str, str]:
-        """What follows `?` in the target; of what is there twice, the last."""
+        """The query in the target; the last value counts where a name is repeated."""
         return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
 
 
 @dataclass(slots=True)
 class Answer:
-    """One answer. If it `closes`, nothing more of the connection is answered, nor is the rest of the body read."""
+    """One answer. If it `closes`, nothing more is read or answered on the connection."""
 
     status: int
     headers: Mapping[str, str]
@@ -73,9 +73,9 @@ class Answer:
 
 
 class Later(NamedTuple):
-    """An answer that `answer` makes of what `done` will hold.
+    """An answer that `answer` makes from the result of `done`.
 
-    Meanwhile the requests behind it on the connection are given out, too: this one has its place in their order already.
+    Later requests of the connection begin meanwhile: this one has its place in their order already.
     """
 
     done: Future[Any]
@@ -83,38 +83,38 @@ class Later(NamedTuple):
 
 
 Reply = Answer | Later | Coroutine[Any, Any, Answer]
-"""An answer, now or later. A coroutine is run, and the requests behind it on the connection wait for its end."""
+"""An answer, now or later. While a coroutine runs, later requests of the connection wait."""
 
 
 class Resource(NamedTuple):
-    """Who answers a request, and how much body it may have."""
+    """What answers a request, and the limit of its body."""
 
     answer: Callable[[Request], Reply]
     max_body_bytes: int
     is_lasting: bool = False
-    """Whether each request with the same head has this resource, whatever its Content-Length, until `KnownHeads.forget`."""
+    """Whether later requests with the same head, except for the Content-Length, have it, until `KnownHeads.forget`."""
 
 
 class Application(Protocol):
-    """Who answers the requests of a server. What is raised is a bug, of which only the one request suffers."""
+    """What answers the requests of a server. An exception is a bug, and only its request suffers."""
 
     def begin(self, request: Request) -> Resource | Answer:
-        """Say who answers a request, by its head; or answer it, and no body is wanted."""
+        """Return what answers a request with this head; or return its answer, and the body is not wanted."""
         ...
 
     def refuse(self, refusal: Refusal, request: Request | None) -> Answer:
-        """Return the answer to what cannot be a request, or has no whole body; None if not even its target is known.
+        """Return the answer to a broken request; it is None if not even its target is known.
 
-        The connection is closed after it.
+        The connection is closed after the answer.
         """
         ...
 
     def fail(self, error: BaseException, request: Request) -> Answer:
-        """Return the answer to a request at which something else raised."""
+        """Return the answer to a request for which another method raised."""
         ...
 
     def connection_closed(self, reason: CloseReason) -> None:
-        """Note that a connection was closed for the sake of others."""
+        """Note that a connection was closed to make room for others."""
         ...
 
 
@@ -125,7 +125,7 @@ class State(Enum):
     IDLE = "the first byte of another request"
     HEAD = "the end of a head"
     BODY = "the end of a body"
-    ANSWERING = "answers from who gives them"
+    ANSWERING = "answers from the application"
     UNREAD = "its client, to read what was written"
     LINGERING = "the end of what a refused client still sends"
     CLOSED = "what was written to be sent"
@@ -133,7 +133,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a client may ask for, and how long it may take."""
+    """Limits of size and time for clients."""
 
     head_seconds: float
     """For a head, from its first byte, or from connecting."""
@@ -144,14 +144,14 @@ class Limits:
     idle_seconds: float = 75.0
     """Without a request, after one."""
     lingering_seconds: float = 2.0
-    """As long is read, and thrown away, what a refused client still sends, or it could not read why it is refused."""
+    """How long data of a refused client is read and thrown away, so that the client can read why it is refused."""
     max_head_bytes: int = 32 * 1024
-    """Of one that comes slowly, somewhat more is read before it is refused."""
+    """If it comes slowly, somewhat more is read before it is refused."""
     max_headers: int = 200
     max_target_bytes: int = 8 * 1024
     max_waiting_bytes: int = 128 * 1024
-    """What the pipelined requests of a connection that are not answered yet may take in memory, each at least 1 KiB; beyond,
-    no more is read."""
+    """The memory of a connection's pipelined requests that are not answered yet, each at least 1 KiB; beyond it, reading
+    stops."""
 
 
 STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}

@@ -1,7 +1,7 @@
-"""One connection of a server: what `reading` finds is answered in its order, and written together where it can be.
+"""One connection of a server: requests are answered in their order, and answers that are ready are written together.
 
-What the connection waits for is one explicit state, with the time at which it began; the sweep of `connections` judges by
-these alone.
+What the connection waits for is one explicit state, with the time at which it began; `Connections.sweep` decides by these
+two alone.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from forwarder.http.messages import CONTINUE, Answer, CloseReason, Later, Refusal, Request, Resource, State
-from forwarder.http.reading import LARGE_BODY_BYTES, SLICE_BYTES, KnownHead, RequestReader
+from forwarder.http.reading import LARGE_BODY_BYTES, SLICE_BYTES, RequestReader
 
 if TYPE_CHECKING:
     from forwarder.http.connections import Connections
 
 _OBJECT_BYTES: Final = 110
-"""What a header takes in memory besides its text; a request without any takes ten times as much."""
+"""The memory that a header takes besides its text; a request without headers takes ten times as much."""
 _DISCARDED_BYTES: Final = 1 << 20
-"""As long may a body be that is not wanted, without the connection being closed for it."""
+"""The longest unwanted body that is read and thrown away; for a longer one the connection is closed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,17 +32,17 @@ class _Exchange:
     request: Request | None
     version: str = "1.1"
     is_last: bool = True
-    """Whether the client wants none to follow it."""
+    """Whether the client sends no request after it."""
     with_body: bool = True
-    """Whether the answer is to have its body."""
+    """Whether the answer must have its body."""
     is_refused: bool = False
-    """Whether none can follow it."""
+    """Whether no request after it can be read."""
     resource: Resource | None = None
     answer: Answer | None = None
     waiting_bytes: int = 0
-    """As much memory its head, body and answer take, about, once they are complete."""
+    """About how much memory its head, body and answer take, once they are complete."""
     counted_bytes: int = 0
-    """As much of its body is counted among the large ones."""
+    """How much of its body is counted among the large ones."""
 
 
 class Connection(asyncio.Protocol):
@@ -56,56 +56,75 @@ class Connection(asyncio.Protocol):
         self.since = keeper.clock()
         """When the state began."""
         self._exchange: _Exchange | None = None
-        """What is being read, if its head is complete."""
+        """The request that is being read, once its head is complete."""
         self._waiting: deque[_Exchange] = deque()
-        """What nobody was asked yet, but that comes after what is running."""
+        """Requests that were read and wait until the running ones allow them to begin."""
         self._running: deque[_Exchange] = deque()
-        """What is being answered, or is answered and waits for an answer before it."""
+        """Requests that are being answered, or whose answers wait for earlier answers."""
         self._waiting_bytes = 0
-        """What both take."""
+        """The memory that both take."""
         self._max_waiting_bytes = keeper.limits.max_waiting_bytes
         self._holds_up: _Exchange | None = None
-        """The last one that is running, if it is to end before the next one begins."""
+        """The last running request, if it must end before the next may begin."""
         self._is_unread = False
         """Whether the client has much to read."""
         self._unfed = b""
-        """What came while too much was waiting."""
+        """Data that came while too much was waiting."""
         self._has_ended = False
         """Whether the client sends no more."""
         self._invites = False
-        """Whether the client waits for leave to send a body."""
+        """Whether the client waits for 100 Continue before it sends a body."""
         self._start = b""
-        """What is being read, if a request begins with it."""
+        """The data that is being read, if a request begins with it."""
 
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """See asyncio.Protocol."""
         self._loop = asyncio.get_running_loop()
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are not derived from it
         self._peer = peer = transport.get_extra_info("socket")
         if peer is not None and peer.family in (socket.AF_INET, socket.AF_INET6):
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio looks whether the listener names TCP
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sets it only if the listener names TCP
         self._reader = RequestReader(self, self._limits, peer=peer)
         self._keeper.add(self)
         self._settle()
 
     def data_received(self, data: bytes) -> None:
-        """Read what came, and give out what is complete."""
+        """Read data, and begin to answer the requests in it.
+
+        A single request with a known head, at a time when nothing else waits, takes a short path without the reader.
+        """
         if self._unfed:
             self._unfed += data
             return
-        if self.state is State.IDLE or self.state is State.NEW:
-            found = None if self._keeper.closing else self._keeper.known_heads.find(data)
-            if found is not None:
-                self._take_known(*found)
-                return
+        if self.state is not State.IDLE and self.state is not State.NEW:
+            self._feed(data)
+            return
+        keeper = self._keeper
+        found = None if keeper.closing else keeper.known_heads.find(data)
+        if found is None:
             self._start = data
-        self._feed(data)
-        self._start = b""
+            self._feed(data)
+            self._start = b""
+            return
+        head, request = found
+        self._reader.came_bytes = 0
+        self._reader.phase = State.IDLE
+        keeper.used(self)
+        request.peer = self._peer
+        exchange = _Exchange(request, is_last=False, resource=head.resource)
+        exchange.waiting_bytes = head.memory_bytes + len(request.body)
+        self._waiting_bytes += exchange.waiting_bytes
+        self._running.append(exchange)
+        self.state = State.ANSWERING
+        self.since = keeper.clock()
+        self._ask(exchange)
+        if exchange.answer is not None:
+            self._go_on()
 
     def eof_received(self) -> bool:
-        """Answer what is complete, as the client may still read; return whether there is anything to answer."""
+        """Answer the complete requests, as the client may still read. Return whether there is anything to answer."""
         self._has_ended = True
         if self._reader.phase is State.HEAD:
             self.refuse("malformed_http")
@@ -116,17 +135,17 @@ class Connection(asyncio.Protocol):
         return not is_over and self._transport.get_extra_info("ssl_object") is None
 
     def pause_writing(self) -> None:
-        """Note that the client leaves much unread."""
+        """See asyncio.Protocol: the client has much to read."""
         self._is_unread = True
         self._settle()
 
     def resume_writing(self) -> None:
-        """Note that the client has read most of it."""
+        """See asyncio.Protocol: the client has read most of it."""
         self._is_unread = False
         self._go_on()
 
-    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - the transport tells
-        """End. What is being answered is answered to nobody."""
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - protocols have it
+        """See asyncio.Protocol. Answers that are still to come are thrown away."""
         self._keeper.remove(self)
         if self._reader.phase is State.BODY and self._exchange is not None:
             self.refused("malformed_body")
@@ -138,7 +157,7 @@ class Connection(asyncio.Protocol):
     # From the keeper
 
     def check_time(self, now: float) -> None:
-        """Close if what is waited for has taken too long."""
+        """Close the connection if its state has lasted too long."""
         limits, waited = self._limits, now - self.since
         match self.state:
             case State.NEW if waited > limits.head_seconds:
@@ -161,16 +180,16 @@ class Connection(asyncio.Protocol):
                 pass
 
     def close_if_idle(self) -> None:
-        """Close unless there is a request to answer, or its body to come."""
+        """Close the connection unless there is a request to answer, or a body to come."""
         if self.state in (State.NEW, State.IDLE, State.HEAD):
             self._close()
 
     def abort(self) -> None:
-        """Close at once, whatever is still to be written."""
+        """Close the connection at once, whatever is still to be written."""
         self._transport.abort()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer what is being read, and no more, with a refusal."""
+        """Answer the request that is being read with a refusal, and read no more."""
         self.refused(refusal)
         self._reader.end()
         self._go_on()
@@ -180,14 +199,14 @@ class Connection(asyncio.Protocol):
     def head_began(self) -> None:
         """See Receiver."""
         if self.state is not State.ANSWERING and self.state is not State.UNREAD:
-            self.state = State.NEW  # so that whatever is waited for next counts anew
+            self.state = State.NEW  # so that the time of the next state begins now
 
     def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
         """See Receiver."""
         self._exchange = exchange = _Exchange(request, version, is_last, with_body)
         try:
             begun = self._application.begin(request)
-        except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+        except Exception as error:  # noqa: BLE001 - a bug; only this request must suffer
             begun = self._application.fail(error, request)
         waits = bool(body_bytes) and version == "1.1" and request.headers.get("expect", "").lower() == "100-continue"
         if isinstance(begun, Resource):
@@ -195,7 +214,7 @@ class Connection(asyncio.Protocol):
             self._invites = waits and body_bytes <= begun.max_body_bytes
             return begun.max_body_bytes
         exchange.answer = begun
-        if begun.closes or waits:  # who waits for leave may send the body, or leave it: nobody knows what comes next
+        if begun.closes or waits:  # after 100 Continue was refused, a body may come or not
             exchange.is_refused = True
             self._end_exchange(exchange)
             return -1
@@ -213,7 +232,8 @@ class Connection(asyncio.Protocol):
             self._reader.end()
             return
         exchange.request.body = body
-        exchange.waiting_bytes = _memory_bytes(exchange.request, self._reader.head_bytes)
+        memory_bytes = self._reader.head_bytes + _OBJECT_BYTES * (10 + len(exchange.request.headers))
+        exchange.waiting_bytes = memory_bytes + len(body)
         if (
             exchange.resource is not None
             and exchange.resource.is_lasting
@@ -221,7 +241,7 @@ class Connection(asyncio.Protocol):
             and exchange.with_body
             and not exchange.is_last
         ):
-            self._keeper.known_heads.learn(self._start, exchange.request, self._reader.head_bytes, exchange.resource)
+            self._keeper.known_heads.learn(self._start, exchange.request, memory_bytes, exchange.resource)
         self._end_exchange(exchange)
 
     def refused(self, refusal: Refusal) -> None:
@@ -237,14 +257,14 @@ class Connection(asyncio.Protocol):
         self._end_exchange(exchange)
 
     def _end_exchange(self, exchange: _Exchange) -> None:
-        """Have what was read answered after all before it."""
+        """End the reading of a request, which is answered after all before it."""
         self._exchange = None
         self._invites = False
         self._waiting_bytes += exchange.waiting_bytes
         self._waiting.append(exchange)
 
     def _count(self, exchange: _Exchange, body_bytes: int, *, is_complete: bool) -> bool:
-        """Count a large body as far as it has come; return whether there is room for it."""
+        """Count a large body as far as it has come. Return whether there is room for it."""
         more, exchange.counted_bytes = body_bytes - exchange.counted_bytes, body_bytes
         return self._keeper.bodies.count(self, more, is_complete=is_complete)
 
@@ -253,7 +273,7 @@ class Connection(asyncio.Protocol):
             self._keeper.bodies.drop(self, exchange.counted_bytes)
             exchange.counted_bytes = 0
 
-    # From what came to who answers it
+    # From data to answers
 
     def _feed(self, data: "bytes | memoryview") -> None:
         reader = self._reader
@@ -265,7 +285,7 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
                 break
             reader.feed(data[:SLICE_BYTES])
-            self._give_out()
+            self._begin_waiting()
             if len(data) <= SLICE_BYTES:
                 break
             data = data[SLICE_BYTES:]
@@ -273,24 +293,8 @@ class Connection(asyncio.Protocol):
             self._count(self._exchange, reader.body_bytes, is_complete=False)
         self._settle()
 
-    def _take_known(self, head: KnownHead, request: Request) -> None:
-        """Ask for the answer to a request that came alone, while nothing else was waited for, and was read already."""
-        self._reader.came_bytes = 0
-        self._reader.phase = State.IDLE
-        self._keeper.used(self)
-        request.peer = self._peer
-        exchange = _Exchange(request, is_last=False, resource=head.resource)
-        exchange.waiting_bytes = _memory_bytes(request, head.head_bytes)
-        self._waiting_bytes += exchange.waiting_bytes
-        self._running.append(exchange)
-        self.state = State.ANSWERING
-        self.since = self._keeper.clock()
-        self._ask(exchange)
-        if exchange.answer is not None:
-            self._go_on()
-
-    def _give_out(self) -> None:
-        """Ask for answers in the order of the requests, and write those that are there."""
+    def _begin_waiting(self) -> None:
+        """Ask for answers in the order of the requests, and write those that are ready."""
         while True:
             while self._waiting and self._holds_up is None and not self._is_unread:
                 if self._running and self._waiting_bytes > self._max_waiting_bytes:
@@ -309,7 +313,7 @@ class Connection(asyncio.Protocol):
         assert resource is not None
         try:
             reply = resource.answer(request)
-        except Exception as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+        except Exception as error:  # noqa: BLE001 - a bug; only this request must suffer
             reply = self._application.fail(error, request)
         if isinstance(reply, Answer):
             self._holds_up = exchange if reply.closes else None
@@ -324,22 +328,22 @@ class Connection(asyncio.Protocol):
         task.add_done_callback(self._keeper.tasks.discard)
         task.add_done_callback(partial(self._answered, exchange, None))
 
-    # From answers to what is sent
+    # From answers to the client
 
     def _answered(self, exchange: _Exchange, answer: Callable[[Any], Answer] | None, done: asyncio.Future[Any]) -> None:
         assert exchange.request is not None
         if self._holds_up is exchange:
             self._holds_up = None
-        if done.cancelled() and not self._running:  # all is closed, and nobody waits for it
+        if done.cancelled() and not self._running:  # the connection is closed
             self._forget_body(exchange)
             return
         try:
             self._answer(exchange, done.result() if answer is None else answer(done.result()))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug, of which only this request is to suffer
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a bug; only this request must suffer
             self._answer(exchange, self._application.fail(error, exchange.request))
         if len(self._running) == 1:
             self._go_on()
-        elif self._running:  # the others are perhaps answered in this turn, too
+        elif self._running:  # the others may be answered in this turn of the loop, too
             self._loop.call_soon(self._go_on)
 
     def _answer(self, exchange: _Exchange, answer: Answer) -> None:
@@ -350,8 +354,11 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes += len(answer.body)
 
     def _go_on(self) -> None:
-        """Do all that can be done now."""
-        self._give_out()
+        """Begin, write and read all that is possible now."""
+        if self._waiting:
+            self._begin_waiting()
+        elif self._running and self._running[0].answer is not None:
+            self._write()
         if self._unfed and self._waiting_bytes <= self._max_waiting_bytes:
             unfed, self._unfed = self._unfed, b""
             self._transport.resume_reading()
@@ -380,10 +387,10 @@ class Connection(asyncio.Protocol):
     def _is_idle(self) -> bool:
         return not self._running and not self._waiting and self._reader.phase is not State.BODY
 
-    # What is waited for
+    # What the connection waits for
 
     def _settle(self) -> None:
-        """Note what is waited for now."""
+        """Note what the connection waits for now; close it if that is nothing and no request may come."""
         if self.state is State.LINGERING or self.state is State.CLOSED:
             return
         if self._is_unread:
@@ -410,7 +417,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _linger(self) -> None:
-        """Read and throw away for a while, as closing now would make the client lose what was written."""
+        """Read and throw away data for a while: if the connection closed now, the client could lose the last answers."""
         self._reader.end()
         self._enter(State.LINGERING)
         with suppress(OSError):  # the client may have closed already
@@ -429,8 +436,3 @@ class Connection(asyncio.Protocol):
         self._waiting.clear()
         self._running.clear()
         self._waiting_bytes = 0
-
-
-def _memory_bytes(request: Request, head_bytes: int) -> int:
-    """Return about how much memory a request takes."""
-    return _OBJECT_BYTES * (10 + len(request.headers)) + head_bytes + len(request.body)

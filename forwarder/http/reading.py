@@ -1,8 +1,7 @@
-"""From bytes to requests: what httptools finds, held within bounds, and what it leaves to its user.
+"""From bytes to requests: httptools parses, and this module adds the bounds and checks that httptools leaves to its user.
 
-That is: it bounds no head; after an `Upgrade` it takes the body for another protocol; it has nothing against HTTP/2.0
-or 0.9, no Host or several. A callback that raises would lose the rest of what came, so none does: what is refused ends
-the reading.
+httptools does not bound a head; after an `Upgrade` it takes the body for another protocol; it accepts HTTP/2.0 and 0.9, a
+missing Host and several. A callback that raises would lose the data that follows, so none does: a refusal ends the reading.
 """
 
 import re
@@ -14,14 +13,14 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 from forwarder.http.messages import Limits, Refusal, Request, Resource, State
 
 _LINE_BYTES: Final = 4
-"""What a header has besides its name and value."""
+"""The bytes of a header besides its name and value."""
 _OVERHEAD: Final = 16
-"""As many bytes may come for each byte of a body, besides as many as a head may have: chunks of one byte have six."""
+"""How many bytes may come for each byte of a body, besides the bytes of a head: a chunk of one byte takes six."""
 SLICE_BYTES: Final = 4 * 1024
-"""At most as much is to be fed at once, as it is not known how much of that is of one request, nor of how many."""
+"""The most to feed at once: a slice may contain any number of requests."""
 _BLOCK_BYTES: Final = 16 * 1024
 LARGE_BODY_BYTES: Final = 64 * 1024
-"""Smaller bodies are not counted among those that take memory together: each connection may have one."""
+"""Smaller bodies are not counted together: each connection may have one."""
 _MAX_KNOWN_HEADS: Final = 32
 _MAX_KNOWN_HEAD_BYTES: Final = 2 * 1024
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -31,57 +30,58 @@ _REPLAYED_HEAD: Final = b"POST / HTTP/1.1\r\n%b\r\n\r\n"
 
 
 class Receiver(Protocol):
-    """Who is told what was read."""
+    """Receives what was read."""
 
     def head_began(self) -> None:
-        """Note that the first byte of a request has come."""
+        """The first byte of a request came."""
         ...
 
     def head_ended(self, request: Request, *, version: str, is_last: bool, with_body: bool, body_bytes: int) -> int:
-        """Take a head; return how long the body may be, or -1 if nothing more is to be read.
+        """A head came. Return how long its body may be, or -1 to read nothing more.
 
-        `is_last`: the client wants to ask no more. `with_body`: the answer is to have its body. `body_bytes`: as many
-        come, 0 for none, -1 if that is not said.
+        `is_last`: the client sends no more requests. `with_body`: the answer must have its body. `body_bytes`: the length
+        of the body, 0 for none, -1 if the head does not say it.
         """
         ...
 
     def body_ended(self, body: bytes) -> None:
-        """Take the body of that request, which has come completely."""
+        """The body of that request came completely."""
         ...
 
     def refused(self, refusal: Refusal) -> None:
-        """Note that reading has ended, and why."""
+        """Reading has ended, because of this."""
         ...
 
 
 class KnownHead(NamedTuple):
-    """What the parser made of a head, and who answers requests that have it."""
+    """A head as the parser read it, and the resource that answers requests with this head."""
 
     method: str
     target: str
     headers: Mapping[str, str]
-    head_bytes: int
+    memory_bytes: int
+    """How much memory a request with this head takes, about, without its body."""
     resource: Resource
 
 
 class KnownHeads:
-    """The last heads of one listener: a client sends the same one with every post, except for the Content-Length.
+    """The last heads of one listener, which need not be parsed again.
 
-    Such a head means the same again, so it is not parsed again. Any other difference, of a single byte, makes it another
-    head. Only heads are known that the parser and the application accepted, and only until the application has other rules.
-    At most 32 of 2 KiB.
+    A client sends the same head with every post, except for the Content-Length; any other difference, even of one byte,
+    makes it another head. Only heads that the parser and the application accepted are known, and only until the application
+    changes its rules. At most 32 of 2 KiB.
     """
 
     def __init__(self) -> None:
         self._heads: dict[tuple[bytes, bytes], KnownHead] = {}
-        """By what is before and behind the digits of the Content-Length."""
+        """By the bytes before and after the digits of the Content-Length."""
 
     def forget(self) -> None:
         """Ask the application about each head again."""
         self._heads.clear()
 
     def find(self, data: bytes) -> tuple[KnownHead, Request] | None:
-        """Return the one request that the data is, to the last byte, if its head is known. Its peer is to be added."""
+        """Return a known head and its request, without a peer, if the data is exactly one request with that head."""
         end = data.find(_END_OF_HEAD, 0, _MAX_KNOWN_HEAD_BYTES) + len(_END_OF_HEAD)
         length = _LENGTH.search(data, 0, end)
         if length is None or end + int(length[1]) != len(data):
@@ -92,8 +92,8 @@ class KnownHeads:
         headers = {**head.headers, "content-length": length[1].decode()}
         return head, Request(head.method, head.target, headers, data[end:], None)
 
-    def learn(self, data: bytes, request: Request, head_bytes: int, resource: Resource) -> None:
-        """Remember the head of a request of HTTP/1.1 that the parser found in the data, and that another may follow."""
+    def learn(self, data: bytes, request: Request, memory_bytes: int, resource: Resource) -> None:
+        """Remember the head of a request of HTTP/1.1 that the data contains, if nothing about it is unusual."""
         end = data.find(_END_OF_HEAD, 0, _MAX_KNOWN_HEAD_BYTES) + len(_END_OF_HEAD)
         length = _LENGTH.search(data, 0, end)
         if (
@@ -106,11 +106,11 @@ class KnownHeads:
         if len(self._heads) >= _MAX_KNOWN_HEADS:
             self._heads.clear()
         key = data[: length.start(1)], data[length.end(1) : end]
-        self._heads[key] = KnownHead(request.method, request.target, request.headers, head_bytes, resource)
+        self._heads[key] = KnownHead(request.method, request.target, request.headers, memory_bytes, resource)
 
 
 class RequestReader:
-    """Reads the requests of one connection, whose socket is `peer`; everything that it finds is told to `receiver`."""
+    """Reads the requests of one connection, whose socket is `peer`, and tells `receiver` of them."""
 
     def __init__(self, receiver: Receiver, limits: Limits, *, peer: Any) -> None:
         self._receiver = receiver
@@ -118,27 +118,27 @@ class RequestReader:
         self._peer = peer
         self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self.phase = State.NEW
-        """NEW, IDLE, HEAD or BODY; CLOSED when nothing more is read."""
+        """NEW, IDLE, HEAD or BODY; CLOSED once nothing more is read."""
         self._target = b""
         self._headers: dict[str, str] = {}
         self._fields: list[tuple[bytes, bytes]] = []
         self.head_bytes = 0
-        """Of the target and the headers."""
+        """The size of the target and the headers."""
         self.came_bytes = 0
-        """In all slices before, of which something is of the head, or of the body."""
+        """The size of all earlier slices that contain some of this head, or of this body."""
         self._blocks: list[bytes] = []
-        """What came of the body but its end, as its parts may be as many as its bytes."""
+        """The body so far without its end, in blocks, as the parser may yield it byte by byte."""
         self._body = bytearray()
-        """The end of it."""
+        """The end of the body so far."""
         self.body_bytes = 0
-        """Of what came of the body."""
+        """The size of the body so far."""
         self.discards = False
-        """Whether the body is thrown away as it comes."""
+        """Whether the body is thrown away."""
         self._max_body_bytes = 0
         self._is_last = False
         self._slice_bytes = 0
         self._stops_before_body = False
-        """Whether the parser is about to, as it takes the body for another protocol."""
+        """Whether the parser will stop before the body, because it takes the body for another protocol."""
 
     def feed(self, data: "bytes | memoryview") -> None:
         """Read more, at most SLICE_BYTES at a time."""
@@ -166,7 +166,7 @@ class RequestReader:
         self._body.clear()
 
     def begun(self) -> tuple[Request | None, bool]:
-        """Return what is known of the request whose head is being read, and whether its answer is to have its body."""
+        """Return what is known of the request whose head is being read, and whether its answer must have its body."""
         if self.phase is not State.HEAD or not self._target or self._parser is None:
             return None, True
         method = self._parser.get_method().decode()
@@ -181,7 +181,7 @@ class RequestReader:
             self.end()
 
     def _bound(self) -> None:
-        """Refuse what too much has come of, and the parser keeps or ignores: of a head, beside a body, before a head."""
+        """Refuse too many bytes of a head, beside a body or before a head, which the parser would keep or ignore."""
         self.came_bytes += self._slice_bytes
         spare_bytes = self._limits.max_head_bytes + SLICE_BYTES - self.came_bytes
         if self.phase is State.BODY:
@@ -193,7 +193,7 @@ class RequestReader:
             self._refuse("headers_too_large" if self.phase is State.HEAD else "malformed_http")
 
     def _begin_anew(self) -> None:
-        """Go on behind a request that offers another protocol, which nobody here speaks; with its body, if it has one."""
+        """Go on with the body, or the next request, after a request that offers another protocol, which is ignored."""
         if self.phase is State.CLOSED:
             return
         self._parser = HttpRequestParser(self)
@@ -220,7 +220,7 @@ class RequestReader:
             self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools. It is also called for the trailers of a body in chunks, which mean nothing here."""
+        """See httptools. Also called for the trailers of a chunked body, which are ignored."""
         if self.phase is State.HEAD:
             self._fields.append((name, value))
 
@@ -258,7 +258,7 @@ class RequestReader:
             self._refuse("body_too_large")
 
     def _take_fields(self) -> dict[str, str]:
-        """Make headers of what the parser found of them so far."""
+        """Return the headers that the parser has found so far."""
         headers = self._headers
         size_bytes = len(self._target)
         for name, value in self._fields:
@@ -281,7 +281,7 @@ class RequestReader:
         if coding != "chunked" or (version == "1.0" and "transfer-encoding" in headers):
             is_chunked = coding.rpartition(",")[2].strip() == "chunked"
             return "unsupported_transfer_encoding" if is_chunked and version == "1.1" else "malformed_http"
-        # Without a Host nobody knows whom a request of HTTP/1.1 is for, and with two even less.
+        # A request of HTTP/1.1 must have exactly one Host.
         return "malformed_http" if "," in headers.get("host", "," if version == "1.1" else "") else None
 
     def on_body(self, part: bytes) -> None:

@@ -1,11 +1,10 @@
-"""From what an app posted to what the buffer holds: judge each element, put those that are good.
+"""From elements that an app posted to events in the buffer: judge each, store the good ones, count all.
 
-All the ways in share it, whatever they speak. Elements fail alone; what is good of one request is put together, all or
-nothing. Every element is counted exactly once: as accepted, as a duplicate or as refused.
+All intakes share it. Elements are refused one by one; the good ones of one request are stored together, all or none. Every
+element is counted exactly once: as accepted, as a duplicate or as refused.
 
-Of a body that is refused as a whole, nothing is put, learned or counted here: all its elements are read before. Of those
-that wait for that, only what the put needs is kept. Bodies that take more than one turn of the event loop are read one at a
-time, first come, first served.
+All elements of a request are read before any is stored, learned or counted, so that a body that is refused as a whole leaves
+no trace. Bodies that take more than one turn of the event loop are read one at a time, first come, first served.
 """
 
 import asyncio
@@ -21,26 +20,38 @@ from forwarder.event import Clock, DuplicateKey, Event
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.intake.duplicates import DuplicateKeys, Key
 from forwarder.intake.elements import Element, Elements
-from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judge, Judgement
+from forwarder.intake.judging import BYTES_PER_TURN, ELEMENTS_PER_TURN, Draft, Judgement, judge
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import Intake, RefusalReason
 
 LARGE_BODY_BYTES: Final = 256 * 1024
-"""Of larger bodies one is stored at a time: what comes meanwhile waits for no more of them."""
+"""Only one body that is larger than this is stored at a time, so that smaller ones wait for no more than one."""
+_KEY_REUSED: Final = (
+    Violation(
+        "idempotency_key_reused",
+        "idempotency_key",
+        "this key (Idempotency-Key) came with another event before: use a new key for each event, or repeat the same event",
+    ),
+)
+_REASONS: Final[Mapping[type, RefusalReason]] = {
+    Full: "buffer_full",
+    NeverFits: "body_too_large",
+    Unavailable: "buffer_unavailable",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The buffer took charge of the good elements; there may be none."""
+    """The good elements are in the buffer; there may be none."""
 
     ids: Sequence[int | None]
-    """One for each element, of a duplicate the first one's; None where it was refused."""
+    """One for each element; a duplicate has the id of the first event, a refused element None."""
     accepted: int
     duplicates: int
     refusals: Sequence[tuple[int, Refused]]
-    """The index and the violations of refused elements, as far as they are listed."""
+    """The indexes and violations of refused elements, as far as they are listed."""
     reused: Collection[int] = ()
-    """The indexes of all those that were refused because their keys came with other events."""
+    """The indexes of all elements that were refused because their keys came with other events."""
 
     @property
     def not_listed(self) -> int:
@@ -53,14 +64,14 @@ OneAccepted = int | Refused | Full | NeverFits | Unavailable
 
 
 class Storing(NamedTuple):
-    """An event that is being stored, with the id that it will have."""
+    """An event that is being stored, and its id."""
 
     event_id: int
     stored: asyncio.Future[PutAnswer]
 
 
 class Acceptor:
-    """Puts what `read` read into the buffer. `ids` gives rising ids; `clock` gives seconds since 1970."""
+    """Puts what `read` reads into the buffer. `ids` returns rising ids; `clock` returns seconds since 1970."""
 
     def __init__(
         self,
@@ -76,19 +87,49 @@ class Acceptor:
         self.read = elements
         self._buffer = buffer
         self._types = types
-        self._judge = Judge(types)
         self._keys = keys
-        self._forgotten_to = 0  # what the buffer was told last
+        self._forgotten_to = 0
+        """The buffer knows that the keys of events up to this id are forgotten."""
         self._large = asyncio.Lock()
-        """Held by the one body with many elements that is being read, and by a large one also while it is stored."""
+        """Held by the one large body that is being read; if it exceeds LARGE_BODY_BYTES, also while it is stored."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
 
-    async def accept_body(self, body: bytes, key: str | None, *, intake: Intake, is_lines: bool) -> Acceptance:
-        """Take in all that one body holds: JSON, or lines of it. `key` is that of the whole request, from its headers.
+    def begin_one(self, element: Element, *, intake: Intake) -> Storing | None:
+        """Begin to store an event that needs nothing to be learned, remembered or forgotten: the usual case.
 
-        Raises MalformedJsonError, having counted nothing, if the body is refused as a whole.
+        None if it needs that, or is refused, or may have to wait: then use `accept_one`.
+        """
+        raw, checked, key = element
+        if (
+            isinstance(checked, Conforming)
+            and key is None
+            and self._keys.forgotten_to <= self._forgotten_to
+            and self._types.know(checked)
+        ):
+            event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
+            if (stored := self._buffer.begin_put(event, intake=intake)) is not None:
+                return Storing(event.id, stored)
+        return None
+
+    def refuse_one(self, answer: Full | NeverFits | Unavailable, *, intake: Intake) -> Full | NeverFits | Unavailable:
+        """Count an event that the buffer did not store. Return the buffer's answer."""
+        self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(answer)])
+        return answer
+
+    async def accept_one(self, element: Element, *, intake: Intake) -> OneAccepted:
+        """Accept the only element of a request. Return the event's id; if it is a duplicate, the first event's."""
+        answer = await self.accept([element], intake=intake)
+        if not isinstance(answer, Accepted):
+            return answer
+        event_id = answer.ids[0]
+        return answer.refusals[0][1] if event_id is None else event_id
+
+    async def accept_body(self, body: bytes, key: str | None, *, intake: Intake, is_lines: bool) -> Acceptance:
+        """Accept all elements of a body: a JSON document, or lines. `key` is the key of the whole request.
+
+        Raise MalformedJsonError, having counted nothing, if the body is refused as a whole.
         """
         read = self.read.lines if is_lines else self.read.json
         if len(body) <= BYTES_PER_TURN:
@@ -97,22 +138,21 @@ class Acceptor:
                 return await self.accept(posted.elements, intake=intake)
             del posted  # it may be far larger than the body
         async with self._large:
-            request = await self._judge.judge(read(body, key).elements, keys_are_kept=self._keys.are_kept)
+            request = await judge(read(body, key).elements, self._types, keys_are_kept=self._keys.are_kept)
             if len(body) > LARGE_BODY_BYTES:
-                return await self._settle(request, intake=intake, patient=False)
-        return await self._settle(request, intake=intake, patient=False)
+                return await self._store(request, intake=intake)
+        return await self._store(request, intake=intake)
 
     async def accept(self, elements: Iterable[Element], *, intake: Intake, patient: bool = False) -> Acceptance:
-        """Take in the elements of one request. Who is `patient` tries again what was not taken, so it is not counted.
+        """Accept the elements of one request. A `patient` caller tries again if the buffer refuses, so that is not counted.
 
-        Raises what `elements` raises, having counted nothing.
+        Raise what `elements` raises, having counted nothing.
         """
-        return await self._settle(
-            await self._judge.judge(elements, keys_are_kept=self._keys.are_kept), intake=intake, patient=patient
-        )
+        request = await judge(elements, self._types, keys_are_kept=self._keys.are_kept)
+        return await self._store(request, intake=intake, patient=patient)
 
-    async def _settle(self, request: Judgement, *, intake: Intake, patient: bool) -> Acceptance:
-        """Put what is good of a request, and count all of it."""
+    async def _store(self, request: Judgement, *, intake: Intake, patient: bool = False) -> Acceptance:
+        """Store the good elements of a request, and count all."""
         if request.has_keys:
             await self._wait_for_claims(request)
         # From here to the put there is no await, so that ids rise in the order of the puts, and no key is claimed twice.
@@ -132,58 +172,28 @@ class Acceptor:
         if repeats:
             self._telemetry.events_duplicate(len(repeats), intake=intake)
         for code, number in request.refused.codes.items():
-            one_of_them = request.refused.first[code]
+            first = request.refused.first[code]
             self._telemetry.events_refused(
-                number, intake=intake, reason=code, name=one_of_them.name, field=one_of_them.violations[0].field
+                number, intake=intake, reason=code, name=first.name, field=first.violations[0].field
             )
         ids: list[int | None] = [None] * request.elements
         for one, event in zip(fresh, events, strict=True):
             ids[one.index] = event.id
-        for index, first in repeats.items():
-            ids[index] = first if isinstance(first, int) else claimed[first]
+        for index, repeated in repeats.items():
+            ids[index] = repeated if isinstance(repeated, int) else claimed[repeated]
         return Accepted(ids, len(events), len(repeats), request.refused.listed, reused)
 
-    def begin_one(self, element: Element, *, intake: Intake) -> Storing | None:
-        """Begin to take in an event about which nothing is to be learned, remembered or forgotten, as nearly always.
-
-        None if there is, or it may have to wait: see `accept_one`.
-        """
-        raw, checked, key = element
-        if (
-            isinstance(checked, Conforming)
-            and key is None
-            and self._keys.forgotten_to <= self._forgotten_to
-            and self._types.know(checked)
-        ):
-            event = Event(next(self._ids), checked.customer, checked.name, raw, self._clock())
-            if (stored := self._buffer.begin_put(event, intake=intake)) is not None:
-                return Storing(event.id, stored)
-        return None
-
-    def refuse_one(self, answer: Full | NeverFits | Unavailable, *, intake: Intake) -> Full | NeverFits | Unavailable:
-        """Count an event that the buffer refused, and return the buffer's answer."""
-        self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(answer)])
-        return answer
-
-    async def accept_one(self, element: Element, *, intake: Intake) -> OneAccepted:
-        """Take in the one element of a request; return the event's id, of a duplicate the first one's."""
-        answer = await self.accept([element], intake=intake)
-        if not isinstance(answer, Accepted):
-            return answer
-        event_id = answer.ids[0]
-        return answer.refusals[0][1] if event_id is None else event_id
-
     async def _wait_for_claims(self, request: Judgement) -> None:
-        """Wait until none of the keys is of an event that is just being put."""
+        """Wait until none of the keys belongs to an event that is being put."""
         self._keys.forget_old()
         keys = [draft.key for draft in request.drafts if draft.key]
         while claims := {found for key in keys if isinstance(found := self._keys.find(key), asyncio.Future)}:
             await asyncio.wait(claims)
 
     def _sift(self, request: Judgement) -> tuple[list[Draft], dict[int, int | Key], Collection[int]]:
-        """Return what is new, and by their indexes the repetitions: of which event, or of which key among the new ones.
+        """Return the new drafts; which drafts repeat which event, or which key of a new draft; and the others, refused.
 
-        Also the indexes of those that use the key of another event, which are refused.
+        The others use the key of another event. Drafts that are not new are named by their indexes.
         """
         fresh: list[Draft] = []
         repeats: dict[int, int | Key] = {}
@@ -214,11 +224,11 @@ class Acceptor:
         intake: Intake,
         now: float,
     ) -> PutAnswer:
-        """Put events, whose keys are claimed meanwhile; if they are not stored, none is remembered."""
+        """Put events, with what is learned from them. Their keys are claimed meanwhile, and remembered if it succeeds."""
         if not events:
             return Stored()
         forgotten_to = self._keys.forgotten_to
-        if not judged and not claimed and forgotten_to <= self._forgotten_to:  # as nearly always
+        if not judged and not claimed and forgotten_to <= self._forgotten_to:  # the usual case
             return await self._buffer.put(events, intake=intake)
         types: dict[Place, LearnedType] = {}
         for each in judged:
@@ -237,19 +247,5 @@ class Acceptor:
                 self._forgotten_to = max(self._forgotten_to, forgotten_to)
             else:
                 self._keys.abandon(claimed)
-                self._types.give_back(changes)
+                self._types.requeue(changes)
         return answer
-
-
-_KEY_REUSED: Final = (
-    Violation(
-        "idempotency_key_reused",
-        "idempotency_key",
-        "this key (Idempotency-Key) came with another event before: give each event a key of its own, or post it as it was",
-    ),
-)
-_REASONS: Final[Mapping[type, RefusalReason]] = {
-    Full: "buffer_full",
-    NeverFits: "body_too_large",
-    Unavailable: "buffer_unavailable",
-}

@@ -1,7 +1,14 @@
-"""The answers of the HTTP intake: JSON, of one shape for every error. Pure."""
+"""The answers of the HTTP intake: JSON, with one shape for all errors; and the status page. Pure.
 
+The status page is one piece of HTML without data, made of the files in `page/`; it reads /v1/status in the browser. It needs
+nothing else, and its policy lets the browser use nothing else: style and script are named by their hashes, and no text can
+become markup (trusted types).
+"""
+
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypedDict, assert_never
 
@@ -16,12 +23,12 @@ from forwarder.intake.bodies import ENCODINGS
 from forwarder.words import Code, EventCode, RequestCode
 
 _MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
-    "malformed_http": (400, "this is not a request of HTTP/1.1 that the forwarder understands"),
+    "malformed_http": (400, "this is not a valid HTTP/1.1 request"),
     "body_too_large": (413, "the body exceeds intake.max_body_bytes, or the whole buffer: send less at a time"),
-    "buffer_full": (429, "the buffer is full: nothing of this request was taken; send it again later"),
+    "buffer_full": (429, "the buffer is full, and nothing of this request was accepted: send it again later"),
     "buffer_unavailable": (
         503,
-        "the disk of the buffer is full, fails or is gone: nothing of this request was done; send it again later",
+        "the buffer's disk is full, fails or is gone, and nothing of this request was stored: send it again later",
     ),
     "unauthorized": (
         401,
@@ -29,58 +36,58 @@ _MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
     ),
     "forbidden_user": (
         403,
-        "over a Unix socket this is for the daemon's own user, root, members of control.group, or who sends intake.token",
+        "over a Unix socket this is for the daemon's own user, root, members of control.group, or with intake.token",
     ),
-    "forbidden_host": (
-        403,
-        "the Host is none of intake.allowed_hosts: call the forwarder by one of them, or add the one that you use",
-    ),
+    "forbidden_host": (403, "the Host is not in intake.allowed_hosts: use a name that is, or add this one"),
     "forbidden_origin": (
         403,
-        "a page in a browser sent this, and its Origin is none of intake.allowed_origins: add it if its pages may post",
+        "a web page sent this, and its Origin is not in intake.allowed_origins: add it if its pages may post",
     ),
-    "shutting_down": (503, "the forwarder is shutting down: send it again, to its successor"),
+    "shutting_down": (503, "the forwarder is shutting down: send it again after its restart"),
     "not_found": (
         404,
-        "there is nothing here: POST to /track/event or /v1/events, GET / or /v1/status; what has an id may be gone",
+        "nothing is here: POST to /track/event or /v1/events, GET / or /v1/status; an id may be unknown by now",
     ),
-    "method_not_allowed": (405, "this path does not take this method: see the Allow header"),
+    "method_not_allowed": (405, "this path does not support this method: see the Allow header"),
     "unsupported_encoding": (
         415,
-        f"the Content-Encoding is not understood: send one of {', '.join(ENCODINGS)}, and it alone, or none",
+        f"this Content-Encoding is not supported: use {', '.join(ENCODINGS[:-1])} or {ENCODINGS[-1]}, only one, or none",
     ),
     "unsupported_content_type": (
         415,
-        "any page could send this Content-Type, or none: send JSON's, as in curl -H 'Content-Type: application/json'",
+        "any web page could send this Content-Type, or none: use JSON's, as in curl -H 'Content-Type: application/json'",
     ),
-    "malformed_body": (400, "the body is not what its headers say: cut short, or not the compression that it claims"),
-    "headers_too_large": (431, "the headers are too many, or too large: leave out what the forwarder does not need"),
-    "uri_too_long": (414, "the path and query are too long: events belong in the body"),
+    "malformed_body": (400, "the body does not match its headers: it is cut short, or not compressed as they say"),
+    "headers_too_large": (
+        431,
+        "the headers are too many or too large: leave out those that the forwarder does not need",
+    ),
+    "uri_too_long": (414, "the path and query are too long: send events in the body"),
     "unsupported_transfer_encoding": (
         501,
-        "the Transfer-Encoding is not chunked alone: send that or a Content-Length, and compress with Content-Encoding",
+        "Transfer-Encoding may only be chunked: use that or a Content-Length, and compress with Content-Encoding",
     ),
     "too_slow": (408, "the body did not arrive within intake.body_timeout_seconds"),
     "busy": (
         429,
-        "too much is being parsed at once (intake.max_parsing_bytes), so this request was not taken: send it again later",
+        "too much is being parsed at once (intake.max_parsing_bytes), so this was not accepted: send it again later",
     ),
-    "internal_error": (500, "the forwarder failed at this request, which was not taken; its log says more"),
+    "internal_error": (500, "the forwarder failed, and this request was not accepted; the log says more"),
 }
 _CLOSING: Final = frozenset({400, 401, 403, 408, 413, 414, 415, 431, 500, 501})
-"""Statuses after which the connection is closed: the rest of the request is not read, or nobody knows where it ends."""
-
-
-_JSON: Final = {
-    "Content-Type": "application/json",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
+"""After an answer with one of these the connection is closed: the rest of the request is not read, or its end is unknown."""
+_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {"busy": 1, "buffer_unavailable": 5, "shutting_down": 5}
+_SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_JSON: Final = {"Content-Type": "application/json", **_SAFE}
+_PAGE: Final = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    **_SAFE,
 }
-_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
-    "busy": 1,
-    "buffer_unavailable": 5,
-    "shutting_down": 5,
-}
+_FILES: Final = Path(__file__).parent
+_SCRIPTS: Final = ("drawing.js", "advice.js", "sections.js", "polling.js")
 
 
 class Error(TypedDict):
@@ -88,12 +95,12 @@ class Error(TypedDict):
 
     code: Code
     field: str | None
-    """Where: `name`, `attributes.Price`; None when it is the whole."""
+    """Where it is, such as `name` or `attributes.Price`; None for the whole."""
     message: str
 
 
 def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds: int | None = None) -> Answer:
-    """Refuse a request as a whole; the caller knows when it may come again, or else the code says it."""
+    """Refuse a request as a whole. Without `retry_after_seconds` the code decides when the client may try again."""
     status, message = _MESSAGES[code]
     headers = {}
     if (seconds := retry_after_seconds or _RETRY_AFTER_SECONDS.get(code)) is not None:
@@ -108,13 +115,13 @@ def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds:
 
 
 def too_slow_headers() -> Answer:
-    """Refuse who sends the headers too slowly."""
+    """Refuse a client that sends its headers too slowly."""
     message = "the request's headers did not arrive within intake.header_timeout_seconds"
     return _errors(408, [_error("too_slow", message)])
 
 
 def wrong(code: EventCode, message: str) -> Answer:
-    """Refuse what cannot be understood, and is wrong as a whole."""
+    """Refuse a request that cannot be understood."""
     return _errors(_status_of(code), [_error(code, message)])
 
 
@@ -124,7 +131,7 @@ def violations(refused: Refused) -> Answer:
 
 
 def no_room(stored: Full | NeverFits | Unavailable) -> Answer:
-    """Refuse what the buffer did not take."""
+    """Refuse what the buffer did not store."""
     match stored:
         case Full():
             return refusal("buffer_full", retry_after_seconds=stored.retry_after_seconds)
@@ -142,7 +149,7 @@ def accepted_one(event_id: int) -> Answer:
 
 
 def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:
-    """Confirm a batch: 202, or 422 if every one of its elements was refused."""
+    """Confirm a batch: 202, or 422 if all of its elements were refused."""
     content: dict[str, object] = {
         "accepted": accepted.accepted,
         "duplicates": accepted.duplicates,
@@ -152,37 +159,26 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:
         content["rejected_not_listed"] = accepted.not_listed
     if with_ids:
         content["ids"] = [None if event_id is None else str(event_id) for event_id in accepted.ids]
-    taken = accepted.accepted or accepted.duplicates
-    return _json(422 if accepted.refusals and not taken else 202, orjson.dumps(content))
+    any_good = accepted.accepted or accepted.duplicates
+    return _json(422 if accepted.refusals and not any_good else 202, orjson.dumps(content))
 
 
 def content(answer: Mapping[str, object] | bytes) -> Answer:
-    """Show what was asked for, which may be JSON already."""
+    """Show what was asked for; bytes are JSON already."""
     return _json(200, answer if isinstance(answer, bytes) else orjson.dumps(answer))
 
 
-@cache
-def _document() -> bytes:
-    return words.put_into(Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")).encode()
-
-
-def document() -> Answer:
-    """Show the OpenAPI document."""
-    return Answer(200, {**_JSON, "Content-Type": "application/yaml"}, _document())
-
-
 def text(value: str) -> str:
-    """Return text that may hold lone surrogates as what JSON can carry."""
+    """Return a text in which lone surrogates, which JSON cannot contain, are replaced."""
     return value.encode(errors="replace").decode()
 
 
 def described(found: Sequence[Violation]) -> list[Error]:
-    """Return violations as they stand in an answer."""
+    """Return violations in the shape of an answer's errors."""
     return [_error(one.code, one.message, one.field) for one in found]
 
 
 def _status_of(code: EventCode) -> int:
-    """Return the status of an answer whose first error is one event's."""
     return 400 if code == "malformed_json" else 422
 
 
@@ -191,7 +187,7 @@ def _error(code: Code, message: str, field: str | None = None) -> Error:
 
 
 def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str] | None = None) -> Answer:
-    """Return any error: all that is wrong, and what is wrong first once more for simple clients."""
+    """Return all that is wrong; the first error also stands by itself, for simple clients."""
     first = errors[0]
     content = {"success": False, "code": first["code"], "message": first["message"], "errors": errors}
     return _json(http_status, orjson.dumps(content), headers)
@@ -199,3 +195,50 @@ def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str
 
 def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
     return Answer(http_status, _JSON if headers is None else {**_JSON, **headers}, body)
+
+
+def document() -> Answer:
+    """Show the OpenAPI document."""
+    return Answer(200, {**_JSON, "Content-Type": "application/yaml"}, _document())
+
+
+@cache
+def _document() -> bytes:
+    return words.put_into(_read("openapi.yaml")).encode()
+
+
+def status_page(*, asks_for_token: bool) -> Answer:
+    """Show the status page. With `asks_for_token` it asks for the token at once, without trying to do without."""
+    page, policy = _page()
+    if asks_for_token:
+        page = page.replace("<body>", "<body data-token>", 1)
+    return Answer(200, {**_PAGE, "Content-Security-Policy": policy}, page.encode())
+
+
+@cache
+def _page() -> tuple[str, str]:
+    """Return the page and its Content-Security-Policy."""
+    style = _read("page/style.css")
+    script = words.put_into("".join(_read(f"page/{name}") for name in _SCRIPTS))
+    page = _read("page/page.html").replace("{{style}}", style).replace("{{script}}", script)
+    policy = (
+        "default-src 'none'",
+        f"script-src '{_hash(script)}'",
+        f"style-src '{_hash(style)}'",
+        "connect-src 'self'",
+        "img-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+    return page, "; ".join(policy)
+
+
+def _read(name: str) -> str:
+    return (_FILES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"

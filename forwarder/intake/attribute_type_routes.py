@@ -1,4 +1,4 @@
-"""The endpoints of attribute types: list, forget, import. They show no values; what changes something is guarded."""
+"""The endpoints of attribute types: list, forget, import. None shows values; those that change something are guarded."""
 
 import asyncio
 import json
@@ -14,42 +14,42 @@ from forwarder.attribute_types.known import TooManyTypesError
 from forwarder.growlytics.contract import MAX_NAME_UNITS
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
-from forwarder.intake.operations import Asked, Operation, Operations, Question, RefusedError, wrong
+from forwarder.intake.operations import Asked, Operation, Operations, Question, RefusedOperationError, wrong
 from forwarder.words import ATTRIBUTE_TYPES, AttributeType
 
 MAX_PAGE_TYPES: Final = 500
 MAX_PAGE_BYTES: Final = 1 << 18
-"""What is listed at once: many may ask, and not read what they are answered."""
+"""The most of one page: many clients may ask for pages and not read them."""
 NOTE_SECONDS: Final = 5.0
-"""For how long a change may wait for the disk before its client is told to come again: clients wait for about 10 s."""
+"""How long a change may wait for the disk before the request is refused; clients wait for about 10 s."""
 _CURSOR: Final = rf"^(?:[0-9a-f]{{4}}){{1,{MAX_NAME_UNITS}}}-(?:[0-9a-f]{{4}}){{0,{MAX_ATTRIBUTE_BYTES}}}\Z"
-"""The UTF-16 code units of a name and of an attribute, so that whatever looks like one is one."""
+"""The UTF-16 code units of a name and of an attribute, in hexadecimal, so every text of this form is valid."""
 _TYPES_PER_TURN: Final = 1000
-"""How many types are read before others get a turn of the event loop."""
+"""How many types are read before other tasks get a turn of the event loop."""
 
 
-class _Listing(Question):
+class _TypesToList(Question):
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_TYPES)] = MAX_PAGE_TYPES
     after: Annotated[str, Meta(pattern=_CURSOR)] | None = None
 
     explained: ClassVar = {
         "limit": f"a decimal number from 1 to {MAX_PAGE_TYPES}",
-        "after": "the next of the page before, as it was",
+        "after": "the next of the page before, unchanged",
     }
 
 
-class _Forget(Question):
+class _TypesToForget(Question):
     name: str
     attribute: str | None = None
 
     example: ClassVar = '{"name": "…", "attribute": "…"}'
     explained: ClassVar = {
         "name": "the name of events, a string",
-        "attribute": "the name of an attribute, a string; without it all are forgotten",
+        "attribute": "the name of an attribute, a string; leave it out to forget all attributes",
     }
 
 
-class _Import(Question):
+class _TypesToImport(Question):
     types: dict[str, dict[str, AttributeType]]
 
     example: ClassVar = '{"types": {"Add To Cart": {"Price": "number"}}}'
@@ -57,10 +57,10 @@ class _Import(Question):
 
 
 class AttributeTypeRoutes:
-    """Answers requests for the types of attributes. `note` has changes kept beyond the process, and may take its time.
+    """Answers requests for the types of attributes. `note` stores changes on disk, and may take long.
 
-    What it has not done within `note_seconds` is answered 503 buffer_unavailable. The change is in force all the same, in
-    memory, and is kept on disk as soon as there is room. To ask for it again does no harm.
+    If it takes longer than `note_seconds`, the answer is 503 buffer_unavailable. The change is in force in memory all the
+    same, and is stored as soon as there is room. To ask for it again does no harm.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AttributeTypeRoutes:
         }
 
     async def _list(self, asked: Asked) -> Answer:
-        listing = _Listing.of_query(asked.query)
+        listing = _TypesToList.of_query(asked.query)
         pieces: list[bytes] = []
         left = MAX_PAGE_BYTES
         last = following = None
@@ -97,24 +97,24 @@ class AttributeTypeRoutes:
         return answers.content(body)
 
     async def _forget(self, asked: Asked) -> Answer:
-        which = _Forget.of_body(asked.body)
+        which = _TypesToForget.of_body(asked.body)
         forgotten = self._types.forget(which.name, which.attribute)
-        await self._keep(forgotten)
+        await self._store(forgotten)
         is_fixed = self._types.is_fixed(which.name, which.attribute)
         return answers.content({"forgotten": len(forgotten), "fixed": is_fixed})
 
     async def _import(self, asked: Asked) -> Answer:
-        types = await _by_place(_Import.of_body(asked.body))
+        types = await _by_place(_TypesToImport.of_body(asked.body))
         try:
             changes = self._types.imported(types)
         except TooManyTypesError:
-            raise wrong("these are more types than contract.max_attribute_types lets it learn") from None
-        await self._keep(changes)
+            raise wrong("these are more types than contract.max_attribute_types allows") from None
+        await self._store(changes)
         fixed = sum(self._types.is_fixed(*place) for place in types)
         return answers.content({"imported": len(types) - fixed, "fixed": fixed})
 
-    async def _keep(self, changes: TypeChanges) -> None:
-        """Wait until changes are on disk; if that takes too long it goes on, and the request is refused."""
+    async def _store(self, changes: TypeChanges) -> None:
+        """Wait until changes are stored. If that takes too long, refuse the request and let it go on."""
         if not changes:
             return
         noting = asyncio.ensure_future(self._note(changes))
@@ -123,14 +123,14 @@ class AttributeTypeRoutes:
         done, _ = await asyncio.wait({noting}, timeout=self._note_seconds)
         if not done:
             noting.add_done_callback(_forget_outcome)
-            raise RefusedError(answers.refusal("buffer_unavailable"))
+            raise RefusedOperationError(answers.refusal("buffer_unavailable"))
         noting.result()
 
 
 def _json(value: object) -> bytes:
     try:
         return orjson.dumps(value)
-    except TypeError:  # names may hold lone surrogates, which only the standard library writes
+    except TypeError:  # a name has lone surrogates, which only the standard library writes
         return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -144,12 +144,12 @@ def _place_of(cursor: str) -> Place:
 
 
 def _forget_outcome(noting: "asyncio.Future[None]") -> None:
-    """A disk that fails is told by the metrics and the log; asyncio would tell of an exception that nobody fetched."""
+    """Fetch the exception, or asyncio logs that nobody did; the metrics and the log tell of a disk that fails already."""
     if not noting.cancelled():
         noting.exception()
 
 
-async def _by_place(asked: _Import) -> dict[Place, AttributeType]:
+async def _by_place(asked: _TypesToImport) -> dict[Place, AttributeType]:
     found: dict[Place, AttributeType] = {}
     for name, table in asked.types.items():
         if not 0 < len(name.encode("utf-16-le", "surrogatepass")) // 2 <= MAX_NAME_UNITS:

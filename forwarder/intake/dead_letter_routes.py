@@ -1,22 +1,31 @@
-"""The endpoints of dead letters: list, show, replay, purge. What bears payloads or changes something is guarded."""
+"""The endpoints of dead letters: list, show, replay, purge. Those that show payloads or change something are guarded.
 
-from typing import Annotated, ClassVar, Final
+A replay moves dead letters back into the buffer, through the contract like any other event. It does so in one transaction,
+so that none is lost if it is interrupted and none is sent twice if it is repeated. A replayed event gets a new id, as its
+place is behind newer events of its customer. The types of its attributes are not judged again.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 import orjson
 from msgspec import UNSET, Meta, UnsetType
 
-from forwarder.buffer.base import MAX_LETTERS, DeadLetters
-from forwarder.event import DeadLetter
+from forwarder.buffer.base import MAX_LETTERS, Buffer, Full, NeverFits, Stored, Unavailable
+from forwarder.event import Clock, DeadLetter, Event
+from forwarder.growlytics.contract import Conforming, Refused
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
+from forwarder.intake.elements import Elements
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Id, Operation, Operations, Question
-from forwarder.intake.replay import Replayed, Replayer
+from forwarder.observing.recent import Receipts
 from forwarder.words import DEAD_REASONS, DeadReason
 
 _MAX_INTEGER: Final = (1 << 63) - 1
 
 
-class _Listing(Question):
+class _LettersToList(Question):
     limit: Annotated[int, Meta(ge=1, le=MAX_LETTERS)] = 100
     after: Annotated[int, Meta(ge=0, le=_MAX_INTEGER)] = 0
     reason: DeadReason | UnsetType = UNSET
@@ -30,7 +39,7 @@ class _Listing(Question):
     }
 
 
-class _Change(Question):
+class _LettersToChange(Question):
     ids: Annotated[list[Id], Meta(min_length=1, max_length=MAX_LETTERS)]
     dry_run: bool = False
 
@@ -46,12 +55,42 @@ class _Change(Question):
         return list(dict.fromkeys(map(int, self.ids)))
 
 
-class DeadLetterRoutes:
-    """Answers requests for dead letters."""
+class _Moved(NamedTuple):
+    """What became of the dead letters that were asked for."""
 
-    def __init__(self, dead_letters: DeadLetters, replayer: Replayer) -> None:
-        self._dead_letters = dead_letters
-        self._replayer = replayer
+    moved: Sequence[tuple[int, int | None]]
+    """The ids of those that were moved, and their new ids; None in a dry run."""
+    refused: Sequence[tuple[int, Refused]]
+    """Those that the contract does not allow stay."""
+    missing: Sequence[int]
+    """These ids are of no dead letters, or not any more."""
+
+
+class DeadLetterRoutes:
+    """Answers requests for dead letters. `next_id` returns rising ids; `clock` seconds since 1970.
+
+    A replay moves at most `max_replayed_bytes`, or one larger event.
+    """
+
+    def __init__(
+        self,
+        *,
+        elements: Elements,
+        buffer: Buffer,
+        receipts: Receipts,
+        next_id: Callable[[], int],
+        clock: Clock,
+        max_replayed_bytes: int,
+    ) -> None:
+        self._elements = elements
+        self._buffer = buffer
+        self._dead_letters = buffer.dead_letters
+        self._receipts = receipts
+        self._next_id = next_id
+        self._clock = clock
+        self._max_replayed_bytes = max_replayed_bytes
+        self._changing = asyncio.Lock()
+        """Held by the one request that changes dead letters."""
         self.operations: Operations = {
             "/v1/dead-letters": Operation("GET", self._list),
             "/v1/dead-letters/ID": Operation("GET", self._show, is_guarded=True),
@@ -60,15 +99,15 @@ class DeadLetterRoutes:
         }
 
     async def _list(self, asked: Asked) -> Answer:
-        listing = _Listing.of_query(asked.query)
-        if listing.payload:
-            asked.demand_leave()
+        wanted = _LettersToList.of_query(asked.query)
+        if wanted.payload:
+            asked.demand_operator()
         page = await self._dead_letters.page(
-            after_place=listing.after, max_letters=listing.limit, reason=listing.reason or None
+            after_place=wanted.after, max_letters=wanted.limit, reason=wanted.reason or None
         )
         return answers.content(
             {
-                "dead_letters": [_described(letter, with_payload=listing.payload) for letter in page.letters],
+                "dead_letters": [_described(letter, with_payload=wanted.payload) for letter in page.letters],
                 "next": None if page.next_place is None else str(page.next_place),
                 "events": self._dead_letters.events,
             }
@@ -78,10 +117,18 @@ class DeadLetterRoutes:
         found = await self._dead_letters.find([asked.event_id])
         return answers.content(_described(found[0], with_payload=True)) if found else answers.refusal("not_found")
 
+    async def _purge(self, asked: Asked) -> Answer:
+        ids = _LettersToChange.of_body(asked.body).numbers
+        async with self._changing:
+            purged = set(await self._dead_letters.purge(ids))
+        return answers.content({"purged": len(purged), "missing": [str(each) for each in ids if each not in purged]})
+
     async def _replay(self, asked: Asked) -> Answer:
-        change = _Change.of_body(asked.body)
-        answer = await self._replayer.replay(change.numbers, dry_run=change.dry_run)
-        if not isinstance(answer, Replayed):
+        wanted = _LettersToChange.of_body(asked.body)
+        # Even if the request is cancelled, the replay goes on: until it has ended, nobody else may change dead letters.
+        moving = asyncio.create_task(self._move(wanted.numbers, dry_run=wanted.dry_run), name="replay")
+        answer = await asyncio.shield(moving)
+        if not isinstance(answer, _Moved):
             return answers.no_room(answer)
         return answers.content(
             {
@@ -95,11 +142,36 @@ class DeadLetterRoutes:
             }
         )
 
-    async def _purge(self, asked: Asked) -> Answer:
-        ids = _Change.of_body(asked.body).numbers
-        async with self._replayer.changing:
-            purged = set(await self._dead_letters.purge(ids))
-        return answers.content({"purged": len(purged), "missing": [str(each) for each in ids if each not in purged]})
+    async def _move(self, ids: Sequence[int], *, dry_run: bool) -> _Moved | Full | NeverFits | Unavailable:
+        """Move dead letters into the buffer: all that the contract allows, or none."""
+        async with self._changing:
+            letters = await self._dead_letters.find(ids, max_bytes=self._max_replayed_bytes)
+            if len(letters) > 1 and sum(letter.event.size_bytes for letter in letters) > self._max_replayed_bytes:
+                return NeverFits()
+            good: list[tuple[Event, Conforming]] = []
+            refused: list[tuple[int, Refused]] = []
+            for letter in letters:
+                checked = self._elements.one(letter.event.body)[1]
+                if isinstance(checked, Conforming):
+                    good.append((letter.event, checked))
+                else:
+                    refused.append((letter.event.id, checked))
+            found = {letter.event.id for letter in letters}
+            missing = [letter_id for letter_id in ids if letter_id not in found]
+            if dry_run or not good:
+                return _Moved([(event.id, None) for event, _ in good], refused, missing)
+            now = self._clock()
+            new = [
+                Event(self._next_id(), check.customer, check.name, event.body, now, event.kind) for event, check in good
+            ]
+            replayed = [event.id for event, _ in good]
+            answer = await self._buffer.put(new, intake="replay", replayed=replayed)
+            if not isinstance(answer, Stored):
+                return answer
+            moved = [(old, event.id) for old, event in zip(replayed, new, strict=True)]
+            for old, event_id in moved:
+                self._receipts.ended(old, "replaced", event_id)
+            return _Moved(moved, refused, missing)
 
 
 def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:

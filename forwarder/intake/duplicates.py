@@ -1,8 +1,8 @@
-"""The apps' own keys of events: whether an event repeats one that was accepted not long ago, or uses its key for another.
+"""The apps' own keys: whether an event repeats one that was accepted before, or uses the key of another event.
 
-A key is claimed while its event is being put, so that a repetition waits to see what becomes of the first; it is remembered
-when that is stored, and forgotten when it is not. With it a digest of the event is remembered, as the app posted it. Bounded
-in time and in number, the oldest first. About 260 bytes each. Used by the ways in alone, on the event loop.
+A key is claimed while its event is being put, so that a repetition waits for the first. It is remembered if the event is
+stored, together with a digest of the event as the app posted it. Keys are bounded in time and number; the oldest are
+forgotten first. A key takes about 260 bytes. Used by intake alone, on the event loop.
 """
 
 import asyncio
@@ -20,37 +20,37 @@ from forwarder.settings import IntakeSettings
 
 _EVENT_BITS: Final = 64
 _EXACT: Final = 1 << 53
-"""Up to here each whole number has a double of its own."""
+"""Up to here every whole number has a double of its own."""
 _EVENT_MASK: Final = (1 << _EVENT_BITS) - 1
 
 
 class Key(NamedTuple):
-    """What is remembered of an app's own key, and of the event that came with it."""
+    """The digests of an app's own key and of the event that came with it."""
 
     digest: bytes
-    """16 bytes, of the key."""
+    """16 bytes, made of the key."""
     event: int
-    """64 bits, of the event; never 0."""
+    """64 bits, made of the event; never 0."""
 
 
 def key_of(text: str, raw: bytes, event: object) -> Key:
-    """Return what is remembered of a key and its event: the bytes as they came, and what they say.
+    """Return the digests of a key and its event, which came as the bytes `raw`.
 
-    What says the same is the same event, whatever its white space and the order of its members, as some libraries write
-    those again for each try. 1 and 1.0 are the same number; beyond 2**53, where doubles are too coarse to tell, they differ.
+    Events that mean the same have the same digest, whatever their white space and the order of their members, because some
+    libraries write these anew for each try. 1 and 1.0 are the same number up to 2**53; beyond, doubles are too coarse.
     """
     try:
         said = orjson.dumps(event, option=orjson.OPT_SORT_KEYS)
         if b".0" in said:
             said = orjson.dumps(_with_whole_numbers(event), option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # it holds what only the bytes tell apart, such as lone surrogates; or is nested too deeply
+    except TypeError:  # it contains what only bytes can show, such as lone surrogates, or is nested too deeply
         said = raw.strip()
     digest = int.from_bytes(blake2b(said, digest_size=_EVENT_BITS // 8).digest(), "big")
     return Key(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), digest or 1)
 
 
 def _with_whole_numbers(value: object) -> object:
-    """Return a JSON value whose whole numbers are all integers, as far as doubles are exact. Its depth is bounded."""
+    """Return a JSON value with all whole numbers as integers, as far as doubles are exact. Its depth is bounded."""
     if isinstance(value, dict):
         return {name: _with_whole_numbers(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -61,27 +61,27 @@ def _with_whole_numbers(value: object) -> object:
 
 
 class DuplicateKeys:
-    """`clock` gives seconds since 1970."""
+    """Remembers keys. `clock` returns seconds since 1970."""
 
     def __init__(self, settings: IntakeSettings, *, clock: Clock) -> None:
         self._window_seconds = settings.duplicate_window_seconds
         self._max_keys = settings.duplicate_max_keys
         self._clock = clock
-        # Ids with the digests of their events below them, in one number: an object for each would cost more than the key.
+        # The id and the digest of each event in one number: an object for each would take more memory than the key.
         self._ids: OrderedDict[bytes, int] = OrderedDict()
-        # Of which times how many keys are, in the order of _ids: a time for each would cost more than the key.
+        # How many keys came at which time, in the order of _ids: a time for each would take more memory than the key.
         self._spans: deque[_Span] = deque()
         self._span_seconds = min(1.0, self._window_seconds / 100)
         self._claimed: dict[bytes, asyncio.Future[None]] = {}
         self.are_kept = self._window_seconds > 0
-        """Whether keys count at all."""
+        """Whether keys are looked at at all."""
         self.forgotten_to = 0
-        """Keys of events up to this id are forgotten."""
+        """The keys of events up to this id are forgotten."""
 
     def find(self, key: Key) -> int | Literal["other"] | asyncio.Future[None] | None:
-        """Return the id of the event with this key, or `other` if that is another event; None if there is none.
+        """Return the id of the event with this key, `other` if the key belongs to another event, None if it is unknown.
 
-        While it is being put, return a future that is done when that is known.
+        While the event of the key is being put, return a future that is done when the put has ended.
         """
         if claim := self._claimed.get(key.digest):
             return claim
@@ -92,22 +92,22 @@ class DuplicateKeys:
         return "other" if event and event != key.event else found >> _EVENT_BITS
 
     def claim(self, keys: Iterable[Key]) -> None:
-        """Note that events with these keys, which none has, are being put; `settle` or `abandon` them."""
+        """Claim keys that are unknown, whose events are being put. Call `settle` or `abandon` next."""
         loop = asyncio.get_running_loop()
         self._claimed.update((key.digest, loop.create_future()) for key in keys)
 
     def settle(self, ids: Mapping[Key, int]) -> None:
-        """Remember claimed keys, whose events have these rising ids; those that wait go on."""
+        """Remember claimed keys, whose events have these rising ids, and wake those that wait for them."""
         self._add({key.digest: _packed(event_id, key.event) for key, event_id in ids.items()}, self._clock())
         self.abandon(ids)
 
     def abandon(self, keys: Iterable[Key]) -> None:
-        """Let those go on that wait for claimed keys."""
+        """Drop claims, and wake those that wait for them."""
         for key in keys:
             self._claimed.pop(key.digest).set_result(None)
 
     def forget_old(self) -> None:
-        """Forget what is too old, or too many."""
+        """Forget keys that are too old or too many."""
         oldest = self._clock() - self._window_seconds
         while self._spans:
             span = self._spans[0]
@@ -121,21 +121,21 @@ class DuplicateKeys:
                 self._spans.popleft()
 
     def load(self, keys: Sequence[DuplicateKey], *, age_seconds: Callable[[float], float] | None = None) -> None:
-        """Remember what was remembered before this process, in the order of the ids.
+        """Remember the keys of earlier processes, which come in the order of their ids.
 
-        `age_seconds` tells how long ago an earlier process accepted an event; without it, `clock` is that process's.
+        `age_seconds` returns how long ago an earlier process accepted an event; by default `clock` tells that.
         """
         now = self._clock()
         for key in keys:
             at = key.accepted_at if age_seconds is None else now - age_seconds(key.accepted_at)
-            # Less than a second apart is noise, which must not change the order.
+            # A difference of less than a second is noise, which must not change the order.
             accepted_at = at if abs(at - key.accepted_at) >= 1 else key.accepted_at
             self._add({key.digest: _packed(key.event_id, key.event or 0)}, accepted_at)
             if not self.are_kept:
                 self.forgotten_to = key.event_id
 
     def remembered(self) -> list[DuplicateKey]:
-        """Return all that `load` needs."""
+        """Return all keys, for `load`."""
         ids = iter(self._ids.items())
         return [
             DuplicateKey(packed >> _EVENT_BITS, digest, span.last, packed & _EVENT_MASK or None)
@@ -158,13 +158,13 @@ class DuplicateKeys:
 
 
 def _packed(event_id: int, event: int) -> int:
-    """Return an id and the digest of its event, 0 if that is not known, as one number."""
+    """Return an id and the digest of its event, 0 if unknown, as one number."""
     return event_id << _EVENT_BITS | event
 
 
 @dataclass(slots=True)
 class _Span:
-    """A short time in which keys were remembered."""
+    """A short time, and how many keys came in it."""
 
     first: float
     last: float

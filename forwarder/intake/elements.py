@@ -1,10 +1,10 @@
-"""What an app posted, split into elements, each checked against the contract. Pure but for the clock.
+"""Splits what an app posted into elements, and checks each against the contract. Pure except for the clock.
 
-An element is read when it is asked for, and of those before it nothing is kept. A byte order mark before a body or a line is
-no part of it.
+An element is an event, or an event in a wrapper that carries the app's own key: `{"idempotency_key":"…","event":{…}}`. The
+bytes of the event stay as they came, unless `contract.fill_missing_time` adds a missing time.
 
-An element is an event, or one that is wrapped to carry the app's own key: `{"idempotency_key":"…","event":{…}}`. The event's
-bytes stay as they came, unless it lacks a time and `contract.fill_missing_time` gives it one.
+An element is read when the caller asks for it, and nothing is kept of those before. A byte order mark before a body or a
+line is ignored.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from forwarder.intake.duplicates import Key, key_of
 from forwarder.settings import ContractSettings
 
 Element = tuple[bytes, Conforming | Refused, Key | None]
-"""The bytes of one event, what the contract says of it, and the app's own key, if it gave one."""
+"""The bytes of one event, the result of its check, and the app's own key if there is one."""
 
 _WRAPPED: Final = {"idempotency_key", "event"}
 _EMPTY_KEY: Final = Refused((Violation("empty", "idempotency_key", "the app's own key must not be empty"),))
@@ -29,38 +29,38 @@ _KEY_OF_ANOTHER_TYPE: Final = Refused((Violation("wrong_type", "idempotency_key"
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """What one body holds."""
+    """The elements of one body."""
 
     elements: Iterator[Element]
-    """Raises MalformedJsonError, perhaps only behind some of them, if the body is refused as a whole."""
+    """Raises MalformedJsonError, perhaps after some elements, if the body is refused as a whole."""
     most: int
-    """How many there are at most."""
+    """An upper bound of their number."""
 
 
 class Elements:
-    """Reads what was posted. `clock` gives seconds since 1970. A `key` is that of the whole request, from its headers."""
+    """Reads what was posted. `clock` returns seconds since 1970. `key` is the key of the whole request, from its headers."""
 
     def __init__(self, settings: ContractSettings, *, clock: Clock) -> None:
         self._clock = clock
         self.use(settings)
 
     def use(self, settings: ContractSettings) -> None:
-        """Go by these settings from the next element on."""
+        """Use these settings from the next element on."""
         self._fill_missing_time = settings.fill_missing_time
 
     def one(self, body: bytes, key: str | None = None) -> Element:
-        """Read a body that is one event."""
+        """Read a body that contains one event."""
         body = body.removeprefix(codecs.BOM_UTF8)
         try:
             value = json_text.parse(body)
         except MalformedJsonError as error:
             return body, _malformed(error), None
-        if key is None and not self._fill_missing_time:  # as nearly always
+        if key is None and not self._fill_missing_time:  # the usual case
             return body, check(value), None
         return self._checked(body, value, key)
 
     def json(self, body: bytes, key: str | None = None) -> Posted:
-        """Read a JSON array of elements, or one, which is refused as a whole if it is not JSON."""
+        """Read a JSON array of elements, or one element; the body is refused as a whole if it is not JSON."""
         body = body.removeprefix(codecs.BOM_UTF8)
         if not is_array(body):
             return Posted(self._single(body, key), 1)
@@ -68,7 +68,7 @@ class Elements:
         return Posted(self._array(array, key), array.most)
 
     def lines(self, body: bytes, key: str | None = None) -> Posted:
-        """Read the lines of a body, each an element of its own."""
+        """Read a body with one element a line."""
         found = (self.line(line, _numbered(key, index)) for index, line in enumerate(json_text.lines(body)))
         return Posted(found, body.count(b"\n") + 1)
 
@@ -91,7 +91,7 @@ class Elements:
         if type(value) is not dict or len(value) != len(_WRAPPED) or value.keys() != _WRAPPED:
             return self._checked(raw, value, key)
         members = json_text.members(raw, most=len(_WRAPPED))
-        if members is None:  # some are there twice, and who knows which is meant
+        if members is None:  # a member is there twice, so nobody knows which is meant
             return self._checked(raw, value, key)
         own = value["idempotency_key"]
         if type(own) is not str:
@@ -99,7 +99,7 @@ class Elements:
         return self._checked(members["event"], value["event"], own)
 
     def _checked(self, raw: bytes, value: object, text: str | None) -> Element:
-        key = key_of(text, raw, value) if text else None  # before anything is filled in, so that a repetition matches
+        key = key_of(text, raw, value) if text else None  # before a time is added, so that a repetition matches
         if self._fill_missing_time and type(value) is dict and not any(name.lower() == "time" for name in value):
             value["time"] = int(self._clock() * 1000)
             begin = raw.index(b"{") + 1
@@ -112,5 +112,5 @@ def _malformed(error: MalformedJsonError) -> Refused:
 
 
 def _numbered(key: str | None, index: int) -> str | None:
-    """Return the key of one element of a request that has a key as a whole."""
+    """Return the key of one element, if the whole request has a key."""
     return f"{key}\n{index}" if key else key

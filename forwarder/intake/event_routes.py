@@ -1,4 +1,4 @@
-"""The two ways to post events over HTTP: one, as Growlytics itself takes it, and many at once."""
+"""The two endpoints for events over HTTP: one event, as Growlytics itself accepts it, and batches."""
 
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -22,7 +22,7 @@ _LINES_TYPES: Final = frozenset({"application/x-ndjson", "application/ndjson", "
 
 
 class EventRoutes:
-    """Answers posts of events to one listener, whose name in the metrics is `intake`."""
+    """Answers the posts of events to one listener; `intake` is its name in the metrics."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""What the HTTP intakes answer, on TCP or on a Unix socket: who is let in, and which route a request takes.
+"""One HTTP intake, on TCP or on a Unix socket: which requests are allowed, and which route answers them.
 
-Every answer but the status page is JSON, also where the request is not even HTTP. On TCP requests must get past the locks
-first; the page, which has no data, needs no token. A request for events that is refused counts as one of them.
+Every answer is JSON except the status page, even to what is not HTTP. On TCP the access rules of `locks` come first; the
+page, which shows no data, needs no token. A request for events that is refused counts as one refused event.
 """
 
 import socket
@@ -17,14 +17,12 @@ from forwarder.intake.bodies import ParsingBudget, RefusedBodyError, inflater_fo
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
 from forwarder.intake.operations import MAX_ID_DIGITS, Asked, Operation, Operations
-from forwarder.intake.status_page import status_page
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ControlSettings, IntakeSettings
 from forwarder.words import Intake, RequestCode, RequestRefusalReason, SharedCode
 
 CLOSING_SECONDS: Final = 2
-"""How long requests under way may take to end when the intake closes."""
-
+"""How long requests that are being answered may take when the intake closes."""
 _EVENT_PATHS: Final = frozenset({"/track/event", "/v1/events"})
 
 
@@ -52,21 +50,17 @@ class HttpIntake:
         self._telemetry = telemetry
         self._rules = Locks(settings)
         self._locks: Locks | None = self._rules
-        """None on a Unix socket, where all may post who may connect."""
-        self._may_operate = Operators(control)
+        """None on a Unix socket, where everybody who may connect may post."""
+        self._operators = Operators(control)
         self._max_body_bytes = settings.max_body_bytes
         self._budget = budget
         self._closing = False
-        self.connections = Connections(
-            self,
-            Limits(
-                head_seconds=settings.header_timeout_seconds,
-                body_seconds=settings.body_timeout_seconds,
-                answer_seconds=settings.body_timeout_seconds,
-            ),
-            max_connections=settings.max_connections,
-            bodies=bodies,
+        limits = Limits(
+            head_seconds=settings.header_timeout_seconds,
+            body_seconds=settings.body_timeout_seconds,
+            answer_seconds=settings.body_timeout_seconds,
         )
+        self.connections = Connections(self, limits, max_connections=settings.max_connections, bodies=bodies)
         self._routes: dict[str, _Route] = {
             "/track/event": self._route("POST", events.one, is_lasting=True),
             "/v1/events": self._route("POST", events.batch, is_lasting=True),
@@ -74,29 +68,29 @@ class HttpIntake:
             "/openapi.yaml": self._route("GET", lambda _: answers.document()),
         }
         self._id_routes: dict[str, _Route] = {}
-        """Those whose paths end in an id, by what is before it."""
+        """The routes whose paths end in an id, by the path before it."""
         for path, operation in operations.items():
             parent, is_parent, _ = path.partition("/ID")
             routes = self._id_routes if is_parent else self._routes
             routes[parent] = self._route(operation.method, partial(self._operate, operation))
 
     def use(self, settings: IntakeSettings) -> None:
-        """Go by these settings' token, hosts and origins from now on; at a Unix socket only the token means something."""
+        """Use the token, hosts and origins of these settings from now on. On a Unix socket only the token counts."""
         self._rules.use(settings)
         self.connections.known_heads.forget()
 
     def use_control(self, settings: ControlSettings) -> None:
-        """Go by these settings' group from now on."""
-        self._may_operate.use(settings)
+        """Use the group of these settings from now on."""
+        self._operators.use(settings)
 
     async def open(self, listener: socket.socket) -> None:
-        """Start to serve `listener`, which is bound and listens; unless it is a Unix socket there are locks on it."""
+        """Start to serve `listener`, which is bound and listens. If it is a Unix socket, there are no locks."""
         if listener.family == socket.AF_UNIX:
             self._locks = None
         await self.connections.open(listener)
 
     async def close(self) -> None:
-        """Take no more connections and requests; let those under way end, for a while. May be called again."""
+        """Accept no more connections and requests; wait a while for those being answered. May be called again."""
         self._closing = True
         self.connections.known_heads.forget()
         await self.connections.close(seconds=CLOSING_SECONDS)
@@ -105,7 +99,7 @@ class HttpIntake:
 
     def begin(self, request: Request) -> Resource | Answer:
         """See Application."""
-        found = self._judge(request)
+        found = self._find(request)
         if "origin" not in request.headers or self._locks is None:
             return found
         if isinstance(found, Answer):
@@ -135,9 +129,10 @@ class HttpIntake:
         """See Application."""
         self._telemetry.connection_closed(reason)
 
-    # Who is let in, and to whom
+    # Which request is allowed
 
-    def _judge(self, request: Request) -> Resource | Answer:
+    def _find(self, request: Request) -> Resource | Answer:
+        """Return what answers a request, or its refusal."""
         route = self._routes.get(request.target) or self._route_of(request.path)
         is_preflight = self._locks is not None and request.method == "OPTIONS" and "origin" in request.headers
         if (code := self._locked_out(request, is_preflight=is_preflight)) is not None:
@@ -149,12 +144,12 @@ class HttpIntake:
             return Answer(204, preflight(request.headers, method))
         if request.method != method:
             return self._refusal("method_not_allowed", allow="GET, HEAD" if method == "GET" else method)
-        if method == "POST" and (code := self._unfit(request)) is not None:
+        if method == "POST" and (code := self._fault_of_post(request)) is not None:
             return self._refuse(request, code)
         return resource
 
-    def _unfit(self, request: Request) -> SharedCode | None:
-        """Return the code of why the body of a post need not be read; None if it must."""
+    def _fault_of_post(self, request: Request) -> SharedCode | None:
+        """Return why a post is refused without reading its body; None if it is not."""
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         if self._locks is not None and has_body and may_be_unasked(headers):
@@ -172,7 +167,7 @@ class HttpIntake:
         return _Route(method, Resource(answer, self._max_body_bytes, is_lasting))
 
     def _route_of(self, path: str) -> _Route | None:
-        """Return the route of a path that is not written as usual, or that ends in an id."""
+        """Return the route of a path that is escaped or ends in an id."""
         if (route := self._routes.get(path)) is not None:
             return route
         parent, _, last = path.rpartition("/")
@@ -190,22 +185,21 @@ class HttpIntake:
         return code
 
     def _lacking(self, request: Request) -> RequestCode | None:
-        """Return the code of what a request lacks to see payloads and change something; None if it may.
+        """Return why a client may not see payloads or change something; None if it may.
 
-        That is the token. A Unix socket may be open to many, but there it also counts who connected.
+        The token is enough anywhere. A Unix socket may be open to many users, so there the client's user counts, too.
         """
         if self._rules.shows_token(request.headers):
             return None
         if self._locks is not None:
             return "unauthorized"
         peer = peer_of(request.peer)
-        if self._may_operate.include(peer):
+        if self._operators.include(peer):
             return None
         self._telemetry.operator_refused("forbidden_user", user=None if peer is None else peer.user)
         return "forbidden_user"
 
     def _refuse(self, request: Request, code: SharedCode) -> Answer:
-        """Refuse a request before it is split; one for events counts as one of them."""
         if request.method == "POST" and request.path in _EVENT_PATHS:
             self._telemetry.events_refused(1, intake=self._intake, reason=code)
         return self._refusal(code)
@@ -214,10 +208,10 @@ class HttpIntake:
         self._telemetry.request_refused(code)
         return answers.refusal(code, allow=allow)
 
-    # Pages of other origins
+    # Web pages of other origins
 
     def _for_page(self, answer: Answer, request: Request) -> Answer:
-        """Return an answer so that the page that asked, if it is one of an allowed origin, may read it."""
+        """Add the headers that let the page read the answer, if its origin is allowed."""
         if self._locks is None or not (more := self._locks.cors(request.headers)):
             return answer
         return Answer(answer.status, {**answer.headers, **more}, answer.body, answer.closes)
@@ -234,8 +228,8 @@ class HttpIntake:
 
     # What is not for events
 
-    def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
-        return status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
+    def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
+        return answers.status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]

@@ -1,12 +1,12 @@
-"""The locks on the door of TCP: which requests are let in at all, by their headers. Nothing here does any I/O.
+"""The access rules of TCP: which requests are allowed, by their headers. Nothing here does any I/O.
 
-Any web page in a browser on this machine can reach a port of loopback. What tells its requests from those of apps: a browser
-says which page sends (`Origin`) and which name it thinks it calls (`Host`, another one after DNS rebinding), and without
-asking first (CORS preflight) it sends only the content types of forms. A Unix socket has no locks: its mode guards it, but
-to see payloads and to change something there, one must be the daemon's own user, root, or a member of `control.group`.
+Any web page in a browser on this machine can reach a port of loopback. Its requests differ from those of apps: a browser
+sends the page's `Origin`, and as `Host` the name that the page used, which after DNS rebinding is not one of ours. Without
+asking first (CORS preflight) it sends only the content types of forms. A Unix socket is guarded by its mode instead; but to
+see payloads or change something there, a client must be the daemon's own user, root, or a member of `control.group`.
 
-Headers are given by their names in lower case; where one came several times its values are joined by ", ", so a second
-Host or Origin makes the whole another one, which nobody allows.
+Headers are named in lower case. If a header came several times, its values are joined by ", ", so a second Host or Origin
+yields a value that is not allowed.
 """
 
 import hmac
@@ -24,27 +24,27 @@ _ROOT: Final = 0
 _PREFLIGHT_SECONDS: Final = 600
 _ALLOWED_HEADERS: Final = "content-type, idempotency-key, authorization, x-growlytics-key, accept"
 _AUTHORITY: Final = re.compile(r"(?:([A-Za-z0-9._-]+)|\[([0-9A-Fa-f:.]{2,45})(?:%[A-Za-z0-9._%-]+)?\])(?::[0-9]{0,5})?")
-"""A name or an IPv4 address, or an IPv6 address, whose zone means something to its client only."""
+"""A name, an IPv4 address, or an IPv6 address with or without a zone."""
 _UNASKED_TYPES: Final = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
-"""What a page may send to another origin without the browser asking there first, as the Fetch standard has it."""
+"""What a browser lets a page send to another origin without asking there first, by the Fetch standard."""
 _USUAL_TYPES: Final = frozenset({"application/json", "application/x-ndjson"})
-"""What nearly all apps send, and browsers not unasked."""
+"""What most apps send, and what a browser sends only after it has asked."""
 
 Headers = Mapping[str, str]
-"""Values by names in lower case, as the module's docstring says."""
+"""Values by lower-case names; see the module's docstring."""
 
 
 class Hosts:
-    """The names and addresses by which a listener may be called, without ports; `*` is any."""
+    """The names and addresses that a Host may have, without ports; `*` allows any."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(map(_normal_host, names))
         self.include_any: Final = "*" in self._names
         self._last_included = ""
-        """Nearly always it is the next one's, too."""
+        """The next request mostly has the same."""
 
     def include(self, authority: str) -> bool:
-        """Whether this is one of them, with or without a port; not if it is empty, or two that are joined."""
+        """Return whether this is one of them, with or without a port; False if it is empty, or two that are joined."""
         if authority == self._last_included or self.include_any:
             return authority != "" and "," not in authority
         parts = _AUTHORITY.fullmatch(authority)
@@ -55,29 +55,29 @@ class Hosts:
 
 
 class Locks:
-    """What a request over TCP must show."""
+    """The rules for requests over TCP."""
 
     def __init__(self, settings: IntakeSettings) -> None:
         self._token = b""
         self.use(settings)
 
     def use(self, settings: IntakeSettings) -> None:
-        """Go by these settings from now on: the token, the hosts, the origins."""
+        """Use the token, the hosts and the origins of these settings from now on."""
         self._hosts = Hosts([*settings.allowed_hosts, *_own(settings.http)])
         self._origins = frozenset(settings.allowed_origins)
         self._token = b"" if settings.token is None else settings.token.reveal().encode()
 
     @property
     def demand_a_token(self) -> bool:
-        """Whether who is let in has shown one."""
+        """Whether requests need a token."""
         return self._token != b""
 
     def refuse(
         self, headers: Headers, *, authority: str | None = None, is_preflight: bool = False
     ) -> SharedCode | None:
-        """Return the code of what a request lacks, or None to let it in.
+        """Return why a request is not allowed, or None if it is.
 
-        `authority` is that of a target that is a whole URL, which then counts, and not the Host. A preflight shows no token.
+        If the target is a whole URL, its `authority` counts instead of the Host. A preflight needs no token.
         """
         host = headers.get("host")
         if host is None or "," in host or not self._hosts.include(host if authority is None else authority):
@@ -89,19 +89,19 @@ class Locks:
         return None
 
     def cors(self, headers: Headers) -> dict[str, str]:
-        """Return what every answer to a request of an allowed origin says besides, so that the page may read it."""
+        """Return the headers that let a page of an allowed origin read an answer; none for other requests."""
         origin = self._origin(headers)
         if origin is None:
             return {}
         return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"}
 
     def _origin(self, headers: Headers) -> str | None:
-        """Return the origin if it is one that is allowed; browsers send the normal form, which settings have, too."""
+        """Return the origin if it is allowed. Browsers send the normal form, which settings have, too."""
         origin = headers.get("origin")
         return origin if origin in self._origins else None
 
     def shows_token(self, headers: Headers) -> bool:
-        """Whether there is a token, and these show it."""
+        """Return whether a token is set and the headers contain it."""
         if not self._token:
             return False
         shown = _values(headers, "x-growlytics-key")
@@ -114,22 +114,22 @@ class Locks:
 
 
 class AdminLock:
-    """What a request to the admin listener must show: one of its names, an IP address, or no Host, as old health checks.
+    """The rule for requests to the admin listener: the Host must be one of its names, an IP address, or missing.
 
-    A page in a browser, whose name resolves to this machine, has none of these; what scrapes and probes mostly does.
+    Scrapers and probes, old ones without a Host too, satisfy it. A web page whose name resolves to this machine does not.
     """
 
     def __init__(self, settings: IntakeSettings, *, own: Address | None) -> None:
-        """`own` is where it listens, `admin.http`."""
+        """`own` is the address of the listener, `admin.http`."""
         self._own = own
         self.use(settings)
 
     def use(self, settings: IntakeSettings) -> None:
-        """Go by these settings' hosts from now on."""
+        """Use the hosts of these settings from now on."""
         self._hosts = Hosts([*settings.allowed_hosts, *_own(self._own)])
 
     def refuse(self, headers: Headers, *, authority: str | None = None) -> SharedCode | None:
-        """Return the code of what a request lacks, or None to let it in; `authority` as in `Locks.refuse`."""
+        """Return why a request is not allowed, or None if it is; `authority` is as in `Locks.refuse`."""
         called = headers.get("host") if authority is None else authority
         if called is None or self._hosts.include_any or self._hosts.include(called) or _is_address(called):
             return None
@@ -137,23 +137,23 @@ class AdminLock:
 
 
 class Operators:
-    """Who may operate the daemon over a Unix socket: see payloads, and change something."""
+    """The users who may see payloads and change something over a Unix socket."""
 
     def __init__(self, settings: ControlSettings) -> None:
         self._own = os.geteuid()
         self.use(settings)
 
     def use(self, settings: ControlSettings) -> None:
-        """Go by these settings from now on."""
+        """Use the group of these settings from now on."""
         self._group = None if settings.group is None else settings.group.number
 
     def include(self, peer: Peer | None) -> bool:
-        """Whether this is one of them; who is not known is not."""
+        """Return whether this user is one of them; False if the user is unknown."""
         return peer is not None and (peer.user in (self._own, _ROOT) or self._group in peer.groups)
 
 
 def preflight(headers: Headers, method: str) -> dict[str, str]:
-    """Return what a browser is told that asks, for a page of an allowed origin, whether it may send such a request."""
+    """Return the headers of the answer to a browser that asks whether a page of an allowed origin may send a request."""
     answer = {
         "Access-Control-Allow-Methods": method,
         "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
@@ -165,11 +165,11 @@ def preflight(headers: Headers, method: str) -> dict[str, str]:
 
 
 def may_be_unasked(headers: Headers) -> bool:
-    """Whether a browser may have sent a body of this Content-Type, or of none, without asking first."""
+    """Return whether a browser may have sent a body with this Content-Type, or none, without asking first."""
     sent = headers.get("content-type", "")
     if sent in _USUAL_TYPES:
         return False
-    # An app sends one, and plainly; whatever else may be read in two ways is read in the worse one.
+    # Apps send one type, in its plain form; anything ambiguous is read as the type that a form could send.
     essences = [part.partition(";")[0].strip(" \t\r\n").lower() for part in sent.split(",")]
     if any(essence in _UNASKED_TYPES for essence in essences):
         return True
@@ -181,13 +181,13 @@ def _own(address: Address | None) -> list[str]:
 
 
 def _values(headers: Headers, name: str) -> list[str]:
-    """Return what a header may be: all of it, or one of several that were joined."""
+    """Return the possible values of a header: all of it, or each of several that were joined."""
     value = headers.get(name)
     return [] if value is None else [value, *value.split(", ")]
 
 
 def _is_address(authority: str) -> bool:
-    """Whether this is an IP address in its usual form, IPv6 in brackets, with or without a port."""
+    """Return whether this is an IP address, IPv6 in brackets, with or without a port."""
     parts = _AUTHORITY.fullmatch(authority)
     if parts is None:
         return False
@@ -198,7 +198,7 @@ def _is_address(authority: str) -> bool:
 
 
 def _normal_host(host: str) -> str:
-    """Return a host in the one form that all its spellings have in common."""
+    """Return the normal form of a host, which is the same for all its spellings."""
     if ":" not in host:
         return host.removesuffix(".").lower()
     try:

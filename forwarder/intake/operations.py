@@ -1,4 +1,4 @@
-"""What operators may ask for over HTTP: how that is read, who may, and how it is refused."""
+"""What operators may ask for over HTTP: how a request is read, who may make it, and how it is refused."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,12 +16,12 @@ from forwarder.words import RequestCode
 MAX_ID_DIGITS: Final = 18
 _MAX_INTEGER_DIGITS: Final = 19
 _FIELD: Final = re.compile(r"\$\.(\w+)|required field `(\w+)`")
-"""Where msgspec says that something is wrong."""
+"""The field in an error of msgspec."""
 
 Id = Annotated[str, msgspec.Meta(pattern=rf"^[0-9]{{1,{MAX_ID_DIGITS}}}\Z")]
 
 
-class RefusedError(Exception):
+class RefusedOperationError(Exception):
     """The request is refused, and `answer` says why."""
 
     def __init__(self, answer: Answer) -> None:
@@ -30,7 +30,7 @@ class RefusedError(Exception):
 
 
 class Question(msgspec.Struct):
-    """What a request holds besides its path; each kind has its members as fields. Its methods raise RefusedError."""
+    """What a request contains besides its path. Each kind of request has its members as fields."""
 
     example: ClassVar[str] = "{}"
     """A body."""
@@ -39,7 +39,7 @@ class Question(msgspec.Struct):
 
     @classmethod
     def of_body(cls, body: bytes) -> Self:
-        """Read a JSON object."""
+        """Read a JSON object. Raise RefusedOperationError."""
         try:
             value = json_text.parse(body)
         except json_text.MalformedJsonError:
@@ -48,8 +48,8 @@ class Question(msgspec.Struct):
 
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> Self:
-        """Read a query, in which decimal numbers, `true` and `false` are what they say."""
-        return cls._of({name: _said(text) for name, text in query.items()})
+        """Read a query, in which decimal numbers, `true` and `false` are no strings. Raise RefusedOperationError."""
+        return cls._of({name: _value(text) for name, text in query.items()})
 
     @classmethod
     def _of(cls, value: object) -> Self:
@@ -67,48 +67,48 @@ class Asked(NamedTuple):
     """One request."""
 
     event_id: int
-    """That in its path; 0 if it has none."""
+    """The id in its path; 0 if it has none."""
     query: Mapping[str, str]
     body: bytes
-    """Empty but for a POST."""
+    """Empty unless the request is a POST."""
     lacking: Callable[[], RequestCode | None]
-    """Gives the code of what it lacks to see payloads and change something; None if it may."""
+    """Returns why the client is not an operator; None if it is one."""
 
-    def demand_leave(self) -> None:
-        """Raise RefusedError unless it may see payloads and change something."""
+    def demand_operator(self) -> None:
+        """Raise RefusedOperationError unless the client may see payloads and change something."""
         if (code := self.lacking()) is not None:
-            raise RefusedError(answers.refusal(code))
+            raise RefusedOperationError(answers.refusal(code))
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing that can be asked for. `answer` raises RefusedError, and BufferUnavailableError as the buffer."""
+    """One thing that can be asked for. `answer` may raise RefusedOperationError and BufferUnavailableError."""
 
     method: Literal["GET", "POST"]
     answer: Callable[[Asked], Awaitable[Answer]]
     is_guarded: bool = False
-    """Whether it shows payloads, or changes something."""
+    """Whether it shows payloads or changes something, so that only operators may ask for it."""
 
     async def ask(self, asked: Asked) -> Answer:
         """Answer a request."""
         try:
             if self.is_guarded:
-                asked.demand_leave()
+                asked.demand_operator()
             return await self.answer(asked)
-        except RefusedError as error:
+        except RefusedOperationError as error:
             return error.answer
         except BufferUnavailableError:
             return answers.refusal("buffer_unavailable")
 
 
 Operations = Mapping[str, Operation]
-"""By their paths; an id in one is written `ID`."""
+"""By their paths, in which `ID` stands for an id."""
 
 
 def looking(
     status: Callable[[], Mapping[str, object]], receipt: Callable[[int], Awaitable[Mapping[str, object] | None]]
 ) -> Operations:
-    """Return the operations that show the status, and what became of an event; None if nobody knows."""
+    """Return the operations that show the status and the receipt of an event, which is None if the event is unknown."""
 
     async def show_status(_: Asked) -> Answer:
         return answers.content(status())
@@ -121,12 +121,12 @@ def looking(
     return {"/v1/status": Operation("GET", show_status), "/v1/events/ID": Operation("GET", show_receipt)}
 
 
-def wrong(message: str) -> RefusedError:
-    """Return the refusal of a request that cannot be understood."""
-    return RefusedError(answers.wrong("wrong_type", message))
+def wrong(message: str) -> RefusedOperationError:
+    """Return the error for a request that cannot be understood."""
+    return RefusedOperationError(answers.wrong("wrong_type", message))
 
 
-def _said(text: str) -> object:
+def _value(text: str) -> object:
     if text.isascii() and text.isdecimal() and len(text) <= _MAX_INTEGER_DIGITS:
         return int(text)
     return text == "true" if text in {"true", "false"} else text

@@ -1,13 +1,14 @@
-"""Every metric that counts what happens: its name, its help text, its labels and its buckets.
+"""Every metric: its name, its help text, its labels and its buckets.
 
-Metrics are plain numbers that become samples of Prometheus when they are scraped: the counters of prometheus_client take a
-lock and several calls for each event, and adding to a number of a dict or list takes neither. All numbers are changed and
-read on the event loop's thread, so a scrape shows those of one moment. Only telemetry changes them. Metrics that are read
-from the daemon's state at each scrape are in `gauges.py`; `deploy/prometheus/README.md` has the table of all.
+Counters and histograms are plain numbers that become samples of Prometheus at each scrape: those of prometheus_client take a
+lock and several calls for each event. Only telemetry changes them. Gauges are read from the state of the daemon.
+All of it happens on the event loop's thread, so a scrape shows the values of one moment. `deploy/prometheus/README.md` has
+the table of all metrics.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, product
 from typing import Final, Generic, TypeVar
 
@@ -16,9 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from forwarder.observing.gauges import METRICS_PREFIX
 from forwarder.words import (
     BUFFER_OPERATIONS,
+    BUFFER_STATES,
     CLOSE_REASONS,
     CONFLICT_ACTIONS,
     CONFLICT_KINDS,
@@ -26,14 +27,18 @@ from forwarder.words import (
     DROP_REASONS,
     EVICTION_REASONS,
     FAILURE_KINDS,
+    HOLD_CAUSES,
     INTAKES,
     OUTCOMES,
     REFUSAL_REASONS,
     RELOAD_RESULTS,
     REQUEST_REFUSAL_REASONS,
     RETRY_REASONS,
+    BufferState,
+    HoldCause,
 )
 
+METRICS_PREFIX: Final = "growlytics_forwarder"
 INTAKE_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5, 10.0)
 ATTEMPT_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LATENCY_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21600.0, 86400.0)
@@ -43,11 +48,11 @@ Labels = TypeVar("Labels", bound=str | tuple[str, str])
 
 
 class Counts(dict[Labels, int], Generic[Labels]):
-    """A counter with labels: a number for each of their values, all of them from the start."""
+    """A counter with labels: a number for each value of the labels, all present from the start."""
 
 
-class Number:
-    """A counter without labels, or a gauge. Whoever counts adds to `value`."""
+class Scalar:
+    """A counter without labels, or a gauge. Telemetry changes `value`."""
 
     __slots__ = ("value",)
 
@@ -58,8 +63,8 @@ class Number:
 class Durations:
     """A histogram of seconds.
 
-    Whoever observes a duration adds 1 to the number of its bucket in `counts`, which has one more bucket without an upper
-    end, and the seconds to `total`.
+    For each duration, telemetry adds 1 to its bucket in `counts`, whose last bucket has no upper end, and the seconds to
+    `total`.
     """
 
     __slots__ = ("counts", "total")
@@ -70,14 +75,14 @@ class Durations:
 
 
 class Numbers(Collector):
-    """Makes the numbers of one daemon, and shows them at each scrape in the order in which they were made."""
+    """Makes metrics, and shows them at each scrape in the order in which they were made."""
 
     def __init__(self) -> None:
         self._since: Final = time.time()
         self._shown: list[Callable[[], Metric]] = []
 
     def counts(self, name: str, text: str, label: str | tuple[str, str], values: Sequence[Labels]) -> Counts[Labels]:
-        """Make a counter with one label, or with two, and then `values` are pairs."""
+        """Make a counter with one label, or with two labels; then `values` are pairs."""
         made: Counts[Labels] = Counts(dict.fromkeys(values, 0))
         labels = (label,) if isinstance(label, str) else label
 
@@ -90,21 +95,21 @@ class Numbers(Collector):
         self._shown.append(family)
         return made
 
-    def count(self, name: str, text: str) -> Number:
+    def count(self, name: str, text: str) -> Scalar:
         """Make a counter without labels."""
-        made = Number()
+        made = Scalar()
         name = f"{METRICS_PREFIX}_{name}"
         self._shown.append(lambda: CounterMetricFamily(name, text, value=made.value, created=self._since))
         return made
 
-    def level(self, name: str, text: str) -> Number:
+    def level(self, name: str, text: str) -> Scalar:
         """Make a gauge."""
-        made = Number()
+        made = Scalar()
         self._shown.append(lambda: GaugeMetricFamily(f"{METRICS_PREFIX}_{name}", text, value=made.value))
         return made
 
     def durations(self, name: str, text: str, bounds: Sequence[float]) -> Durations:
-        """Make a histogram of seconds. `bounds` are the upper ends of its buckets, rising."""
+        """Make a histogram of seconds. `bounds` are the rising upper ends of its buckets."""
         made = Durations(len(bounds))
         name = f"{METRICS_PREFIX}_{name}"
         names = list(map(floatToGoString, (*map(float, bounds), float("inf"))))
@@ -119,12 +124,12 @@ class Numbers(Collector):
         return made
 
     def collect(self) -> Iterator[Metric]:
-        """Return the samples of all numbers, for prometheus_client."""
+        """Return all samples, for prometheus_client."""
         return (family() for family in self._shown)
 
 
 class Metrics(Numbers):
-    """The metrics of one daemon. They are shown in the order in which they stand here."""
+    """The metrics of one daemon that count what happens, in the order in which a scrape shows them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,3 +192,79 @@ class Metrics(Numbers):
         self.attempt_seconds = self.durations("delivery_attempt_duration_seconds", "One attempt", ATTEMPT_SECONDS)
         self.latency_seconds = self.durations("delivery_latency_seconds", "From accepted to delivered", LATENCY_SECONDS)
         self.last_delivery = self.level("last_delivery_timestamp_seconds", "When the last event was delivered")
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """All gauges at one moment."""
+
+    buffer_events: Mapping[BufferState, int]
+    buffer_bytes: int
+    oldest_accepted_at: float | None
+    """Seconds since 1970; None when the buffer is empty."""
+    delivery_in_flight: int
+    """Attempts on the wire."""
+    concurrency_limit: int
+    """How many there may be now."""
+    holds: Container[HoldCause]
+    """The causes for which delivery is paused."""
+    suspects: int
+    """How many events are refused while others may be delivered."""
+    full_seconds: float
+    """Until the buffer is full at the present rates; infinite: never. `drain_seconds`: until it is empty."""
+    drain_seconds: float
+    unaccounted: int
+    dead_letters: int
+    """How many are kept now."""
+
+
+class ReadGauges(Collector):
+    """Reads the state once for each scrape, so that all gauges show the same moment."""
+
+    def __init__(self, read: Callable[[], Gauges], *, age_seconds: Callable[[float], float]) -> None:
+        self._read = read
+        self._age_seconds = age_seconds
+
+    def collect(self) -> Iterator[Metric]:
+        gauges = self._read()
+        oldest = gauges.oldest_accepted_at
+        events = GaugeMetricFamily(
+            f"{METRICS_PREFIX}_buffer_events", "Events accepted and not yet done with", labels=("state",)
+        )
+        for state in BUFFER_STATES:
+            events.add_metric((state,), gauges.buffer_events[state])
+        yield events
+        holds = GaugeMetricFamily(
+            f"{METRICS_PREFIX}_delivery_hold", "1 while nothing is sent but probes because of this", labels=("cause",)
+        )
+        for cause in HOLD_CAUSES:
+            holds.add_metric((cause,), cause in gauges.holds)
+        yield holds
+        for name, text, value in (
+            ("buffer_bytes", "Bytes of the events in the buffer", gauges.buffer_bytes),
+            (
+                "buffer_oldest_event_age_seconds",
+                "Age of the oldest event in the buffer; 0 if empty",
+                0.0 if oldest is None else self._age_seconds(oldest),
+            ),
+            ("delivery_in_flight", "Attempts on the wire", gauges.delivery_in_flight),
+            (
+                "delivery_suspects",
+                "Events that are refused again and again, while others may be delivered",
+                gauges.suspects,
+            ),
+            ("delivery_concurrency_limit", "Most attempts on the wire at a time, as of now", gauges.concurrency_limit),
+            (
+                "buffer_full_seconds_estimate",
+                "Until the buffer is full if all goes on as it does; +Inf: never",
+                gauges.full_seconds,
+            ),
+            (
+                "drain_seconds_estimate",
+                "Until the buffer is empty if all goes on as it does; +Inf: never",
+                gauges.drain_seconds,
+            ),
+            ("dead_letters_events", "Dead letters that are kept", gauges.dead_letters),
+            ("events_unaccounted", "Accepted events of which nothing is known. Must be 0", gauges.unaccounted),
+        ):
+            yield GaugeMetricFamily(f"{METRICS_PREFIX}_{name}", text, value=value)

@@ -1,9 +1,9 @@
-"""Everything the daemon says: one method for each thing that happens, which counts it and, rarely, writes a log line.
+"""The telemetry: one method for each thing that can happen, which counts it and sometimes writes a log line.
 
-Invariants: no attribute value, customer id or secret comes here; labels are bounded; every series exists from the start,
-at 0; within one turn of the event loop `received = accepted + duplicates + rejected`. Every room may call it, and it knows
-none of them. Its methods stand in four files, by who calls them; here are those for `app.py`, `process.py`, and whoever
-reads settings and their files again.
+Invariants: no method gets an attribute value, a customer id or a secret; labels are bounded; every series exists from the
+start, at 0; within one turn of the event loop `received = accepted + duplicates + rejected`. Every room may call it, and it
+imports none of them. The methods for intake and for delivery are in files of their own; those here are about the process,
+its settings and their files.
 """
 
 import logging
@@ -15,10 +15,9 @@ from prometheus_client import Gauge
 
 from forwarder import __version__
 from forwarder.observing.base import log
-from forwarder.observing.buffer import BufferTelemetry
 from forwarder.observing.delivery import DeliveryTelemetry
-from forwarder.observing.gauges import METRICS_PREFIX, Gauges, ReadGauges
 from forwarder.observing.intake import IntakeTelemetry
+from forwarder.observing.metrics import METRICS_PREFIX, Gauges, ReadGauges
 from forwarder.words import ReloadResult
 
 _CERTIFICATES: Final = "growlytics.ca_file"
@@ -37,7 +36,7 @@ _UNUSABLE_CERTIFICATES: Final = (
 )
 
 
-class Telemetry(IntakeTelemetry, DeliveryTelemetry, BufferTelemetry):
+class Telemetry(IntakeTelemetry, DeliveryTelemetry):
     """The metrics of one daemon, in a registry of its own, and its log."""
 
     def daemon_described(self, *, loop: str, max_events: int, max_bytes: int, read: Callable[[], Gauges]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from forwarder.sandbox.store import Counters
+from forwarder.sandbox.store import RequestCounts
 
 _KEEPALIVE_SECONDS: Final = 75
 """How long a silent connection stays open if no fault asks for less."""
@@ -46,7 +46,9 @@ class SandboxConnection:
 class SandboxConnections(web.Server):
     """An aiohttp server that knows its connections. Must be made within a running loop."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], counters: Counters) -> None:
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], counters: RequestCounts
+    ) -> None:
         super().__init__(handler, access_log=None, keepalive_timeout=_KEEPALIVE_SECONDS)
         self._open: dict[web.RequestHandler, SandboxConnection] = {}
         self._counters = counters

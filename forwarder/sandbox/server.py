@@ -27,7 +27,7 @@ from forwarder.sandbox import control
 from forwarder.sandbox.connections import SandboxConnection, SandboxConnections
 from forwarder.sandbox.control import ControlRequest, SandboxAnswer, error, errors
 from forwarder.sandbox.faults import NO_FAULTS, Action, Decision, FaultInjector, Faults, retry_after
-from forwarder.sandbox.store import Counters, Store, StoredEvent
+from forwarder.sandbox.store import RequestCounts, Store, StoredEvent
 
 PATH: Final = "/track/event"
 
@@ -64,7 +64,7 @@ class Sandbox:
         """What `x-growlytics-key` must say; may be set at any time."""
         self.start_faults: Final = faults
         self.store: Final = Store(max_events=max_stored_events)
-        self._counters = Counters()
+        self._counters = RequestCounts()
         random = Random(seed)  # noqa: S311 - faults are no secrets
         self._injector = FaultInjector(faults, random=random, clock=time.monotonic)
         self._address = http
@@ -119,7 +119,7 @@ class Sandbox:
         return self.store.events()
 
     def counters(self) -> dict[str, int]:
-        """Return the counters of `Counters` and of `Store`."""
+        """Return the counters of `RequestCounts` and of `Store`."""
         return self._counters.as_dict() | self.store.counters()
 
     def forget(self) -> None:

@@ -126,7 +126,7 @@ class Store:
         self._stored = self._attributes_dropped = 0
 
 
-class Counters:
+class RequestCounts:
     """What happened to the requests for the API; control requests are not counted.
 
     When nothing is in flight, `requests` is the sum of `stored`,

@@ -38,7 +38,7 @@ async def take(
     async with asyncio.timeout(DEADLINE_SECONDS):
         events = await buffer.take(max_events=max_events, max_bytes=max_bytes, skip_lanes=skip)
     now = loop_time()
-    if len(events) < max_events and buffer.ready_at(now) == now:
+    if len(events) < max_events and buffer.ready_at(now, skip_lanes=skip) == now:
         events += await take_all(buffer, batch=1, most=max_events - len(events), skip=skip)
     return events
 
@@ -65,7 +65,7 @@ async def take_all(
             patience = PATIENCE
         except TimeoutError:
             now = loop_time()
-            patience = patience - 1 if not skip and buffer.ready_at(now) == now else 0
+            patience = patience - 1 if buffer.ready_at(now, skip_lanes=skip) == now else 0
     return events
 
 

@@ -26,7 +26,6 @@ from forwarder.intake.elements import Elements
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake
 from forwarder.intake.operations import looking
-from forwarder.intake.replay import Replayer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import (
@@ -252,13 +251,13 @@ async def serving(
     )
     settings = IntakeSettings(**{"body_timeout_seconds": DEADLINE_SECONDS} | intake_settings)
     elements = Elements(ContractSettings(), clock=time.time)
-    replayer = Replayer(
+    dead_letters = DeadLetterRoutes(
         elements=elements,
         buffer=buffer,
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
         next_id=EventIds().__next__,
         clock=time.time,
-        max_bytes=settings.max_body_bytes,
+        max_replayed_bytes=settings.max_body_bytes,
     )
 
     async def receipt(event_id: int) -> dict[str, object] | None:
@@ -284,7 +283,7 @@ async def serving(
         bodies=Bodies(4 * settings.max_parsing_bytes),
         budget=budget,
         telemetry=telemetry,
-        operations={**looking(lambda: status, receipt), **DeadLetterRoutes(buffer.dead_letters, replayer).operations},
+        operations={**looking(lambda: status, receipt), **dead_letters.operations},
     )
     if unix:
         listener = bind_unix(unix, mode=mode, setting="intake.unix_socket")

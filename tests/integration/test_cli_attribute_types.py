@@ -67,7 +67,7 @@ async def test_list_says_when_no_more_are_learned(capsys: Capture) -> None:
         daemon.accept({"Price": 1})
         assert await attribute_types(daemon, "list") == 0
         assert capsys.readouterr().out.endswith(
-            "0 fixed, 1 learned of at most 1, so new ones replace those seen once: raise contract.max_attribute_types\n"
+            "0 fixed, 1 learned of at most 1, so new types replace those seen once; raise contract.max_attribute_types\n"
         )
 
 
@@ -125,7 +125,7 @@ async def test_pages_without_an_end_are_told(daemon: AttributeTypeDaemon, capsys
     entry = {"name": "n", "attribute": "a", "type": "date", "conflicts": 0, "first_seen": 1}
     daemon.step = lambda _: web.json_response({"max": 1, "next": "x", "types": [entry]})
     assert await attribute_types(daemon, "list") == 1
-    assert "not as a growlytics-forwarder does" in capsys.readouterr().err
+    assert "not like a growlytics-forwarder" in capsys.readouterr().err
     assert len(daemon.asked) == 2
 
 
@@ -139,7 +139,7 @@ async def test_forget_forgets_one_attribute_or_all_of_a_name(daemon: AttributeTy
     assert set(daemon.learned()) == {("Buy", "b"), ("Buy", "c")}
     assert await attribute_types(daemon, "forget", "Buy") == 0
     out = capsys.readouterr().out
-    assert "Buy: what contract.types_file fixes stays" in out
+    assert "Buy: types in contract.types_file stay" in out
     assert out.endswith("forgot 2 types\n")
     assert daemon.learned() == {}
 
@@ -147,11 +147,11 @@ async def test_forget_forgets_one_attribute_or_all_of_a_name(daemon: AttributeTy
 async def test_forget_of_what_was_not_learned_is_its_no(daemon: AttributeTypeDaemon, capsys: Capture) -> None:
     daemon.accept({"a": 1})
     assert await attribute_types(daemon, "forget", "buy", "a") == 1
-    assert capsys.readouterr() == ("", "a of buy: nothing was learned (names are case-sensitive)\n")
+    assert capsys.readouterr() == ("", "a of buy: no learned type was found (names are case-sensitive)\n")
     assert await attribute_types(daemon, "forget", "Buy", "Total") == 1
     out, err = capsys.readouterr()
-    assert "contract.types_file fixes stays" in out
-    assert "nothing was learned" in err
+    assert "types in contract.types_file stay" in out
+    assert "no learned type was found" in err
     assert daemon.learned() == {("Buy", "a"): "number"}
 
 
@@ -171,7 +171,7 @@ async def test_what_is_exported_is_what_types_file_and_import_read(
     daemon.accept({"other": 1})
     assert await attribute_types(daemon, "import", str(file)) == 0
     assert capsys.readouterr().out == (
-        "passed over 1 type that contract.types_file fixes\nimported 4 types, in the place of all that was learned\n"
+        "skipped 1 type that contract.types_file fixes\nimported 4 types, which replace all learned types\n"
     )
     assert daemon.learned() == before
 
@@ -269,10 +269,10 @@ async def test_what_no_forwarder_answers_is_told(daemon: AttributeTypeDaemon, co
         assert await attribute_types(daemon, *arguments) == 1
         out, err = capsys.readouterr()
         assert out == ""
-        assert "not as a growlytics-forwarder does" in err
+        assert "not like a growlytics-forwarder" in err
     if content == {}:
         assert await attribute_types(daemon, "forget", "Buy") == 1
-        assert "not as a growlytics-forwarder does" in capsys.readouterr().err
+        assert "not like a growlytics-forwarder" in capsys.readouterr().err
 
 
 def test_where_no_daemon_is_the_mend_is_told(capsys: Capture) -> None:
@@ -321,7 +321,7 @@ def test_lint_with_types_tells_every_attribute_of_another_type(tmp_path: Path) -
     file.write_bytes(b"\n".join(lines))
     code, out, err = run("lint", str(file), "--types", str(CONFIG / "types" / "shop.toml"))
     code_text = "(attribute_type_conflict)"
-    shop, orders = ("and of events Add To Cart it must be", "and of events Order Placed it must be")
+    shop, orders = ("but in Add To Cart events it must be", "but in Order Placed events it must be")
     *conflicts, malformed = out.splitlines()
     assert conflicts == [
         f"{file}:1: attributes.Price: the attribute is a string, {shop} a number {code_text}",
@@ -344,8 +344,8 @@ def test_lint_only_notes_a_date_for_another_string_once_for_each_attribute() -> 
     code, out, err = run("lint", "-", "--types", str(CONFIG / "types" / "shop.toml"), stdin=lines)
     assert (code, out) == (0, "")
     first, second, summary = err.splitlines()
-    assert first.startswith("<stdin>:1: note: attributes.Placed At: the attribute is a string, and of events")
-    assert second.startswith("<stdin>:1: note: attributes.Order Id: the attribute is a date, and of events")
+    assert first.startswith("<stdin>:1: note: attributes.Placed At: the attribute is a string, but in")
+    assert second.startswith("<stdin>:1: note: attributes.Order Id: the attribute is a date, but in")
     assert summary == "<stdin>: 2 events, 0 violate the contract"
 
 

@@ -215,7 +215,7 @@ def test_send_to_another_server_asks_whether_the_address_is_right(
     daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["send", "--url", f"http://{daemon.admin}", "--customer", "c", "--name", "n"]) == 1
-    assert "is it the address of the daemon's intake" in capsys.readouterr().err
+    assert "is this the address of the daemon's intake" in capsys.readouterr().err
 
 
 async def test_send_says_that_an_event_without_an_answer_may_have_been_taken(
@@ -225,9 +225,8 @@ async def test_send_says_that_an_event_without_an_answer_may_have_been_taken(
         assert await asyncio.to_thread(main, ["send", "--url", server.url, "--customer", "c", "--name", "n"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert (
-        err == f"the answer of {server.url} was lost: Server disconnected; what was sent may have been taken, or not\n"
-    )
+    fix = "the daemon may or may not have accepted what was sent"
+    assert err == f"the answer of {server.url} was lost: Server disconnected; {fix}\n"
 
 
 async def test_send_and_load_that_are_not_let_in_say_what_to_do(
@@ -324,7 +323,7 @@ async def test_load_sends_a_batch_again_whose_answer_was_lost_and_owns_up_to_it(
         assert await asyncio.to_thread(main, [*command, "--url", server.url]) == 0
     out, err = capsys.readouterr()
     assert out == "read 3, accepted 3, refused 0, possible duplicates up to 2\n"
-    assert "they may have been taken; sending lines 1 to 2 again in 0.2 s" in err
+    assert "they may have been accepted; sending lines 1 to 2 again in 0.2 s" in err
     assert server.bodies[0] == server.bodies[1]
     assert len(server.bodies) == 3
 
@@ -333,7 +332,7 @@ async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_an_answer() 
     async with scripted(no_answer) as server:
         code, out, err = await interrupted_load(server)
     assert (code, out) == (1, "read 2, accepted 0, refused 0, not confirmed 2\n")
-    assert err == "interrupted\nwhat follows line 0 was not sent, or got no answer\n"
+    assert err == "interrupted\nthe lines after line 0 were not sent, or got no answer\n"
 
 
 async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_a_pipe() -> None:
@@ -342,7 +341,7 @@ async def test_ctrl_c_ends_load_with_the_summary_while_it_waits_for_a_pipe() -> 
     assert code == 1
     # The signal may also come just before the answer does.
     assert out in {f"read 2, accepted {n}, refused 0, not confirmed {2 - n}\n" for n in (0, 1)}
-    assert err.startswith("interrupted\nwhat follows line ")
+    assert err.startswith("interrupted\nthe lines after line ")
 
 
 async def interrupted_load(server: Script) -> tuple[int, str, str]:

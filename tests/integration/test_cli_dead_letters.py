@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 
 from forwarder.cli import main
-from forwarder.cli.daemon import AnswerLostError, Daemon, Place, UnreachableError
+from forwarder.cli.clients import RETRY_SECONDS
+from forwarder.cli.daemon import AnswerLostError, Daemon, Place, UnreachableError, url_argument
 from forwarder.cli.dead_letter_changes import Changer, ChangeTally
 from forwarder.cli.dead_letter_requests import MAX_PAGE_BYTES
-from forwarder.cli.options import url_argument
-from forwarder.cli.progress import RETRY_SECONDS, Ticker
+from forwarder.cli.options import Ticker
 from tests.fakes.commands import COMMAND, environment, exit_code, finish, start
 from tests.fakes.dead_letter_daemon import (
     ERROR_TEXT,
@@ -160,7 +160,7 @@ async def test_what_no_forwarder_answers_is_called_that(
     assert await dead_letters(daemon, "list") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"{daemon.url} answered 200, and not as a growlytics-forwarder does")
+    assert err.startswith(f"{daemon.url} answered 200, but not like a growlytics-forwarder")
 
 
 async def test_a_cursor_that_does_not_move_ends_the_paging(daemon: DeadLetterDaemon) -> None:
@@ -203,7 +203,7 @@ async def test_show_tells_all_there_is_about_one(daemon: DeadLetterDaemon, capsy
 
 async def test_show_of_an_id_that_is_not_there_is_its_no(daemon: DeadLetterDaemon, capsys: Capture) -> None:
     assert await dead_letters(daemon, "show", "7") == 1
-    assert capsys.readouterr() == ("", "no dead letter has the id 7, or no longer\n")
+    assert capsys.readouterr() == ("", "there is no dead letter with the id 7, or no longer; `list` shows the ids\n")
 
 
 @pytest.mark.parametrize("arguments", [("show", "101"), ("export",), ("replay", "--all"), ("purge", "--id", "101")])
@@ -231,8 +231,8 @@ async def test_the_token_of_a_file_is_sent_and_never_shown(
     [
         (None, "cannot be read: No such file or directory"),
         (b" \n", "is empty"),
-        (b"s3cret two", "holds what cannot be sent in an HTTP header: only printable ASCII can, without spaces"),
-        (b"s3cret\xff", "holds what cannot be sent in an HTTP header: only printable ASCII can, without spaces"),
+        (b"s3cret two", "does not hold a token, which is printable ASCII without spaces"),
+        (b"s3cret\xff", "does not hold a token, which is printable ASCII without spaces"),
         (b"s3cret" * 20_000, "is larger than 64 KiB, too large for a token"),
     ],
 )
@@ -327,7 +327,7 @@ async def test_ids_that_are_no_longer_there_are_its_no_and_one_given_twice_count
     assert await dead_letters(daemon, "replay", "--id", "101", "7", "--id", "0101") == 1
     out, err = capsys.readouterr()
     assert out == "Replayed 1 event (0 refused, 1 already gone, 0 remaining).\n"
-    assert err == "dead letter 7: there is none of this id, or no longer\n"
+    assert err == "dead letter 7: it does not exist, or no longer\n"
     assert daemon.changes[0].ids == ["101", "7"]
     assert await dead_letters(daemon, "replay", "--id", "102") == 0
 
@@ -615,7 +615,7 @@ async def test_export_that_is_stopped_says_how_many_it_gave(daemon: DeadLetterDa
     assert await export(daemon) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 100
-    assert "answered 200, and not as a growlytics-forwarder does" in err
+    assert "answered 200, but not like a growlytics-forwarder" in err
     assert err.endswith("\nexported 100 events\n")
 
 
@@ -646,7 +646,7 @@ async def test_purge_of_an_id_that_is_not_there_is_its_no(daemon: DeadLetterDaem
     assert await dead_letters(daemon, "purge", "--id", "101", "--id", "7") == 1
     out, err = capsys.readouterr()
     assert out == "Purged 1 event (0 refused, 1 already gone, 0 remaining).\n"
-    assert err == "dead letter 7: there is none of this id, or no longer\n"
+    assert err == "dead letter 7: it does not exist, or no longer\n"
 
 
 @pytest.mark.parametrize(

@@ -537,9 +537,10 @@ async def test_aiohttp_still_tells_of_bytes_that_came_before_they_were_asked_for
     async with raw_server(answering(OK)) as server:
         connector = Connector(URL(server.url), proxy=None, proxy_headers={})
         made = await connector.connect(True, within_seconds=PATIENCE_SECONDS)
-        assert isinstance(made.predecessor, asyncio.Protocol)
-        assert getattr(made.predecessor, "should_close", None) is False
-        made.predecessor.data_received(b"HTTP/1.1 408 Request Timeout")
-        assert getattr(made.predecessor, "should_close", None) is True
+        protocol = made.transport.get_protocol()
+        assert isinstance(protocol, asyncio.Protocol)
+        assert getattr(protocol, "should_close", None) is False
+        protocol.data_received(b"HTTP/1.1 408 Request Timeout")
+        assert getattr(protocol, "should_close", None) is True
         made.release()
         await connector.close()

@@ -114,10 +114,10 @@ async def test_it_shows_what_a_reload_of_a_real_daemon_came_to(tmp_path: Path) -
         assert not terminal.shows("settings")
         config.write_text("[buffer]\nmax_events = 7\n")
         daemon.process.send_signal(signal.SIGHUP)
-        await terminal.until_it_shows("settings     wait for a restart: buffer.max_events")
+        await terminal.until_it_shows("settings     need a restart: buffer.max_events")
         config.write_text("[buffer]\nmax_events = 'many'\n")
         daemon.process.send_signal(signal.SIGHUP)
-        await terminal.until_it_shows("settings     the last reload changed nothing: ")
+        await terminal.until_it_shows("settings     the last reload failed, nothing changed: ")
 
 
 async def test_once_prints_plain_text_and_ends(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ async def test_it_waits_for_a_daemon_that_went_and_shows_the_new_one(stranger: S
 @pytest.mark.parametrize(
     ("status", "content", "message"),
     [
-        (200, {"hello": "world"}, "not as a growlytics-forwarder does"),
+        (200, {"hello": "world"}, "not like a growlytics-forwarder"),
         (200, LEAST | {"buffer": {"bytes": "many"}}, "has a status that cannot be shown: Expected `int | null`, got"),
         (
             401,

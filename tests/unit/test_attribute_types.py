@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from forwarder.attribute import LearnedType, Place, converted
-from forwarder.attribute_types.guard import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES, AttributeTypes, Judged, Seen
+from forwarder.attribute_types.conflicts import MAX_RECORDED_ATTRIBUTES, MAX_SHOWN_ATTRIBUTES
+from forwarder.attribute_types.guard import AttributeTypes, Judged, Seen
 from forwarder.attribute_types.known import TooManyTypesError
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings
@@ -332,7 +333,7 @@ def test_reject_refuses_with_every_conflict_both_types_and_when_the_first_was_se
     assert (price.code, price.field) == ("attribute_type_conflict", "attributes.Price")
     assert price.message == (
         f"the attribute is a string, but it was a number when it was first seen, at {NOW_TEXT}; "
-        "Growlytics would ignore it without a word"
+        "Growlytics would silently ignore it"
     )
     assert (total.code, total.field) == ("attribute_type_conflict", "attributes.Total")
     assert "is a number, but it is fixed as a boolean in contract.types_file" in total.message

@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from forwarder.cli.daemon import HostPort, described_errors
-from forwarder.cli.options import add_daemon_arguments, place_of, url_argument
+from forwarder.cli.clients import add_daemon_arguments, place_of
+from forwarder.cli.daemon import HostPort, described_errors, url_argument
 
 
 @pytest.fixture(autouse=True)

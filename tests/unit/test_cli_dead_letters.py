@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from forwarder.cli.daemon import Daemon, DaemonAnswer, HostPort, Place, StoppedError
 from forwarder.cli.dead_letter_changes import ChangeTally, Pace
 from forwarder.cli.dead_letter_requests import (
-    DeadLetterPage,
     DeadLetterShown,
     Decided,
+    LetterPage,
     fit_to_show,
     judge,
     on_one_line,
@@ -88,7 +88,7 @@ def test_the_last_of_two_members_of_one_name_counts_as_it_does_where_it_is_check
 
 
 def test_a_page_is_read_with_its_cursor_and_its_total() -> None:
-    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == DeadLetterPage([LETTER], 5, "17")
+    assert read_page(page(ENTRY, cursor="17", events=5), payload=False) == LetterPage([LETTER], 5, "17")
 
 
 def test_what_the_entry_says_beyond_what_is_known_is_passed_over() -> None:
@@ -205,9 +205,9 @@ def test_too_large_a_request_is_split_while_it_can_be() -> None:
     [
         (answer({"errors": [ERROR]}, 422), f"answered 422: {ERROR_TEXT}"),
         (answer({"errors": [ERROR]}, 401), f"{ERROR_TEXT}; use --unix-socket, or --token-file where"),
-        (answer({"errors": [ERROR]}, 302), "not as a growlytics-forwarder does"),
-        (answer({}, 413), "not as a growlytics-forwarder does"),
-        (answer({}, 200), "not as a growlytics-forwarder does"),
+        (answer({"errors": [ERROR]}, 302), "not like a growlytics-forwarder"),
+        (answer({}, 413), "not like a growlytics-forwarder"),
+        (answer({}, 200), "not like a growlytics-forwarder"),
     ],
 )
 def test_where_no_others_would_fare_better_it_stops_and_says_why(refusal: DaemonAnswer, why: str) -> None:
@@ -245,6 +245,15 @@ def test_the_table_is_as_wide_as_what_it_shows() -> None:
 
 def test_json_tells_what_the_daemon_told() -> None:
     assert json.loads(as_json(LETTER)) == ENTRY
+
+
+@pytest.mark.parametrize("at", ["0", "1763900000", "1763900000.0", "1763900000.25"])
+def test_a_time_is_shown_as_it_came(at: str) -> None:
+    entry = {**ENTRY, "accepted_at": json.loads(at), "last_attempt_at": json.loads(at)}
+    page = read_page(DaemonAnswer(200, {"dead_letters": [entry], "events": 1}, None), payload=False)
+    shown = as_json(page.dead_letters[0])
+    assert f'"accepted_at": {at},' in shown
+    assert f'"last_attempt_at": {at},' in shown
 
 
 def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:

@@ -4,8 +4,7 @@ import io
 
 import pytest
 
-from forwarder.cli.lines import Line, UnreadableError, numbered_lines
-from forwarder.cli.lint import check_line
+from forwarder.cli.lint import Line, UnreadableError, check_line, numbered_lines
 
 GOOD = b'{"name":"n","customerId":"c","time":1700000000000,"attributes":{}}'
 

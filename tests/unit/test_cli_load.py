@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forwarder.cli.clients import RETRY_SECONDS, TryLater, later
 from forwarder.cli.daemon import (
     AnswerLostError,
     Daemon,
@@ -18,7 +19,7 @@ from forwarder.cli.daemon import (
     StoppedError,
     UnreachableError,
 )
-from forwarder.cli.lines import Line, numbered_lines
+from forwarder.cli.lint import Line, numbered_lines
 from forwarder.cli.load import (
     MAX_LISTED_LINES,
     LoadBatch,
@@ -30,7 +31,7 @@ from forwarder.cli.load import (
     judge,
     progress_text,
 )
-from forwarder.cli.progress import RETRY_SECONDS, TryLater, later, progress_bar
+from forwarder.cli.options import progress_bar
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
 ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
@@ -227,7 +228,7 @@ async def test_after_a_lost_answer_the_batch_is_sent_again_and_what_may_be_doubl
     tally = await run.load(b"a\nb\nc", max_events=2)
     assert run.daemon.posted == [b"a\nb"] * 3 + [b"c"]
     assert str(tally) == "read 3, accepted 2, refused 1, possible duplicates up to 2"
-    assert run.lines_said[0] == "the answer was lost; they may have been taken; sending lines 1 to 2 again in 0.2 s"
+    assert run.lines_said[0] == "the answer was lost; they may have been accepted; sending lines 1 to 2 again in 0.2 s"
 
 
 async def test_where_nothing_was_sent_nothing_can_be_double() -> None:
@@ -285,7 +286,7 @@ async def test_who_is_stopped_is_told_where() -> None:
     with pytest.raises(StoppedError):
         await run.load(b"a\n\nb\nc", max_events=2)
     run.loader.finish("the reason")
-    assert run.lines_said == ["the reason", "what follows line 3 was not sent, or got no answer"]
+    assert run.lines_said == ["the reason", "the lines after line 3 were not sent, or got no answer"]
 
 
 def test_progress_is_told_in_words() -> None:

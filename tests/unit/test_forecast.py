@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.observing.rates import SMOOTHING_SECONDS, Forecast, Sample
+from forwarder.sampling import SMOOTHING_SECONDS, Forecast, Sample
 
 
 class Flow:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.observing.rates import INTERVAL_SECONDS, MAX_SAMPLES, History
+from forwarder.sampling import INTERVAL_SECONDS, MAX_SAMPLES, History
 
 
 class Flow:

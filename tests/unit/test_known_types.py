@@ -171,7 +171,7 @@ def test_changes_that_could_not_be_noted_come_again_unless_they_are_no_longer_tr
     lost = known.types.changes()
     assert known.types.changes() == {}
     known.types.forget([("N", "b")])
-    known.types.give_back(lost)
+    known.types.requeue(lost)
     again = {("N", each): LearnedType("number", NOW, seen_again=True) for each in "ac"}
     assert known.types.changes() == again
 

@@ -11,9 +11,8 @@ import pytest
 from forwarder.buffer.base import Ledger, Stored
 from forwarder.buffer.fates import DeadLettered, Delivered, Fate
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.observing.rates import Forecast, Sample
 from forwarder.observing.telemetry import Telemetry
-from forwarder.sampling import Sampling
+from forwarder.sampling import Forecast, Sample, Sampling
 from forwarder.settings import BufferSettings
 from tests.fakes.buffers import memory_buffer
 from tests.fakes.events import EventMaker

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from forwarder.sandbox.store import Counters, Store
+from forwarder.sandbox.store import RequestCounts, Store
 
 
 def add(store: Store, attributes: dict[str, Any], *, name: str = "Add To Cart", customer: str = "c-1") -> bytes:
@@ -99,7 +99,7 @@ def test_forgetting_forgets_types_too() -> None:
 
 
 def test_counters_exist_from_the_start_and_know_the_peak() -> None:
-    counters = Counters()
+    counters = RequestCounts()
     assert set(counters.as_dict().values()) == {0}
     for _ in range(3):
         counters.arrived()
@@ -110,7 +110,7 @@ def test_counters_exist_from_the_start_and_know_the_peak() -> None:
 
 
 def test_forgetting_counters_leaves_what_is_in_flight() -> None:
-    counters = Counters()
+    counters = RequestCounts()
     for _ in range(3):
         counters.arrived()
     counters.left()

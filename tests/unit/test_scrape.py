@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-from forwarder.observing.gauges import Gauges
+from forwarder.observing.metrics import Gauges
 from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import FAILURE_KINDS

@@ -12,8 +12,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from forwarder.observing.gauges import Gauges
 from forwarder.observing.logs import JsonFormatter, TextFormatter
+from forwarder.observing.metrics import Gauges
 from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
 from forwarder.tally import Tally

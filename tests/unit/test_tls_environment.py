@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from forwarder.cli.tls import certificate_warnings, ignore_useless_key_log, key_log_warnings
+from forwarder.cli.options import certificate_warnings, ignore_useless_key_log, key_log_warnings
 
 
 def test_a_key_log_that_cannot_be_written_is_ignored_with_a_warning_that_names_the_variable(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_a_status_without_anything_is_shown_as_not_known() -> None:
     assert texts(found["in"]) == ["–"]
     assert texts(found["buffer"])[0] == "– of – events, – of – MiB"
     assert texts(found["dead letters"]) == ["– of –, – of – MiB"]
-    assert found["ledger"][-1] == Row("", "whether it balances is not known", "dim")
+    assert found["ledger"][-1] == Row("", "not known whether it balances", "dim")
 
 
 def test_rates_are_the_differences_of_two_answers() -> None:
@@ -59,7 +59,7 @@ def test_a_ledger_that_began_anew_gives_no_negative_rate() -> None:
 
 def test_without_a_newer_answer_it_says_for_how_long_and_why() -> None:
     found = shown(snapshot(), trouble=Trouble(75.0, "Connection refused"))
-    assert found["NO ANSWER"] == [Row("NO ANSWER", "for 1 min 15 s, this is older: Connection refused", "bad")]
+    assert found["NO ANSWER"] == [Row("NO ANSWER", "for 1 min 15 s, so this is older: Connection refused", "bad")]
 
 
 def test_every_hold_is_shown_with_its_next_probe() -> None:
@@ -112,7 +112,7 @@ def test_a_buffer_whose_disk_fails_is_said_so() -> None:
         ({"full_in_seconds": 3599}, 1, "full in 59 min 59 s", "warning"),
         ({"drained_in_seconds": 90}, 1, "empty in 1 min 30 s", "plain"),
         ({"drained_in_seconds": 0}, 0, "empty", "plain"),
-        ({}, 1, "neither fills nor drains", "plain"),
+        ({}, 1, "neither filling nor draining", "plain"),
     ],
 )
 def test_the_forecast_is_said_in_words(forecasts: dict[str, float], ready: int, text: str, tone: str) -> None:
@@ -168,7 +168,7 @@ def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -
     found = texts(shown(snapshot(attribute_types={"conflicts": [conflict | {"conflicts": 4}] * 5}))["conflicts"])
     assert found == [
         "Buy / Price: string instead of number, 4 times, observe",
-        "and of 4 more attributes: see attribute-types list",
+        "and 4 more attributes: see attribute-types list",
     ]
     assert texts(shown(snapshot())["conflicts"]) == ["none"]
     assert texts(shown(snapshot(attribute_types={"full": True}))["conflicts"])[1].startswith("no room for more types")
@@ -177,7 +177,10 @@ def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -
 def test_settings_are_shown_only_if_there_is_something_to_do() -> None:
     assert "settings" not in shown(snapshot(settings={"restart_needed": [], "error": None}))
     found = shown(snapshot(settings={"restart_needed": ["intake.http", "buffer.kind"], "error": "line 3"}))["settings"]
-    assert texts(found) == ["the last reload changed nothing: line 3", "wait for a restart: intake.http, buffer.kind"]
+    assert texts(found) == [
+        "the last reload failed, nothing changed: line 3",
+        "need a restart: intake.http, buffer.kind",
+    ]
 
 
 def test_what_was_refused_and_given_up_lately_comes_last() -> None:

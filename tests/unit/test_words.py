@@ -15,7 +15,6 @@ from forwarder import words
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.growlytics.outcome import Outcome
 from forwarder.intake import answers
-from forwarder.intake.status_page import status_page
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import (
     CLOSE_REASONS,
@@ -117,6 +116,46 @@ def test_a_text_gets_the_words_that_it_names_as_json() -> None:
         words.put_into('"{{NO_SUCH}}"')
 
 
+# Names of classes
+
+
+STILL_DOUBLED: Final = {"Answer", "Connection", "Connections", "Delivered", "Lane", "Refused"}
+"""These still have two classes; no name may be added."""
+
+
+def classes_in(source: str) -> Iterator[tuple[str, bool]]:
+    """Give the name of each class at the top of a module, and whether it is a Protocol."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, any(ast.unparse(base).partition("[")[0] == "Protocol" for base in node.bases)
+
+
+def doubled(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the names that several classes have, with their modules; a Protocol and one other class may share theirs."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for module, source in sources.items():
+        for name, is_protocol in classes_in(source):
+            found.setdefault(name, []).append((module, is_protocol))
+    return {
+        name: [module for module, _ in each]
+        for name, each in found.items()
+        if len(each) > 2 or (len(each) == 2 and each[0][1] == each[1][1])
+    }
+
+
+def test_no_two_classes_share_a_name() -> None:
+    sources = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    assert {name: modules for name, modules in doubled(sources).items() if name not in STILL_DOUBLED} == {}
+
+
+def test_two_classes_of_one_name_are_found_but_a_protocol_may_share_it_with_one_other() -> None:
+    one, protocol = "class A(B):\n    pass", "class A(Protocol[B]):\n    pass"
+    assert doubled({"a": one, "b": protocol}) == {}
+    assert doubled({"a": one, "b": one}) == {"A": ["a", "b"]}
+    assert doubled({"a": protocol, "b": protocol}) == {"A": ["a", "b"]}
+    assert doubled({"a": one, "b": protocol, "c": one}) == {"A": ["a", "b", "c"]}
+
+
 # Answers
 
 
@@ -172,7 +211,7 @@ def test_the_openapi_document_has_the_words_and_no_placeholder() -> None:
 
 
 def test_the_status_page_has_the_words_and_no_placeholder() -> None:
-    text = status_page(asks_for_token=False).body.decode()
+    text = answers.status_page(asks_for_token=False).body.decode()
     assert "{{" not in text
     assert '["ready", "parked", "in_flight"].map' in text
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.http.messages import Answer, Request, Resource
-from forwarder.http.reading import LARGE_BODY_BYTES, KnownHeads
-from tests.fakes.http_site import Site, a_site, chunked, connection_of, get, post
+from forwarder.http.reading import LARGE_BODY_BYTES, KnownHead, KnownHeads
+from tests.fakes.http_site import Site, a_site, answer_to, chunked, connection_of, get, post
 from tests.fakes.http_transport import turn
 
 PLAIN = post("/sync", b"12345", "X-Key: a")
@@ -81,6 +81,58 @@ async def test_a_request_that_comes_again_is_seen_and_answered_as_before(
         assert again.written == first.written
         assert again.has_written_eof == first.has_written_eof
         assert seen(site)[: len(seen(site)) // 2] == seen(site)[len(seen(site)) // 2 :]
+
+
+class ForgetfulHeads(KnownHeads):
+    """Knows no head, so that each goes the general way."""
+
+    def find(self, data: bytes) -> tuple[KnownHead, Request] | None:  # noqa: ARG002 - as KnownHeads
+        return None
+
+
+PATHS = ["/sync", "/future", "/coroutine", "/page", "/large", "/raises", "/closes"]
+COURSES = st.lists(
+    st.tuples(st.sampled_from(["ask", "ask", "answer", "answer", "turn", "read", "leave unread"]), st.integers(0, 6)),
+    max_size=25,
+)
+
+
+@given(COURSES)
+async def test_whatever_comes_and_is_answered_when_known_heads_are_answered_as_unknown_ones(
+    course: list[tuple[str, int]],
+) -> None:
+    async def told(site: Site) -> tuple[list[object], bytes, list[tuple[str, str, dict[str, str], bytes]]]:
+        for path in PATHS:
+            site.connect().send(post(path, b"x"))
+            site.application.end_all()
+            await turn()
+        client = site.connect(high_water_bytes=60_000)
+        told: list[object] = []
+        for number, (step, which) in enumerate(course, 1):
+            waiting = site.application.waiting
+            match step:
+                case "ask":
+                    client.send(post(PATHS[which], b"x" * number))
+                case "answer" if waiting:
+                    request, future = waiting.pop(which % len(waiting))
+                    if not future.done():
+                        future.set_result(answer_to(request))
+                case "turn" | "answer":
+                    await turn()
+                case "read":
+                    client.read_all()
+                case _:
+                    client.client_reads = False
+            told.append((connection_of(client).state, len(site.application.seen), len(client.written)))
+        for _ in range(30):
+            site.application.end_all()
+            client.read_all()
+            await turn()
+        return told, client.written, seen(site)
+
+    async with a_site() as knowing, a_site() as forgetful:
+        forgetful.connections.known_heads = ForgetfulHeads()
+        assert await told(knowing) == await told(forgetful)
 
 
 async def test_other_rules_count_for_the_next_request() -> None:

@@ -1,0 +1,90 @@
+"""Which attributes had another type than before: since the start, in a bounded table. Used by `guard` alone."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from forwarder.attribute import Place, is_soft
+from forwarder.text import printable
+from forwarder.words import AttributeType, ConflictAction, ConflictKind
+
+MAX_RECORDED_ATTRIBUTES: Final = 10_000
+MAX_SHOWN_ATTRIBUTES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """One attribute of one event that has another type than before, and what was done about it."""
+
+    attribute: str
+    expected: AttributeType
+    found: AttributeType
+    action: ConflictAction
+    is_usual: bool = True
+    """Whether the type was fixed, or the attribute came more than once before."""
+
+    @property
+    def kind(self) -> ConflictKind:
+        """`date` if one is a string and the other a date."""
+        return "date" if is_soft(self.expected, self.found) else "hard"
+
+
+@dataclass(slots=True)
+class _Record:
+    last: Conflict
+    last_at: float
+    conflicts: int
+    kinds: set[ConflictKind]
+
+
+class TypeConflicts:
+    """How many conflicts each attribute had since the start, and the last one.
+
+    Of too many attributes, those with the oldest conflicts are forgotten. The metrics count all conflicts.
+    """
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[Place, _Record] = OrderedDict()
+        """The latest conflict last."""
+
+    def add(self, name: str, conflict: Conflict, now: float) -> bool:
+        """Record a conflict of an event of this name. Return whether it is the attribute's first of its kind."""
+        place = name, conflict.attribute
+        record = self._records.pop(place, None)
+        if record is None:
+            if len(self._records) >= MAX_RECORDED_ATTRIBUTES:
+                self._records.popitem(last=False)
+            record = _Record(conflict, now, 0, set())
+        record.last, record.last_at = conflict, now
+        record.conflicts += 1
+        self._records[place] = record
+        is_first = conflict.kind not in record.kinds
+        record.kinds.add(conflict.kind)
+        return is_first
+
+    def forget(self, places: Iterable[Place]) -> None:
+        """Forget the conflicts of these attributes."""
+        for place in places:
+            self._records.pop(place, None)
+
+    def of(self, place: Place) -> int:
+        """Return how many conflicts an attribute had."""
+        record = self._records.get(place)
+        return 0 if record is None else record.conflicts
+
+    def described(self) -> list[dict[str, object]]:
+        """Return the attributes with the latest conflicts, the latest first, with printable names."""
+        return [
+            {
+                "name": printable(name),
+                "attribute": printable(attribute),
+                "expected": record.last.expected,
+                "found": record.last.found,
+                "action": record.last.action,
+                "conflicts": record.conflicts,
+                "last_at": record.last_at,
+            }
+            for (name, attribute), record in islice(reversed(self._records.items()), MAX_SHOWN_ATTRIBUTES)
+        ]

@@ -1,0 +1,189 @@
+"""What the commands that talk to a daemon share: arguments that say where it is, their actions, and asking again."""
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO
+from forwarder.cli.daemon import (
+    AnswerLostError,
+    Daemon,
+    DaemonAnswer,
+    DaemonError,
+    HostPort,
+    Place,
+    add_url_argument,
+    described_errors,
+)
+from forwarder.cli.options import add_config_arguments, discard_output, load_settings
+
+_MAX_TOKEN_FILE_BYTES: Final = 64 * 1024
+RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
+"""The wait after each failure in a row to connect or to get an answer; after the last, the command stops.
+
+Together they are longer than a daemon with default settings takes to restart, drain included.
+"""
+DEFAULT_WAIT_SECONDS: Final = 1
+"""Used if the daemon asks to wait and does not say how long."""
+
+
+# Where the daemon is
+
+
+def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`, `--set`, `--url` and `--unix-socket`, which say where the daemon is, and `--token-file`."""
+    add_config_arguments(parser)
+    place = parser.add_mutually_exclusive_group()
+    add_url_argument(place, "the daemon's intake.http; instead of --config")
+    place.add_argument("--unix-socket", metavar="PATH", help="the daemon's intake.unix_socket; instead of --config")
+    parser.add_argument("--token-file", metavar="FILE", help="a file with the daemon's token, if it needs one")
+
+
+def daemon_of(args: argparse.Namespace) -> Daemon:
+    """Return the daemon that the arguments or settings name, not yet opened; exit with 78 if they are wrong."""
+    return Daemon(place_of(args), token=None if args.token_file is None else _token(args.token_file))
+
+
+def place_of(args: argparse.Namespace) -> Place:
+    """Return where the daemon is, from the arguments or else its settings; exit with 78 if the settings are wrong."""
+    if args.unix_socket is not None:
+        return Place(None, args.unix_socket)
+    if args.url is not None:
+        return Place(args.url)
+    intake = load_settings(args, require_api_key=False).intake
+    if intake.unix_socket is not None:
+        return Place(None, intake.unix_socket)
+    assert intake.http is not None, "settings with neither are refused"
+    return Place(HostPort(intake.http.host, intake.http.port).reachable())
+
+
+def _token(path: str) -> str:
+    """Return the token in a file, or exit with 78. No message shows the path, which may be the token by mistake."""
+    content, fault = b"", ""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MAX_TOKEN_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        fault = f"cannot be read: {getattr(error, 'strerror', None) or 'no file can have this name'}"
+    token = content.strip()
+    if not fault and len(content) > _MAX_TOKEN_FILE_BYTES:
+        fault = "is larger than 64 KiB, too large for a token"
+    elif not fault and not token:
+        fault = "is empty"
+    elif not fault and re.fullmatch(rb"[\x21-\x7e]+", token) is None:
+        fault = "does not hold a token, which is printable ASCII without spaces"
+    if fault:
+        print(f"--token-file names a file that {fault}", file=sys.stderr)
+        raise SystemExit(EXIT_CONFIGURATION)
+    return token.decode("ascii")
+
+
+# Actions
+
+
+def actions_of(
+    parser: argparse.ArgumentParser,
+) -> Callable[[str, str, Callable[[argparse.Namespace], int]], argparse.ArgumentParser]:
+    """Return a function that adds an action to a command: its name, a summary and what it does."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add(name: str, summary: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=summary, description=summary)
+        add_daemon_arguments(action)
+        action.set_defaults(run_action=run)
+        return action
+
+    return add
+
+
+def run_action(args: argparse.Namespace) -> int:
+    """Run the chosen action and return its exit code. If the daemon does not do it, say why and return 1."""
+    try:
+        code: int = args.run_action(args)
+        sys.stdout.flush()
+    except DaemonError as error:
+        print(error.explained, file=sys.stderr)
+        return EXIT_NO
+    except BrokenPipeError:
+        discard_output()
+        return EXIT_NO
+    return code
+
+
+# Asking again
+
+
+class TryLater(NamedTuple):
+    """The daemon has no room now, or is stopping."""
+
+    seconds: float
+    why: str
+
+
+class Answered(NamedTuple):
+    """An answer that does not ask to wait."""
+
+    answer: DaemonAnswer
+    lost: int
+    """How many answers were lost before this one; the daemon may have done what was asked each time."""
+
+
+def later(answer: DaemonAnswer) -> TryLater | None:
+    """Return how long the daemon asks to wait, and why; None if it does not."""
+    if answer.status not in {429, 503}:
+        return None
+    errors = described_errors(answer.content)
+    seconds = DEFAULT_WAIT_SECONDS if answer.retry_after_seconds is None else answer.retry_after_seconds
+    return TryLater(max(seconds, RETRY_SECONDS[0]), errors[0] if errors else f"answered {answer.status}")
+
+
+class Patience:
+    """Asks until there is an answer.
+
+    It asks again when the daemon says to wait, when it cannot be reached, and when an answer was lost. So asking twice must
+    do no harm, or less harm than not asking.
+    """
+
+    def __init__(
+        self,
+        *,
+        say: Callable[[str], object],
+        note: Callable[[str], object],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        retry_seconds: Sequence[float] = RETRY_SECONDS,
+    ) -> None:
+        """`say` prints each failure, `note` shows why nothing moves."""
+        self._say = say
+        self._note = note
+        self._sleep = sleep
+        self._retry_seconds = retry_seconds
+
+    async def answer(self, ask: Callable[[], Awaitable[DaemonAnswer]], *, doing: str, doubt: str = "") -> Answered:
+        """Ask until there is an answer. Raises DaemonError if too many attempts in a row fail.
+
+        For messages, `doing` says what is asked, and `doubt` what is unknown after a lost answer.
+        """
+        failures = lost = 0
+        while True:
+            try:
+                answer = await ask()
+            except DaemonError as error:
+                if failures == len(self._retry_seconds):
+                    raise
+                is_lost = isinstance(error, AnswerLostError)
+                lost += is_lost
+                seconds = self._retry_seconds[failures]
+                self._say(f"{error}{f'; {doubt}' if is_lost and doubt else ''}; {doing} again in {seconds:g} s")
+                await self._sleep(seconds)
+                failures += 1
+                continue
+            wait = later(answer)
+            if wait is None:
+                return Answered(answer, lost)
+            failures = 0
+            self._note(f"waiting {wait.seconds:g} s: {wait.why}")
+            await self._sleep(wait.seconds)
