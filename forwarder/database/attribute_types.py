@@ -31,10 +31,7 @@ def write(transaction: Transaction, changes: TypeChanges) -> None:
 
 def _insert(transaction: Transaction, verb: str, changes: TypeChanges) -> None:
     rows = [_row(place, learned) for place, learned in changes.items() if learned is not None]
-    for portion in events.portions(rows):
-        values = events.repeated("(?, ?, ?, ?, ?, ?)", len(portion))
-        statement = f"{verb} INTO attribute_types VALUES {values}"
-        transaction.connection.execute(statement, [value for row in portion for value in row])
+    events.write_rows(transaction, f"{verb} INTO attribute_types", rows)
 
 
 def load(transaction: Transaction) -> tuple[dict[Place, LearnedType], list[Sequence[Any]]]:

@@ -21,10 +21,7 @@ _CHECKED: Final = struct.Struct(f"<qd{_DIGEST_BYTES}s")
 
 def insert(transaction: Transaction, keys: Sequence[DuplicateKey]) -> None:
     """Add keys, replacing those of the same events."""
-    for portion in events.portions(keys):
-        values = [value for key in portion for value in _row(key)]
-        statement = f"REPLACE INTO duplicate_keys VALUES {events.repeated('(?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, values)
+    events.write_rows(transaction, "REPLACE INTO duplicate_keys", [_row(key) for key in keys])
 
 
 def forget(transaction: Transaction, up_to_id: int) -> None:

@@ -17,7 +17,6 @@ from forwarder.words import EVENT_KINDS, EventKind
 
 _PLAIN_COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
 COLUMNS: Final = f"{_PLAIN_COLUMNS}, kind"
-_PLAIN_WIDTH: Final = 6
 _INSERT_ONE: Final = f"INSERT INTO events ({_PLAIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 _REMOVE_ONE: Final = "DELETE FROM events WHERE id = ?"
 _AT_ONCE: Final = (128, 32, 8, 1)
@@ -43,33 +42,30 @@ class Read:
 
 def insert(transaction: Transaction, events: Sequence[Event]) -> None:
     """Add events."""
-    plain: list[Any] = []
-    others: list[Any] = []
+    plain: list[Sequence[Any]] = []
+    others: list[Sequence[Any]] = []
     for event in events:
         customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
         body, accepted_at = event.body, event.accepted_at
         checksum = _checksum(event.id, customer, name, body, accepted_at)
         if event.kind == "event":
-            plain += (event.id, customer, name, body, accepted_at, checksum)
+            plain.append((event.id, customer, name, body, accepted_at, checksum))
         else:
             kind = event.kind.encode()
-            others += (event.id, customer, name, body, accepted_at, zlib.crc32(kind, checksum), kind)
-    if len(plain) == _PLAIN_WIDTH:
-        transaction.connection.execute(_INSERT_ONE, plain)
+            others.append((event.id, customer, name, body, accepted_at, zlib.crc32(kind, checksum), kind))
+    if len(plain) == 1:
+        transaction.connection.execute(_INSERT_ONE, plain[0])
     elif plain:
-        _insert_rows(transaction, _PLAIN_COLUMNS, _PLAIN_WIDTH, plain)
+        write_rows(transaction, f"INSERT INTO events ({_PLAIN_COLUMNS})", plain)
     if others:
-        _insert_rows(transaction, COLUMNS, _PLAIN_WIDTH + 1, others)
+        write_rows(transaction, f"INSERT INTO events ({COLUMNS})", others)
 
 
-def _insert_rows(transaction: Transaction, columns: str, width: int, values: Sequence[Any]) -> None:
-    row = f"({repeated('?', width)})"
-    at = 0
-    for rows in portions(range(len(values) // width)):
-        up_to = at + width * len(rows)
-        statement = f"INSERT INTO events ({columns}) VALUES {repeated(row, len(rows))}"  # noqa: S608
-        transaction.connection.execute(statement, values[at:up_to])
-        at = up_to
+def write_rows(transaction: Transaction, into: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Write rows into a table. `into` is the beginning of the statement; all rows have as many columns."""
+    for portion in portions(rows):
+        values = repeated(f"({repeated('?', len(portion[0]))})", len(portion))
+        transaction.connection.execute(f"{into} VALUES {values}", [value for row in portion for value in row])
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> int:

@@ -37,9 +37,7 @@ Changes = Mapping[int, Mark | None]
 def write(transaction: Transaction, changes: Changes) -> None:
     """Set and remove marks. Those to remove need not be there."""
     rows = [_row(event_id, mark) for event_id, mark in changes.items() if mark is not None]
-    for portion in events.portions(rows):
-        statement = f"REPLACE INTO marks VALUES {events.repeated('(?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, [value for row in portion for value in row])
+    events.write_rows(transaction, "REPLACE INTO marks", rows)
     for ids in events.portions([event_id for event_id, mark in changes.items() if mark is None]):
         transaction.connection.execute(f"DELETE FROM marks WHERE id IN ({events.repeated('?', len(ids))})", ids)  # noqa: S608
 

@@ -16,14 +16,13 @@ from typing import Any, Final
 
 from forwarder.attribute import LearnedType, Place
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, schema
-from forwarder.database.connection import Transaction
+from forwarder.database.connection import T, Transaction
 from forwarder.database.marks import Mark
 from forwarder.event import DeadLetter, DuplicateKey, Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
-_MARKS_AT_ONCE: Final = 500
-_KEYS_AT_ONCE: Final = 5000
+_ROWS_AT_ONCE: Final = 5000
 _FAILURES: Final = (sqlite3.Error, ValueError)
 """ValueError: SQLite's message quotes what cannot be decoded."""
 
@@ -215,20 +214,7 @@ class DamagedFile:
 
     def marks(self) -> dict[int, Mark]:
         """Return the good marks, by the ids of their events."""
-        found: dict[int, Mark] = {}
-
-        def add(row: Sequence[Any]) -> int | None:
-            mark = marks.mark_of(row)
-            if mark is None or row[0] in found:
-                return None
-            found[row[0]] = mark
-            return int(row[0])
-
-        after: int | None = -1
-        while after is not None:
-            with self._lock:
-                after = self._each(f"SELECT {marks.COLUMNS} FROM marks", "id", after, _MARKS_AT_ONCE, add)  # noqa: S608
-        return found
+        return self._all("marks", marks.mark_of)
 
     def types(self) -> dict[Place, LearnedType]:
         """Return the good types of attributes, from both ends up to what cannot be read."""
@@ -243,20 +229,7 @@ class DamagedFile:
 
     def keys(self) -> dict[int, DuplicateKey]:
         """Return the apps' own keys that are good, by the ids that their events have in it."""
-        found: dict[int, DuplicateKey] = {}
-
-        def add(row: Sequence[Any]) -> int | None:
-            key = duplicate_keys.key_of(row)
-            if key is None or key.event_id in found:
-                return None
-            found[key.event_id] = key
-            return key.event_id
-
-        after: int | None = -1
-        while after is not None:
-            with self._lock:
-                after = self._each("SELECT * FROM duplicate_keys", "id", after, _KEYS_AT_ONCE, add)
-        return found
+        return self._all("duplicate_keys", duplicate_keys.key_of)
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
         """Return some dead letters after a place, and the place after which to go on; None at the end."""
@@ -275,6 +248,23 @@ class DamagedFile:
         with self._lock:
             last = self._each("SELECT * FROM dead_letters", "place", after_place, max_rows, add)
         return found, last
+
+    def _all(self, table: str, read: Callable[[Sequence[Any]], T | None]) -> dict[int, T]:
+        """Return what is good in a table, by its ids; `read` gives what a row says, or None if it was altered."""
+        found: dict[int, T] = {}
+
+        def add(row: Sequence[Any]) -> int | None:
+            value = read(row)
+            if value is None or row[0] in found:
+                return None
+            found[row[0]] = value
+            return int(row[0])
+
+        after: int | None = -1
+        while after is not None:
+            with self._lock:
+                after = self._each(f"SELECT * FROM {table}", "id", after, _ROWS_AT_ONCE, add)  # noqa: S608
+        return found
 
     def _each(
         self, select: str, key: str, after: int, max_rows: int, add: Callable[[Sequence[Any]], int | None]
