@@ -380,13 +380,17 @@ class Delivery:
         if not attempt.lane.revoked:  # or what is in it now came again
             self._revoked({attempt.taken.event.customer})
         self._engine.cancelled(attempt)
+        self._ask()  # as another may start now, for which this worker is not free yet
         if attempt.never_repeated:
             await self._buffer.unmark([attempt.taken.event])
         await asyncio.sleep(0)  # if the store hands out the same again and again, others have their turn
 
     def _revoked(self, lanes: AbstractSet[str]) -> None:
         """Drop what has not started of these lanes: it is another process's now."""
-        self._lanes.revoke(lanes)
+        try:
+            self._lanes.revoke(lanes)
+        except Exception as bug:  # noqa: BLE001 - which ends `serve`
+            self._going_back.put_nowait(bug)
         self._changed()  # as there is room for others
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
