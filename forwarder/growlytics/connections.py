@@ -194,13 +194,14 @@ class ApiConnections:
         This closes connections that have ended or expired, or on which something came unasked. The kernel is asked too,
         because the loop may not have noticed yet.
         """
-        idle = self._idle
+        idle, now = self._idle, self.time()
         while idle:
             connection = idle.pop()
             if (
                 connection.is_fit
                 and not connection.transport.is_closing()
-                and self.time() < connection.expires_at
+                and now < connection.expires_at
+                and now < connection.idle_since + self._keepalive_seconds  # after a standstill the sweep is late
                 and not connection.unread.poll(0)
             ):
                 return connection
