@@ -229,8 +229,10 @@ class ApiConnections:
             connection.close()
 
     async def close(self) -> None:
-        """Close every connection. May be called again."""
-        self._close_idle()
+        """Close every connection, which ends the posts under way. May be called again."""
+        self._idle.clear()
+        for connection in tuple(self.members):
+            connection.close()
         self.sweep.cancel()
         await self._connector.close()
         await asyncio.sleep(0)  # in this turn the loop closes the sockets
