@@ -12,11 +12,9 @@ from typing import Final, assert_never
 
 from forwarder.buffer import fates
 from forwarder.delivery.holds import Holds
-from forwarder.delivery.lane import Lane, Taken
-from forwarder.delivery.lanes import Lanes
+from forwarder.delivery.lanes import Lane, Lanes, Taken
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.rate_limit import RateLimit
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import RateLimit, RetrySchedule
 from forwarder.delivery.suspects import Suspects
 from forwarder.event import Event
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable

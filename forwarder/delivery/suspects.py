@@ -37,7 +37,7 @@ _NEVER: Final = float("-inf")
 
 
 @dataclass(slots=True)
-class Refusals:
+class RefusalHistory:
     """The refusals of one event with one key."""
 
     key_number: int
@@ -54,10 +54,10 @@ class Refusals:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Verdict:
     """What follows from a refusal."""
 
-    refusals: Refusals
+    refusals: RefusalHistory
     """What to remember of the event."""
     hold: RefusalCause | None
     has_evidence: bool
@@ -107,7 +107,7 @@ class Suspects:
         if self.hurries:
             self._failed_probes.add(lane)
 
-    def delivered(self, number: int, key_number: int, refusals: Refusals | None, now: float) -> None:
+    def delivered(self, number: int, key_number: int, refusals: RefusalHistory | None, now: float) -> None:
         """An attempt was delivered; `refusals` are those of its event before."""
         if key_number != self.key_number:
             return
@@ -119,20 +119,22 @@ class Suspects:
 
     def refused(
         self,
-        before: Refusals | None,
+        before: RefusalHistory | None,
         why: EventBlockedWhy,
         *,
         status: int,
         key_number: int,
         counts_for: Hashable | None,
         now: float,
-    ) -> Refused:
+    ) -> Verdict:
         """Decide what follows from a refusal of an event, of which `before` is what is remembered.
 
         `counts_for` is what a row of refusals counts: the lane, if this was its first attempt; None for a retry.
         """
         is_current = key_number == self.key_number
-        refusals = before if before and before.key_number == key_number else Refusals(key_number, self.attempts_begun)
+        refusals = (
+            before if before and before.key_number == key_number else RefusalHistory(key_number, self.attempts_begun)
+        )
         has_evidence = is_current and self._delivered_latest > refusals.attempts_begun
         counts = has_evidence and refusals.suspect
         if counts:
@@ -144,9 +146,9 @@ class Suspects:
         refusals.status = status
         refusals.maybe_there |= why == "not_growlytics"
         hold = self._hold(refusals, why, counts_for) if is_current else None
-        return Refused(refusals, hold, has_evidence, counts and self._confirms(refusals, now))
+        return Verdict(refusals, hold, has_evidence, counts and self._confirms(refusals, now))
 
-    def _hold(self, refusals: Refusals, why: EventBlockedWhy, counts_for: Hashable | None) -> RefusalCause | None:
+    def _hold(self, refusals: RefusalHistory, why: EventBlockedWhy, counts_for: Hashable | None) -> RefusalCause | None:
         if not refusals.suspect:
             return "auth"
         if counts_for is not None and len(self._row) < self._lanes_in_a_row:
@@ -155,7 +157,7 @@ class Suspects:
             return None
         return "not_growlytics" if why == "not_growlytics" else "auth"
 
-    def _confirms(self, refusals: Refusals, now: float) -> bool:
+    def _confirms(self, refusals: RefusalHistory, now: float) -> bool:
         if refusals.counted < REFUSALS_TO_CONFIRM or now < self._no_verdict_until:
             return False
         confirms = self._confirmed_before or now - refusals.first_counted_at >= self._seconds

@@ -26,9 +26,8 @@ from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import DeadLettered, Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
-from forwarder.delivery.lag import LagTimer
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import LagTimer, RetrySchedule
 from forwarder.event import Clock, Event
 from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
 from forwarder.observing.recent import FailureFields

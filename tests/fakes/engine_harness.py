@@ -9,7 +9,7 @@ from forwarder.buffer import fates
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits
 from forwarder.delivery.holds import Holds
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import RetrySchedule
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings

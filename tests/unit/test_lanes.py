@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from forwarder.delivery.lane import Lane
-from forwarder.delivery.lanes import Lanes
-from forwarder.delivery.suspects import Refusals
+from forwarder.delivery.lanes import Lane, Lanes
+from forwarder.delivery.suspects import RefusalHistory
 from forwarder.event import Event
 from tests.fakes.events import EventMaker, ids
 
@@ -272,7 +271,7 @@ def test_when_the_hold_ends_refused_probes_are_retried_and_the_others_are_as_if_
     lanes.hold_begins()
     for lane in (probe(lanes), probe(lanes)):
         if lane.key == "a":
-            lane.first.story.refusals = Refusals(0, 1, suspect=True)
+            lane.first.story.refusals = RefusalHistory(0, 1, suspect=True)
         lanes.put_back_probed(lane)
     assert (lanes.ready, lanes.has_fresh) == (2, False)
     lanes.hold_ends()
