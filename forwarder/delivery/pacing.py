@@ -22,16 +22,16 @@ _VERY_MANY_ATTEMPTS: Final = 1000
 _CATCH_UP_SECONDS: Final = 0.05
 """An attempt that is at most so late does not delay those after it, as timers are not exact. A later one follows a pause."""
 BUSY_INTERVAL_SECONDS: Final = 0.02
-"""How often a timer is to tell, while it matters."""
+"""How often a timer measures the lag while it matters."""
 WAITS_OF_AN_ATTEMPT: Final = 8
-"""At 50 ms, 768 at once, and with the backlog coming in meanwhile, 3 ended three of seven slow starts early; 8 one."""
+"""At 50 ms, with 768 at once and the backlog coming in meanwhile, 3 ended three of seven slow starts early, and 8 one."""
 _SHARE: Final = 0.2
 _RESOLUTION_SECONDS: Final = 0.001
-"""Timers are so late at times although nothing keeps them."""
+"""Timers may be so late although nothing delays them."""
 
 
 class RetrySchedule:
-    """Delays between the attempts of one event: up to twice as long each time, from initial to max, times a random share."""
+    """Delays between the attempts of one event: each is up to twice as long as the last, times a random share."""
 
     def __init__(self, settings: DeliverySettings) -> None:
         self._retrying = Retrying(
@@ -39,15 +39,15 @@ class RetrySchedule:
         )
 
     def delay_seconds(self, attempts: int) -> float:
-        """Return how long to wait after `attempts` failed ones, 1 or more."""
+        """Return how long to wait after `attempts` failed attempts, 1 or more."""
         state = RetryCallState(self._retrying, fn=None, args=(), kwargs={})
         state.attempt_number = attempts
         return self._retrying.wait(state)
 
     def rest_seconds(self) -> float:
-        """Return how long an event rests for which there is no room among those that are retried: as after very many.
+        """Return how long an event is deferred for which the retry quota has no room: as after very many attempts.
 
-        So the same events are not tried over and over before those that never were; the rests end when there is room.
+        So the same events are not tried again and again before those never tried. The wait ends early when there is room.
         """
         return self.delay_seconds(_VERY_MANY_ATTEMPTS)
 
@@ -59,17 +59,17 @@ class RateLimit:
         self._distance_seconds = 1 / per_second if per_second else 0.0
         self.is_on = per_second > 0
         self.next_at = float("-inf")
-        """From when on the next attempt may start."""
+        """When the next attempt may start."""
 
     def change(self, per_second: float) -> None:
-        """Go by another limit from the last attempt on."""
+        """Use another limit, counted from the last attempt."""
         distance_seconds = 1 / per_second if per_second else 0.0
         self.next_at += distance_seconds - self._distance_seconds
         self._distance_seconds = distance_seconds
         self.is_on = per_second > 0
 
     def started(self, now: float) -> None:
-        """An attempt starts at `now`, which is not before `next_at`."""
+        """Note that an attempt starts at `now`, which is not before `next_at`."""
         if self.is_on:
             is_late = now - self.next_at <= _CATCH_UP_SECONDS
             self.next_at = (self.next_at if is_late else now) + self._distance_seconds
@@ -80,16 +80,16 @@ class LoopLag:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """What the loop adds to the latency of an attempt, about."""
+        """About how much the loop adds to the latency of an attempt."""
 
     def add(self, late_seconds: float) -> None:
-        """A timer was late by so much."""
+        """Add that a timer was so late."""
         waits = WAITS_OF_AN_ATTEMPT * max(0.0, late_seconds - _RESOLUTION_SECONDS)
         self.seconds += _SHARE * (waits - self.seconds)
 
 
 class LagTimer(LoopLag):
-    """Measures the lag of the running loop, again and again from `measure` on, for as long as `while_` says so."""
+    """Measures the lag of the running loop repeatedly, from `measure` on until `while_` returns false."""
 
     def __init__(self, *, while_: Callable[[], bool]) -> None:
         super().__init__()
@@ -97,14 +97,14 @@ class LagTimer(LoopLag):
         self._timer: asyncio.TimerHandle | None = None
 
     def measure(self) -> None:
-        """Begin, unless it has begun."""
+        """Begin to measure, unless that has begun."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             due = loop.time() + BUSY_INTERVAL_SECONDS
             self._timer = loop.call_at(due, self._add, loop, due)
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
