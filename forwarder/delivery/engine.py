@@ -60,7 +60,7 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True)
-class GoesBack:
+class Release:
     """The same, but there is no room to park its lane: release its events, which are deferred until `not_before`."""
 
     events: Sequence[Event]
@@ -68,7 +68,7 @@ class GoesBack:
     why: Waits
 
 
-Decision = Ack | Waits | GoesBack
+Decision = Ack | Waits | Release
 
 
 class Engine:
@@ -104,7 +104,7 @@ class Engine:
         )
         self._failures_in_a_row = 0
         self._rejected_in_a_row: set[int] = set()
-        self.some_rest = False
+        self.some_deferred = False
         """Whether events were released that may still be deferred in the buffer."""
         self._suspects = Suspects(settings)
         self._refuses_us = False
@@ -132,10 +132,10 @@ class Engine:
 
     # Before an attempt
 
-    def rest_ends(self, now: float) -> float:
+    def deferred_until(self, now: float) -> float:
         """Return until when events are deferred in the buffer for which the retry quota had no room."""
-        self.some_rest = True
-        return now + self._schedule.rest_seconds()
+        self.some_deferred = True
+        return now + self._schedule.deferral_seconds()
 
     def start(self, now: float, wall: float) -> Attempt | None:
         """Start the next attempt; None if none may start now. Each attempt must be `ended` or `cancelled`."""
@@ -229,10 +229,10 @@ class Engine:
             case _:
                 assert_never(outcome)
 
-    def rests_may_end(self) -> bool:
+    def deferred_may_return(self) -> bool:
         """Whether there is room again for what is deferred in the buffer. True only once."""
-        may_end = self.some_rest and self.lanes.has_room_for_retries
-        self.some_rest &= not may_end
+        may_end = self.some_deferred and self.lanes.has_room_for_retries
+        self.some_deferred &= not may_end
         return may_end
 
     def cancelled(self, attempt: Attempt) -> None:
@@ -371,8 +371,8 @@ class Engine:
         back = self.lanes.park(attempt.lane, until=until)
         if not back:
             return why
-        self.some_rest = True
-        return GoesBack(back, until, why)
+        self.some_deferred = True
+        return Release(back, until, why)
 
     def _put_back(self, attempt: Attempt, now: float) -> None:
         """Make the event's lane ready again, behind others."""

@@ -167,7 +167,7 @@ class Lanes:
         """Whether the retry quota has room for an event of so many bytes."""
         return self._admits_all or not self._retried_events or self._fits(1, size)
 
-    def have_gone(self, events: Sequence[Event]) -> None:
+    def were_released(self, events: Sequence[Event]) -> None:
         """These events are released now."""
         self._left.subtract(map(self._key, events))
         for key in {self._key(event) for event in events}:

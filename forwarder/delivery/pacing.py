@@ -44,7 +44,7 @@ class RetrySchedule:
         state.attempt_number = attempts
         return self._retrying.wait(state)
 
-    def rest_seconds(self) -> float:
+    def deferral_seconds(self) -> float:
         """Return how long an event is deferred for which the retry quota has no room: as after very many attempts.
 
         So the same events are not tried again and again before those never tried. The wait ends early when there is room.

@@ -22,7 +22,7 @@ from typing import Final, assert_never
 
 from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import DeadLettered, Fate
-from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
+from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, Release, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
 from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.pacing import LagTimer, RetrySchedule
@@ -273,7 +273,7 @@ class Delivery:
             back = lanes.add(events)
             if back:
                 self._releasing = True
-                self._for_serve.put_nowait((back, self._engine.rest_ends(now)))
+                self._for_serve.put_nowait((back, self._engine.deferred_until(now)))
             elif len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes:
                 self._may_take = True
 
@@ -431,7 +431,7 @@ class Delivery:
         """The acks of these events are committed, or refused: let what waited for them start."""
         self._unacked -= len(events)
         try:
-            if self._engine.some_rest and self._engine.rests_may_end():
+            if self._engine.some_deferred and self._engine.deferred_may_return():
                 self._buffer.end_rests()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._for_serve.put_nowait(bug)
@@ -439,21 +439,21 @@ class Delivery:
             self._waits_for_acks = False  # the pump looks again
             self._ask()
 
-    async def _carry_out(self, attempt: Attempt, decision: Waits | GoesBack) -> None:
+    async def _carry_out(self, attempt: Attempt, decision: Waits | Release) -> None:
         """Let the event be tried again later. Meanwhile the pump runs, as a permit is free."""
         self._ask()
         match decision:
             case Waits():
                 if attempt.never_repeated:
                     await self._buffer.unmark([attempt.taken.event])
-            case GoesBack(events, not_before):
+            case Release(events, not_before):
                 await self._release(events, not_before)
             case _:
                 assert_never(decision)
 
     async def _release(self, events: Sequence[Event], not_before: float) -> None:
         await self._buffer.release(events, not_before=not_before)
-        self._lanes.have_gone(events)
+        self._lanes.were_released(events)
         self._changed()
 
     # Telling
@@ -475,7 +475,7 @@ class Delivery:
     ) -> None:
         name = _NAMES[type(outcome)]
         match decision:
-            case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
+            case Waits(reason, maybe_delivered) | Release(why=Waits(reason, maybe_delivered)):
                 if isinstance(outcome, Blocked):
                     self._tell_of_refusal(attempt, outcome)
                 self._telemetry.attempt_ended(name, seconds, failure, retry=reason, maybe_delivered=maybe_delivered)

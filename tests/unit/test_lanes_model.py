@@ -85,7 +85,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     @rule()
     def has_gone_back(self) -> None:
         self.waiting = sorted([*self.waiting, *ids(self.going_back)])
-        self.lanes.have_gone(self.going_back)
+        self.lanes.were_released(self.going_back)
         self.going_back = []
 
     # Attempts
