@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from forwarder.buffer import fates
-from forwarder.delivery.engine import Ack, Engine, GoesBack, Waits, ambiguous
+from forwarder.delivery.engine import Ack, Engine, Release, Waits, ambiguous
 from forwarder.delivery.holds import Holds
 from forwarder.delivery.limiter import Limiter
 from forwarder.growlytics.outcome import DELIVERED, Delivered, Outcome, Rejected, Retryable
@@ -146,9 +146,9 @@ def test_what_goes_back_to_the_buffer_rests_for_its_backoff_and_its_attempts_go_
     some = driver(1, retry_initial_seconds=2.0)
     some.put([f"bad {number}" for number in range(9)])
     decisions = [some.run(FAILED) for _ in range(9)]
-    assert [type(decision) for decision in decisions] == [Waits] * 8 + [GoesBack]
+    assert [type(decision) for decision in decisions] == [Waits] * 8 + [Release]
     last = decisions[-1]
-    assert isinstance(last, GoesBack)
+    assert isinstance(last, Release)
     assert (last.not_before, last.why) == (some.now + 2.0, Waits("status_5xx", maybe_delivered=False))
     for _ in range(8):
         some.now += 2.0
