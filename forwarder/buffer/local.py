@@ -149,10 +149,10 @@ def ledger_of(counters: Mapping[str, int], *, received: int, duplicates: int, re
 
 
 class LocalBuffer:
-    """The base of MemoryBuffer and DiskBuffer. An event in `_taken` was taken, and neither acked nor released.
+    """The base of MemoryBuffer and DiskBuffer. The events in `_taken` were taken, and are neither acked nor released.
 
     `clock` is the event loop's, in seconds; `database` keeps the dead letters. Of the events that were passed over or
-    released, only so many bytes are kept as `max_aside_bytes`.
+    released, at most `max_aside_bytes` are kept in memory.
     """
 
     may_start = None
