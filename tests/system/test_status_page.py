@@ -136,7 +136,7 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         assert page.complaints == []
 
         await page.type("wrong ☺")
-        await page.until_shown("The daemon does not take this token.", "#wrong")
+        await page.until_shown("The daemon does not accept this token.", "#wrong")
         assert not await page.text("main")
         assert len(page.complaints) == 1, "the browser notes each answer of 401"
         assert "401" in page.complaints.pop()
@@ -173,8 +173,8 @@ async def test_an_outage_of_growlytics_and_of_the_daemon_is_said_and_old_figures
             assert page.complaints == []
         await page.until_shown("The daemon cannot be reached.", "h1")
         pace = await page.text("#pace")
-        assert pace.startswith("It answered last at ")
-        assert " s ago; what is below is of then." in pace
+        assert pace.startswith("It last answered at ")
+        assert " s ago; the status below is from then." in pace
         assert "grayscale" in await page.value(grey)
         assert "20 delivered" in await page.text("#ledger"), "what it said last is still there"
         assert "cannot be reached" in await page.value("document.title")
