@@ -23,8 +23,8 @@ MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
 MAX_LISTED_ERRORS: Final = 5
 """For one event."""
-UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file where the daemon has a token"
-FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
+UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
 
 Content = TypeVar("Content")
