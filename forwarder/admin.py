@@ -1,7 +1,7 @@
-"""The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`. Nothing here shows a payload or changes anything.
+"""The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`. It shows no payloads and changes nothing.
 
-Readiness is about this process alone: while Growlytics is down or the buffer is full, the app's pod must stay in service.
-The listener has its own few connections, so clients that only connect to it take none from those that post events.
+Readiness is only about this process: while Growlytics is down or the buffer is full, the app's pod must stay in service. The
+listener has a few connections of its own, so its clients take none from those that post events.
 """
 
 import gzip
@@ -21,11 +21,11 @@ from forwarder.words import RequestRefusalReason
 MAX_CONNECTIONS: Final = 64
 _CLOSING_SECONDS: Final = 1.0
 _MAX_BODY_BYTES: Final = 4096
-"""Of the body of a GET, which is read and ignored."""
+"""The longest body of a GET, which is read and ignored."""
 
 
 class Admin:
-    """Serves one listening socket, whose address is `own`. Each `/readyz` asks `is_ready`."""
+    """Serves one listening socket with the address `own`. `/readyz` shows `is_ready`."""
 
     def __init__(
         self, settings: IntakeSettings, *, own: Address | None, telemetry: Telemetry, is_ready: Callable[[], bool]
@@ -54,11 +54,11 @@ class Admin:
         }
 
     def use(self, settings: IntakeSettings) -> None:
-        """Allow the hosts of these settings from now on."""
+        """Use the hosts of these settings from now on."""
         self._lock.use(settings)
 
     async def open(self, listener: socket.socket) -> None:
-        """Start to serve `listener`, which listens already."""
+        """Start to serve `listener`, which is bound and listens."""
         await self._connections.open(listener)
 
     async def close(self) -> None:
@@ -69,16 +69,16 @@ class Admin:
         """See Application."""
         if (code := self._lock.refuse(request.headers, authority=request.authority)) is not None:
             self._telemetry.locked_out(code)
-            return self._refusal(403, code, "call this by an IP address, or add the name to intake.allowed_hosts")
+            return self._refusal(403, code, "use an IP address, or add this name to intake.allowed_hosts")
         if (resource := self._routes.get(request.path)) is None:
-            return self._refusal(404, "not_found", f"there are {', '.join(self._routes)} here")
+            return self._refusal(404, "not_found", f"the paths here are {', '.join(self._routes)}")
         if request.method != "GET":
             return self._refusal(
-                405, "method_not_allowed", "only GET and HEAD are answered here", {"Allow": "GET, HEAD"}
+                405, "method_not_allowed", "only GET and HEAD are allowed here", {"Allow": "GET, HEAD"}
             )
         return resource
 
-    def refuse(self, refusal: Refusal, request: Request | None) -> Answer:  # noqa: ARG002 - as of Application
+    def refuse(self, refusal: Refusal, request: Request | None) -> Answer:  # noqa: ARG002 - Application has it
         """See Application."""
         match refusal:
             case "headers_too_slow" | "body_too_slow":
@@ -87,10 +87,10 @@ class Admin:
                 code = refusal
         return self._refusal(_STATUSES[refusal], code)
 
-    def fail(self, error: BaseException, request: Request) -> Answer:  # noqa: ARG002 - as of Application
+    def fail(self, error: BaseException, request: Request) -> Answer:  # noqa: ARG002 - Application has it
         """See Application."""
         self._telemetry.request_failed(error)
-        return self._refusal(500, "internal_error", "the forwarder failed at this request; its log says more")
+        return self._refusal(500, "internal_error", "the forwarder failed; the log says more")
 
     def connection_closed(self, reason: CloseReason) -> None:
         """See Application."""
@@ -113,10 +113,10 @@ class Admin:
             body = gzip.compress(body, compresslevel=1)
         return Answer(200, headers, body)
 
-    def _alive(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
+    def _alive(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
         return _text(200, "ok\n")
 
-    def _ready(self, request: Request) -> Answer:  # noqa: ARG002 - as a route answers
+    def _ready(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
         return _text(200, "ok\n") if self._is_ready() else _text(503, "not ready\n")
 
 

@@ -1,26 +1,23 @@
-"""The composition root: every part of the daemon is made, wired, opened, drained and closed here, and nowhere else.
+"""The composition root: the only place where the parts of the daemon are made, wired, opened, drained and closed.
 
-Memory bound of the whole process, in sum:
+The memory of the whole process is at most the sum of:
 
-- about 50 MiB for the program;
-- 200 bytes for each of `receipts.max_events`, 260 for each of `intake.duplicate_max_keys`, and 500, and twice the names, for
-  each of `contract.max_attribute_types`;
-- the events in a buffer on disk: 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of
-  `buffer.max_events` and 4 MiB for SQLite; in memory: `buffer.max_bytes`, about 600 bytes more for each of
-  `buffer.max_events` (at most 2 KiB, with the longest names and customer ids), and `dead_letters.max_bytes`;
-- the bodies over 64 KiB of all HTTP requests, from their first bytes to their answers: 4 x `intake.max_parsing_bytes`;
-- what these are when inflated: `intake.max_parsing_bytes`; and what is made of a body over 64 KiB, or of very many elements:
-  up to forty times `intake.max_body_bytes` (five times for events, the rest for hostile JSON), for one at a time, and for
-  each that operators post;
-- for each connection of the HTTP intakes, at most `intake.max_connections` on each of the two: requests that wait for
-  their answers, 128 KiB and a body of 64 KiB; a head and a body that are not complete, 100 KiB; 256 KiB that came and are
-  not read yet; answers that are not sent yet, 128 KiB and one more; and up to ten times the body, below 64 KiB, of one
-  small batch that is being taken in. For each of the 64 of the admin listener as much, but for bodies;
-- for each connection of lines_socket, of which there are as many, 1 MiB and twice `intake.max_line_bytes` while it has lines
-  to take; for the datagrams 8 MiB and `intake.max_line_bytes`;
-- for each attempt on the wire as much of its answer as comes, at most 2 MiB.
+- about 50 MiB for the program; 200 bytes for each of `receipts.max_events`; 260 for each of `intake.duplicate_max_keys`; 500
+  and twice the names for each of `contract.max_attribute_types`;
+- a buffer on disk: 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of `buffer.max_events` and
+  4 MiB for SQLite; a buffer in memory: `buffer.max_bytes`, `dead_letters.max_bytes` and about 600 bytes for each of
+  `buffer.max_events` (at most 2 KiB, with the longest names and customer ids);
+- all HTTP bodies over 64 KiB until they are answered: 4 x `intake.max_parsing_bytes`, and once more inflated;
+- parsed: one body at a time that is over 64 KiB or has very many elements, and each body from an operator: up to forty times
+  `intake.max_body_bytes` (five times for events, the rest for hostile JSON);
+- for each connection of the two HTTP intakes, at most `intake.max_connections` each: requests that wait for answers, 128 KiB
+  and a body of 64 KiB; an incomplete head and body, 100 KiB; data that is not read yet, 256 KiB; answers that are not sent
+  yet, 128 KiB and one more; one small batch, up to ten times its body below 64 KiB. For each of the 64 connections of the
+  admin listener the same, without bodies;
+- for each connection of lines_socket, at most as many, 1 MiB and twice `intake.max_line_bytes` while it has lines to accept;
+  for the datagrams 8 MiB and `intake.max_line_bytes`; for each attempt its answer as far as it came, at most 2 MiB.
 
-With default settings that is 190 MiB, and what connections and attempts have under way at the same moment.
+With default settings that is 190 MiB, and what connections and attempts use at the same moment.
 """
 
 import asyncio
@@ -28,12 +25,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Final
 
 from forwarder import __version__
 from forwarder.admin import Admin
 from forwarder.ages import Ages, machine_seconds
 from forwarder.delivery.worker import Delivery
-from forwarder.draining import drain
 from forwarder.event import Clock, EventIds
 from forwarder.growlytics.client import GrowlyticsClient
 from forwarder.intake.judging import Knowledge
@@ -47,9 +44,12 @@ from forwarder.settings import Settings, ShutdownSettings, shown
 from forwarder.status import Status
 from forwarder.words import DaemonState
 
+_DRAIN_POLL_SECONDS: Final = 0.1
+_DRAIN_LOG_SECONDS: Final = 5.0
+
 
 class App:
-    """One daemon: `open`, `serve`, `close`. Setting `stop` makes it drain, and setting `force` ends that at once."""
+    """One daemon: `open`, `serve`, `close`. Set `stop` to drain it, and `force` to end the drain at once."""
 
     def __init__(
         self,
@@ -60,10 +60,10 @@ class App:
         steady: Clock = machine_seconds,
         make_buffer: BufferMaker = make_buffer,
     ) -> None:
-        """`load` reads the settings anew, when somebody asks; it may block, and raises SettingsError.
+        """`load` reads the settings again for a reload; it may block, and raises SettingsError.
 
-        `wall` gives seconds since 1970 and may jump, `steady` seconds since any beginning, and may not. `make_buffer`
-        makes the store of events.
+        `wall` returns seconds since 1970 and may jump; `steady` returns seconds since any start and never jumps.
+        `make_buffer` makes the store of events.
         """
         loop = asyncio.get_running_loop()
         self._ages = Ages(wall=wall, steady=steady)
@@ -142,9 +142,9 @@ class App:
         )
 
     async def open(self) -> bool:
-        """Bind every socket and begin to accept. Return whether it did: not if `stop` was set before.
+        """Bind every socket and begin to accept. Return False if `stop` was set before that.
 
-        `close` is due in any case. Raises CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError.
+        Call `close` in any case. Raise CannotBindError, DirectoryError, DirectoryInUseError or TypesFileError.
         """
         preparing = asyncio.create_task(self._prepare(), name="prepare")
         stopped = asyncio.create_task(self.stop.wait(), name="stop while starting")
@@ -166,9 +166,9 @@ class App:
         return True
 
     async def _prepare(self) -> None:
-        """Do all that may take long, or fail, before anything can be accepted."""
+        """Do all that may take long or fail, before anything is accepted."""
         self.telemetry.settings_shown(shown(self._live.now), version=__version__)
-        # What is opened first is closed last: /metrics shows the drain to its end.
+        # The admin listener is opened first and closed last: /metrics shows the whole drain.
         self._opened.push_async_callback(self._admin.close)
         self._admin_address = await open_admin(self._admin, self._live.now.admin.http)
         await tell_of_events_elsewhere(self._live.now, telemetry=self.telemetry)
@@ -195,18 +195,18 @@ class App:
             await asyncio.wait({shutting_down, forced}, return_when=asyncio.FIRST_COMPLETED)
             for task in (shutting_down, forced, delivering, *helping):
                 task.cancel()
-            # Delivery's last acks are committed by a buffer that still serves.
+            # The buffer must still serve to commit delivery's last acks.
             await asyncio.wait({delivering})
             keeping.cancel()
 
     async def close(self) -> tuple[int, int]:
-        """Close everything and return how many events, and dead letters, are lost by it. May be called again."""
+        """Close everything. Return how many events and dead letters are lost by that. May be called again."""
         await self._opened.aclose()
         self.state = "stopped"
         return self.buffer.ledger().dropped.get("shutdown", 0), self.buffer.dead_letters_lost
 
     def ledger(self) -> dict[str, object]:
-        """Return what became of every event since the start, and how many are buffered, also of earlier ones."""
+        """Return the ledger of events since the start; its `buffered` includes older events."""
         return self._status.ledger()
 
     def status(self) -> dict[str, object]:
@@ -214,17 +214,17 @@ class App:
         return self._status.content(self.state)
 
     def reload(self) -> None:
-        """Read all settings again; a signal handler of the loop may call this."""
+        """Read all settings again. A signal handler of the loop may call this."""
         self._live.reloading.reload()
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where it listens, by the names of intakes and `admin`."""
+        """The addresses of the open intakes and of `admin`, by their names."""
         return self._admin_address | self._intakes.addresses
 
     @property
     def shutdown(self) -> ShutdownSettings:
-        """How long stopping takes, as of now."""
+        """The present settings of stopping."""
         return self._live.now.shutdown
 
     def _use_access(self, settings: Settings) -> None:
@@ -236,5 +236,15 @@ class App:
         await asyncio.sleep(self._live.now.shutdown.accept_seconds)
         self.state = "draining"
         await self._intakes.stop()
-        seconds = self._live.now.shutdown.drain_seconds
-        await drain(self.buffer, self.delivery, seconds=seconds, telemetry=self.telemetry, clock=self._clock)
+        await self.delivery.end_waits()
+        # Until the buffer is empty, nothing more can be delivered in time, or the time is over.
+        deadline = self._clock() + self._live.now.shutdown.drain_seconds
+        next_log = self._clock() + _DRAIN_LOG_SECONDS
+        while (buffered := self.buffer.occupancy().events) and self.delivery.can_move_before(deadline):
+            now = self._clock()
+            if now >= deadline:
+                return
+            if now >= next_log:
+                self.telemetry.drain_progressed(buffered=buffered, seconds_left=deadline - now)
+                next_log += _DRAIN_LOG_SECONDS
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)

@@ -17,12 +17,12 @@ from forwarder.words import EventKind
 class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One event that satisfies the contract.
 
-    Events are compared by identity; `id` is what names one across restarts. A struct of msgspec is made ten times as fast
-    as a frozen dataclass, and the garbage collector need not look at it.
+    Events are compared by identity; across restarts `id` names one. A msgspec struct is made ten times as fast as a frozen
+    dataclass, and the garbage collector skips it.
     """
 
     id: int
-    """Unique, and rising in the order of acceptance. In the API it is written as a decimal string."""
+    """Unique, and rising in the order of acceptance. The API writes it as a decimal string."""
     customer: str
     """The `customerId`, or a digest of a long one: the lane of the event. Never logged. May hold lone surrogates."""
     name: str
@@ -35,13 +35,13 @@ class Event(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """What the event counts against `buffer.max_bytes`."""
+        """How much the event counts against `buffer.max_bytes`. What runs for every event uses `len(event.body)`."""
         return len(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class DuplicateKey:
-    """The app's own key of an event that was accepted; the event may be long delivered."""
+    """The app's own key of an accepted event, which may be long delivered."""
 
     event_id: int
     digest: bytes
@@ -49,7 +49,7 @@ class DuplicateKey:
     accepted_at: float
     """Seconds since 1970."""
     event: int | None = None
-    """64 bits, made of the event that came with the key; None if version 0.1.0 remembered it, which did not look."""
+    """64 bits, made of the event that came with the key; None if version 0.1.0 wrote it, which did not keep that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class DeadLetter:
 
     @property
     def size_bytes(self) -> int:
-        """What it counts against `dead_letters.max_bytes`."""
+        """How much it counts against `dead_letters.max_bytes`."""
         return self.event.size_bytes + len(self.answer)
 
 
@@ -79,7 +79,7 @@ class DeadLetterPage:
 
     letters: list[DeadLetter]
     next_place: int | None
-    """After which to go on; None at the end."""
+    """The place after which to go on; None at the end."""
 
 
 LaneOf = Callable[[Event], str]
@@ -89,15 +89,15 @@ by_customer: LaneOf = attrgetter("customer")
 
 
 def each_alone(event: Event) -> str:
-    """Let no event wait for another."""
+    """Give each event a lane of its own, so that none waits for another."""
     return str(event.id)
 
 
 class EventIds(Iterator[int]):
     """Ids that rise by one from `first`, by default from now in microseconds since 1970.
 
-    A process that starts later starts higher, as long as events average below a million a second; where it remembers the
-    last one, whatever the clock says.
+    A process that starts later starts higher, as long as there are less than a million events a second on average. A process
+    that knows the last id calls `rise_above`, so that the clock does not matter.
     """
 
     def __init__(self, first: int | None = None) -> None:
@@ -109,7 +109,7 @@ class EventIds(Iterator[int]):
         return event_id
 
     def rise_above(self, last: int) -> None:
-        """Yield only what is higher than `last`."""
+        """Yield only ids above `last` from now on."""
         self._next = max(self._next, last + 1)
 
 

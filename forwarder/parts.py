@@ -1,10 +1,10 @@
-"""Makes the buffer and the intakes that the settings choose; opens all listeners. Called by `app.py` alone."""
+"""Makes the buffer and the intakes that the settings choose, and opens all listeners. Called by `app.py` alone."""
 
 import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol, assert_never
+from typing import Final, assert_never
 
 from forwarder.admin import Admin
 from forwarder.ages import Ages
@@ -33,27 +33,11 @@ from forwarder.settings import Address, IntakeSettings, Settings
 from forwarder.words import Intake
 
 _HELD_PER_PARSED: Final = 4
-"""All large bodies together, still coming or waiting to be parsed, may take so many times `intake.max_parsing_bytes`."""
+"""All large bodies that are coming or waiting to be parsed may take so many times `intake.max_parsing_bytes`."""
 
 
-class BufferMaker(Protocol):
-    """Makes the store of events. `clock` is the event loop's, in seconds; `ids` gives rising ids.
-
-    `remembered` returns what intake remembers, which a new file in the place of a damaged one must have.
-    """
-
-    def __call__(
-        self,
-        settings: Settings,
-        *,
-        telemetry: Telemetry,
-        receipts: Receipts,
-        clock: Clock,
-        ids: EventIds,
-        remembered: Callable[[], Notes],
-    ) -> Buffer:
-        """Return the store, which is not open yet."""
-        ...
+BufferMaker = Callable[..., Buffer]
+"""Makes the store of events, as `make_buffer` does."""
 
 
 def make_buffer(
@@ -65,7 +49,10 @@ def make_buffer(
     ids: EventIds,
     remembered: Callable[[], Notes],
 ) -> Buffer:
-    """Return the buffer that the settings choose: see BufferMaker."""
+    """Return the buffer that the settings choose, which is not open yet. `clock` is the event loop's, in seconds.
+
+    `remembered` returns what intake remembers; a new file in place of a damaged one must contain it.
+    """
     lane_of = by_customer if settings.delivery.order == "customer" else each_alone
     match settings.buffer.kind:
         case "disk":
@@ -112,13 +99,13 @@ def _database(settings: Settings) -> Database:
 
 
 async def tell_of_events_elsewhere(settings: Settings, *, telemetry: Telemetry) -> None:
-    """Log which directories hold events that this process will not deliver. To be called before the buffer is opened."""
+    """Log which directories contain events that this process will not deliver. Call this before the buffer is opened."""
     for each in await look_elsewhere(settings.buffer):
         telemetry.events_left_behind(str(each.directory), events=each.events, in_use=each.in_use)
 
 
 class Intakes:
-    """The ways in: all are made, and those are opened that the settings name."""
+    """All intakes. `open` opens those that the settings name."""
 
     def __init__(
         self,
@@ -132,7 +119,7 @@ class Intakes:
         looking: Operations,
         telemetry: Telemetry,
     ) -> None:
-        """`looking` are the operations that only look."""
+        """`looking` are the operations that show the status and receipts."""
         intake = settings.intake
         acceptor = Acceptor(
             knowledge.elements,
@@ -181,10 +168,10 @@ class Intakes:
         self._opened: list[HttpIntake | LinesIntake | DatagramIntake] = []
         self._paths: list[Path] = []
         self.addresses: dict[str, str] = {}
-        """Where those that are open listen, by their names."""
+        """The addresses of the open intakes, by their names."""
 
     async def open(self, settings: IntakeSettings) -> None:
-        """Listen where the settings say. `close` is due in any case. Raises CannotBindError."""
+        """Open the intakes that the settings name. Call `close` in any case. Raise CannotBindError."""
         if settings.http:
             await self._open("http", listener := bind_tcp(settings.http, setting="intake.http"))
             self.addresses["http"] = _address_text(listener.getsockname())
@@ -200,7 +187,7 @@ class Intakes:
                 self.addresses[name] = path
 
     async def stop(self) -> None:
-        """Accept nothing more, and return when what came is answered. The sockets' files stay."""
+        """Accept nothing more, and return when all that came is answered. The sockets' files stay."""
         await asyncio.gather(*(intake.close() for intake in self._opened))
 
     async def close(self) -> None:
@@ -210,7 +197,7 @@ class Intakes:
             remove_unix(self._paths.pop())
 
     def use(self, settings: Settings) -> None:
-        """Go by other access rules from now on."""
+        """Use the access rules of these settings from now on."""
         for intake in self._http:
             intake.use(settings.intake)
             intake.use_control(settings.control)
@@ -221,7 +208,7 @@ class Intakes:
 
 
 async def open_admin(admin: Admin, address: Address | None) -> dict[str, str]:
-    """Listen for operators, if there is an address; return it by the name `admin`. Raises CannotBindError."""
+    """Open the admin listener if it has an address. Return the address by the name `admin`. Raise CannotBindError."""
     if address is None:
         return {}
     listener = bind_tcp(address, setting="admin.http")
@@ -230,6 +217,6 @@ async def open_admin(admin: Admin, address: Address | None) -> dict[str, str]:
 
 
 def _address_text(place: tuple[str, int]) -> str:
-    """Return an IP address and a port as one text."""
+    """Return an IP address and a port as text."""
     host, port = place[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

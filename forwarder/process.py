@@ -1,4 +1,4 @@
-"""One daemon as a process: its signals, its limits, its exit code. What it is made of is `app`'s."""
+"""One daemon as a process: its signals, its limits, its exit code. `app` makes its parts."""
 
 import asyncio
 import gc
@@ -18,21 +18,21 @@ from forwarder.observing.logs import write_out
 from forwarder.settings import Settings
 
 _STOPPING_SECONDS: Final = 15.0
-"""What stopping may take beside the waits that are settings."""
+"""How long stopping may take besides the waits that are settings."""
 _CLOSING_SECONDS: Final = 10.0
-"""What closing may take of that: a disk that hangs may hang for ever."""
+"""How long closing may take of that, as a disk may hang for ever."""
 
 
 async def run(settings: Settings, *, load: Callable[[], Settings], signals: Signals) -> int:
-    """Run a daemon until one of `signals` stops it, and return its exit code. Raises as App.open does.
+    """Run a daemon until one of `signals` stops it, and return its exit code. Raise what App.open raises.
 
-    `load` reads the settings anew for SIGHUP; it may block, and raises SettingsError.
+    `load` reads the settings again for SIGHUP; it may block, and raises SettingsError.
     """
     capped = _capped(settings)
 
     def load_capped() -> Settings:
         loaded = load()
-        if loaded.intake.max_connections == settings.intake.max_connections:  # what that came to stays, as it does
+        if loaded.intake.max_connections == settings.intake.max_connections:  # unchanged, so keep the capped value
             loaded = attrs.evolve(
                 loaded, intake=attrs.evolve(loaded.intake, max_connections=capped.intake.max_connections)
             )
@@ -49,7 +49,7 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
     loop = asyncio.get_running_loop()
 
     def tell(name: str) -> None:
-        # A handler may run between any two steps of the loop, while that waits, and when it has ended.
+        # A signal handler may run at any time, even after the loop has ended.
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(partial(_on_signal, app, name, on_stop=stopping))
 
@@ -81,7 +81,7 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
 
 
 async def _closed(app: App) -> tuple[int, int]:
-    """Close the daemon, and return what App.close does; end the process if the disk does not let it be closed."""
+    """Close the daemon, and return what App.close returns. If the disk hangs, end the process."""
     closing = asyncio.create_task(app.close(), name="closing")
     done, _ = await asyncio.wait({closing}, timeout=_CLOSING_SECONDS)
     if not done:
@@ -101,14 +101,14 @@ def _on_signal(app: App, name: str, *, on_stop: Callable[[], None]) -> None:
         app.telemetry.shutdown_began(signal=name, buffered=app.buffer.occupancy().events)
         app.stop.set()
         on_stop()
-    elif app.state == "starting":  # what is being opened may hang, and nothing was accepted yet
+    elif app.state == "starting":  # opening may hang, and nothing was accepted yet
         os._exit(0)
     else:
         app.force.set()
 
 
 def _capped(settings: Settings) -> Settings:
-    """Return settings with no more connections than the process may have files open, a limit that is raised if it can be."""
+    """Return settings with no more connections than the limit of open files allows, which is raised if possible."""
     intake = settings.intake
     listeners = sum(each is not None for each in (intake.http, intake.unix_socket, intake.lines_socket))
     connections = affordable(intake.max_connections, listeners=listeners, others=settings.delivery.max_concurrency)
@@ -116,12 +116,12 @@ def _capped(settings: Settings) -> Settings:
 
 
 def _in_a_line(app: App) -> str:
-    holds = f"; nothing is sent but probes: {', '.join(app.delivery.holds())}" if app.delivery.holds() else ""
+    holds = f"; delivery is paused: {', '.join(app.delivery.holds())}" if app.delivery.holds() else ""
     return f"{app.state}, {app.buffer.occupancy().events} events in the buffer{holds}"
 
 
 def _spare_the_garbage_collector() -> None:
-    """Look for cycles seldom: events and answers make none, and looking costs a tenth of the intake's time."""
+    """Collect garbage seldom: events and answers form no cycles, and each look costs a tenth of the intake's time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)

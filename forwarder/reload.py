@@ -1,7 +1,7 @@
-"""The settings in use, and what changes them while the daemon runs: a reload, or a file that a setting names.
+"""The settings in use, and their changes while the daemon runs: by a reload, or by a file that a setting names.
 
-Invariants: nothing changes unless everything that was read is good; each part is told of a change in the same turn of the
-event loop; what needs a restart is named until the daemon had one; no secret is named. Made and served by `app.py`.
+Invariants: nothing changes unless all that was read is good; all parts get a change in the same turn of the event loop;
+changes that need a restart are named until the restart; no secret is shown. Made and served by `app.py`.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Problem, Secret, Settings, SettingsError, merge, read_secret_file
 
 READ_SECONDS: Final = 10.0
-"""The longest that reading all sources may take; a file that hangs must not keep the next request waiting for ever."""
+"""How long reading all sources may take: a file that hangs must not block later reloads."""
 
 
 class Reloading:
-    """Reads all sources when asked, and calls `use` with the new settings if some that it can take up have changed.
+    """Reads all sources when asked, and calls `use` with the new settings if some changed that need no restart.
 
-    `used` returns the settings in use. `load` may block, and raises SettingsError. `reread` reads again what settings only
-    name, and returns the settings whose content changed; it may raise SettingsError. `clock` gives seconds since 1970.
+    `used` returns the settings in use. `load` may block, and raises SettingsError. `reread` reads files that settings only
+    name, and returns the settings whose files changed; it may raise SettingsError. `clock` returns seconds since 1970.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Reloading:
         self._asked = asyncio.Event()
 
     def reload(self) -> None:
-        """Ask for a reload; a signal handler of the loop may call this. Requests before it begins count as one."""
+        """Ask for a reload. Several calls before it begins count as one. A signal handler of the loop may call this."""
         self._asked.set()
 
     async def serve(self) -> None:
-        """Read the settings at each request, until cancelled."""
+        """Reload whenever asked, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
             await self.read()
 
     async def read(self) -> None:
-        """Read all sources once."""
+        """Reload once."""
         try:
             async with asyncio.timeout(self._read_seconds):
                 loaded = await in_own_thread(self._load, name="settings")
@@ -78,9 +78,11 @@ class Reloading:
         except SettingsError as error:
             self._fail([str(problem) for problem in error.problems])
         except TimeoutError:
-            self._fail([f"the file, or one that it names, could not be read within {self._read_seconds:g} s"])
+            self._fail(
+                [f"the file of settings, or a file that it names, could not be read within {self._read_seconds:g} s"]
+            )
         except NoThreadError:
-            self._fail(["the system has no thread left to read them in"])
+            self._fail(["the system has no thread left to read the settings in"])
         else:
             self._error = None
             self._loaded_at = self._clock()
@@ -108,10 +110,10 @@ class Reloading:
 
 
 class LiveSettings:
-    """Tells the parts when settings change.
+    """Gives changed settings to the parts that use them.
 
-    `load` reads all sources again; it may block, and raises SettingsError. `use_access` makes all listeners go by the
-    access rules of the settings that it is called with.
+    `load` reads all sources again; it may block, and raises SettingsError. `use_access` gives all listeners the access rules
+    of new settings.
     """
 
     def __init__(
@@ -159,11 +161,11 @@ class LiveSettings:
         )
 
     def begin(self) -> None:
-        """Watch the file of certificates that the client has read; call this when the client is open."""
+        """Watch the file of certificates. The client must be open, as it has read the file."""
         self._ca_file.use(self.now.growlytics.ca_file, self._client.certificates)
 
     def serve(self, tasks: asyncio.TaskGroup) -> tuple[asyncio.Task[None], ...]:
-        """Start what watches; return its tasks, which run until cancelled."""
+        """Start to watch, and return the tasks, which run until cancelled."""
         return (
             tasks.create_task(self.reloading.serve(), name="settings"),
             tasks.create_task(self._key_file.serve(), name="key's file"),
@@ -199,7 +201,7 @@ class LiveSettings:
         self._delivery.try_soon()
 
     async def _reread_certificates(self) -> tuple[str, ...]:
-        """Read again whom to trust: `ca_file` if it changed, else the system's certificates. Return what changed."""
+        """Read the certificates again: `ca_file` if it changed, or the system's if it is not set. Return what changed."""
         if self.now.growlytics.ca_file is not None:
             return ("growlytics.ca_file",) if await self._ca_file.poll() else ()
         try:

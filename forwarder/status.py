@@ -1,4 +1,4 @@
-"""The state of the daemon as others see it: the ledger, /v1/status, receipts, and the gauges of a scrape."""
+"""What the daemon shows of its state: the ledger, /v1/status, receipts, and the gauges of a scrape."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from forwarder.words import DaemonState
 
 
 class Status:
-    """Reads the parts of the daemon and changes none. `wall` gives seconds since 1970, `clock` is the event loop's."""
+    """Reads the parts of the daemon and changes none. `wall` returns seconds since 1970, `clock` is the event loop's."""
 
     def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
@@ -47,11 +47,11 @@ class Status:
         self._ledger_at_start = buffer.ledger()
 
     def begin(self) -> None:
-        """Begin to count: the buffer is open, and its ledger includes what earlier processes left."""
+        """Begin to count. The buffer must be open, so that its ledger includes what earlier processes left."""
         self._ledger_at_start = self._buffer.ledger()
 
     def ledger(self) -> dict[str, object]:
-        """Return what became of every event since the start, and how many are buffered, also of earlier ones."""
+        """Return the ledger of events since the start; its `buffered` includes older events."""
         now, start = self._buffer.ledger(), self._ledger_at_start
         return _described(
             Ledger(
@@ -69,9 +69,9 @@ class Status:
         ) | {"unaccounted": now.unaccounted}
 
     async def receipt(self, event_id: int) -> dict[str, object] | None:
-        """Return where an event is, or what became of it; None if nobody knows. Times are in seconds since 1970.
+        """Return where an event is, or its fate; None if it is unknown. Times are in seconds since 1970.
 
-        Raise BufferUnavailableError if the buffer cannot tell.
+        Raise BufferUnavailableError if the buffer cannot be read.
         """
         if (ended := self._receipts.find(event_id)) is not None:
             return dict(ended)
@@ -192,5 +192,5 @@ def _described(ledger: Ledger) -> dict[str, object]:
 
 
 def _finite(seconds: float) -> float | None:
-    """Return seconds for JSON, which has no infinity: None (null) for never."""
+    """Return seconds for JSON, which has no infinity: None for never."""
     return round(seconds, 1) if math.isfinite(seconds) else None

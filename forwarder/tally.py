@@ -1,7 +1,7 @@
-"""How many events came, and how many of them were kept out of the buffer.
+"""How many events came, and how many of them did not get into the buffer.
 
-Telemetry counts here whatever the intakes tell it of; the ledger of a buffer and the metrics read it. All of them run on
-the event loop's thread. The numbers begin at 0 with the process and only rise.
+Telemetry counts here what the intakes report; the ledger and the metrics read it. All run on the event loop's thread. The
+numbers start at 0 with the process and only rise.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,6 @@ class Tally:
     received: int = 0
     """Events that reached an intake."""
     refused: int = 0
-    """Those that an intake refused; the public name is `rejected`."""
+    """Events that an intake refused; the public name is `rejected`."""
     duplicates: int = 0
-    """Those that repeated the key of an event accepted before."""
+    """Events with the key of an event accepted before."""

@@ -1,6 +1,4 @@
-"""What is committed together: events to store, events to remove with their fates, marks, notes. Used by the disk buffer
-alone.
-"""
+"""What is committed together: events to store, events to remove with their fates, marks, notes. The disk buffer's alone."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,13 +14,13 @@ from forwarder.words import Intake
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """Where events come from that were in a damaged file."""
+    """The damaged file from which events are salvaged."""
 
     file: str
     events_after: int
-    """The id up to which the file's events are done with these."""
+    """The id up to which the file's events are salvaged with these."""
     marks: Mapping[int, Mark]
-    """What the file says of attempts that may have been under way, by the ids that events have in it."""
+    """The marks that the file has, by the ids that events have in it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,34 +31,34 @@ class Put:
     size_bytes: int
     """Of the events."""
     intake: Intake | None
-    """None: they are salvaged."""
+    """None if they are salvaged."""
     done: asyncio.Future[PutAnswer]
     deadline: float
     """Until when, by the event loop's clock, it may wait for the disk."""
     replayed: Sequence[int] = ()
     notes: Notes = NO_NOTES
-    """Of which the keys are committed with the events; the rest is in `Noted`."""
+    """What intake remembers with them."""
     dropped: Sequence[Event] = ()
-    """The oldest events, which make room for them."""
+    """The oldest events, dropped to make room for them."""
     salvaged: Salvaged | None = None
     """Set if they come from a damaged file and were accepted long ago."""
     ended: Sequence[tuple[Event, Fate]] = ()
-    """Those of them that leave at once: they were marked in the damaged file."""
+    """Those of them that leave at once, because the damaged file had them marked."""
     overdue: bool = False
-    """Set when its caller has been told that the disk takes too long: it is not written unless that has begun."""
+    """Whether its caller was told that the disk takes too long. Then it is not written, unless that has begun."""
     written: bool = False
-    """Whether it is in the transaction: set on the database's thread, which decides it once for each transaction."""
+    """Whether it is in the transaction. Set on the database's thread, once for each transaction."""
 
 
 @dataclass(slots=True)
 class Noted:
-    """What is to be kept for intake, whatever becomes of puts; it may wait where the disk is full."""
+    """What is to be kept for intake, whatever happens to puts. It may wait while the disk is full."""
 
     types: dict[Place, LearnedType | None] = field(default_factory=dict)
     keys: dict[int, DuplicateKey] = field(default_factory=dict)
-    """Those that a damaged file had, by the ids of their events."""
+    """Keys that a damaged file had, by the ids of their events."""
     complete: bool = False
-    """Whether with these the database has all that damaged files had."""
+    """Whether with these the database has all notes that damaged files had."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def then(self, later: "Noted | None") -> "Noted":
@@ -81,9 +79,9 @@ class Batch:
     acks: list[tuple[Event, Fate]] = field(default_factory=list)
     """Events to remove, each with its fate."""
     marks: dict[int, Mark | None] = field(default_factory=dict)
-    """What changes of the marks, by the ids of their events; None removes one."""
+    """Changes of marks, by the ids of their events; None removes one."""
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
-    """Of those who wait for the acks and marks."""
+    """Told when the acks and marks are committed."""
     corrupt: list[int] = field(default_factory=list)
     """The ids of rows that cannot be read."""
     refused: int = 0
@@ -93,7 +91,7 @@ class Batch:
     noted: Noted | None = None
 
     def __add__(self, later: "Batch") -> "Batch":
-        """Return both as one, but for what is noted, and for what intake counts: that is counted anew."""
+        """Return both as one, without what is noted and without the numbers of intake, which are counted again."""
         return Batch(
             self.puts + later.puts,
             self.acks + later.acks,
@@ -103,6 +101,6 @@ class Batch:
         )
 
     def all_waiters(self) -> list[asyncio.Future[PutAnswer] | asyncio.Future[None]]:
-        """Return what is to be told when it is committed."""
+        """Return everybody who waits for the commit."""
         noted = self.noted.waiters if self.noted is not None else ()
         return [*(put.done for put in self.puts), *self.waiters, *noted]

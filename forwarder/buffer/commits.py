@@ -1,13 +1,13 @@
 """Group commit: what comes while one transaction is being committed goes into the next.
 
-An ack that nobody waits for joins the next commit, or goes by itself: after `ACK_SECONDS`, or as soon as `MAX_WAITING_ACKS`
-are waiting.
+An ack that nobody waits for joins the next commit, or is committed alone: after `ACK_SECONDS`, or as soon as
+`MAX_WAITING_ACKS` wait.
 
-A put is told only when it is committed. When the disk is full or fails, puts are refused, and acks and marks wait: they
-are tried without the puts, then with the space that was kept in reserve for them, and then every second until they are
-committed. When there is room again, and something could be written, puts are taken again, and what was noted for intake,
-which waited, is committed. When the database's file was damaged, `restore` is run on the new one before anything else. Used
-by the disk buffer alone, on the event loop.
+A put is answered when it is committed. When the disk is full or fails, puts are refused, and acks and marks are tried
+without the puts, then with the space of the reserve, and then every second until they are committed. When there is room
+again, and something could be written, puts are accepted again, and what was noted for intake is committed. When the file
+was damaged, the job given to `restore` runs on the new file before anything else. A bug in any of this ends the process:
+see `watch`. Used by the disk buffer alone, on the event loop.
 """
 
 import asyncio
@@ -28,27 +28,27 @@ from forwarder.database.connection import (
     MovedError,
     Transaction,
     UnavailableError,
-    give_back_space,
+    return_space,
 )
 from forwarder.database.marks import Changes
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 
 MAX_COMMIT_BYTES: Final = 1024 * 1024
-"""How much is put in one transaction, beyond which only what comes in one piece goes; see `space`."""
+"""How much is put in one transaction, unless one put has more; see `upkeep`."""
 RETRY_SECONDS: Final = 1.0
 ACK_SECONDS: Final = 0.1
-"""How long acks wait for a put to be committed with, at most; then they are committed by themselves."""
+"""How long acks wait for a put to be committed with. Then they are committed alone."""
 MAX_WAITING_ACKS: Final = 32
-"""So many acks wait for nothing."""
+"""As soon as so many acks wait, they are committed."""
 PUT_SECONDS: Final = 5.0
 """How long a put may wait for the disk. Then it is refused, and so are others until the disk has answered."""
 _TOGETHER_SECONDS: Final = 0.05
-"""Puts whose time is up within this are refused at once, so that many of them take few looks."""
+"""Puts whose time is up within this are refused together, so that many of them take few looks."""
 _LATE_SECONDS: Final = 1.0
-"""A look that comes this late says nothing: the process was stopped, and no answer of the disk could be heard."""
+"""A look that comes this late means nothing: the process was stopped, so it could not see the disk's answers."""
 MAX_DAMAGES_IN_A_ROW: Final = 3
-"""If each new file is found damaged before anything is committed in it, new files are no help."""
+"""After so many new files were damaged before anything was committed in them, another one is no help."""
 
 T = TypeVar("T")
 F = TypeVar("F")
@@ -58,8 +58,8 @@ _NOTHING: Final = Batch()
 class GroupCommit(Generic[T]):
     """Commits batches, one after the other.
 
-    `job_of(batch)` gives the job that writes it; `apply(batch, value)` is called when that is committed, with what it
-    returned; `refuse(put)` when a put was not.
+    `job_of(batch)` returns the job that writes a batch. `apply(batch, value)` is called when that is committed, with what
+    the job returned; `refuse(put)` when a put is not stored.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class GroupCommit(Generic[T]):
         self.available = True
         """Whether puts are worth trying: the disk worked when it was last tried."""
         self.waiting = Batch()
-        """But for what is noted."""
+        """What the next batch will have, without what is noted."""
         self._noted: Noted | None = None
         self._database = database
         self._job_of = job_of
@@ -83,7 +83,7 @@ class GroupCommit(Generic[T]):
         self._telemetry = telemetry
         self._committing = False
         self._current = _NOTHING
-        self._stalled = False  # not even acks can be committed, until it is tried again
+        self._stalled = False  # not even acks can be committed, until the next try
         self._restore: Job[None] | None = None
         self._then: Callable[[], None] | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -97,7 +97,7 @@ class GroupCommit(Generic[T]):
         self._ended = asyncio.Event()
 
     def put(self, put: Put) -> None:
-        """Have events stored, or refused at its deadline, which is not before that of any put before it."""
+        """Store events, or refuse them at the put's deadline, which is not before that of any earlier put."""
         if self._failure is not None:
             raise self._failure
         self.waiting.puts.append(put)
@@ -108,7 +108,7 @@ class GroupCommit(Generic[T]):
             asyncio.get_running_loop().call_soon(self._begin)
 
     def ack(self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None] | None = None) -> None:
-        """Have events removed, each with its fate."""
+        """Remove events, each with its fate."""
         self.waiting.acks += fates
         if done is not None:
             self._raise_if_failed()
@@ -116,7 +116,7 @@ class GroupCommit(Generic[T]):
         self.commit()
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
-        """Have an event removed with the next commit there is, or within `ACK_SECONDS`."""
+        """Remove an event with the next commit, or within `ACK_SECONDS`."""
         acks = self.waiting.acks
         acks.append((event, fate))
         if len(acks) >= MAX_WAITING_ACKS:
@@ -130,41 +130,40 @@ class GroupCommit(Generic[T]):
         return bool(self._current.acks or self.waiting.acks)
 
     def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
-        """Have marks changed."""
+        """Change marks."""
         self._raise_if_failed()
         self.waiting.marks |= changes
         if done is not None:
             self.waiting.waiters.append(done)
         self.commit()
 
-    def note(self, noted: Noted, *, soon: bool = True) -> None:
-        """Have changes of what is kept for intake committed; unless it is to be soon, with the next commit there is."""
+    def note(self, noted: Noted) -> None:
+        """Change what is kept for intake."""
         self._raise_if_failed()
         self._noted = noted if self._noted is None else self._noted.then(noted)
-        if soon:
-            self.commit()
+        self.commit()
 
     def uncommitted_puts(self) -> list[Put]:
         """Return the puts that are waiting or being committed."""
         return self._current.puts + self.waiting.puts
 
     def uncommitted_corrupt(self) -> int:
-        """Return how many rows that cannot be read are not removed yet."""
+        """Return how many unreadable rows are not removed yet."""
         return len(self._current.corrupt) + len(self.waiting.corrupt)
 
     def forget_corrupt(self) -> None:
-        """Count none as corrupt that is not committed as that."""
+        """Leave unreadable rows alone that are not removed yet."""
         self._current.corrupt.clear()
         self.waiting.corrupt.clear()
 
     @property
     def stalled(self) -> bool:
-        """Whether not even acks could be committed when that was last tried."""
+        """Whether not even acks could be committed at the last try."""
         return self._stalled
 
     @property
     def restoring(self) -> bool:
-        """Whether there is a job that must be run before anything else is committed."""
+        """Whether a job must run before anything else is committed."""
         return self._restore is not None
 
     def restore(self, job: Job[None], *, then: Callable[[], None]) -> None:
@@ -174,9 +173,9 @@ class GroupCommit(Generic[T]):
         self.commit()
 
     def commit(self) -> None:
-        """Begin to commit what waits, unless that is under way: in the next turn of the loop, as more comes in this one.
+        """Begin a commit, unless one is under way: in the next turn of the loop, because more may come in this one.
 
-        Acks may wait for a put.
+        If nothing but acks waits, they may wait for a put.
         """
         if self._committing or self._stalled:
             return
@@ -199,7 +198,7 @@ class GroupCommit(Generic[T]):
             self._ack_timer = asyncio.get_running_loop().call_later(ACK_SECONDS, self._commit_acks)
 
     def commit_tally(self) -> None:
-        """Have what intake counts committed, although nothing else may be: `job_of` adds it to the batch."""
+        """Commit what intake counts, even if nothing else waits. `job_of` adds it to the batch."""
         self._tally_is_due = True
         if self.available:
             self.commit()
@@ -219,7 +218,7 @@ class GroupCommit(Generic[T]):
             self._ack_timer.cancel()
             self._ack_timer = None
         if self.available and self._noted is not None:
-            # Else what is noted waits for room, as puts do, or acks might fail for want of it.
+            # Without room it waits, as puts do: with it, acks might not fit either.
             batch.noted, self._noted = self._noted, None
         if len(batch.puts) > 1:
             self._split(batch)
@@ -238,7 +237,7 @@ class GroupCommit(Generic[T]):
                 break
 
     async def flush(self) -> None:
-        """Wait until nothing waits any more, or cannot be committed now."""
+        """Commit everything that waits, as far as that is possible now."""
         self._stalled = False
         self.hurry_acks()
         while self._committing:
@@ -247,12 +246,12 @@ class GroupCommit(Generic[T]):
             self.hurry_acks()
 
     def hurry_acks(self) -> None:
-        """Commit the acks that wait as soon as a transaction may begin."""
+        """Commit the waiting acks as soon as a transaction may begin."""
         self._acks_are_due = bool(self.waiting.acks)
         self.commit()
 
     async def watch(self) -> None:
-        """Wait until there is a bug, and raise it."""
+        """Wait until a bug is found, and raise it."""
         await self._failed.wait()
         self._raise_if_failed()
 
@@ -263,9 +262,9 @@ class GroupCommit(Generic[T]):
                 timer.cancel()
 
     def stall(self) -> None:
-        """Refuse the puts that wait for a disk that does not answer in time, and take none until it does.
+        """Refuse the puts that wait for a disk that does not answer in time, and accept none until it does.
 
-        Of those that are being written, those whose time is up have the answer too, but are stored if the disk does it yet.
+        Of the puts being written, those whose time is up get this answer, too, but are stored if the disk still does that.
         """
         soon = asyncio.get_running_loop().time() + _TOGETHER_SECONDS
         for put in self._current.puts:
@@ -277,7 +276,7 @@ class GroupCommit(Generic[T]):
             self.lacks_room(UnavailableError(f"a put has waited {PUT_SECONDS:g} seconds for the disk"))
 
     def lacks_room(self, error: Exception) -> None:
-        """Take no puts until there is room in reserve."""
+        """Refuse puts until the reserve has its room."""
         if not isinstance(error, MovedError):  # of which the upkeep tells
             self._telemetry.buffer_failed("commit", error)
         self.available = False
@@ -285,11 +284,11 @@ class GroupCommit(Generic[T]):
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
 
     def _watch(self, at: float) -> None:
-        """Look at a time, that of the oldest put; one timer does for all, as nearly all are stored long before."""
+        """Look at a time, the oldest put's deadline. One timer is enough, as nearly all puts are stored long before."""
         self._watchdog = asyncio.get_running_loop().call_at(at, self._look, at)
 
     def _look(self, at: float) -> None:
-        """Refuse the puts whose time is up, whatever the database is doing meanwhile."""
+        """Refuse the puts whose time is up, whatever the database is doing."""
         self._watchdog = None
         now = asyncio.get_running_loop().time()
         if now > at + _LATE_SECONDS:
@@ -302,7 +301,7 @@ class GroupCommit(Generic[T]):
             self._watch(oldest.deadline)
 
     def _oldest_put(self) -> Put | None:
-        """Return the oldest that is not overdue."""
+        """Return the oldest put that is not overdue."""
         return next((put for put in chain(self._current.puts, self.waiting.puts) if not put.overdue), None)
 
     def _restored(self, result: Committed[None] | Exception) -> None:
@@ -313,7 +312,7 @@ class GroupCommit(Generic[T]):
                     self._restore = None
                     if self._then is not None:
                         self._then()
-                case DamagedError():  # there is another job now
+                case DamagedError():  # `restore` was called again, with another job
                     pass
                 case UnavailableError():
                     self._give_way(result, more=False)
@@ -341,7 +340,7 @@ class GroupCommit(Generic[T]):
     def _not_committed(self, batch: Batch, error: Exception) -> None:
         match error:
             case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
-                # The database has told the buffer, which restores what it can. The dead letters are not in the new file
+                # The database has called the buffer, which restores what it can. The dead letters are not in the new file
                 # yet, so none can be replayed now.
                 self._damages_in_a_row += 1
                 self._requeue(batch)
@@ -352,7 +351,7 @@ class GroupCommit(Generic[T]):
                 self._give_way(error, more=more)
             case _:
                 self._fail(batch, error)
-                # The events were delivered, so the end of the process tries once more to commit that.
+                # The acks are true, so the close tries once more to commit them.
                 self.waiting = Batch(acks=batch.acks, marks=batch.marks) + self.waiting
 
     def _go_on(self) -> None:
@@ -361,9 +360,9 @@ class GroupCommit(Generic[T]):
             self._ended.set()
 
     def _give_way(self, error: UnavailableError, *, more: bool) -> None:
-        """Refuse puts. If `more` than acks was tried, those are tried next; else they get the space in reserve.
+        """Refuse puts. If `more` than acks was tried, the acks are tried next; if not, they get the space of the reserve.
 
-        What is noted waits until there is room, even where somebody waits for it.
+        What is noted waits until there is room, even if somebody waits for it.
         """
         self.lacks_room(error)
         self._refuse_puts(self.waiting.puts)
@@ -371,10 +370,10 @@ class GroupCommit(Generic[T]):
             return
         self._stalled = True
         waiting = self.waiting
-        cannot_wait = waiting.acks or waiting.marks or waiting.waiters or waiting.corrupt  # refusals can
+        cannot_wait = waiting.acks or waiting.marks or waiting.waiters or waiting.corrupt
         if cannot_wait or self.restoring:
             self._committing = True
-            self._database.give_up_reserve(self._gave_up_reserve)
+            self._database.free_reserve(self._freed_reserve)
 
     def _refuse_puts(self, puts: Sequence[Put]) -> None:
         refused = set(puts)
@@ -382,7 +381,7 @@ class GroupCommit(Generic[T]):
         for put in puts:
             self._refuse(put)
 
-    def _gave_up_reserve(self, given: bool) -> None:  # noqa: FBT001 - as the database calls it
+    def _freed_reserve(self, given: bool) -> None:  # noqa: FBT001 - as the database calls it
         self._committing, self._stalled = False, not given
         self._go_on()
 
@@ -398,7 +397,7 @@ class GroupCommit(Generic[T]):
             raise self._failure
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        """Tell everybody of a bug, and end the process: see `watch`."""
+        """Raise a bug in everybody who waits, and end the process: see `watch`."""
         self._stalled, self._failure = True, error
         self._failed.set()
         noted = self._noted.waiters if self._noted is not None else ()
@@ -426,15 +425,15 @@ class GroupCommit(Generic[T]):
 
 
 def tell(done: asyncio.Future[F], value: F) -> None:
-    """Tell who waits, unless that was told something else, or was cancelled."""
+    """Answer who waits, unless that was answered already, or was cancelled."""
     if not done.done():
         done.set_result(value)
 
 
 def prove_room(database: Database) -> Job[bool]:
-    """Return a job that takes up the space in reserve, and returns whether there was room for it and for more.
+    """Return a job that makes the reserve, and returns whether the disk had room for it and for more.
 
-    It also writes something, which fails where the disk does for another reason.
+    It also writes something, which fails if the disk fails for another reason.
     """
 
     def job(transaction: Transaction) -> bool:
@@ -446,7 +445,7 @@ def prove_room(database: Database) -> Job[bool]:
         except OSError:
             return False
         if not database.directory.has_room:
-            give_back_space(transaction, whatever_it_is=True)
+            return_space(transaction, whatever_it_is=True)
             return False
         ledger.store(transaction.connection, transaction.ledger)
         return True

@@ -283,7 +283,7 @@ class DiskBuffer(LocalBuffer):
         return Occupancy(
             events=counters["buffered"],
             bytes=counters["buffered_bytes"],
-            resting=self._ordering.resting(self._clock()),
+            resting=self._ordering.count_deferred(self._clock()),
             oldest_accepted_at=min((time for time in times if time is not None), default=None)
             if counters["buffered"]
             else None,

@@ -1,7 +1,7 @@
-"""The events of one customer that were passed over or given back, in order; of some only the ids. Used by the ordering.
+"""The events of one lane that were passed over or released, in order; of some only the ids. Used by the ordering.
 
-They stand in three places, one after the other: `_returned`, `_passed` and `_unread`. What is handed out leaves at the
-front, so whatever is given back precedes all that was never handed out.
+They are in three places, one after the other: `_released`, `_passed` and `_unread`. Events are handed out from the front, so
+whatever is released precedes all that was never handed out.
 """
 
 import heapq
@@ -15,22 +15,22 @@ from typing import Final
 from forwarder.event import Event
 
 OVERHEAD_BYTES: Final = 512
-"""What an event takes in memory beside its body, about."""
+"""About what an event takes in memory besides its body."""
 
 
 def cost_bytes(event: Event) -> int:
-    """Return the memory that an event takes, about."""
+    """Return about what an event takes in memory."""
     return len(event.body) + OVERHEAD_BYTES
 
 
 class RisingIds:
-    """Ids in order, 8 bytes each; those at the front leave at no cost, however many there are."""
+    """Ids in order, 8 bytes each. Removing the first one costs nothing, however many there are."""
 
     __slots__ = ("_array", "_left")
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._array = array("q", ids)
-        self._left = 0  # how many at the start of it are not there any more
+        self._left = 0  # how many at its start were removed
 
     def __len__(self) -> int:
         return len(self._array) - self._left
@@ -44,11 +44,11 @@ class RisingIds:
         return self._array[self._left : self._left + number]
 
     def append(self, event_id: int) -> None:
-        """Add one that is higher than all."""
+        """Add an id that is higher than all."""
         self._array.append(event_id)
 
     def insert(self, event_id: int) -> None:
-        """Add one in its place."""
+        """Add an id in its place."""
         self._array.insert(bisect(self._array, event_id, lo=self._left), event_id)
 
     def remove_first(self) -> None:
@@ -63,26 +63,26 @@ class RisingIds:
 
 
 class StoredLane:
-    """`not_before` is the end of its rest. It is `offered` if its rest is over and no taker skips it, as far as is known."""
+    """Deferred until `not_before`. It is `offered` if that is over and, as far as is known, no taker skips it."""
 
-    __slots__ = ("_passed", "_returned", "_unread", "_unread_since", "not_before", "offered")
+    __slots__ = ("_passed", "_released", "_unread", "_unread_since", "not_before", "offered")
 
     def __init__(self) -> None:
         self.not_before = 0.0
         self.offered = False
-        self._returned: list[tuple[int, Event]] = []  # a heap of what was given back or read
-        # Of these most lanes have none, and empty ones take more memory than all the rest.
+        self._released: list[tuple[int, Event]] = []  # a heap of what was released or read
+        # None in most lanes: empty ones would take more memory than everything else.
         self._passed: deque[Event] | None = None
         self._unread: RisingIds | None = None
-        self._unread_since = 0.0  # none of those was accepted earlier
+        self._unread_since = 0.0  # no event of `_unread` was accepted earlier
 
     def __len__(self) -> int:
-        return len(self._returned) + len(self._passed or ()) + len(self._unread or ())
+        return len(self._released) + len(self._passed or ()) + len(self._unread or ())
 
     def first(self) -> Event | None:
         """Return the first event; None if only its id is kept."""
-        if self._returned:
-            return self._returned[0][1]
+        if self._released:
+            return self._released[0][1]
         return self._passed[0] if self._passed else None
 
     def first_id(self) -> int:
@@ -93,20 +93,20 @@ class StoredLane:
         return self._unread.first()
 
     def oldest_accepted_at(self) -> float:
-        """Return when the first event was accepted, or an earlier time; there must be an event."""
+        """Return when the first event, which there must be, was accepted; or an earlier time."""
         first = self.first()
         return self._unread_since if first is None else first.accepted_at
 
     def kept(self) -> Iterator[Event]:
-        """Yield the events of which not only the id is kept."""
-        return chain((event for _, event in self._returned), self._passed or ())
+        """Yield the events that are kept, and not only their ids."""
+        return chain((event for _, event in self._released), self._passed or ())
 
     def next_unread(self, max_ids: int) -> Sequence[int]:
-        """Return ids to read before the first event can be had; none if it can."""
+        """Return the ids to read before the first event can be handed out; none if it can."""
         return self._unread.next(max_ids) if self._unread and self.first() is None else ()
 
     def append(self, event: Event, *, keep: bool) -> bool:
-        """Add what was passed over; return whether it is kept, and not only its id."""
+        """Add an event that was passed over; return whether it is kept, and not only its id."""
         if not keep or self._unread:
             if not self._unread:
                 self._unread, self._unread_since = RisingIds(), event.accepted_at
@@ -118,17 +118,17 @@ class StoredLane:
         return True
 
     def release(self, event: Event) -> bool:
-        """Add what was handed out; return whether it is kept, and not only its id."""
+        """Add an event that was handed out; return whether it is kept, and not only its id."""
         if self._unread and event.id > self._unread.first():
             self._unread.insert(event.id)
             return False
-        heapq.heappush(self._returned, (event.id, event))
+        heapq.heappush(self._released, (event.id, event))
         return True
 
     def remove_first(self) -> None:
         """Remove the first event, which must be kept."""
-        if self._returned:
-            heapq.heappop(self._returned)
+        if self._released:
+            heapq.heappop(self._released)
         else:
             assert self._passed, "the first event is unread"
             self._passed.popleft()
@@ -138,11 +138,11 @@ class StoredLane:
         return self._unread.first() if self._unread else None
 
     def read(self, event: Event | None) -> None:
-        """Put the first of those to read in its place, or forget it if it is None."""
+        """Add the first event to read, which was read, or forget it if it is None."""
         assert self._unread, "nothing is unread"
         self._unread.remove_first()
         if event is not None:
-            heapq.heappush(self._returned, (event.id, event))
+            heapq.heappush(self._released, (event.id, event))
             self._unread_since = event.accepted_at
 
     def keep_ids(self) -> int:
@@ -152,7 +152,7 @@ class StoredLane:
         freed = sum(map(cost_bytes, self.kept()))
         self._unread_since = self.oldest_accepted_at()
         kept = sorted(event.id for event in self.kept())
-        self._returned, self._passed, self._unread = [], None, RisingIds(chain(kept, self._unread or ()))
+        self._released, self._passed, self._unread = [], None, RisingIds(chain(kept, self._unread or ()))
         return freed
 
     def forget_unread(self) -> None:

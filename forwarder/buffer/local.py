@@ -257,7 +257,7 @@ class LocalBuffer:
 
     def end_rests(self) -> None:
         """See Buffer."""
-        self._ordering.end_rests()
+        self._ordering.end_deferrals()
         self._news.tell()
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:

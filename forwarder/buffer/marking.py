@@ -26,7 +26,7 @@ from forwarder.observing.telemetry import Telemetry
 
 
 def ambiguous(event: Event, mark: Mark) -> tuple[Event, Fate]:
-    """Return an event that is found marked, and its fate."""
+    """Return an event that was found marked, and its fate."""
     at = mark.marked_at
     return event, DeadLettered("ambiguous", None, b"", mark.attempts, first_attempt_at=at, last_attempt_at=at)
 
@@ -38,7 +38,7 @@ class Marking:
         self._commits = commits
         self._clock = clock
         self.marks: dict[int, Mark] = {}
-        """Those that the file has, or is to have, by the ids of their events."""
+        """The marks that the file has, or will have, by the ids of their events."""
 
     async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
         """Mark events, each with the number of its attempts; return when that is committed."""
@@ -53,19 +53,19 @@ class Marking:
             await self._change(removed)
 
     def unmark_soon(self, ids: Iterable[int]) -> None:
-        """Have the marks of events removed, without waiting for that."""
+        """Remove the marks of events without waiting for the commit."""
         if removed := self._forget(ids):
             self._commits.mark(removed)
 
     def ending(self, ids: Iterable[int]) -> None:
-        """Have the marks of events removed with what is committed next, in which they end. If that fails they are marked."""
+        """Remove the marks of events in the commit that removes the events. If that fails, they stay marked."""
         if removed := {event_id: None for event_id in ids if event_id in self.marks}:
             self._commits.mark(removed)
 
     def found(self, marks: Mapping[int, Mark], events: Sequence[Event]) -> list[tuple[Event, Fate]]:
-        """Note what was found at the start; return the events that there are of it, with their fates."""
+        """Note the marks found at the start; return their events, as far as they can be read, with their fates."""
         self.marks |= marks
-        # Those whose rows are lost or altered are dropped when their turn comes.
+        # Events whose rows are lost or altered are dropped when their turn comes.
         self.unmark_soon(marks.keys() - {event.id for event in events})
         return [ambiguous(event, marks[event.id]) for event in events]
 
@@ -80,7 +80,7 @@ class Marking:
 
 
 class Noting:
-    """`remembered` gives all that intake remembers now, of keys only those whose events are committed."""
+    """`remembered` gives all that intake remembers now; of keys, only those whose events are committed."""
 
     def __init__(
         self, database: Database, commits: GroupCommit[int], *, telemetry: Telemetry, remembered: Callable[[], Notes]
@@ -92,32 +92,32 @@ class Noting:
         self._recalled = False
 
     async def recall(self, damaged: Callable[[], Sequence[str]]) -> Notes:
-        """Read what is kept, and what the `damaged` files have besides, that are not salvaged; have that kept, too."""
+        """Return what the file keeps, and what the `damaged` files that are not salvaged have besides; keep that, too."""
         types, in_order = await self._read()
         names = [] if self._database.ledger["notes_brought"] else sorted(damaged(), reverse=True)
         if names:
             keys = {key.event_id: key for key in in_order}
-            brought = Noted(complete=True)
+            salvaged = Noted(complete=True)
             for name in names:
                 old_types, old_keys = await self._read_damaged(name)
-                brought.types |= {place: each for place, each in old_types.items() if place not in types}
-                brought.keys |= {event_id: each for event_id, each in old_keys.items() if event_id not in keys}
+                salvaged.types |= {place: each for place, each in old_types.items() if place not in types}
+                salvaged.keys |= {event_id: each for event_id, each in old_keys.items() if event_id not in keys}
                 types, keys = old_types | types, old_keys | keys
-            self._commits.note(brought)
+            self._commits.note(salvaged)
             in_order = [keys[event_id] for event_id in sorted(keys)]
-        self._recalled = True  # with no await before who asked has it
+        self._recalled = True  # with no await before the caller has the notes
         return Notes(types=types, keys=tuple(in_order))
 
     async def note(self, types: TypeChanges) -> None:
-        """Have changes of types committed; return when that is so."""
+        """Commit changes of types; return when that is done."""
         if types:
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._commits.note(Noted(types=dict(types), waiters=[done]))
             await done
 
     def restored(self) -> None:
-        """There is a new file. Asked only now, intake knows of every put that was committed in the old one."""
-        if self._recalled:  # else the damaged file is read then
+        """Write everything noted to a new file. By now intake knows every put that was committed in the old one."""
+        if self._recalled:  # otherwise `recall` reads the damaged file
             notes = self._remembered()
             types, keys = dict(notes.types), {key.event_id: key for key in notes.keys}
             self._commits.note(Noted(types=types, keys=keys, complete=True))
@@ -127,7 +127,7 @@ class Noting:
             (types, altered_types), (keys, altered_keys) = await self._database.run(
                 lambda transaction: (attribute_types.load(transaction), duplicate_keys.load(transaction))
             )
-        except DamagedError:  # there is a new file with nothing in it, and it is one of the damaged ones
+        except DamagedError:  # the new file is empty, and this one is among the damaged ones now
             await self._commits.flush()
             return {}, []
         except UnavailableError as error:
@@ -139,7 +139,7 @@ class Noting:
             duplicate_keys.remove(transaction, altered_keys)
 
         if altered_types or altered_keys:
-            with suppress(UnavailableError, DamagedError):  # the next commit tells
+            with suppress(UnavailableError, DamagedError):  # the next commit shows the error
                 await self._database.run(remove_altered)
         return types, keys
 

@@ -55,13 +55,18 @@ class MemoryBuffer(LocalBuffer):
         self._events = 0
         self._bytes = 0
         self._counters: Counter[str] = Counter()
+        self._failure: Exception | None = None
+        self._failed = asyncio.Event()
 
     async def open(self) -> None:
         """See Buffer."""
         await self._database.open()
 
     async def serve(self) -> None:
-        """See Buffer. There is nothing to do."""
+        """See Buffer. Raise what a bug in writing dead letters raised; there is nothing else to do."""
+        await self._failed.wait()
+        assert self._failure is not None
+        raise self._failure
 
     async def put(
         self,
@@ -145,7 +150,11 @@ class MemoryBuffer(LocalBuffer):
         self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
     ) -> None:
         if not isinstance(result, Committed):
-            done.set_exception(result)
+            self._failure = result
+            self._failed.set()
+            if not done.done():
+                done.set_exception(result)
+                done.exception()  # nobody may wait for an ack that was begun
             return
         self._telemetry.dead_letters_evicted(result.value, reason="full")
         self._remove(fates)
@@ -192,7 +201,7 @@ class MemoryBuffer(LocalBuffer):
         """See Buffer."""
         waiting = self._ordering.oldest_accepted_at()
         times = chain(() if waiting is None else (waiting,), (event.accepted_at for event in self._taken.values()))
-        resting = self._ordering.resting(self._clock())
+        resting = self._ordering.count_deferred(self._clock())
         return Occupancy(
             events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=min(times, default=None)
         )

@@ -1,13 +1,13 @@
-"""Which event comes next: the order of acceptance, with lanes that are skipped or rest for a while. Pure.
+"""Which event comes next: the order of acceptance, with lanes that are skipped or deferred for a while. Pure.
 
-An event stands in one of two places: `_fresh`, in order; or the `_aside` lane of its customer, when it was passed over or
-given back. All that is aside precedes all that is fresh, so what comes next is the smallest id of the lanes that are
-offered, or else the first that is fresh and of no lane aside. No step costs more than the logarithm of the number of
-lanes, however many events wait, but for the rare ones that say so.
+An event is in one of two places: in `_fresh`, or in a lane aside, if it was passed over or released. All events aside
+precede all fresh ones, so the next event is the one with the smallest id of the lanes that are offered, or else the first
+fresh one whose lane is not aside. No step costs more than the logarithm of the number of lanes, however many events wait,
+except the rare ones that say so.
 
-Where the events are also in a store, not all need to be here. More may follow `_fresh` there (`more_fresh`), and of the
-lanes aside no more than `max_aside_bytes` and one event are kept: of the others only the id is known, 8 bytes each, and
-who uses the ordering reads them when they are wanted.
+If a store has the events as well, not all need to be here. More may follow `_fresh` there (`more_fresh`). Of the lanes aside
+at most `max_aside_bytes` and one event are kept; of the other events only the id is known, 8 bytes each, and the owner of
+the ordering reads them when they are `wanted`.
 """
 
 import heapq
@@ -21,35 +21,35 @@ from forwarder.buffer.lane import OVERHEAD_BYTES, StoredLane, cost_bytes
 from forwarder.event import Event, LaneOf, by_customer
 
 MAX_STEPS: Final = 1000
-"""How many events are passed over in one turn of the event loop."""
+"""How many events may be passed over in one turn of the event loop."""
 MAX_STEPS_FOR_MORE: Final = 100
-"""How many are where there is something to hand out already: the rest of a batch is not worth a search."""
+"""How many may be if there is something to hand out already: a fuller batch is not worth a longer search."""
 UNREAD_OF_A_LANE: Final = 16
-"""How many events of a lane are read at a time. Whoever takes them has the other lanes in mind, too."""
+"""How many events of a lane are read at a time: the taker wants other lanes, too."""
 
 
 class Ordering:
-    """The events that may be handed out, and when. Times are seconds of any one clock; ids rise as events are added."""
+    """The events to hand out, and when. Times are in seconds of one clock, whichever; ids rise as events are added."""
 
     def __init__(self, *, max_aside_bytes: float = float("inf"), lane_of: LaneOf = by_customer) -> None:
         self._lane_of = lane_of
         self.more_fresh = False
-        """Whether the store has newer events than all that are known here."""
+        """Whether the store has events that are newer than all known here."""
         self.fresh_bytes = 0
-        """The memory that the fresh events take, about."""
+        """About what the fresh events take in memory."""
         self.unfinished = False
-        """Whether the last `hand_out` ended its search early, and is to be called again when others had their turn."""
+        """Whether the last `hand_out` ended its search early: call it again when others had their turn."""
         self.nothing_aside = True
         """Whether the last `hand_out` left no lane aside. Then nothing is `wanted`, and `next_change` is None."""
         self._max_aside_bytes = max_aside_bytes
         self._aside_bytes = 0
         self._fresh: deque[Event] = deque()
-        # Each lane aside is offered, or it is in `_resting` or `_skipped`. An empty one stays until it would be offered.
+        # Each lane aside is offered, or in `_deferred` or `_skipped`. An empty one stays until it would be offered.
         self._aside: dict[str, StoredLane] = {}
-        self._keeping: dict[str, StoredLane] = {}  # those of which not only ids are kept
-        # Heaps; an entry that no longer holds is discarded when it comes up.
+        self._keeping: dict[str, StoredLane] = {}  # those of which events are kept, and not only ids
+        # Heaps. An entry that no longer holds is discarded when it is the first.
         self._offers: list[tuple[int, str]] = []  # offered lanes, by the id of their first event
-        self._resting: list[tuple[float, str]] = []  # lanes not offered, by the end of their rest
+        self._deferred: list[tuple[float, str]] = []  # lanes not offered, by their `not_before`
         self._oldest: list[tuple[int, str]] = []  # all lanes, by the id of their first event or a lower one
         self._skipped: set[str] = set()  # lanes not offered because the taker skipped them
 
@@ -60,7 +60,7 @@ class Ordering:
             self.fresh_bytes += len(event.body) + OVERHEAD_BYTES
 
     def release(self, events: Sequence[Event], *, not_before: float) -> None:
-        """Put events that were handed out back in their places; their lanes rest until `not_before`."""
+        """Return handed out events to their places, and defer their lanes until `not_before`."""
         for event in events:
             lane = self._lane_aside(self._lane_of(event))
             if lane.release(event):
@@ -70,12 +70,12 @@ class Ordering:
             self._note_first(event, lane)
             lane.not_before = max(lane.not_before, not_before)
             lane.offered = False
-            heapq.heappush(self._resting, (lane.not_before, self._lane_of(event)))
+            heapq.heappush(self._deferred, (lane.not_before, self._lane_of(event)))
 
-    def end_rests(self) -> None:
-        """Let every lane that rests be handed out again. Looks at all of them."""
-        resting, self._resting = self._resting, []
-        for not_before, customer in resting:
+    def end_deferrals(self) -> None:
+        """Offer every deferred lane. Looks at all of them."""
+        deferred, self._deferred = self._deferred, []
+        for not_before, customer in deferred:
             lane = self._aside.get(customer)
             if lane is not None and not lane.offered and lane.not_before <= not_before:
                 lane.not_before = 0.0
@@ -91,12 +91,12 @@ class Ordering:
         max_lane_events: int | None = None,
         max_steps: float = float("inf"),
     ) -> list[Event]:
-        """Remove and return what comes next, of each lane so many; the first event may exceed `max_bytes`.
+        """Remove and return the next events, at most `max_lane_events` of a lane. The first may exceed `max_bytes`.
 
-        Fewer, or none, if nothing more may be had now; if what comes next must be read first: see `wanted`; if it took
-        `max_steps` to pass over what may not be had, or what comes next is very large: see `unfinished`.
+        Return fewer, or none, if no more are offered now; if the next must be read first (see `wanted`); or if `max_steps`
+        were passed over, or the next one is very large (see `unfinished`).
         """
-        steps = self._offer_what_may_be_had(now, skip_lanes, max_steps) if self._skipped or self._resting else 0
+        steps = self._offer_due(now, skip_lanes, max_steps) if self._skipped or self._deferred else 0
         batch: list[Event] = []
         size = passed = 0
         lane_events: dict[str, int] = {}
@@ -123,7 +123,7 @@ class Ordering:
                     lane.offered = False
             elif lane is None and customer in self._aside:
                 passed += 1
-                self._pass_over()  # earlier events of its lane rest
+                self._pass_over()  # earlier events of its lane are deferred
             elif event is None or (batch and size + len(event.body) > max_bytes):
                 self.unfinished = event is not None and 2 * size <= max_bytes
                 break
@@ -135,11 +135,11 @@ class Ordering:
                 steps -= 1
         else:
             self.unfinished = steps >= max_steps
-        self.nothing_aside = not (self._aside or self._resting)
+        self.nothing_aside = not (self._aside or self._deferred)
         return batch
 
     def take_oldest(self) -> Event | None:
-        """Remove and return the oldest event, resting or not; None if there is none, or if it must be read first."""
+        """Remove and return the oldest event, deferred or not. None if there is none, or if it must be read first."""
         lane = self._oldest_lane()
         event = lane.first() if lane is not None else self._fresh[0] if self._fresh else None
         if event is not None:
@@ -149,7 +149,7 @@ class Ordering:
     # What is in the store
 
     def wanted(self, max_events: int) -> list[int]:
-        """Return the ids of events to read from the store, as they come first of all that is offered; mostly none."""
+        """Return the ids of the events to read from the store because they come next; mostly none."""
         offered = self._first_offered()
         if offered is None or offered[0] is not None:
             return []
@@ -163,16 +163,16 @@ class Ordering:
         return ids
 
     def oldest_wanted(self, max_events: int) -> list[int]:
-        """Return the ids to read before `take_oldest` can return an event; none unless it must be read."""
+        """Return the ids to read before `take_oldest` can return an event; none if it can."""
         lane = self._oldest_lane()
         return [] if lane is None else list(lane.next_unread(max_events))
 
     def add_read(self, ids: Sequence[int], events: Sequence[Event]) -> list[int]:
-        """Add what was read of the `ids` that were wanted; return the ids of those now known not to be readable.
+        """Add what was read of the `ids` that were wanted; return the ids of the events that cannot be read.
 
-        At least one is kept, and others as far as there is room; what is not is wanted again in its turn. So is what is
-        not the first unread event of its lane any more, as an earlier one was given back. If one is not readable, it looks
-        at all lanes.
+        At least one is kept, and others while there is room; the others are wanted again later. So are those that are not
+        the first unread ones of their lanes any more, because an earlier one was released. If one cannot be read, look at
+        all lanes.
         """
         by_id = {event.id: event for event in events}
         customers = {self._lane_of(event) for event in events}
@@ -199,7 +199,7 @@ class Ordering:
         return gone
 
     def forget_unread(self) -> None:
-        """Forget whatever is in the store only: the store is lost. Looks at all lanes."""
+        """Forget whatever is only in the store, which is lost. Looks at all lanes."""
         self.more_fresh = False
         for customer, lane in list(self._aside.items()):
             lane.forget_unread()
@@ -208,20 +208,20 @@ class Ordering:
     # What may be known of it
 
     def next_change(self) -> float | None:
-        """Return when the next lane ends its rest, if any rests."""
-        return self._resting[0][0] if self._resting else None
+        """Return until when the next lane is deferred; None if none is."""
+        return self._deferred[0][0] if self._deferred else None
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
         """Return from when on something may be handed out: `now`, later, or None for never.
 
-        It may say so too early, where all that is fresh is of lanes that rest or are skipped.
+        This may be too early if all fresh events are of lanes that are deferred or skipped.
         """
         if self.more_fresh or self._fresh or self._first_offered() or not self._skipped <= skip_lanes:
             return now
-        return max(now, self._resting[0][0]) if self._resting else None
+        return max(now, self._deferred[0][0]) if self._deferred else None
 
     def oldest_accepted_at(self) -> float | None:
-        """Return when the oldest event was accepted, or an earlier time where that event is in the store only.
+        """Return when the oldest event was accepted, or an earlier time if it is only in the store.
 
         Looks at all lanes, as the next two do.
         """
@@ -229,30 +229,30 @@ class Ordering:
         aside = (lane.oldest_accepted_at() for lane in self._aside.values() if lane)
         return min(chain(fresh, aside), default=None)
 
-    def resting(self, now: float) -> int:
-        """Count the events in lanes that rest; those still fresh are not among them."""
+    def count_deferred(self, now: float) -> int:
+        """Count the events in deferred lanes, without the fresh ones."""
         return sum(len(lane) for lane in self._aside.values() if not lane.offered and lane.not_before > now)
 
     def __len__(self) -> int:
-        """Count the events that are known here."""
+        """Count the events known here."""
         return len(self._fresh) + sum(map(len, self._aside.values()))
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield every event that is here, lane by lane."""
+        """Yield every event kept here, lane by lane."""
         return chain(*(lane.kept() for lane in self._aside.values()), self._fresh)
 
     # Keeping the lanes
 
-    def _offer_what_may_be_had(self, now: float, skip_lanes: AbstractSet[str], max_steps: float) -> int:
-        """Offer lanes whose rests are over, but no more than `max_steps`; return how many steps that took."""
+    def _offer_due(self, now: float, skip_lanes: AbstractSet[str], max_steps: float) -> int:
+        """Offer lanes that are deferred no longer, at most `max_steps`; return how many steps that took."""
         for customer in self._skipped - skip_lanes:
             self._skipped.discard(customer)
             if (lane := self._aside.get(customer)) is not None:
-                heapq.heappush(self._resting, (lane.not_before, customer))
+                heapq.heappush(self._deferred, (lane.not_before, customer))
         steps = 0
-        while self._resting and self._resting[0][0] <= now and steps < max_steps:
+        while self._deferred and self._deferred[0][0] <= now and steps < max_steps:
             steps += 1
-            not_before, customer = heapq.heappop(self._resting)
+            not_before, customer = heapq.heappop(self._deferred)
             lane = self._aside.get(customer)
             if lane is not None and not lane.offered and lane.not_before <= not_before:
                 self._offer(customer, lane)
@@ -286,7 +286,7 @@ class Ordering:
         self._note_first(event, lane)
 
     def _remove(self, event: Event, lane: StoredLane | None) -> None:
-        """Remove the first event of a lane, or if that is None of those that are fresh."""
+        """Remove the first event of a lane, or the first fresh one if that is None."""
         if lane is None:
             self._fresh.popleft()
             self.fresh_bytes -= len(event.body) + OVERHEAD_BYTES
@@ -307,11 +307,11 @@ class Ordering:
         return lane
 
     def _note_first(self, event: Event, lane: StoredLane) -> None:
-        """Note that an event that was added to a lane may be its first."""
+        """Note an added event if it is now the first of its lane."""
         if lane.first_id() != event.id:
             return
         heapq.heappush(self._oldest, (event.id, self._lane_of(event)))
-        if len(self._oldest) > 2 * len(self._aside) + 100:  # most of it no longer holds
+        if len(self._oldest) > 2 * len(self._aside) + 100:  # most entries no longer hold
             self._oldest = [(lane.first_id(), customer) for customer, lane in self._aside.items() if lane]
             heapq.heapify(self._oldest)
 
@@ -329,7 +329,7 @@ class Ordering:
         return None
 
     def _who_awaits(self) -> dict[int | None, str]:
-        """Return the customers by the id of the first event to read."""
+        """Return the lanes by the id of the first event to read."""
         return {lane.awaited(): customer for customer, lane in self._aside.items()}
 
     def _keep(self, event: Event, lane: StoredLane) -> None:
@@ -341,7 +341,7 @@ class Ordering:
         self._keeping.pop(customer, None)
 
     def _find_room(self, size: int, customers: AbstractSet[str]) -> bool:
-        """Return whether there is room for what was read; of the lanes of other customers only ids are kept for it."""
+        """Return whether there is room for an event that was read. To make some, keep only the ids of other lanes."""
         while self._aside_bytes + size > self._max_aside_bytes:
             customer = next((each for each in reversed(self._keeping) if each not in customers), None)
             if customer is None:

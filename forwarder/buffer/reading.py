@@ -1,10 +1,10 @@
 """Which events of the disk buffer are in memory: a window of those that come next, filled from disk ahead of the takers.
 
-New events go straight into the window while nothing older is on disk only and there is room; else they are read when their
-turn is near. What was passed over or given back is read again where the ordering keeps only its id.
+New events go straight into the window while there is room and nothing older is only on disk; otherwise they are read when
+their turn is near. Events that were passed over or released are read again if the ordering keeps only their ids.
 
-Everything up to the id `_read_up_to` was in the ordering once, and nothing newer ever was. Jobs are told in the order in
-which they ran, so a read knows of every commit that was told before it, and of none that is told after it.
+Everything up to the id `_read_up_to` was in the ordering once, and nothing newer ever was. The results of jobs arrive in the
+order in which the jobs ran, so a read knows every commit whose result came before its own, and no later one.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from forwarder.observing.telemetry import Telemetry
 
 READ_EVENTS: Final = 512
 READ_BYTES: Final = 1024 * 1024
-"""How much is read at a time, but for one event that is larger."""
+"""How much is read at a time, unless one event is larger."""
 READ_ASIDE_EVENTS: Final = 64
 
 
 class Reading:
-    """Fills an ordering; on the event loop, one read at a time.
+    """Fills an ordering, one read at a time. Used on the event loop.
 
-    `news` tells when there is something new in the ordering. `drop_corrupt` is told the ids of rows that cannot be read.
+    `news` tells when there is something new in the ordering. `drop_corrupt` gets the ids of rows that cannot be read.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Reading:
         self._read_up_to = -1
         self._unread_since = 0.0
         self._reading = False
-        self._asked_at = 0.0  # when what is being read was asked for
+        self._asked_at = 0.0  # when the read under way was submitted
         self._failure: Exception | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -63,11 +63,11 @@ class Reading:
         self._ordering.more_fresh, self._unread_since = await self._database.run(rows.first)
 
     def hide(self, ids: AbstractSet[int]) -> None:
-        """Have these left out: they are taken, although nobody has read them."""
+        """Leave these out of later reads: they are taken already."""
         self._hidden = ids
 
     def add(self, events: Sequence[Event]) -> None:
-        """Note new events, which are committed."""
+        """Add new events, which are committed."""
         ordering = self._ordering
         if not events or ordering.more_fresh:
             return
@@ -78,7 +78,7 @@ class Reading:
             ordering.more_fresh, self._unread_since = True, events[0].accepted_at
 
     def read_ahead(self) -> None:
-        """Have read what may be handed out next and is not in memory, unless a read is under way."""
+        """Read what may be handed out next and is not in memory, unless a read is under way."""
         room = self._window_bytes - self._ordering.fresh_bytes
         if ids := self._ordering.wanted(READ_ASIDE_EVENTS):
             self._read_ids(ids)
@@ -86,9 +86,9 @@ class Reading:
             self._read_next(room)
 
     async def read_oldest(self) -> bool:
-        """Read what is oldest of all, or wait for the read under way; return False if nothing is to be read.
+        """Read the oldest events, or wait for the read under way; return False if there is nothing to read.
 
-        Raises UnavailableError if the read failed.
+        Raise UnavailableError if the read fails.
         """
         if ids := self._ordering.oldest_wanted(READ_ASIDE_EVENTS):
             self._read_ids(ids)
@@ -102,11 +102,11 @@ class Reading:
         return True
 
     def waiting_seconds(self) -> float:
-        """Return for how long the disk has not answered a read; 0 if none is under way."""
+        """Return how long the read under way has taken; 0 if there is none."""
         return asyncio.get_running_loop().time() - self._asked_at if self._reading else 0.0
 
     def unread_since(self) -> float | None:
-        """Return since when the first of the newer events is buffered, or an earlier time; None if all are in memory."""
+        """Return when the first event after the window was accepted, or an earlier time; None if there is none."""
         return self._unread_since if self._ordering.more_fresh else None
 
     def _read_next(self, room: int) -> None:
@@ -131,7 +131,7 @@ class Reading:
         if isinstance(result, Committed):
             try:
                 add(result.value)
-            except Exception as error:  # noqa: BLE001 - a bug, told to the takers
+            except Exception as error:  # noqa: BLE001 - a bug, which the takers raise
                 result = error
         match result:
             case Committed():
@@ -140,12 +140,12 @@ class Reading:
                 self._telemetry.buffer_failed("read", result)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._news.tell)
                 self._end_waits(result)
-            case DamagedError():  # there is a new file, into which what is known is being restored
+            case DamagedError():  # there is a new file, to which what is in memory is restored
                 self._telemetry.buffer_failed("read", result)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._news.tell)
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self._end_waits)
                 return
-            case _:  # a bug, told to the takers
+            case _:  # a bug, which the takers raise
                 self._failure = result
                 self._news.tell()
         self._end_waits()

@@ -1,4 +1,4 @@
-"""Looks after the disk buffer's file: is it in its place, how many rows has it, how much space may it give back or take?
+"""Looks after the disk buffer's file: is it in its place, how many rows has it, how much space can it return or take?
 
 The count is what makes the ledger a proof: `buffered` is a number of its own in the ledger, and is compared here with the
 rows themselves, a part at a time so that commits go on meanwhile.
@@ -87,7 +87,7 @@ class Upkeep:
             tasks.create_task(self._keep_tidy(), name="buffer space")
 
     async def _keep_tidy(self) -> None:
-        """Tidy every second while events come or leave, the file is not in its place, or there is space to give back."""
+        """Tidy every second while events come or leave, the file is not in its place, or there is space to return."""
         more = True
         while True:
             changed = self._telemetry.next_change()
@@ -97,17 +97,17 @@ class Upkeep:
             await asyncio.sleep(TIDY_SECONDS)
             changed = self._telemetry.next_change()
             self._write_tally()
-            found = await self._look(then=connection.give_back_space)
+            found = await self._look(then=connection.return_space)
             more = self._is_away or found.may_shrink or changed.done()
 
     async def look(self) -> bool:
-        """Look whether the file is in its place, tell what is news of that, and return whether it is."""
+        """Look whether the file is in its place, tell telemetry of changes, and return whether it is."""
         await self._look()
         return not self._is_away
 
     async def _look(self, *, then: Job[bool] | None = None) -> Look:
         found = await self._database.look(then=then)
-        for name in found.made_anew:
+        for name in found.recreated:
             self._telemetry.buffer_file_made_anew(name)
         if found.moved is not None:
             self._telemetry.buffer_moved(found.moved, is_news=not self._is_away)
@@ -129,7 +129,7 @@ class Upkeep:
                 await self._salvaging.pause(times_restored)
 
     async def _compare_rows(self, *, as_found: bool) -> None:
-        """Compare the ledger with the rows. What differs at once, the disk lost or altered; what differs later is a bug."""
+        """Compare the ledger with the rows. A difference at the start comes from the disk; a later one is a bug."""
         self._count.forget()
         missing: int | None = None
         while missing is None:
@@ -144,17 +144,17 @@ class Upkeep:
 
 
 def look_through(transaction: Transaction) -> None:
-    """Have the file set aside if it is damaged: rows that are counted, but were not found when their turn came."""
+    """Raise AlteredError if the file is damaged: rows are counted that were not found when their turn came."""
     if not connection.is_sound(transaction):
         raise ledger.AlteredError("rows cannot be reached")
 
 
 def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: bool) -> int | None:
-    """Count some more rows. Once all are counted return how many the ledger has beyond them, and else None.
+    """Count some more rows. Once all are counted, return how many more the ledger has; until then, None.
 
-    Then the ledger believes the rows. With `as_found`, as nothing but the disk can have changed them, what is missing is
-    counted as corrupt, and what the ledger does not know as accepted only now; else the difference stays, as unaccounted.
-    But a file that is found damaged is set aside instead.
+    Then the ledger takes over the number of rows. With `as_found` only the disk can have changed them: missing rows are
+    counted as corrupt, and rows that the ledger does not know as accepted now. Otherwise the difference stays unaccounted.
+    If the file is damaged, raise AlteredError instead.
     """
     found = count.step(transaction)
     if found is None:

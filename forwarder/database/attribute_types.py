@@ -1,7 +1,7 @@
-"""The attribute_types table: which type each attribute of each event name had first. Every row carries a checksum.
+"""The attribute_types table: which type each attribute of each event name had first. Every row has a checksum.
 
-They are hints, not events: a row that was altered is passed over. The functions with a transaction are jobs, or parts of
-jobs, of the database's thread.
+Types are hints, so a row that was altered is skipped. The functions with a transaction are jobs, or parts of jobs, of the
+database's thread.
 """
 
 import struct
@@ -19,26 +19,23 @@ _TYPES: Final[Mapping[bytes, AttributeType]] = {each.encode(): each for each in 
 
 
 def add(transaction: Transaction, types: TypeChanges) -> None:
-    """Set types, but none that is set already."""
+    """Set types, except those that are set already."""
     _insert(transaction, "INSERT OR IGNORE", types)
 
 
 def write(transaction: Transaction, changes: TypeChanges) -> None:
-    """Set types, and forget types; those to forget need not be there."""
+    """Set and forget types. Those to forget need not be there."""
     _insert(transaction, "REPLACE", changes)
     remove(transaction, [_utf8(place) for place, learned in changes.items() if learned is None])
 
 
 def _insert(transaction: Transaction, verb: str, changes: TypeChanges) -> None:
     rows = [_row(place, learned) for place, learned in changes.items() if learned is not None]
-    for portion in events.portions(rows):
-        values = events.repeated("(?, ?, ?, ?, ?, ?)", len(portion))
-        statement = f"{verb} INTO attribute_types VALUES {values}"
-        transaction.connection.execute(statement, [value for row in portion for value in row])
+    events.write_rows(transaction, f"{verb} INTO attribute_types", rows)
 
 
 def load(transaction: Transaction) -> tuple[dict[Place, LearnedType], list[Sequence[Any]]]:
-    """Return all types, in order of names and attributes; and what `remove` is to be told of the rows that were altered."""
+    """Return all types, in the order of names and attributes, and the places of altered rows for `remove`."""
     found: dict[Place, LearnedType] = {}
     altered: list[Sequence[Any]] = []
     for row in transaction.connection.execute(f"SELECT {COLUMNS} FROM attribute_types ORDER BY name, attribute"):  # noqa: S608
@@ -51,12 +48,12 @@ def load(transaction: Transaction) -> tuple[dict[Place, LearnedType], list[Seque
 
 
 def remove(transaction: Transaction, places: Sequence[Sequence[Any]]) -> None:
-    """Remove rows, given by their names and attributes as they are in the table, as far as they are there."""
+    """Remove rows, given by their names and attributes as they are in the table. They need not be there."""
     transaction.connection.executemany("DELETE FROM attribute_types WHERE name = ? AND attribute = ?", places)
 
 
 def type_of(row: Sequence[Any]) -> tuple[Place, LearnedType] | None:
-    """Return what a row says, or None if it was altered. Tables before version 5 have no column `seen_again`."""
+    """Return what a row says; None if it was altered. Tables before version 5 have no column `seen_again`."""
     name, attribute, kind, first_seen, checksum, *later = row
     seen_again = later[0] if later else None
     if not (isinstance(name, bytes) and isinstance(attribute, bytes) and isinstance(first_seen, float)):

@@ -1,15 +1,14 @@
 """The database: one connection on one thread. Each job is one transaction, and the ledger changes in it.
 
-Jobs run in the order they are submitted, and what becomes of them is told in that order on the event loop. A job may be
-run on a file whose disk is full or whose content is damaged: both are answers, not surprises. A damaged file is set aside,
-and a new one put in its place at once; no other job is run on that before the one that restores what is in memory. A file
-that is not in its place any more, as somebody removed or renamed it, can still be read and written, but whatever is in it
-ends with the process: see `look`. A disk that is full when the first file is to be made is tried again with each job. `path`
-None is a database in memory, which has no such troubles and is gone when it is closed.
+Jobs run in the order in which they are submitted, and their results arrive in that order on the event loop. A full disk and
+a damaged file are results, not surprises. A damaged file is quarantined, which means renamed, and a new one made in its
+place at once. The first job on the new file is the one that restores what is in memory. If somebody removes or renames the
+file, it can still be read and written, but whatever is in it ends with the process: see `look`. If the disk is too full to
+make the first file, each job tries again. Without a directory the database is in memory, and gone when it is closed.
 
-Disk: pages freed by what was deleted are used again, and given back to the file system little by little. The file is at
-most `max_bytes`; the write-ahead log is written over from its start once it has `CHECKPOINT_PAGES`, so it grows to that and
-one transaction more; the reserve is `reserve_bytes`.
+Disk: SQLite uses the pages of deleted rows again, and `return_space` returns some to the file system. The file has at most
+`max_bytes`. The write-ahead log is overwritten from its start once it has `CHECKPOINT_PAGES`, so it grows to that and one
+transaction more. The reserve has `reserve_bytes`.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from forwarder.database.schema import PAGE_BYTES
 
 CHECKPOINT_PAGES: Final = 1000
 LOOK_SECONDS: Final = 1.0
-"""How old what is known of the file's place may be when a job begins."""
+"""How long before a job the last look may have been."""
 _VACUUM_PAGES: Final = 512
 _BUSY_SECONDS: Final = 2.0
 """How long the start waits for another program, such as a backup, that has the file locked."""
@@ -40,46 +39,46 @@ _BUSY: Final = 5
 _FULL: Final = 13
 _CANNOT_OPEN: Final = 14
 _NO_ROOM: Final = frozenset({_FULL, 778})
-"""SQLITE_FULL, IOERR_WRITE: a quota, or a limit of the process, is told so."""
+"""SQLITE_FULL, IOERR_WRITE; the latter also for a quota, or a limit of the process."""
 _DAMAGED: Final = frozenset({11, 18, 26})
 """SQLITE_CORRUPT, TOOBIG, NOTADB."""
 _CUT_OFF: Final = frozenset({522, 8202, 8458})
-"""SQLITE_IOERR_SHORT_READ, IOERR_DATA, IOERR_CORRUPTFS: extended codes that say the same."""
+"""SQLITE_IOERR_SHORT_READ, IOERR_DATA, IOERR_CORRUPTFS: extended codes of damage."""
 _UNAVAILABLE: Final = frozenset({5, 7, _READONLY, 10, _FULL, _CANNOT_OPEN, 15})
-"""SQLITE_BUSY, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: what may pass without anything being lost."""
+"""SQLITE_BUSY, NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL: these may pass, and nothing is lost."""
 
 T = TypeVar("T")
 
 
 class UnavailableError(Exception):
-    """Nothing was committed, as the disk is full or fails; it may be tried again."""
+    """Nothing was committed, because the disk is full or fails. The caller may try again."""
 
 
 class MovedError(UnavailableError):
-    """The file is not in its place any more, so what is put there would be gone with the process. The message says why."""
+    """The file is not in its place any more, so what is put in it would end with the process. The message says why."""
 
 
 class DamagedError(Exception):
-    """The file was found damaged and was set aside as `name`; a new and empty one is in its place."""
+    """The file was found damaged and was renamed to `name`; a new and empty one is in its place."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the database was damaged and is set aside as {name}")
+        super().__init__(f"the database was damaged and was renamed to {name}")
         self.name = name
 
 
 @dataclass(slots=True)
 class Transaction:
-    """What a job works with."""
+    """What a job works on."""
 
     connection: sqlite3.Connection
     ledger: Counters
     """The counters as they are when this transaction is committed."""
     moved: MovedError | None = None
-    """Why nothing new may be put there, if that is so."""
+    """Why nothing new may be put into the file; None if it may."""
     failed_before: int = 0
-    """How many transactions were rolled back before it."""
+    """How many transactions were rolled back before this one."""
     then_shrink: bool = False
-    """Set it to have the log written into the file, and the file cut, once this is committed."""
+    """A job sets it to have the log written into the file, and the file cut, after the commit."""
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter of the ledger."""
@@ -92,18 +91,18 @@ Job = Callable[[Transaction], T]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at the directory found."""
+    """What `Database.look` found."""
 
     moved: MovedError | None = None
-    made_anew: Sequence[str] = field(default_factory=list)
-    """Names of files beside the database's that were gone."""
+    recreated: Sequence[str] = field(default_factory=list)
+    """Which files beside the database's were gone: "log", "lock"."""
     may_shrink: bool = False
-    """What the job returned that was to run next."""
+    """What the job `then` returned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed(Generic[T]):
-    """What a job returned, once its transaction is committed."""
+    """What a job returned whose transaction is committed."""
 
     value: T
 
@@ -123,9 +122,9 @@ class Database:
         self.ledger = Counters()
         """The counters as committed last, on the event loop's side. Never changed, but replaced."""
         self.generation = 0
-        """How often the file was set aside: what a job found before is not true after."""
+        """How often the file was quarantined. What a job found in an earlier generation is not true any more."""
         self.on_damaged: Callable[[str], None] | None = None
-        """Called with the damaged file's new name before the callback of the job; must schedule the restore."""
+        """Called with the damaged file's new name before the job's callback; must schedule the restore."""
         self._synchronous = "FULL" if fsync else "NORMAL"
         self._max_pages = max(1024, max_bytes // PAGE_BYTES)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
@@ -134,23 +133,23 @@ class Database:
         self._is_open = False
         self._moved: MovedError | None = None
         self._looked_at = 0.0
-        self._made_anew: list[str] = []  # since that was told last
+        self._recreated: list[str] = []  # since the last look that was told
         self._stored = Counters()  # as committed last; never changed, but replaced, as the loop reads them
         self._generation = 0
-        self._set_aside_as = ""
+        self._quarantined_as = ""
         self._must_be_restored = False
         self._failed = 0
 
     async def open(self) -> None:
-        """Lock the directory and open the file. Raises DirectoryError or DirectoryInUseError."""
+        """Lock the directory and open the file. Raise DirectoryError or DirectoryInUseError."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
         self.ledger = self._stored
         self.generation = self._generation
 
     async def run(self, job: Job[T]) -> T:
-        """Run a job; return what it returned, once committed. Raises UnavailableError or DamagedError.
+        """Run a job; return what it returned, once committed. Raise UnavailableError or DamagedError.
 
-        Being cancelled does not stop the job.
+        The job goes on if the caller is cancelled.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
@@ -166,9 +165,9 @@ class Database:
         return await done
 
     def submit(self, job: Job[T], then: Callable[[Committed[T] | Exception], None], *, restores: bool = False) -> None:
-        """Run a job, and call `then` on the event loop with what it returned, once committed, or with why it was not.
+        """Run a job, then call `then` on the event loop with its result, or with the reason why it was not committed.
 
-        `restores`: it is the one that writes to a new file what is known of the one that was set aside.
+        `restores`: the job writes to a new file what is known of the quarantined one.
         """
         loop = asyncio.get_running_loop()
         self._thread.submit(self._run, loop, job, then, generation=self.generation, restores=restores)
@@ -179,36 +178,36 @@ class Database:
         result: Committed[T] | Exception,
         stored: Counters,
         generation: int,
-        set_aside_as: str,
+        quarantined_as: str,
     ) -> None:
-        """Tell what became of a job, on the event loop."""
+        """Hand over a job's result, on the event loop."""
         if isinstance(result, Committed):
             self.ledger = stored
         if generation != self.generation:
             self.generation = generation
             if self.on_damaged is not None:
                 try:
-                    self.on_damaged(set_aside_as)
-                except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
+                    self.on_damaged(quarantined_as)
+                except Exception as error:  # noqa: BLE001 - a bug: the caller ends the process
                     result = error
         then(result)
 
-    def give_up_reserve(self, then: Callable[[bool], None]) -> None:
-        """Let the space in reserve be used, and call `then` on the event loop with whether there was any."""
+    def free_reserve(self, then: Callable[[bool], None]) -> None:
+        """Remove the reserve, then call `then` on the event loop with whether there was one."""
         loop = asyncio.get_running_loop()
 
         def work() -> None:
-            given = self.directory is not None and self.directory.give_up_reserve()
+            given = self.directory is not None and self.directory.free_reserve()
             loop.call_soon_threadsafe(then, given)
 
         self._thread.submit(work)
 
     async def look(self, *, then: Job[bool] | None = None) -> Look:
-        """Look whether the file, its log and the lock are in their places. To be asked now and then, and at the end.
+        """Look whether the file, its log and the lock are in their places. Call it now and then, and at the end.
 
-        A log or a lock that is gone is recreated, without a loss. While the file is gone no job may put anything in it, but
-        what it has can be read and removed. The file may come back. `then` is a job to run next, in the same turn of the
-        thread, whose failure the next job tells. A job that begins LOOK_SECONDS after the last look is preceded by one.
+        A log or a lock that is gone is recreated, without a loss. While the file is gone no job may put anything into it,
+        but what it has can be read and removed. The file may return. `then` is a job to run next on the thread; the next
+        job shows its failure. The database looks by itself before a job that begins LOOK_SECONDS after the last look.
         """
         looking = self._thread.submit(self._tell_look)
         if then is None:
@@ -220,11 +219,11 @@ class Database:
 
     @property
     def lacks_file(self) -> bool:
-        """Whether the disk is too full for the first file; it is tried again with each job."""
+        """Whether the disk is too full for the first file. Each job tries to make it."""
         return self.directory is not None and self._is_open and self._connection is None
 
     async def close(self) -> None:
-        """Write everything to the file and let the directory go. May be called again."""
+        """Write everything to the file and unlock the directory. May be called again."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
 
     # On the thread
@@ -236,13 +235,13 @@ class Database:
         try:
             self._open_directory()
             self._is_open = True
-        except NoRoomError:  # as a disk that is full later: nothing is accepted until there is room
+        except NoRoomError:  # treated as a disk that is full later: nothing is accepted until there is room
             self._is_open = True
         except sqlite3.Error as error:
             if self._is_new and (getattr(error, "sqlite_errorcode", None) in _NO_ROOM or self._is_full(error)):
                 self._is_open = True
                 return
-            why = self._cannot_open(error)  # it looks at the disk, in the directory that is still open
+            why = self._cannot_open(error)  # before `_close`, as it looks into the open directory
             self._close()
             raise why from error
         except OSError as error:
@@ -256,16 +255,16 @@ class Database:
         assert self.directory is not None
         if not self.directory.is_open:
             self.directory.open()
-        with suppress(OSError):  # no room: nothing is accepted until there is, but what is there is delivered
+        with suppress(OSError):  # no room: nothing is accepted until there is, but delivery goes on
             self.directory.reserve()
         if self.directory.has_lost_its_file:
-            self._set_aside()
+            self._quarantine()
         else:
             self._connect_to_file()
 
     @property
     def _is_new(self) -> bool:
-        """Whether there was nothing yet that a full disk could keep from being read."""
+        """Whether there are no data yet that a full disk keeps from being read."""
         return self.directory is not None and not self._generation and self.directory.has_no_data
 
     def _cannot_open(self, error: sqlite3.Error) -> Exception:
@@ -278,7 +277,7 @@ class Database:
         return self.directory.unusable(error)
 
     def _connect_to_file(self, *, is_new: bool = False) -> None:
-        """Open the file, or set it aside and make a new one."""
+        """Open the file; if it is damaged, quarantine it and make a new one."""
         assert self.directory is not None
         try:
             self._connect(str(self.directory.file))
@@ -287,10 +286,10 @@ class Database:
             self._disconnect()
             raise DirectoryError(f"buffer.directory: {error}") from None
         except sqlite3.Error as error:
-            if self._is_full(error) and self.directory.give_up_reserve():
+            if self._is_full(error) and self.directory.free_reserve():
                 self._connect_to_file(is_new=is_new)
             elif self._is_damage(error) and not is_new:
-                self._set_aside()
+                self._quarantine()
             else:
                 raise
 
@@ -298,10 +297,10 @@ class Database:
         connection = sqlite3.connect(file, isolation_level=None, timeout=_BUSY_SECONDS, cached_statements=64)
         try:
             connection.text_factory = bytes  # nothing in a damaged file may fail to be decoded
-            # Also keeps the log's index out of shared memory, which a full disk turns into a crash.
+            # It also keeps the log's index out of shared memory, where a full disk is a crash.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             version = schema.identify(connection, name=file)
-            if version == 0:  # else it would write, for which a full disk has no room
+            if version == 0:  # otherwise these would write, for which a full disk has no room
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -310,7 +309,7 @@ class Database:
             connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}")
             connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
             connection.execute("PRAGMA cell_size_check = ON")
-            connection.execute("PRAGMA secure_delete = OFF")  # or each event that goes is written once more, as zeros
+            connection.execute("PRAGMA secure_delete = OFF")  # otherwise each deleted event is overwritten with zeros
             schema.migrate(connection, version)
             self._stored = ledger.load(connection)
         except BaseException:
@@ -327,7 +326,7 @@ class Database:
         generation: int,
         restores: bool,
     ) -> None:
-        """Run a job that was submitted when the file was of this generation, and have `then` told what became of it."""
+        """Run a job that was submitted when the file was of this generation, and send its result to `then`."""
         result: Committed[T] | Exception
         try:
             if self._connection is None and self._is_open and self.directory is not None:
@@ -337,16 +336,16 @@ class Database:
             if self._connection is None:
                 result = UnavailableError("the database is closed")
             elif generation != self._generation or (self._must_be_restored and not restores):
-                result = DamagedError(self._set_aside_as)
+                result = DamagedError(self._quarantined_as)
             else:
                 result = self._transact(job, self._connection)
                 if restores and isinstance(result, Committed):
                     self._must_be_restored = False
         except (sqlite3.Error, OSError, DirectoryError, DirectoryInUseError) as error:
             result = UnavailableError(str(error))
-        except Exception as error:  # noqa: BLE001 - a bug, told to who submitted the job
+        except Exception as error:  # noqa: BLE001 - a bug: the caller ends the process
             result = error
-        loop.call_soon_threadsafe(self._deliver, then, result, self._stored, self._generation, self._set_aside_as)
+        loop.call_soon_threadsafe(self._deliver, then, result, self._stored, self._generation, self._quarantined_as)
 
     def _transact(self, job: Job[T], connection: sqlite3.Connection) -> Committed[T] | Exception:
         transaction = Transaction(connection, Counters(self._stored), self._moved, failed_before=self._failed)
@@ -360,17 +359,17 @@ class Database:
         except sqlite3.Error as error:
             self._roll_back(connection)
             return self._judge(error)
-        except UnicodeDecodeError as error:  # of SQLite's message, which may quote what it found
+        except UnicodeDecodeError as error:  # SQLite's message may quote what it found in the file
             self._roll_back(connection)
             altered = schema.version_of(connection) != schema.VERSION
             return self._judge(ledger.AlteredError(str(error))) if altered else error
-        except Exception as error:  # noqa: BLE001 - MovedError, or a bug, told to who submitted the job
+        except Exception as error:  # noqa: BLE001 - MovedError, or a bug: the caller ends the process
             self._roll_back(connection)
             return error
         if changed:
             self._stored = transaction.ledger
         if transaction.then_shrink:
-            with suppress(sqlite3.Error):  # the next commit tells
+            with suppress(sqlite3.Error):  # the next commit shows the error
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         return Committed(value)
 
@@ -385,14 +384,14 @@ class Database:
             return error
         if self._is_damage(error):
             try:
-                self._set_aside()
+                self._quarantine()
             except (sqlite3.Error, OSError, DirectoryError) as failure:
                 return UnavailableError(f"the file is damaged, and no new one can be made: {failure}")
-            return DamagedError(self._set_aside_as)
+            return DamagedError(self._quarantined_as)
         return UnavailableError(str(error)) if _code(error) in _UNAVAILABLE else error
 
     def _is_full(self, error: sqlite3.Error) -> bool:
-        """Return whether an error says that the disk is full, of bytes or of files."""
+        """Return whether an error says that the disk has no room for more bytes, or for another file."""
         assert self.directory is not None
         return _code(error) == _FULL or (_code(error) == _CANNOT_OPEN and self.directory.is_full)
 
@@ -400,23 +399,23 @@ class Database:
         """Return whether an error says that the file is not as it was written."""
         assert self.directory is not None
         code = _code(error)
-        if code == _ERROR:  # our statements are right, so it is the tables that are not, unless they are
+        if code == _ERROR:  # a bug in a statement, unless the tables are not ours any more
             return self._connection is None or schema.version_of(self._connection) != schema.VERSION
-        if code == _READONLY:  # the header may say so, or the file be another one now
+        if code == _READONLY:  # if the disk allows writing, a damaged header forbids it
             return self.directory.is_writable
-        if code == _FULL:  # where there is room, SQLite may have been sent to a page far beyond the end
+        if code == _FULL:  # if the disk has room, a damaged page number may point far beyond the end
             return self._connection is not None and self.directory.has_room and not _is_sound(self._connection)
         if isinstance(error, ledger.AlteredError) or code in _DAMAGED:
             return True
         return getattr(error, "sqlite_errorcode", None) in _CUT_OFF
 
-    def _set_aside(self) -> None:
-        """Put a new file in the place of the damaged one. Raises OSError if that is not in its place."""
+    def _quarantine(self) -> None:
+        """Make a new file in the place of the damaged one. Raise OSError if that is not in its place."""
         assert self.directory is not None
         if why := self.directory.moved():
             raise FileNotFoundError(why)
         self._disconnect()
-        self._set_aside_as = self.directory.set_aside()
+        self._quarantined_as = self.directory.quarantine()
         self._generation += 1
         self._must_be_restored = self._is_open and self.on_damaged is not None
         self._stored = Counters()
@@ -424,38 +423,40 @@ class Database:
 
     def _tell_look(self) -> Look:
         self._look()
-        made_anew, self._made_anew = self._made_anew, []
-        return Look(self._moved, made_anew)
+        recreated, self._recreated = self._recreated, []
+        return Look(self._moved, recreated)
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
         if self.directory is None or self._connection is None:
-            return  # if a file beside it could not be recreated, that is tried again with the next job
+            return  # the next job opens it
         if self.directory.is_intact:
             self._moved = None
             return
         why = self.directory.moved()
         if why is None:
             self._moved = None
-            self._make_anew(self.directory, self._connection)
+            self._recreate(self.directory, self._connection)
             return
-        with suppress(sqlite3.Error, OSError):  # all that is in the log belongs in the file, whoever brings that back
+        with suppress(
+            sqlite3.Error, OSError
+        ):  # somebody may return the file to its place: it must hold what the log has
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.directory.disown_log()
         self._moved = MovedError(why)
 
-    def _make_anew(self, directory: Directory, connection: sqlite3.Connection) -> None:
-        """Recreate the log and the lock, if they are gone. The file holds all, so SQLite begins a new log beside it."""
+    def _recreate(self, directory: Directory, connection: sqlite3.Connection) -> None:
+        """Recreate the log and the lock, if they are gone. A checkpoint first writes what the lost log has to the file."""
         try:
             if directory.lock_again():
-                self._made_anew.append("lock")
+                self._recreated.append("lock")
             if directory.has_lost_its_log:
                 busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 if busy:
                     raise sqlite3.OperationalError("the log cannot be written into the file")
                 self._disconnect()
                 self._connect_to_file()
-                self._made_anew.append("log")
+                self._recreated.append("log")
         except (sqlite3.Error, OSError, DirectoryError) as error:
             self._moved = MovedError(f"a file beside {directory.file} is gone, and cannot be recreated: {error}")
 
@@ -472,21 +473,21 @@ class Database:
             self.directory.close()
 
 
-def give_back_space(transaction: Transaction, *, whatever_it_is: bool = False) -> bool:
-    """Give some pages back to the file system, if a good part of the file is free. Return whether it gave any."""
+def return_space(transaction: Transaction, *, whatever_it_is: bool = False) -> bool:
+    """Return some pages to the file system, if a good part of the file is free. Return whether it did."""
     (free,) = transaction.connection.execute("PRAGMA freelist_count").fetchone()
     (pages,) = transaction.connection.execute("PRAGMA page_count").fetchone()
     if not free or not (whatever_it_is or (free > CHECKPOINT_PAGES and 4 * free > pages)):
         return False
     for _ in range(min(free, _VACUUM_PAGES)):
-        # The module takes one step of it only, and each step gives back one page.
+        # The sqlite3 module runs a single step of the statement, and each step returns one page.
         transaction.connection.execute("PRAGMA incremental_vacuum(1)")
     transaction.then_shrink = True
     return True
 
 
 def is_sound(transaction: Transaction) -> bool:
-    """Have SQLite look through the whole file, which takes a while."""
+    """Return whether SQLite finds no fault in the whole file, which takes a while."""
     return _is_sound(transaction.connection)
 
 

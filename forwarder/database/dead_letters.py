@@ -1,12 +1,12 @@
-"""The dead letters table: events that were given up, with the reason, in the order in which they were.
+"""The dead_letters table: events that are not sent again, with the reason, in the order in which they became that.
 
-Its bounds are kept in the transaction that adds to it; what is held now is counted in the ledger, as `dead_letters` and
-`dead_letters_bytes`, so that nobody has to count rows. The functions are jobs, or parts of jobs, of the database's thread.
+The transaction that adds to it keeps its bounds. The ledger counts what is held, as `dead_letters` and `dead_letters_bytes`,
+so that nobody has to count rows. The functions are jobs, or parts of jobs, of the database's thread.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from forwarder.database import events
@@ -21,14 +21,14 @@ COLUMNS: Final = (
 )
 _INSERT: Final = f"INSERT OR IGNORE INTO dead_letters ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _CHECKSUM: Final = 11
-"""At which place in a row it is."""
+"""Its place in a row."""
 _EVICTED_AT_ONCE: Final = 100
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
 
 
 def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_events: int, max_bytes: int) -> int:
-    """Add dead letters, remove the oldest beyond the bounds, and return how many that were."""
+    """Add dead letters, remove the oldest beyond the bounds, and return how many were removed."""
     if letters:
         _check_last_place(transaction)
     for letter in letters:
@@ -59,7 +59,7 @@ def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_event
 
 
 def _check_last_place(transaction: Transaction) -> None:
-    """Raise AlteredError if there is hardly a higher place, which SQLite would take for a full disk."""
+    """Raise AlteredError if hardly any higher place is left, which SQLite would report as a full disk."""
     places = transaction.connection.execute(
         "SELECT seq FROM sqlite_sequence WHERE name = 'dead_letters' UNION ALL SELECT max(place) FROM dead_letters"
     )
@@ -69,7 +69,7 @@ def _check_last_place(transaction: Transaction) -> None:
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
-    """Remove the dead letters with these ids, and return the ids that there were."""
+    """Remove the dead letters with these ids, and return those ids that were there."""
     found: list[int] = []
     for letter_id in ids:
         row = transaction.connection.execute(
@@ -87,7 +87,7 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
 def page(
     transaction: Transaction, *, after_place: int, reason: DeadReason | None, max_letters: int, max_bytes: int
 ) -> DeadLetterPage:
-    """Read dead letters, at least one if there is one; those whose rows were altered are left out."""
+    """Read dead letters, at least one if there is one, leaving out those whose rows were altered."""
     rows = transaction.connection.execute(
         f"SELECT place, {COLUMNS} FROM dead_letters "  # noqa: S608
         "WHERE place > ? AND (? IS NULL OR reason = ?) ORDER BY place",
@@ -108,24 +108,18 @@ def page(
 
 
 def find(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> list[DeadLetter]:
-    """Read the dead letters with these ids, in their order, as far as they are there and unaltered.
+    """Read those dead letters with these ids that are there and unaltered, in the order of the ids.
 
-    None is read after those that together go beyond `max_bytes`.
+    Stop once what was read goes beyond `max_bytes`.
     """
-
-    def found() -> Iterator[DeadLetter | None]:
-        for letter_id in ids:
-            row = transaction.connection.execute(
-                f"SELECT {COLUMNS} FROM dead_letters WHERE id = ?",  # noqa: S608
-                (letter_id,),
-            ).fetchone()
-            yield None if row is None else letter_of(row)
-
     letters: list[DeadLetter] = []
     size = 0
-    for letter in found():
+    for letter_id in ids:
         if size > max_bytes:
             break
+        statement = f"SELECT {COLUMNS} FROM dead_letters WHERE id = ?"  # noqa: S608
+        row = transaction.connection.execute(statement, (letter_id,)).fetchone()
+        letter = None if row is None else letter_of(row)
         if letter is not None:
             letters.append(letter)
             size += letter.event.size_bytes
@@ -165,7 +159,7 @@ def letter_of(row: Sequence[Any]) -> DeadLetter | None:
 
 
 def _checksum(values: Sequence[Any]) -> int:
-    """Return a checksum over values of the types that SQLite has, and over their types and lengths."""
+    """Return a checksum over values of SQLite's types, their types and their lengths."""
     checksum = 0
     for value in values:
         match value:

@@ -1,6 +1,6 @@
-"""The directory that the database lives in: made, locked for one process, and with space kept in reserve.
+"""The directory of the database: made, locked for one process, and with space kept in reserve.
 
-It is held open, so that locking and the reserve concern this directory, whatever its path leads to later. `moved` tells
+It is held open, so that locking and the reserve concern this directory, whatever its path leads to later. `moved` says
 whether the database's file, as SQLite opened it, is still in its place. Blocking; called on the database's thread.
 """
 
@@ -17,17 +17,17 @@ from forwarder.database.files import Identity, UnfitFileError
 from forwarder.database.lock import LOCK_NAME, Lock, LockTakenError, NoLocksError
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
-"""Given up when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""
+"""Removed when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""
 ROOM_BYTES: Final = 2 * 1024 * 1024
-"""What must be free besides, before a disk that was full counts as having room again."""
+"""What must be free besides the reserve, before a disk that was full counts as having room again."""
 
 FILE_NAME: Final = "buffer.db"
 _RESERVE: Final = "reserve"
 _ROOM: Final = "room"
 _LEAST_BYTES: Final = 4096
-"""One page; SQLite would take a file that is much smaller for a new one, and forget its log."""
+"""One page. SQLite takes a file that is much smaller for a new one, and ignores its log."""
 _MAX_PATH_BYTES: Final = 500
-"""Of the file's path; SQLite takes at most 512, with the ends of its companions' names."""
+"""Of the file's path. SQLite takes at most 512, with the suffixes of its companions."""
 _DAMAGED: Final = f"{FILE_NAME}.damaged-"
 _SALVAGED: Final = f"{FILE_NAME}.salvaged-"
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
@@ -40,15 +40,15 @@ _OR_MEMORY: Final = 'or set buffer.kind = "memory"'
 
 
 class DirectoryError(Exception):
-    """The directory or what is in it cannot be used; the message says why, and the fix."""
+    """The directory or what is in it cannot be used. The message says why, and the fix."""
 
 
 class DirectoryInUseError(Exception):
-    """Another process has the directory, or its file; the message says which."""
+    """Another process uses the directory, or its file. The message says which."""
 
 
 class NoRoomError(DirectoryError):
-    """The disk is full, so that the directory cannot be made now."""
+    """The disk is too full to make the directory now."""
 
 
 class Directory:
@@ -68,13 +68,13 @@ class Directory:
         return self.path / FILE_NAME
 
     def open(self) -> None:
-        """Make and lock it. Raises DirectoryError, DirectoryInUseError or NoRoomError."""
+        """Make and lock it. Raise DirectoryError, DirectoryInUseError or NoRoomError."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._opened = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._lock.take()
             self._check_files()
-            self._finish_setting_aside()
+            self._finish_quarantine()
         except LockTakenError:
             self.close()
             raise DirectoryInUseError(
@@ -109,14 +109,14 @@ class Directory:
         return self._lock.is_taken
 
     def close(self) -> None:
-        """Let others have it. May be called again."""
+        """Unlock it. May be called again."""
         self._lock.release()
         if self._opened is not None:
             os.close(self._opened)
             self._opened = None
 
     def unusable(self, error: Exception | str) -> DirectoryError:
-        """Return the error that says that the directory cannot be used, why, and the fix."""
+        """Return the error that says why the directory cannot be used, and the fix."""
         why, fix = (isinstance(error, OSError) and error.strerror) or str(error), _FIX
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return NoRoomError(f"buffer.directory: {self.path}: {why}")
@@ -143,8 +143,8 @@ class Directory:
         return str(error), _FIX
 
     def _refused(self) -> tuple[str, str] | None:
-        """Return what of it may not be written, and the fix; None if all may be."""
-        if not os.path.isdir(self.path):  # noqa: PTH112 - pathlib raises where its name is too long, or leads round
+        """Return what may not be written in it, and the fix; None if everything may."""
+        if not os.path.isdir(self.path):  # noqa: PTH112 - pathlib raises if the name is too long, or links go in a circle
             return None
         if error := _refusal(self.path):
             return f"nothing can be created in it: {_reason(error)}", _FIX
@@ -158,13 +158,13 @@ class Directory:
 
     @property
     def is_open_to_everybody(self) -> bool:
-        """Whether every user of the machine may make files in it, also where each may only remove its own."""
+        """Whether every user of the machine may make files in it, even if each may remove only its own."""
         return bool(self.path.stat().st_mode & 0o002)
 
-    # What became of it while it is in use
+    # Changes by others
 
     def note_files(self) -> None:
-        """Remember which files SQLite has open now: the file and its log. Raises UnfitFileError or OSError."""
+        """Remember which files SQLite has open now: the file and its log. Raise UnfitFileError or OSError."""
         self._found = {self.file: files.identity_of(self.file)}
         with suppress(FileNotFoundError):
             self._found[self._log] = files.identity_of(self._log)
@@ -175,11 +175,11 @@ class Directory:
 
     @property
     def is_intact(self) -> bool:
-        """Whether the database's files and the lock are in their places, which nearly every look finds."""
+        """Whether the database's files and the lock are in their places, as nearly always."""
         return files.are_there((*self._found.items(), *self._lock.found.items()))
 
     def moved(self) -> str | None:
-        """Return what became of the database's file if it is not in its place any more."""
+        """Return what happened to the database's file; None if it is in its place."""
         if self.file not in self._found:
             return None
         try:
@@ -200,12 +200,12 @@ class Directory:
             return True
 
     def disown_log(self) -> None:
-        """Remove the log's name, or it would be applied to the other file that is in the database's place now."""
+        """Remove the log's name. Otherwise SQLite would apply it to the other file that is in the database's place now."""
         if not self.has_lost_its_log and self.file.exists():
             self._log.unlink(missing_ok=True)
 
     def lock_again(self) -> bool:
-        """Take the lock again if its file is gone; return whether that was so. Raises DirectoryError or OSError."""
+        """Take the lock again if its file is gone; return whether it was. Raise DirectoryError or OSError."""
         try:
             return self._lock.take_again()
         except NoLocksError as error:
@@ -220,25 +220,25 @@ class Directory:
         )
 
     def _check_files(self) -> None:
-        """Check what is there of the files that are to be used. Raises UnfitFileError or OSError."""
+        """Check those files to be used that exist. Raise UnfitFileError or OSError."""
         names = [_RESERVE, _ROOM, *(f"{FILE_NAME}{suffix}" for suffix in _COMPANIONS)]
         for path in (*(self.path / name for name in names), *self.path.glob(f"{FILE_NAME}.*-*")):
             if path.name in names or path.name.startswith((_DAMAGED, _SALVAGED)):
                 files.check(path)
-        for path in (self.file, self._log):  # SQLite would tell it as locks that fail, or as damage
+        for path in (self.file, self._log):  # SQLite would report a lock that fails, or damage
             if error := _refusal(path):
                 raise error
 
     # Space
 
     def reserve(self) -> None:
-        """Take up the space in reserve, unless it is there. Raises OSError if there is no room for it."""
+        """Make the reserve, unless it is there. Raise OSError if there is no room for it."""
         if not self.has_reserve:
             self._allocate(_RESERVE, self._reserve_bytes)
 
     @property
     def has_room(self) -> bool:
-        """Whether there is some room besides the reserve."""
+        """Whether the disk has some room besides the reserve."""
         try:
             self._allocate(_ROOM, ROOM_BYTES)
             os.unlink(_ROOM, dir_fd=self._descriptor)
@@ -248,7 +248,7 @@ class Directory:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is no room for another file, however small."""
+        """Whether the disk has no room for another file, however small."""
         try:
             self._allocate(_ROOM, 1)
             os.unlink(_ROOM, dir_fd=self._descriptor)
@@ -258,15 +258,15 @@ class Directory:
 
     @property
     def has_reserve(self) -> bool:
-        """Whether the space in reserve is taken up."""
+        """Whether the reserve is there."""
         try:
             found = os.stat(_RESERVE, dir_fd=self._descriptor, follow_symlinks=False)
         except OSError:
             return False
         return found.st_size >= self._reserve_bytes
 
-    def give_up_reserve(self) -> bool:
-        """Let the space in reserve be used; return whether there was any."""
+    def free_reserve(self) -> bool:
+        """Remove the reserve, so that its space can be used; return whether there was one."""
         try:
             os.unlink(_RESERVE, dir_fd=self._descriptor)
         except OSError:
@@ -275,40 +275,40 @@ class Directory:
 
     @property
     def is_writable(self) -> bool:
-        """Whether the database's file may be written to, as far as its permissions and its file system say."""
+        """Whether permissions and file system allow writing to the database's file."""
         return all(_may_use(path) for path in (self.path, self.file, self._log) if path.exists())
 
     @property
     def has_lost_its_file(self) -> bool:
-        """Whether there was a file, of which next to nothing is left, or only its log.
+        """Whether a file was there, of which next to nothing is left, or only its log.
 
-        An empty file without a log is a new one: SQLite makes it so, and a process may be killed before it writes to it.
+        An empty file without a log is new: SQLite makes it so, and a process may be killed before it writes to it.
         """
         file, log = map(_size_of, (self.file, self._log))
         return file < _LEAST_BYTES and bool(file or log)
 
     @property
     def has_no_data(self) -> bool:
-        """Whether there is nothing of a database in it, neither a file with more than its head nor a damaged one."""
+        """Whether it holds no database: no damaged file, and none with more than its first page."""
         file, log = map(_size_of, (self.file, self._log))
         return file <= _LEAST_BYTES and not log and not self.has_lost_its_file and not self.damaged()
 
-    def set_aside(self) -> str:
-        """Rename the database's file, with its log, so that the name says that it is damaged; return the new name."""
+    def quarantine(self) -> str:
+        """Rename the damaged file and its log, so that the name says that it is damaged; return the new name."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         name = f"{_DAMAGED}{stamp}"
         with suppress(FileNotFoundError):
             self.file.rename(self.path / name)
-        self._set_aside_companions(name)
+        self._quarantine_companions(name)
         self._found.clear()
         return name
 
     def damaged(self) -> list[str]:
-        """Return the names of the files that were set aside and not yet salvaged, oldest first."""
+        """Return the names of the quarantined files that are not yet salvaged, oldest first."""
         return sorted(path.name for path in self.path.glob(f"{_DAMAGED}*") if not path.name.endswith(_COMPANIONS[1:]))
 
     def mark_salvaged(self, name: str) -> None:
-        """Rename a damaged file as done with, unless that was done. Only the newest of those is kept."""
+        """Rename a damaged file as salvaged, unless that was done. Only the newest of those is kept."""
         if not (self.path / name).exists():
             return
         for old in self.path.glob(f"{_SALVAGED}*"):
@@ -318,16 +318,16 @@ class Directory:
         with suppress(FileNotFoundError):
             (self.path / name).rename(self.path / name.replace(_DAMAGED, _SALVAGED))
 
-    def _set_aside_companions(self, name: str) -> None:
+    def _quarantine_companions(self, name: str) -> None:
         for suffix in _COMPANIONS[1:]:
             with suppress(FileNotFoundError):
                 Path(f"{self.file}{suffix}").rename(self.path / f"{name}{suffix}")
 
-    def _finish_setting_aside(self) -> None:
-        """Rename the log of a file that was set aside, if the process was killed between the two."""
+    def _finish_quarantine(self) -> None:
+        """Rename the log of a quarantined file, if the process was killed before it was renamed."""
         damaged = [name for name in self.damaged() if not (self.path / f"{name}-wal").exists()]
         if damaged and not self.file.exists():
-            self._set_aside_companions(damaged[-1])
+            self._quarantine_companions(damaged[-1])
 
     @property
     def _log(self) -> Path:
@@ -340,7 +340,7 @@ class Directory:
         return self._opened
 
     def _allocate(self, name: str, size: int) -> None:
-        """Make a file that takes up so much of the disk. Raises OSError, and there is no file, if there is no room."""
+        """Make a file that takes up so much of the disk. If there is no room, make none and raise OSError."""
         flags = os.O_WRONLY | os.O_CREAT | files.OPEN_FLAGS
         file = os.open(name, flags, 0o600, dir_fd=self._descriptor)
         try:
@@ -357,7 +357,7 @@ def _may_use(path: Path) -> bool:
 
 
 def _refusal(path: Path) -> OSError | None:
-    """Return why a file may not be written, or nothing be created in a directory; None if it may, or there is nothing."""
+    """Return why a file, or into a directory, may not be written; None if it may, or if it does not exist."""
     if _may_use(path) or not path.exists():
         return None
     try:
@@ -381,7 +381,7 @@ def _reason(error: OSError) -> str:
 
 
 def _size_of(path: Path) -> int:
-    """Return how large a file is; 0 if there is none."""
+    """Return the size of a file, in bytes; 0 if it does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

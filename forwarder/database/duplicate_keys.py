@@ -1,7 +1,7 @@
-"""The duplicate_keys table: the apps' own keys of events, by the ids of these. Every row carries a checksum.
+"""The duplicate_keys table: the apps' own keys of events, by the ids of the events. Every row has a checksum.
 
-The events themselves may be long delivered. A row that was altered is passed over: then a duplicate may pass, but no event
-is lost. The functions with a transaction are jobs, or parts of jobs, of the database's thread.
+The events may be long delivered. A row that was altered is skipped: then a duplicate may be accepted, but no event is lost.
+The functions with a transaction are jobs, or parts of jobs, of the database's thread.
 """
 
 import struct
@@ -20,11 +20,8 @@ _CHECKED: Final = struct.Struct(f"<qd{_DIGEST_BYTES}s")
 
 
 def insert(transaction: Transaction, keys: Sequence[DuplicateKey]) -> None:
-    """Add keys; one that is there for the same event is replaced."""
-    for portion in events.portions(keys):
-        values = [value for key in portion for value in _row(key)]
-        statement = f"REPLACE INTO duplicate_keys VALUES {events.repeated('(?, ?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, values)
+    """Add keys, replacing those of the same events."""
+    events.write_rows(transaction, "REPLACE INTO duplicate_keys", [_row(key) for key in keys])
 
 
 def forget(transaction: Transaction, up_to_id: int) -> None:
@@ -33,7 +30,7 @@ def forget(transaction: Transaction, up_to_id: int) -> None:
 
 
 def load(transaction: Transaction) -> tuple[list[DuplicateKey], list[int]]:
-    """Return all keys, in order of their ids; and the ids of the rows that were altered."""
+    """Return all keys, in the order of their ids, and the ids of the altered rows."""
     found: list[DuplicateKey] = []
     altered: list[int] = []
     for row in transaction.connection.execute(f"SELECT {COLUMNS} FROM duplicate_keys ORDER BY id"):  # noqa: S608
@@ -46,12 +43,12 @@ def load(transaction: Transaction) -> tuple[list[DuplicateKey], list[int]]:
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> None:
-    """Remove the keys of these events, as far as they are there."""
+    """Remove the keys of these events, which need not be there."""
     transaction.connection.executemany("DELETE FROM duplicate_keys WHERE id = ?", [(event_id,) for event_id in ids])
 
 
 def key_of(row: Sequence[Any]) -> DuplicateKey | None:
-    """Return the key of a row, or None if the row was altered. Tables before version 5 have no column `event`."""
+    """Return the key of a row; None if the row was altered. Tables before version 5 have no column `event`."""
     event_id, digest, accepted_at, checksum, *later = row
     event = later[0] if later else None
     if not (isinstance(digest, bytes) and len(digest) == _DIGEST_BYTES and isinstance(accepted_at, float)):

@@ -1,8 +1,8 @@
-"""A look at a buffer's directory that this process does not use: how many events wait there.
+"""How many events wait in buffer directories that this process does not use.
 
-Nothing is changed and nothing locked, so that it may be in use by another process; SQLite could not promise that. The number
-is that of the ledger, which is one row on one page: the newest that is committed, from the write-ahead log or the file. To
-be asked before this process opens a database, as closing a file gives up the locks that the process has on it. Blocking.
+Nothing is changed or locked, as another process may use them; SQLite could not promise that. The number is the ledger's,
+which is one row on one page: the newest committed one, from the write-ahead log or the file. Call it before this process
+opens a database, because closing a file removes all locks that the process has on it. Blocking.
 """
 
 import asyncio
@@ -26,28 +26,28 @@ from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.settings import BufferSettings
 
 _ANSWER_SECONDS: Final = 2.0
-"""A file system that does not answer must not keep the start waiting."""
+"""A file system that does not answer must not delay the start longer."""
 _LOG_HEADER_BYTES: Final = 32
 _FRAME_HEADER: Final = struct.Struct(">II8s")
-"""The page's number; whether it is the last of a transaction; and the salts, which tell one round of the log from others."""
+"""The page's number; not 0 for the last frame of a transaction; the salts, which differ each time the log starts anew."""
 _FRAME_BYTES: Final = 24 + PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class LeftBehind:
-    """What waits in a directory."""
+    """Events that wait in a directory."""
 
     directory: Path
     events: int
     in_use: bool
-    """Whether another process has the directory, as far as the system tells."""
+    """Whether another process uses the directory, as far as the system says."""
 
 
 def left_behind(settings: BufferSettings, *, state_directory: str) -> list[LeftBehind]:
     """Return where events wait that a process with these settings does not deliver.
 
-    With a buffer in memory that is the directory of the settings; with one on disk the default one, and systemd's. There the
-    events of another process that runs are its own affair.
+    With a buffer in memory look into the directory of the settings; with one on disk into the default one and systemd's, and
+    leave out what another process uses.
     """
     if settings.kind == "memory":
         found = [look_at(Path(settings.directory))]
@@ -60,7 +60,7 @@ def left_behind(settings: BufferSettings, *, state_directory: str) -> list[LeftB
 
 
 def look_at(directory: Path) -> LeftBehind | None:
-    """Return what waits there; None if there is nothing, or nothing that can be understood."""
+    """Return what waits there; None if nothing does, or if it cannot be read."""
     with suppress(OSError, sqlite3.Error, ValueError, KeyError, StopIteration):
         if events := _events_in(directory / FILE_NAME):
             return LeftBehind(directory, events, _is_locked(directory / LOCK_NAME))
@@ -87,18 +87,18 @@ def _events_in(path: Path) -> int:
 
 
 class _Pages:
-    """The pages of a file as they are committed."""
+    """The committed pages of a file."""
 
     def __init__(self, path: Path, opened: ExitStack) -> None:
         self._file = _open(path, opened)
         self._in_log: dict[int, int] = {}
-        """Where in the log a page's newest content is."""
+        """Where in the log the newest content of a page is."""
         with suppress(FileNotFoundError):
             self._log = _open(Path(f"{path}-wal"), opened)
             self._read_log()
 
     def read(self, number: int) -> bytes:
-        """Return a page, given by its number from 1. Raises ValueError if it is not there."""
+        """Return a page, given by its number from 1. Raise ValueError if it is not there."""
         if number in self._in_log:
             page = os.pread(self._log, PAGE_BYTES, self._in_log[number])
         else:
@@ -123,7 +123,7 @@ class _Pages:
 
 
 async def look_elsewhere(settings: BufferSettings) -> list[LeftBehind]:
-    """Return what `left_behind` finds; nothing if a file system does not answer within two seconds."""
+    """Return what `left_behind` finds; nothing if a file system does not answer in time."""
     state_directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     look = partial(left_behind, settings, state_directory=state_directory)
     with suppress(TimeoutError, NoThreadError):
@@ -147,7 +147,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Return whether a process has the file locked, as /proc/locks has it: to try would be to lock it."""
+    """Return whether a process has the file locked, by /proc/locks, because to try would be to lock it."""
     try:
         found = path.stat()
         locks = Path("/proc/locks").read_text(encoding="ascii")

@@ -1,4 +1,4 @@
-"""The events table: written, read and counted. Every row carries a checksum over all that it says.
+"""The events table: written, read and counted. Every row has a checksum over all its columns.
 
 The functions with a transaction are jobs, or parts of jobs, of the database's thread.
 """
@@ -17,11 +17,10 @@ from forwarder.words import EVENT_KINDS, EventKind
 
 _PLAIN_COLUMNS: Final = "id, customer, name, body, accepted_at, checksum"
 COLUMNS: Final = f"{_PLAIN_COLUMNS}, kind"
-_PLAIN_WIDTH: Final = 6
 _INSERT_ONE: Final = f"INSERT INTO events ({_PLAIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 _REMOVE_ONE: Final = "DELETE FROM events WHERE id = ?"
 _AT_ONCE: Final = (128, 32, 8, 1)
-"""How many rows go into one statement: few different statements, and few steps in which the thread lets others run."""
+"""How many rows one statement may have: few different statements, and few of them."""
 
 _KINDS: Final[Mapping[object, EventKind]] = {kind.encode(): kind for kind in EVENT_KINDS if kind != "event"}
 
@@ -30,50 +29,47 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read, and up to where."""
+    """What was read."""
 
     events: list[Event]
     unreadable: list[int]
     """The ids of rows that are gone, or not as they were written."""
     last_id: int
-    """The id of the last row that was looked at; 0 if there was none."""
+    """The id of the last row read; 0 if there was none."""
     looked_at: int
-    """How many rows that were."""
+    """How many rows were read."""
 
 
 def insert(transaction: Transaction, events: Sequence[Event]) -> None:
     """Add events."""
-    plain: list[Any] = []
-    others: list[Any] = []
+    plain: list[Sequence[Any]] = []
+    others: list[Sequence[Any]] = []
     for event in events:
         customer, name = event.customer.encode(errors="surrogatepass"), event.name.encode(errors="surrogatepass")
         body, accepted_at = event.body, event.accepted_at
         checksum = _checksum(event.id, customer, name, body, accepted_at)
         if event.kind == "event":
-            plain += (event.id, customer, name, body, accepted_at, checksum)
+            plain.append((event.id, customer, name, body, accepted_at, checksum))
         else:
             kind = event.kind.encode()
-            others += (event.id, customer, name, body, accepted_at, zlib.crc32(kind, checksum), kind)
-    if len(plain) == _PLAIN_WIDTH:
-        transaction.connection.execute(_INSERT_ONE, plain)
+            others.append((event.id, customer, name, body, accepted_at, zlib.crc32(kind, checksum), kind))
+    if len(plain) == 1:
+        transaction.connection.execute(_INSERT_ONE, plain[0])
     elif plain:
-        _insert_rows(transaction, _PLAIN_COLUMNS, _PLAIN_WIDTH, plain)
+        write_rows(transaction, f"INSERT INTO events ({_PLAIN_COLUMNS})", plain)
     if others:
-        _insert_rows(transaction, COLUMNS, _PLAIN_WIDTH + 1, others)
+        write_rows(transaction, f"INSERT INTO events ({COLUMNS})", others)
 
 
-def _insert_rows(transaction: Transaction, columns: str, width: int, values: Sequence[Any]) -> None:
-    row = f"({repeated('?', width)})"
-    at = 0
-    for rows in portions(range(len(values) // width)):
-        up_to = at + width * len(rows)
-        statement = f"INSERT INTO events ({columns}) VALUES {repeated(row, len(rows))}"  # noqa: S608
-        transaction.connection.execute(statement, values[at:up_to])
-        at = up_to
+def write_rows(transaction: Transaction, into: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Write rows into a table. `into` is the beginning of the statement; all rows have as many columns."""
+    for portion in portions(rows):
+        values = repeated(f"({repeated('?', len(portion[0]))})", len(portion))
+        transaction.connection.execute(f"{into} VALUES {values}", [value for row in portion for value in row])
 
 
 def remove(transaction: Transaction, ids: Sequence[int]) -> int:
-    """Remove events, and return how many there were."""
+    """Remove events, and return how many were there."""
     removed = 0
     for portion in portions(ids):
         statement = f"DELETE FROM events WHERE id IN ({repeated('?', len(portion))})"  # noqa: S608
@@ -82,9 +78,9 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> int:
 
 
 def read_after(transaction: Transaction, after_id: int, *, max_events: int, max_bytes: int) -> Read:
-    """Read what comes next, at least one row if there is one, and beyond `max_bytes` at most one.
+    """Read the next rows: at least one if there is one, and none once `max_bytes` are reached.
 
-    Raises AlteredError if the rows are not in order: some might be missed, or read twice.
+    Raise AlteredError if the rows are not in order: some might be missed, or read twice.
     """
     rows = transaction.connection.execute(
         f"SELECT {COLUMNS} FROM events WHERE id > ? ORDER BY id LIMIT ?",  # noqa: S608
@@ -103,7 +99,7 @@ def read_after(transaction: Transaction, after_id: int, *, max_events: int, max_
 
 
 def read_ids(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> Read:
-    """Read the events of these ids, in their order, as far as `max_bytes` allows, but at least one."""
+    """Read the events of these ids, in their order: at least one, and none once `max_bytes` are reached."""
 
     def rows() -> Iterator[Sequence[Any]]:
         for event_id in ids:
@@ -115,7 +111,7 @@ def read_ids(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) ->
 
 
 def first(transaction: Transaction) -> tuple[bool, float]:
-    """Return whether there is any event, and when the first one was accepted."""
+    """Return whether there is an event, and when the first one was accepted."""
     row = transaction.connection.execute("SELECT accepted_at FROM events ORDER BY id LIMIT 1").fetchone()
     return row is not None, row[0] if row and isinstance(row[0], float) else 0.0
 
@@ -126,7 +122,7 @@ def is_held(transaction: Transaction, event_id: int) -> bool:
 
 
 def event_of(row: Sequence[Any]) -> Event | None:
-    """Return the event of a row, or None if the row was altered. Tables before version 6 have no column `kind`."""
+    """Return the event of a row; None if the row was altered. Tables before version 6 have no column `kind`."""
     event_id, customer, name, body, accepted_at, checksum, *later = row
     if not (isinstance(customer, bytes) and isinstance(name, bytes) and isinstance(body, bytes)):
         return None
@@ -140,12 +136,12 @@ def event_of(row: Sequence[Any]) -> Event | None:
 
 
 def kind_of(column: object) -> EventKind | None:
-    """Return the kind that a column says, or None if it was altered; NULL says a plain event."""
+    """Return the kind that a column says; None if it was altered. NULL is a plain event."""
     return "event" if column is None else _KINDS.get(column)
 
 
 class RowCount:
-    """Counts the rows little by little, while events come and go. Used on the database's thread alone."""
+    """Counts the rows, a part at a time, while events come and go. Used on the database's thread alone."""
 
     def __init__(self, *, rows_at_once: int = 20_000) -> None:
         self._rows_at_once = rows_at_once
@@ -155,8 +151,8 @@ class RowCount:
         self._counted_bytes = 0
 
     def step(self, transaction: Transaction) -> tuple[int, int] | None:
-        """Count some more; return the number of rows and of bytes of bodies once all are counted, and begin anew."""
-        if self._failed_before != transaction.failed_before:  # what was removed since may be there again
+        """Count some more; once all are counted, return the number of rows and of bytes of bodies, and start again."""
+        if self._failed_before != transaction.failed_before:  # rows removed since may be there again
             self._failed_before = transaction.failed_before
             self._up_to = None
         after = -1 if self._up_to is None else self._up_to
@@ -176,13 +172,13 @@ class RowCount:
         return None
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start again."""
         self._up_to = None
 
     def removing(self, transaction: Transaction, removals: Sequence[tuple[int, int]]) -> None:
-        """Remove events, given as id and size, and keep the count right; use it rather than `remove`.
+        """Remove events, given as id and size, and keep the count right. Use this, not `remove`.
 
-        Raises AlteredError if one of them is not there: the file is damaged, and if it went on the event might come again.
+        Raise AlteredError if one of them is not there: the file is damaged, and the event might be delivered again.
         """
         if self._up_to is not None:
             counted = [removal for removal in removals if removal[0] <= self._up_to]
@@ -223,7 +219,7 @@ def _text(utf8: bytes) -> str:
 
 
 def portions(items: Sequence[T]) -> Sequence[Sequence[T]]:
-    """Return all items in so many pieces as are one statement each."""
+    """Return the items in pieces of one statement each."""
     if len(items) == 1:
         return (items,)
     found: list[Sequence[T]] = []
@@ -237,5 +233,5 @@ def portions(items: Sequence[T]) -> Sequence[Sequence[T]]:
 
 @cache
 def repeated(text: str, number: int) -> str:
-    """Return what a statement says of so many rows or values."""
+    """Return the text of a statement for so many rows or values."""
     return ", ".join([text] * number)

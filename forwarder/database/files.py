@@ -1,7 +1,7 @@
-"""Which files of the buffer's directory may be used: plain files of this user; no symbolic link is followed.
+"""Which files of the buffer's directory may be used: plain files of this user, and no symbolic links.
 
 Otherwise another user who may write to the directory could make the daemon write into any file of its own user. Blocking;
-used by `directory` and `elsewhere` alone.
+used by this room alone.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-"""A link is not followed, and what is no plain file is not waited for."""
+"""Follow no link, and do not wait for what is no plain file."""
 
 Identity = tuple[int, int]
 """Device and inode: two names with the same are one file."""
@@ -28,17 +28,17 @@ _KINDS: Final = (
 
 
 class UnfitFileError(Exception):
-    """There is something in the place of a file that must not be used; the message names it, and says the fix."""
+    """What is in the place of a file must not be used. The message names it, and says the fix."""
 
 
 def check(path: Path) -> None:
-    """Raise UnfitFileError if what is there must not be used; nothing there is fine. Raises OSError."""
+    """Raise UnfitFileError if what is there must not be used; nothing there is fine. Raise OSError."""
     with suppress(FileNotFoundError):
         judge(path, path.lstat())
 
 
 def judge(path: Path, found: os.stat_result) -> None:
-    """Raise UnfitFileError if a file that was found in this place must not be used."""
+    """Raise UnfitFileError if a file found in this place must not be used."""
     for is_kind, what in _KINDS:
         if is_kind(found.st_mode):
             raise UnfitFileError(f"{path} {what}")
@@ -51,13 +51,13 @@ def judge(path: Path, found: os.stat_result) -> None:
 
 
 def identity_of(path: Path) -> Identity:
-    """Return which file is there, without following a link. Raises OSError."""
+    """Return which file is there, without following a link. Raise OSError."""
     found = path.lstat()
     return found.st_dev, found.st_ino
 
 
 def are_there(found: Iterable[tuple[Path, Identity]]) -> bool:
-    """Return whether these files are all where they were found."""
+    """Return whether all these files are where they were found."""
     try:
         for path, identity in found:
             here = path.lstat()
@@ -69,13 +69,13 @@ def are_there(found: Iterable[tuple[Path, Identity]]) -> bool:
 
 
 def is_open_here(identity: Identity) -> bool:
-    """Return whether this process has the file open; True where the system does not tell."""
+    """Return whether this process has the file open; True if the system does not say."""
     try:
         names = list(Path("/proc/self/fd").iterdir())
     except OSError:
         return True
     for name in names:
-        with suppress(OSError):  # that of the listing itself is closed
+        with suppress(OSError):  # the descriptor of the listing itself is closed
             found = os.fstat(int(name.name))
             if (found.st_dev, found.st_ino) == identity:
                 return True
@@ -83,7 +83,7 @@ def is_open_here(identity: Identity) -> bool:
 
 
 def _owner_of_new_files(directory: Path, user: int) -> int:
-    """Return whose a file is that this process makes there: some file systems (NFS, CIFS) say another user's."""
+    """Return the owner of a file that this process makes there: some file systems (NFS, CIFS) say another user."""
     probe = directory / f".owner-{os.getpid()}"
     try:
         file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600)

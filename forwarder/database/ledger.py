@@ -1,9 +1,9 @@
-"""The ledger as it is kept: counters by name, in one row with a checksum, so that a damaged ledger is not believed.
+"""The ledger table: counters by name, in one row with a checksum, so that a damaged ledger is not believed.
 
-Names are those of interface.md section 5; a counter with a reason is `dropped.corrupt`. Besides them it holds what must
-be known without counting rows: `buffered`, `buffered_bytes`, `unsalvaged` (those of `buffered` that are in damaged
-files), `dead_letters` and `dead_letters_bytes` (held now), `last_id`, the highest id ever given, and `notes_brought`:
-1 if what damaged files say of types and keys is not to be brought over any more.
+The names are those of the public ledger; a counter with a reason is named like `dropped.corrupt`. Besides them it holds
+what must be known without counting rows: `buffered`, `buffered_bytes`, `unsalvaged` (how many of `buffered` are in damaged
+files), `dead_letters` and `dead_letters_bytes` (held now), `last_id` (the highest id ever given), and `notes_brought`: 1 if
+the file has all that damaged files said of types and keys.
 """
 
 import json
@@ -20,11 +20,11 @@ class Counters(dict[str, int]):
 
 
 class AlteredError(sqlite3.DatabaseError):
-    """The ledger is not what was written."""
+    """What was read is not what was written."""
 
 
 def load(connection: sqlite3.Connection) -> Counters:
-    """Return the counters; none in a new file. Raises AlteredError if the row was altered, or is gone."""
+    """Return the counters; none in a new file. Raise AlteredError if the row was altered, or is gone."""
     row = connection.execute("SELECT content, checksum FROM ledger").fetchone()
     if row is None:
         if connection.execute("SELECT 1 FROM events LIMIT 1").fetchone() is not None:

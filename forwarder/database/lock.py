@@ -1,6 +1,6 @@
-"""The lock on the buffer's directory: a file that one process at a time has locked, and that says which.
+"""The lock on the buffer's directory: a file that one process at a time locks, and writes its id into.
 
-The kernel gives a lock up with its process, however that ends. Blocking; used by `directory` alone.
+The kernel unlocks it when the process ends, however that ends. Blocking; used by `directory` alone.
 """
 
 import errno
@@ -19,11 +19,11 @@ _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errn
 
 
 class LockTakenError(Exception):
-    """Another process has it."""
+    """Another process has the lock."""
 
 
 class NoLocksError(Exception):
-    """The file system has no locks; the message says how it told so."""
+    """The file system has no locks. The message is the system's."""
 
 
 class Lock:
@@ -33,7 +33,7 @@ class Lock:
         self._path = directory / LOCK_NAME
         self._file: int | None = None
         self.found: dict[Path, Identity] = {}
-        """The file that is locked, if one is."""
+        """The locked file, if one is."""
 
     @property
     def is_taken(self) -> bool:
@@ -41,7 +41,7 @@ class Lock:
         return self._file is not None
 
     def take(self) -> None:
-        """Take it. Raises LockTakenError, NoLocksError, UnfitFileError or OSError."""
+        """Take it. Raise LockTakenError, NoLocksError, UnfitFileError or OSError."""
         files.check(self._path)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | files.OPEN_FLAGS, 0o600)
         try:
@@ -61,12 +61,12 @@ class Lock:
             raise
         self.release()
         self._file, self.found = file, {self._path: (opened.st_dev, opened.st_ino)}
-        with suppress(OSError):  # a full disk: only the name of the holder would be missing
+        with suppress(OSError):  # on a full disk only the name of the holder is missing
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
 
     def take_again(self) -> bool:
-        """Take it again if its file was removed or replaced; return whether that was so. Raises as `take` does.
+        """Take it again if its file was removed or replaced; return whether it was. Raise as `take` does.
 
         If another process has locked the new file, return False: SQLite's own lock on the database keeps that process out.
         """
@@ -80,7 +80,7 @@ class Lock:
         return True
 
     def holder(self) -> str:
-        """Return who says that it has the lock, in words."""
+        """Return in words which process says that it has the lock."""
         words: list[str] = []
         with suppress(OSError):
             file = os.open(self._path, os.O_RDONLY | files.OPEN_FLAGS)
@@ -95,7 +95,7 @@ class Lock:
         return f"process {words[0]} on host {words[1]!r}, which is another machine or container"
 
     def release(self) -> None:
-        """Let others have it. May be called again."""
+        """Unlock it. May be called again."""
         if self._file is not None:
             os.close(self._file)
             self._file, self.found = None, {}

@@ -1,6 +1,6 @@
-"""The marks table: events of which an attempt may be under way, by their ids. Every row carries a checksum.
+"""The marks table: the ids of events of which an attempt may be under way. Every row has a checksum.
 
-What is marked is also in the events table, unless that row is lost. The functions with a transaction are jobs, or parts of
+A marked event is also in the events table, unless its row is lost. The functions with a transaction are jobs, or parts of
 jobs, of the database's thread.
 """
 
@@ -17,7 +17,7 @@ from forwarder.event import Event
 
 COLUMNS: Final = "id, attempts, marked_at, checksum"
 _NO_LIMIT_BYTES: Final = 1 << 62
-"""No more is marked than delivery takes at a time."""
+"""No more events are marked than delivery takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +25,25 @@ class Mark:
     """An attempt that may be under way."""
 
     attempts: int
-    """How many there were, this one included."""
+    """How many there were, including this one."""
     marked_at: float
     """Seconds since 1970."""
 
 
 Changes = Mapping[int, Mark | None]
-"""By the id of an event its mark, or None if it has none any more."""
+"""Marks by the ids of their events; None removes one."""
 
 
 def write(transaction: Transaction, changes: Changes) -> None:
-    """Set marks, and remove marks; those to remove need not be there."""
+    """Set and remove marks. Those to remove need not be there."""
     rows = [_row(event_id, mark) for event_id, mark in changes.items() if mark is not None]
-    for portion in events.portions(rows):
-        statement = f"REPLACE INTO marks VALUES {events.repeated('(?, ?, ?, ?)', len(portion))}"  # noqa: S608
-        transaction.connection.execute(statement, [value for row in portion for value in row])
+    events.write_rows(transaction, "REPLACE INTO marks", rows)
     for ids in events.portions([event_id for event_id, mark in changes.items() if mark is None]):
         transaction.connection.execute(f"DELETE FROM marks WHERE id IN ({events.repeated('?', len(ids))})", ids)  # noqa: S608
 
 
 def find(transaction: Transaction) -> tuple[dict[int, Mark], list[Event]]:
-    """Return all marks, by id, and those of their events that can be read. Raises AlteredError if a mark was altered."""
+    """Return all marks, by id, and those of their events that can be read. Raise AlteredError if a mark was altered."""
     found: dict[int, Mark] = {}
     for row in transaction.connection.execute(f"SELECT {COLUMNS} FROM marks ORDER BY id"):  # noqa: S608
         mark = mark_of(row)
@@ -56,7 +54,7 @@ def find(transaction: Transaction) -> tuple[dict[int, Mark], list[Event]]:
 
 
 def mark_of(row: Sequence[Any]) -> Mark | None:
-    """Return the mark of a row with the columns of the table, or None if the row was altered."""
+    """Return the mark of a row; None if the row was altered."""
     event_id, attempts, marked_at, checksum = row
     if not (isinstance(attempts, int) and isinstance(marked_at, float)):
         return None

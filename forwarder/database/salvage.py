@@ -1,8 +1,8 @@
-"""Reading a damaged file: what can be read of it, and how far that has come.
+"""Salvaging: reading what can be read of a damaged file, and keeping the progress of that in the new file.
 
 `DamagedFile` has a connection of its own, to a file that nobody writes to, and may be used on any thread. The other
-functions are jobs, or parts of jobs, of the database's thread: they keep the books of a salvage in the new file, in the
-transactions that bring over what was read, so that a salvage which is interrupted goes on where it was.
+functions are jobs, or parts of jobs, of the database's thread. They change the progress in the transactions that restore
+what was read, so that a salvage which is interrupted goes on where it was.
 """
 
 import sqlite3
@@ -16,29 +16,28 @@ from typing import Any, Final
 
 from forwarder.attribute import LearnedType, Place
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, ledger, marks, schema
-from forwarder.database.connection import Transaction
+from forwarder.database.connection import T, Transaction
 from forwarder.database.marks import Mark
 from forwarder.event import DeadLetter, DuplicateKey, Event
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
-_MARKS_AT_ONCE: Final = 500
-_KEYS_AT_ONCE: Final = 5000
+_ROWS_AT_ONCE: Final = 5000
 _FAILURES: Final = (sqlite3.Error, ValueError)
-"""Also where SQLite's message quotes what cannot be decoded."""
+"""ValueError: SQLite's message quotes what cannot be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Salvage:
-    """How far the salvage of one file has come."""
+    """The progress of the salvage of one file."""
 
     file: str
     events_after: int = -1
-    """The id up to which its events are done."""
+    """The id up to which its events are restored."""
     letters_after: int = -1
-    """The place up to which its dead letters are done."""
+    """The place up to which its dead letters are restored."""
     skip: frozenset[int] = frozenset()
-    """The ids of events that are not to be brought over, as they already were."""
+    """The ids of events not to be restored, as they were in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +46,9 @@ class Found:
 
     file: str
     counters: Mapping[str, int] | None
-    """None if they cannot be read, or believed."""
+    """Its ledger; None if that cannot be read or believed."""
     salvages: Sequence[Salvage]
-    """The salvages of earlier files that were not ended when it was set aside."""
+    """The salvages of earlier files that had not ended when it was quarantined."""
 
 
 def look_at(directory: Path, name: str) -> Found:
@@ -62,7 +61,7 @@ def look_at(directory: Path, name: str) -> Found:
 
 
 def notes_in(directory: Path, name: str) -> tuple[dict[Place, LearnedType], dict[int, DuplicateKey]]:
-    """Return what a damaged file says of attributes' types, and of keys."""
+    """Return the types of attributes and the keys that a damaged file has."""
     file = DamagedFile(directory / name)
     try:
         return file.types(), file.keys()
@@ -78,12 +77,12 @@ def begin(
     kept: Sequence[Event] = (),
     marked: marks.Changes | None = None,
 ) -> None:
-    """Open the books of salvages in a new file: take over the counters, and the events and marks still in memory."""
+    """Begin salvages in a new file: write the counters, and the events and marks that are in memory."""
     if counters is not None:
         for name, number in counters.items():
             transaction.ledger[name] = number
         transaction.ledger["unsalvaged"] = max(0, counters.get("buffered", 0) - len(kept))
-        for name in ("dead_letters", "dead_letters_bytes"):  # counted anew as they are brought over
+        for name in ("dead_letters", "dead_letters_bytes"):  # counted again as they are restored
             transaction.ledger[name] = 0
     transaction.ledger.pop("notes_brought", None)
     events.insert(transaction, kept)
@@ -93,19 +92,19 @@ def begin(
 
 
 def pending(transaction: Transaction) -> list[Salvage]:
-    """Return the salvages that are not ended."""
+    """Return the salvages that have not ended."""
     return _read(transaction.connection)
 
 
 def restore_events(transaction: Transaction, file: str, found: Sequence[Event], *, events_after: int) -> None:
-    """Add events of the damaged file, which have new ids, and note how far that has come."""
+    """Add events of the damaged file, which have new ids, and note the progress."""
     events.insert(transaction, found)
     expected = min(len(found), transaction.ledger.get("unsalvaged", 0))
     transaction.count("unsalvaged", -expected)
-    # Where the ledger does not know of them, they are accepted only now.
+    # Those that the ledger does not know of are accepted only now.
     for name in ("received", "accepted", "buffered"):
         transaction.count(name, len(found) - expected)
-    transaction.count("buffered_bytes", sum(event.size_bytes for event in found[expected:]))
+    transaction.count("buffered_bytes", sum(len(event.body) for event in found[expected:]))
     _write(transaction, replace(_of(transaction, file), events_after=events_after))
 
 
@@ -118,13 +117,13 @@ def restore_letters(
     max_events: int,
     max_bytes: int,
 ) -> int:
-    """Add dead letters of the damaged file, note how far that has come, and return how many were evicted."""
+    """Add dead letters of the damaged file, note the progress, and return how many were evicted."""
     _write(transaction, replace(_of(transaction, file), letters_after=letters_after))
     return dead_letters.insert(transaction, found, max_events=max_events, max_bytes=max_bytes)
 
 
 def end(transaction: Transaction, file: str) -> int:
-    """Close the books of a file. When all are closed, what was not read is lost: return how many events that are."""
+    """End the salvage of a file. After the last one, what was not read is lost: return how many events that are."""
     transaction.connection.execute("DELETE FROM salvages WHERE file = ?", (file.encode(),))
     lost = 0 if pending(transaction) else transaction.ledger.get("unsalvaged", 0)
     transaction.count("unsalvaged", -lost)
@@ -134,20 +133,20 @@ def end(transaction: Transaction, file: str) -> int:
 
 
 def _of(transaction: Transaction, file: str) -> Salvage:
-    for books in pending(transaction):
-        if books.file == file:
-            return books
-    raise ledger.AlteredError("the books of a salvage are gone")
+    for progress in pending(transaction):
+        if progress.file == file:
+            return progress
+    raise ledger.AlteredError("the progress of a salvage is gone")
 
 
-def _write(transaction: Transaction, books: Salvage) -> None:
-    skip = array("q", sorted(books.skip)).tobytes()
-    row = (books.file.encode(), books.events_after, books.letters_after, skip)
+def _write(transaction: Transaction, progress: Salvage) -> None:
+    skip = array("q", sorted(progress.skip)).tobytes()
+    row = (progress.file.encode(), progress.events_after, progress.letters_after, skip)
     transaction.connection.execute("REPLACE INTO salvages VALUES (?, ?, ?, ?)", row)
 
 
 def _read(connection: sqlite3.Connection) -> list[Salvage]:
-    """Return the books that are in a file. Raises AlteredError if one is not as it was written."""
+    """Return the salvages that a file names. Raise AlteredError if one is not as it was written."""
     found = []
     for row in connection.execute("SELECT * FROM salvages ORDER BY file").fetchall():
         file, events_after, letters_after, skip = row
@@ -156,19 +155,19 @@ def _read(connection: sqlite3.Connection) -> list[Salvage]:
             ids.frombytes(skip)
             found.append(Salvage(file.decode(), int(events_after), int(letters_after), frozenset(ids)))
         except (AttributeError, TypeError, ValueError) as error:
-            raise ledger.AlteredError("the books of a salvage were altered") from error
+            raise ledger.AlteredError("the progress of a salvage was altered") from error
     return found
 
 
 class DamagedFile:
-    """A file that was set aside. Nothing it says is changed; what cannot be read is passed over.
+    """A quarantined file. It skips what cannot be read, and changes nothing but a first page that cannot be read.
 
-    If its first page cannot be read, that is written anew: without it the file would be lost. All columns of a table are
-    read, whatever they are: a file of an earlier version has fewer.
+    That page is written again, because without it the file would be lost. All columns of a table are read, whatever they
+    are: a file of an earlier version has fewer.
     """
 
     def __init__(self, path: Path) -> None:
-        # Who waited for a read and was cancelled closes the file, while the read goes on in its thread.
+        # A caller that is cancelled while it waits for a read closes the file, and the read goes on in its thread.
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         with suppress(sqlite3.Error):
@@ -185,21 +184,21 @@ class DamagedFile:
             self._close()
 
     def counters(self) -> dict[str, int] | None:
-        """Return its ledger, or None if that cannot be read or believed."""
+        """Return its ledger; None if that cannot be read or believed."""
         with self._lock, suppress(*_FAILURES):
             if self._connection is not None:
                 return ledger.load(self._connection) or None
         return None
 
     def salvages(self) -> list[Salvage]:
-        """Return the salvages that were not ended when it was set aside, as far as that can be read."""
+        """Return the salvages that had not ended when it was quarantined, as far as they can be read."""
         with self._lock, suppress(*_FAILURES):
             if self._connection is not None:
                 return _read(self._connection)
         return []
 
     def events(self, after_id: int, *, max_rows: int) -> tuple[list[Event], int | None]:
-        """Return some events after an id, in order, and after which id to go on; None at the end."""
+        """Return some events after an id, in order, and the id after which to go on; None at the end."""
         found: dict[int, Event] = {}
 
         def add(row: Sequence[Any]) -> int | None:
@@ -214,24 +213,11 @@ class DamagedFile:
         return [found[event_id] for event_id in sorted(found)], last
 
     def marks(self) -> dict[int, Mark]:
-        """Return what it says of attempts that may have been under way, by the ids of the events; what is good of it."""
-        found: dict[int, Mark] = {}
-
-        def add(row: Sequence[Any]) -> int | None:
-            mark = marks.mark_of(row)
-            if mark is None or row[0] in found:
-                return None
-            found[row[0]] = mark
-            return int(row[0])
-
-        after: int | None = -1
-        while after is not None:
-            with self._lock:
-                after = self._each(f"SELECT {marks.COLUMNS} FROM marks", "id", after, _MARKS_AT_ONCE, add)  # noqa: S608
-        return found
+        """Return the good marks, by the ids of their events."""
+        return self._all("marks", marks.mark_of)
 
     def types(self) -> dict[Place, LearnedType]:
-        """Return what it says of attributes' types; what is good of it, from both ends up to what cannot be read."""
+        """Return the good types of attributes, from both ends up to what cannot be read."""
         found: dict[Place, LearnedType] = {}
         for order in ("name, attribute", "name DESC, attribute DESC"):
             statement = f"SELECT * FROM attribute_types ORDER BY {order}"  # noqa: S608
@@ -242,24 +228,11 @@ class DamagedFile:
         return found
 
     def keys(self) -> dict[int, DuplicateKey]:
-        """Return the apps' own keys of events, by the ids that these have in it; what is good of it."""
-        found: dict[int, DuplicateKey] = {}
-
-        def add(row: Sequence[Any]) -> int | None:
-            key = duplicate_keys.key_of(row)
-            if key is None or key.event_id in found:
-                return None
-            found[key.event_id] = key
-            return key.event_id
-
-        after: int | None = -1
-        while after is not None:
-            with self._lock:
-                after = self._each("SELECT * FROM duplicate_keys", "id", after, _KEYS_AT_ONCE, add)
-        return found
+        """Return the apps' own keys that are good, by the ids that their events have in it."""
+        return self._all("duplicate_keys", duplicate_keys.key_of)
 
     def letters(self, after_place: int, *, max_rows: int) -> tuple[list[DeadLetter], int | None]:
-        """Return some dead letters after a place, and after which place to go on; None at the end."""
+        """Return some dead letters after a place, and the place after which to go on; None at the end."""
         found: list[DeadLetter] = []
         last_place = after_place
 
@@ -276,13 +249,30 @@ class DamagedFile:
             last = self._each("SELECT * FROM dead_letters", "place", after_place, max_rows, add)
         return found, last
 
+    def _all(self, table: str, read: Callable[[Sequence[Any]], T | None]) -> dict[int, T]:
+        """Return what is good in a table, by its ids; `read` gives what a row says, or None if it was altered."""
+        found: dict[int, T] = {}
+
+        def add(row: Sequence[Any]) -> int | None:
+            value = read(row)
+            if value is None or row[0] in found:
+                return None
+            found[row[0]] = value
+            return int(row[0])
+
+        after: int | None = -1
+        while after is not None:
+            with self._lock:
+                after = self._each(f"SELECT * FROM {table}", "id", after, _ROWS_AT_ONCE, add)  # noqa: S608
+        return found
+
     def _each(
         self, select: str, key: str, after: int, max_rows: int, add: Callable[[Sequence[Any]], int | None]
     ) -> int | None:
-        """Offer rows with a key above `after` to `add`, which returns the key of a good one; return where to go on.
+        """Offer rows with a key above `after` to `add`, which returns the key of a good row; return where to go on.
 
-        Keys are not believed unless their rows are good, or this might go round in circles, or leave much out. It goes on
-        behind the last good row; if there is none, behind half of the bad ones, or where rows can be read again.
+        The keys of bad rows are not believed: with them this might go round in circles, or leave much out. Go on behind the
+        last good row; if there is none, behind half of the bad ones, or where rows can be read again.
         """
         last: int | None = None
         bad: list[int] = []
@@ -357,7 +347,7 @@ class DamagedFile:
 
 
 def _write_first_page(path: Path) -> None:
-    """Write a file's first page anew, which names the tables, as that is the same in every file of this version."""
+    """Write the first page of a file, which names the tables, and is the same in every file of this version."""
     empty = schema.new_in_memory()
     try:
         page = bytearray(empty.serialize()[: schema.PAGE_BYTES])
@@ -365,8 +355,8 @@ def _write_first_page(path: Path) -> None:
         empty.close()
     with path.open("r+b" if path.exists() else "xb") as file:
         pages = max(1, file.seek(0, 2) // schema.PAGE_BYTES)
-        page[18:20] = b"\2\2"  # there may be a log
+        page[18:20] = b"\2\2"  # that there may be a log
         page[28:32] = pages.to_bytes(4, "big")
-        page[32:40] = bytes(8)  # which pages are free is not known, and need not be
+        page[32:40] = bytes(8)  # that no pages are free: which are is not known, and need not be
         file.seek(0)
         file.write(page)

@@ -1,6 +1,6 @@
 """The tables, and how a file of an earlier version becomes one of this version.
 
-A version, once released, is never changed: what comes later is one more script at the end.
+The script of a version is never changed once released: a later version is one more script at the end.
 """
 
 import sqlite3
@@ -10,10 +10,10 @@ from typing import Any, Final
 from forwarder.database.directory import DirectoryError
 from forwarder.database.ledger import AlteredError
 
-APPLICATION_ID: Final = 0x67664C01  # any number of our own, so that `file` and people can tell whose it is
+APPLICATION_ID: Final = 0x67664C01  # a number of our own, so that the command `file` can say whose it is
 
 SCRIPTS: Final = (
-    # 1: events in order of acceptance, and the ledger.
+    # 1: events, in the order of acceptance, and the ledger.
     """
     CREATE TABLE events (
         id INTEGER PRIMARY KEY,
@@ -29,7 +29,7 @@ SCRIPTS: Final = (
         checksum INTEGER NOT NULL
     );
     """,
-    # 2: dead letters, in the order in which they became that, and damaged files that are being salvaged.
+    # 2: dead letters, in the order in which they became that, and the progress of salvages.
     """
     CREATE TABLE dead_letters (
         place INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -79,7 +79,7 @@ SCRIPTS: Final = (
         checksum INTEGER NOT NULL
     );
     """,
-    # 5: which event came with a key; and whether an attribute was seen more than once. NULL: of before, so not known.
+    # 5: which event came with a key, and whether an attribute was seen more than once. NULL: written before, so unknown.
     """
     ALTER TABLE duplicate_keys ADD COLUMN event BLOB;
     ALTER TABLE attribute_types ADD COLUMN seen_again INTEGER;
@@ -93,7 +93,7 @@ SCRIPTS: Final = (
 
 VERSION: Final = len(SCRIPTS)
 _LIKELY_VERSIONS: Final = 256
-"""No version will be as high: where one stands in the file, that is damage rather than news."""
+"""No version will be as high. A file that says a higher one is damaged rather than newer."""
 
 PAGE_BYTES: Final = 4096
 
@@ -101,9 +101,9 @@ Tables = list[tuple[Any, ...]]
 
 
 def identify(connection: sqlite3.Connection, *, name: str) -> int:
-    """Return the file's version, 0 if it is new, having changed nothing.
+    """Return the file's version, 0 if it is new. Change nothing.
 
-    Raises DirectoryError if it is newer than this program, or another program's; AlteredError if it is not as written.
+    Raise DirectoryError if it is newer than this program, or another program's; AlteredError if it is not as written.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -125,7 +125,7 @@ def identify(connection: sqlite3.Connection, *, name: str) -> int:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a file of this version to the newest one, in one transaction."""
+    """Migrate a file of this version to the newest one, in one transaction."""
     if version == VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -136,7 +136,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
 
 
 def version_of(connection: sqlite3.Connection) -> int | None:
-    """Return of which version the tables are, whatever the header says; None if of none, or they cannot be read."""
+    """Return the version of the tables, whatever the header says; None if there is none, or they cannot be read."""
     try:
         found = _tables_in(connection)
     except sqlite3.Error:
@@ -146,7 +146,7 @@ def version_of(connection: sqlite3.Connection) -> int | None:
 
 @cache
 def tables(version: int) -> Tables:
-    """Return how the tables of a version are described in the file, and where they begin."""
+    """Return how a file of a version describes its tables, and where they begin."""
     with_tables = new_in_memory(version)
     try:
         return _tables_in(with_tables)
@@ -155,7 +155,7 @@ def tables(version: int) -> Tables:
 
 
 def new_in_memory(version: int = VERSION) -> sqlite3.Connection:
-    """Return an empty database of a version, laid out as files are."""
+    """Return an empty database of a version, with the layout of a file."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     connection.text_factory = bytes
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -176,5 +176,5 @@ def _tables_in(connection: sqlite3.Connection) -> Tables:
     statement = "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_master ORDER BY rowid"
     try:
         return connection.execute(statement).fetchall()
-    except UnicodeDecodeError as error:  # of SQLite's message, which quotes what it found
+    except UnicodeDecodeError as error:  # SQLite's message quotes what it found
         raise AlteredError("the names of the tables were altered") from error

@@ -135,11 +135,10 @@ class Engine:
 
     # Before an attempt
 
-    def add(self, events: Sequence[Event], now: float) -> tuple[Sequence[Event], float]:
-        """Add what was taken from the buffer; return what must go back to it, and until when that rests there."""
-        back = self.lanes.add(events)
-        self.some_rest |= bool(back)
-        return back, now + self._schedule.rest_seconds() if back else now
+    def rest_ends(self, now: float) -> float:
+        """Return until when events rest in the buffer that had no room among those that are retried."""
+        self.some_rest = True
+        return now + self._schedule.rest_seconds()
 
     def start(self, now: float, wall: float) -> Attempt | None:
         """Start the next attempt that may go now; None if none may. Each that is started must be ended or cancelled."""
@@ -152,12 +151,13 @@ class Engine:
             probe_at = self._probe_at
             lane = None if probe_at is None or now < probe_at else self.lanes.start_probe(spare=self._spared())
         else:
-            lane = self.lanes.start() if self.limiter.has_room else None
+            lane = self.lanes.start() if self.limiter.in_flight < self.limiter.limit else None
         if lane is None:
             return None
         if self._rate_limit.is_on:
             self._rate_limit.started(now)
-        self.limiter.started()
+        self.limiter.in_flight += 1
+        self._suspects.attempts_begun += 1
         taken = lane.events[0]
         story = taken.story
         story.last_attempt_at = wall
@@ -171,7 +171,7 @@ class Engine:
             taken,
             now,
             is_probe,
-            self._suspects.attempt_begins(),
+            self._suspects.attempts_begun,
             self._suspects.key_number,
             self._may_spare and self._is_never_repeated(taken.event),
         )
@@ -183,7 +183,7 @@ class Engine:
         elif not self.lanes.ready:
             time = self.lanes.next_due
         else:
-            time = self._rate_limit.next_at if self.limiter.has_room else None
+            time = self._rate_limit.next_at if self.limiter.in_flight < self.limiter.limit else None
         return None if time is None else max(time, self._rate_limit.next_at)
 
     @property

@@ -49,6 +49,8 @@ class Holds:
         self._retry_after_until = 0.0
         self._probing = False
         self._news: list[HoldStarted | HoldEnded] = []
+        self.has_news = False
+        """Whether `news` has something to tell."""
 
     def use(self, settings: DeliverySettings) -> None:
         """Go by other settings from the next wait on."""
@@ -84,11 +86,13 @@ class Holds:
         if cause not in self.causes:
             self.causes[cause] = now
             self._news.append(HoldStarted(cause, until - now))
+            self.has_news = True
 
     def clear(self, cause: HoldCause, now: float) -> None:
         """Remove one cause, if it is there."""
         if (since := self.causes.pop(cause, None)) is not None:
             self._news.append(HoldEnded(cause, now - since))
+            self.has_news = True
         if not self.causes:
             self._interval_seconds = self._initial_seconds
             self._next_probe_at = self._early_probe_at = self._retry_after_until = 0.0
@@ -123,7 +127,7 @@ class Holds:
 
     def news(self) -> list[HoldStarted | HoldEnded]:
         """Return what started and ended since the last call."""
-        news, self._news = self._news, []
+        news, self._news, self.has_news = self._news, [], False
         return news
 
     def _jitter(self) -> float:

@@ -91,15 +91,38 @@ class Lanes:
         back: list[Event] = []
         for event in events:
             key = event.customer if self._ordered else event.id
-            lane = None if key in self._left else self._place(key, event)
-            if lane is None:
+            size = len(event.body)
+            lane = self._lanes.get(key)
+            story = self._stories.get(event.id) if self._stories else None
+            is_retried = lane.retried if lane else story is not None
+            if key in self._left or (is_retried and not self._admits(size)):
                 self._left[key] += 1
                 back.append(event)
-            elif self._ordered and (
-                lane.retried or len(lane.events) >= self._share_events or lane.bytes >= self._share_bytes
+                continue
+            if story:
+                del self._stories[event.id]
+            if lane is None:
+                lane = self._lanes[key] = Lane(key, retried=is_retried)
+                self.ready += 1
+                (self._again if is_retried else self._first).append(lane)
+            lane.events.append(Taken(event, story or Story()))
+            lane.bytes += size
+            self.events += 1
+            self.bytes += size
+            if is_retried:
+                self._retried_events += 1
+                self._retried_bytes += size
+            if lane.state == "parked":
+                self.parked_events += 1
+            if self._ordered and (
+                is_retried or len(lane.events) >= self._share_events or lane.bytes >= self._share_bytes
             ):
                 self.full_lanes.add(event.customer)
         return back
+
+    def _admits(self, size: int) -> bool:
+        """Whether an event of so many bytes may come to those that are retried."""
+        return self._admits_all or not self._retried_events or self._fits(1, size)
 
     def have_gone(self, events: Sequence[Event]) -> None:
         """What had to go back is there."""
@@ -110,30 +133,6 @@ class Lanes:
 
     def _key(self, event: Event) -> str | int:
         return event.customer if self._ordered else event.id
-
-    def _place(self, key: str | int, event: Event) -> Lane | None:
-        """Put an event in its lane; None if the lane is retrying and the retry quota is full."""
-        lane = self._lanes.get(key)
-        story = self._stories.get(event.id) if self._stories else None
-        is_retried = lane.retried if lane else story is not None
-        if is_retried and not (self._admits_all or not self._retried_events or self._fits(1, event.size_bytes)):
-            return None
-        if story:
-            del self._stories[event.id]
-        if lane is None:
-            lane = self._lanes[key] = Lane(key, retried=is_retried)
-            self._make_ready(lane)
-        size = event.size_bytes
-        lane.events.append(Taken(event, story or Story()))
-        lane.bytes += size
-        self.events += 1
-        self.bytes += size
-        if lane.retried:
-            self._retried_events += 1
-            self._retried_bytes += size
-        if lane.state == "parked":
-            self.parked_events += 1
-        return lane
 
     # What is tried
 
@@ -251,8 +250,9 @@ class Lanes:
         if lane.revoked:
             self._go_on(lane)
             return False
-        self._leave_started(lane)
-        size = lane.events.popleft().event.size_bytes
+        self.started -= 1
+        self._started_first -= not lane.retried
+        size = len(lane.events.popleft().event.body)
         lane.bytes -= size
         self.events -= 1
         self.bytes -= size

@@ -88,11 +88,12 @@ class Limiter:
 
     def __init__(self, max_concurrency: int) -> None:
         self._max = max_concurrency
-        self._limit = min(START_LIMIT, max_concurrency)
+        self.limit = min(START_LIMIT, max_concurrency)
+        """How many attempts may be on the wire; changed here alone. During a hold it means nothing."""
         self._slow_start_until = max_concurrency  # below it the limit doubles
         self._lowered_at = -inf
         self.in_flight = 0
-        """How many attempts are on the wire; changed here alone."""
+        """How many attempts are on the wire. Who starts one adds it; it is subtracted here."""
         self._frozen = False
         self._round = _Round(-inf)
         self._usual_share = 0.0
@@ -106,27 +107,13 @@ class Limiter:
         self._suspects_line = False  # since a round of slow start whose latency looked like a line, until one without
         self._cut: tuple[int, float] | None = None  # limit and mean latency of the last round, if it lowered the limit
 
-    @property
-    def limit(self) -> int:
-        """How many attempts may be on the wire. During a hold it means nothing."""
-        return self._limit
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may start."""
-        return self.in_flight < self._limit
-
     def change_max(self, max_concurrency: int) -> None:
         """Stay between 1 and another `max_concurrency` from now on."""
         if self._slow_start_until == self._max:  # the old one was all that was in the way
             self._slow_start_until = max_concurrency
         self._max = max_concurrency
-        self._limit = min(self._limit, max_concurrency)
+        self.limit = min(self.limit, max_concurrency)
         self._before_probe = min(self._before_probe, max_concurrency)
-
-    def started(self) -> None:
-        """Count an attempt that goes on the wire."""
-        self.in_flight += 1
 
     def succeeded(self, started_at: float, now: float, *, own_seconds: float = 0.0) -> None:
         """Count a success. No other answer's latency matters.
@@ -134,14 +121,19 @@ class Limiter:
         `own_seconds` is how much of it may have passed in this process: a queue here is not the far side's.
         """
         this, seconds = self._round, max(now - started_at, 1e-9)
-        if self._answered():
-            this.useful_seconds += seconds
-            if started_at >= this.began_at:
-                this.latencies += 1
-                this.latency_sum += seconds
-                this.latency_squares += seconds * seconds
-                this.own_sum += own_seconds
-            self._end_round_if_complete(now)
+        this.answers += 1
+        this.full += self.in_flight >= self.limit
+        self.in_flight -= 1
+        if self._frozen:
+            return
+        this.useful_seconds += seconds
+        if started_at >= this.began_at:
+            this.latencies += 1
+            this.latency_sum += seconds
+            this.latency_squares += seconds * seconds
+            this.own_sum += own_seconds
+        if this.latencies + this.overloads >= max(self.limit, MIN_ROUND_ANSWERS):
+            self._end_round(now)
 
     def failed(self, started_at: float, now: float, *, overload: bool, throttled: bool = False) -> None:
         """Count a failure; `throttled` if the far side said that it is overload, as by 429 or Retry-After.
@@ -152,17 +144,21 @@ class Limiter:
         An overload is no news if the attempt started before the limit was lowered.
         """
         this = self._round
+        self.in_flight -= 1
         if overload and started_at < self._lowered_at:
-            self.cancelled()
-        elif self._answered() and overload:
+            return
+        this.answers += 1
+        this.full += self.in_flight + 1 >= self.limit
+        if overload and not self._frozen:
             this.overloads += 1
             this.throttled += throttled
             this.wasted_seconds += max(now - started_at, 1e-9)
-            self._end_round_if_complete(now)
+            if this.latencies + this.overloads >= max(self.limit, MIN_ROUND_ANSWERS):
+                self._end_round(now)
 
     def cancelled(self) -> None:
         """Count an attempt that ended without telling anything."""
-        self.in_flight = max(0, self.in_flight - 1)
+        self.in_flight -= 1
 
     def freeze(self, *, overload: bool) -> None:
         """Begin a hold: what its few attempts come to says nothing of how many there could be.
@@ -179,24 +175,15 @@ class Limiter:
         """End a hold: slow start."""
         if self._frozen:
             self._frozen = False
-            self._limit = min(START_LIMIT, self._slow_start_until, self._max)
+            self.limit = min(START_LIMIT, self._slow_start_until, self._max)
             self._lowered_at = now
             self._cut = None
             self._round = _Round(now)
 
-    def _answered(self) -> bool:
-        """Count an answer, and return whether anything may be learnt from it."""
-        self._round.answers += 1
-        self._round.full += self.in_flight >= self._limit
-        self.cancelled()
-        return not self._frozen
-
-    def _end_round_if_complete(self, now: float) -> None:
+    def _end_round(self, now: float) -> None:
         this = self._round
-        if this.latencies + this.overloads < max(self._limit, MIN_ROUND_ANSWERS):
-            return
         if is_unusual(this.overloads, this.answers, usual_share=min(self._usual_share, self._max_usual_share)):
-            if self._limit == 1 and this.latencies and not this.throttled:
+            if self.limit == 1 and this.latencies and not this.throttled:
                 self._max_usual_share = 1.0
                 self._usual_share = this.overloads / this.answers
                 self._outage = False
@@ -220,12 +207,12 @@ class Limiter:
             self._aim_at_half()
             self._outage = True
             self._quiet_rounds = 0
-            self._set(self._limit // 2, now)
+            self._set(self.limit // 2, now)
         else:
-            self._set(min(round(self._limit * useful_share), self._limit - 1), now)
+            self._set(min(round(self.limit * useful_share), self.limit - 1), now)
             self._quiet_rounds = QUIET_ROUNDS
             if not self._outage:
-                self._slow_start_until = self._limit
+                self._slow_start_until = self.limit
 
     def _judge_latency(self, now: float) -> None:
         mean, margin = self._round.mean_latency()
@@ -236,58 +223,58 @@ class Limiter:
         used = 2 * self._round.full >= self._round.answers
         cut, self._cut = self._cut, None
         base = self._base = self._base or mean
-        busy = self._limit * base / max(base, mean - margin)
-        waiting, few = self._limit - busy, FEW_WAITING * sqrt(self._limit)
+        busy = self.limit * base / max(base, mean - margin)
+        waiting, few = self.limit - busy, FEW_WAITING * sqrt(self.limit)
         if not used or 2 * waiting <= few:
             self._base += FOLLOW * (min(mean, 2 * base) - base)
         if not used:
             return
         self._rounds_to_probe -= 1
-        if cut and mean > cut[1] * (1 + self._limit / cut[0]) / 2:
+        if cut and mean > cut[1] * (1 + self.limit / cut[0]) / 2:
             # A lower limit took away less than half of what it would from a line: it may be the base that changed.
             self._slow_start_until = cut[0]
             self._probe(int(busy) // 2, now)
-        elif waiting > few and self._limit < self._slow_start_until and not self._suspects_line:
+        elif waiting > few and self.limit < self._slow_start_until and not self._suspects_line:
             self._suspects_line = True  # the next round, with the same limit, tells whether it was our own loop
             return
         elif waiting > 2 * few:
-            self._cut = self._limit, mean
-            self._set(max(self._limit // 2, round(busy)), now)
-            self._slow_start_until = self._limit
+            self._cut = self.limit, mean
+            self._set(max(self.limit // 2, round(busy)), now)
+            self._slow_start_until = self.limit
         elif self._rounds_to_probe <= 0:
             self._probe(int(busy) // 2, now)
         elif waiting > few:
-            self._slow_start_until = min(self._slow_start_until, self._limit)
+            self._slow_start_until = min(self._slow_start_until, self.limit)
         else:
             self._grow(now)
         self._suspects_line = False
 
     def _grow(self, now: float) -> None:
-        if self._limit < self._slow_start_until:
-            self._set(min(2 * self._limit, self._slow_start_until), now)
+        if self.limit < self._slow_start_until:
+            self._set(min(2 * self.limit, self._slow_start_until), now)
         elif self._quiet_rounds:
             self._quiet_rounds -= 1
         else:
-            self._set(self._limit + 1, now)
+            self._set(self.limit + 1, now)
 
     def _aim_at_half(self) -> None:
         """Have slow start go up to half of the limit, or of what it aimed at: one interruption more does not undo it."""
         if not self._outage:
-            self._slow_start_until = max(1, max(self._limit, self._slow_start_until) // 2)
+            self._slow_start_until = max(1, max(self.limit, self._slow_start_until) // 2)
 
     def _probe(self, limit: int, now: float) -> None:
         self._rounds_to_probe = PROBE_ROUNDS
-        self._before_probe = self._limit
+        self._before_probe = self.limit
         self._set(limit, now)
 
     def _end_probe(self) -> None:
         if self._before_probe:
-            self._limit, self._before_probe = self._before_probe, 0
+            self.limit, self._before_probe = self._before_probe, 0
 
     def _set(self, limit: int, now: float) -> None:
-        if limit < self._limit:
+        if limit < self.limit:
             self._lowered_at = now
-        self._limit = max(1, min(self._max, limit))
+        self.limit = max(1, min(self._max, limit))
 
 
 def is_unusual(overloads: int, answers: int, *, usual_share: float) -> bool:

@@ -70,7 +70,8 @@ class Suspects:
     """Which refusals count, and what has been learned of them so far."""
 
     def __init__(self, settings: DeliverySettings) -> None:
-        self._begun = 0
+        self.attempts_begun = 0
+        """How many attempts have begun; the engine counts each here, and that is its number."""
         self._delivered_latest = 0  # the latest attempt, by its number, of those with this key that were delivered
         self._row: set[Hashable] = set()  # lanes whose first attempts were refused since the last delivery
         self._failed_probes: set[Hashable] = set()  # lanes that were probed in this hold in vain
@@ -89,11 +90,6 @@ class Suspects:
     def hurries(self) -> bool:
         """Whether a lane not yet tried is probed early: few lanes were probed in vain in this hold."""
         return len(self._failed_probes) < self._lanes_in_a_row
-
-    def attempt_begins(self) -> int:
-        """Return the number of an attempt that begins now."""
-        self._begun += 1
-        return self._begun
 
     def key_changed(self) -> None:
         """There is a new key, of which nothing is known."""
@@ -136,7 +132,7 @@ class Suspects:
         `counts_for` is what a row of refusals counts: the lane, if this was its first attempt; None for a retry.
         """
         is_current = key_number == self.key_number
-        refusals = before if before and before.key_number == key_number else Refusals(key_number, self._begun)
+        refusals = before if before and before.key_number == key_number else Refusals(key_number, self.attempts_begun)
         has_evidence = is_current and self._delivered_latest > refusals.attempts_begun
         counts = has_evidence and refusals.suspect
         if counts:
@@ -144,7 +140,7 @@ class Suspects:
             refusals.counted += 1
         refusals.suspect |= why != "key" or has_evidence
         refusals.number += 1
-        refusals.attempts_begun = self._begun
+        refusals.attempts_begun = self.attempts_begun
         refusals.status = status
         refusals.maybe_there |= why == "not_growlytics"
         hold = self._hold(refusals, why, counts_for) if is_current else None

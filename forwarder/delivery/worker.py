@@ -230,7 +230,8 @@ class Delivery:
     def _changed(self) -> None:
         """The buffer may have something that it has not handed out."""
         self._may_take = True
-        self._ask()
+        if self._pumping is None and self._tasks:  # as `_ask`, which would be a call more for each event
+            self._pumping = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Take what is ready, start what may start, and have this run again when something is due."""
@@ -239,7 +240,16 @@ class Delivery:
             now, lanes = self._loop.time(), self._lanes
             if self._may_take:
                 self._take(now)
-            self._start_what_may(now)
+            while (lanes.ready or lanes.parked_events) and not (self._unacked and self._acks_lag_behind()):
+                if not self._idle:
+                    self._add_workers()
+                    break
+                attempt = self._engine.start(now, self._clock())
+                if attempt is None:
+                    if self._is_limited():
+                        self._lag.measure()
+                    break
+                self._idle.pop().set_result(attempt)
             if lanes.ready or lanes.parked_events or self._timer:
                 self._set_timer()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
@@ -262,31 +272,19 @@ class Delivery:
             )
             if not events:
                 return
-            back, not_before = self._engine.add(events, now)
+            back = lanes.add(events)
             if back:
                 self._gives_back = True
-                self._going_back.put_nowait((back, not_before))
+                self._going_back.put_nowait((back, self._engine.rest_ends(now)))
             elif len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes:
                 self._may_take = True
-
-    def _start_what_may(self, now: float) -> None:
-        """Hand attempts to idle workers."""
-        lanes = self._lanes
-        while (lanes.ready or lanes.parked_events) and not self._acks_lag_behind():
-            if not self._idle:
-                self._add_workers()
-                return
-            attempt = self._engine.start(now, self._clock())
-            if attempt is None:
-                if self._is_limited():
-                    self._lag.measure()
-                return
-            self._idle.pop().set_result(attempt)
 
     def _set_timer(self) -> None:
         """Have the pump run when something may start, if a worker is idle then; those that are not, look themselves."""
         lanes = self._lanes
-        is_needed = (lanes.ready or lanes.parked_events) and self._idle and not self._acks_lag_behind()
+        is_needed = (
+            (lanes.ready or lanes.parked_events) and self._idle and not (self._unacked and self._acks_lag_behind())
+        )
         at = self._engine.wakes_at() if is_needed else None
         if at != self._timer_at:
             if self._timer:
@@ -299,13 +297,13 @@ class Delivery:
         self._ask()
 
     def _acks_lag_behind(self) -> bool:
-        """Whether so many acks wait that nothing may start until some are committed."""
+        """Whether so many acks wait that nothing may start until some are committed: at least one does."""
         self._waits_for_acks = self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
         return self._waits_for_acks
 
     def _is_limited(self) -> bool:
         """Whether as many attempts are on the wire as the limiter allows: then it learns from how late answers are."""
-        return not self._engine.limiter.has_room
+        return self._engine.limiter.in_flight >= self._engine.limiter.limit
 
     def _stop(self) -> None:
         """Start nothing more."""
@@ -327,13 +325,14 @@ class Delivery:
 
     async def _work(self) -> None:
         """Make one attempt after the other, and wait for the pump to hand over the next where none may start now."""
-        may_start = self._buffer.may_start
+        lanes, may_start = self._lanes, self._buffer.may_start
         attempt: Attempt | None = None
         handed: asyncio.Future[Attempt] | None = None
         may_have_left = False
         try:
             while True:
-                attempt = self._next()
+                if self._may_take or lanes.ready or lanes.parked_events:
+                    attempt = self._next()
                 if attempt is None:
                     handed = self._loop.create_future()
                     self._idle.append(handed)
@@ -366,7 +365,7 @@ class Delivery:
         now, lanes = self._loop.time(), self._lanes
         if self._may_take:
             self._take(now)
-        if not (lanes.ready or lanes.parked_events) or self._acks_lag_behind():
+        if not (lanes.ready or lanes.parked_events) or (self._unacked and self._acks_lag_behind()):
             return None
         attempt = self._engine.start(now, self._clock())
         is_limited = lanes.ready and self._is_limited()
@@ -410,7 +409,14 @@ class Delivery:
         """Have it decided what follows, and tell that; an event that leaves the buffer is acked."""
         now = self._loop.time()
         decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
-        self._tell(attempt, outcome, decision, now - attempt.started_at)
+        failure = None
+        if isinstance(outcome, Delivered):
+            self._telemetry.attempt_ended("delivered", now - attempt.started_at)
+        else:
+            failure = outcome.failure.described()
+            self._tell_of_failure(attempt, outcome, decision, now - attempt.started_at, failure)
+        if self._engine.holds.has_news:
+            self._tell_of_holds(failure)
         if isinstance(decision, Ack):
             self._ack(attempt, decision.fate)
         return decision
@@ -426,9 +432,13 @@ class Delivery:
     def _left(self, events: Sequence[Event]) -> None:
         """Go on with what waited for these events' acks: they are committed, or refused."""
         self._unacked -= len(events)
-        if self._engine.some_rest and self._engine.rests_may_end():
-            self._buffer.end_rests()
+        try:
+            if self._engine.some_rest and self._engine.rests_may_end():
+                self._buffer.end_rests()
+        except Exception as bug:  # noqa: BLE001 - which ends `serve`
+            self._going_back.put_nowait(bug)
         if self._waits_for_acks:
+            self._waits_for_acks = False  # the pump looks again
             self._ask()
 
     async def _carry_out(self, attempt: Attempt, decision: Waits | GoesBack) -> None:
@@ -450,13 +460,7 @@ class Delivery:
 
     # Telling
 
-    def _tell(self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float) -> None:
-        if isinstance(outcome, Delivered):
-            failure = None
-            self._telemetry.attempt_ended("delivered", seconds)
-        else:
-            failure = outcome.failure.described()
-            self._tell_of_failure(attempt, outcome, decision, seconds, failure)
+    def _tell_of_holds(self, failure: FailureFields | None) -> None:
         for news in self._engine.holds.news():
             if isinstance(news, HoldEnded):
                 self._telemetry.hold_ended(news.cause, seconds=news.seconds)

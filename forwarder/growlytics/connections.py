@@ -43,7 +43,7 @@ class ApiConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[ApiAnswer] | None = None
         """Set while an answer is awaited."""
         self._reader: AnswerReader | None = None
-        """Set when the answer has begun."""
+        """Set when the answer has begun, so nothing that came before the request can begin it."""
         self.transport: Final = made.transport
         self.tls: Final = tls
         self.made_at: Final = self._loop.time()
@@ -69,7 +69,6 @@ class ApiConnection(asyncio.Protocol):
         or NoAnswerError. Then, or after cancelling the future, close the connection; after an answer, `keep` it.
         """
         self._waiter = waiter = self._loop.create_future()
-        self._reader = None  # nothing that came before the request may begin the answer
         self.is_fit = False
         self.transport.write(request)
         self.deadline.start(deadline, self._loop.time())

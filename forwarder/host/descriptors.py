@@ -1,8 +1,8 @@
-"""The standard descriptors: there from the start, and never the reason for a traceback.
+"""The standard descriptors 0, 1 and 2: always open, and never the cause of a traceback.
 
-The number of a missing one would go to the next file or socket that is opened: others would print into that, or close it. A
-log that cannot be written, as the disk is full or the reader has left, must not end the daemon. Used by the command line,
-before anything else is opened.
+If one were missing, the next file or socket that is opened would get its number, and others would print into it or close it.
+A log that cannot be written, because the disk is full or the reader has left, must not end the daemon. Used by the command
+line, before anything else is opened.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class Output(io.FileIO):
-    """A standard descriptor for writing that remembers why it failed, and raises that once or never."""
+    """A standard descriptor for writing that remembers its first error. If it is `silent`, it raises nothing."""
 
     def __init__(self, descriptor: int, *, silent: bool) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.silent = silent
-        """Whether what cannot be written is thrown away."""
+        """Whether text that cannot be written is thrown away."""
         self.fault: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write some of it, as FileIO does."""
+        """Write some of the data, as FileIO does."""
         try:
             written: int | None = super().write(data)
-            while written is None and not self.silent:  # whoever shares the file with us made it not block
+            while written is None and not self.silent:  # another process that shares the file made it non-blocking
                 select.select([], [self], [])
                 written = super().write(data)
         except OSError as error:
@@ -44,7 +44,7 @@ class Output(io.FileIO):
 
 
 def prepare() -> Output:
-    """Open what is missing on /dev/null, make standard error silent, and return what is under standard output."""
+    """Open missing descriptors on /dev/null, make standard error silent, and return the descriptor of standard output."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -68,9 +68,9 @@ def _open_null(number: int) -> None:
 
 
 def _text(raw: Output, like: TextIO | None, *, errors: str, line_buffering: bool) -> io.TextIOWrapper:
-    """Return a text stream on `raw`, with the properties of the one that Python made, if it made one.
+    """Return a text stream on `raw`, with the properties of `like`, the stream that Python made, if any.
 
-    Where Python was to buffer nothing (PYTHONUNBUFFERED), each line is written when it is complete.
+    With PYTHONUNBUFFERED, each line is written when it is complete.
     """
     is_unbuffered = getattr(like, "write_through", False)
     return io.TextIOWrapper(

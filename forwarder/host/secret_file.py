@@ -1,9 +1,9 @@
-"""A file that a setting names, such as that of the API key or of certificates, read again when it changes.
+"""A file that a setting names, such as the API key or certificates, read again when it changes.
 
-Invariants: what settings would refuse never replaces what is in use; neither it nor what is good is ever shown; whatever the
-file does, nothing is raised; what is wrong with it is said once, and the file is read at every poll until it is fixed, as
-it may be half written. It is polled rather than watched, because a mounted secret changes by symbolic links that are swapped
-elsewhere. Made and served by the composition root.
+Invariants: content that settings would refuse never replaces the value in use; no content is ever shown; whatever happens
+to the file, nothing is raised; a fault is reported once, and the file is read at every poll until it is fixed, as it may be
+half written. The file is polled because a mounted secret changes by symbolic links elsewhere, which cannot be watched. Made
+and served by the composition root.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ POLL_SECONDS: Final = 5.0
 Value = TypeVar("Value")
 
 Signature = tuple[int, ...]
-"""What the file system tells of a file, which changes with its content, or nearly always; empty if it tells nothing."""
+"""What the file system shows of a file, which changes with its content; empty if it shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Look(Generic[Value]):
-    """What was found when the file was read."""
+    """The result of reading the file."""
 
     signature: Signature
-    """From before it was read, so that what is written meanwhile shows at the next poll."""
+    """From before the read, so that the next poll notices what is written meanwhile."""
     value: Value | None
     fault: str
-    """Why there is none."""
+    """Why there is no value."""
 
 
 class WatchedFile(Generic[Value]):
-    """Calls `on_new` when the file at `path` holds another value than `current`, later another than it called with.
+    """Calls `on_new` whenever the file at `path` has a new value; the first is compared with `current`.
 
-    `setting` is the one that names the file; where it names none there is nothing to watch. `read` returns what a file
-    holds, or raises RefusedError or OSError; it may block.
+    `setting` names the file; if it names none, there is nothing to watch. `read` returns the value of a file, or raises
+    RefusedError or OSError; it may block.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class WatchedFile(Generic[Value]):
         self.use(path, current)
 
     async def serve(self) -> None:
-        """Poll now, then every `poll_seconds`, until cancelled; while there is nothing to watch, wait."""
+        """Poll now, then every `poll_seconds`, until cancelled. Wait while there is nothing to watch."""
         while True:
             await self._is_named.wait()
             await self.poll()
             await asyncio.sleep(self._poll_seconds)
 
     def use(self, path: str | None, current: Value | None) -> None:
-        """Watch this file from now on, or none; `current` is the value in use.
+        """Watch this file from now on, or none. `current` is the value in use.
 
-        The file is read once more, as what it holds may be newer than what was read from it together with all settings.
+        The file is read once more, as it may have changed since the settings were read.
         """
         if path != self._path:
             self._path, self._fault = path, ""
@@ -88,9 +88,9 @@ class WatchedFile(Generic[Value]):
             self._is_named.set()
 
     async def poll(self) -> bool:
-        """Look at the file, and read it if it changed, or was of no use the last time.
+        """Read the file if it changed, or could not be used the last time.
 
-        Return whether there is a new value, with which `on_new` was called.
+        Return whether it has a new value, with which `on_new` was called.
         """
         if (path := self._path) is None:
             return False
@@ -98,11 +98,11 @@ class WatchedFile(Generic[Value]):
         try:
             look = await in_own_thread(partial(_look, path, unless, self._read), name=self._setting)
         except NoThreadError:
-            return False  # there may be one for the next poll
+            return False  # the next poll may get a thread
         return look is not None and path == self._path and self._take_in(look)
 
     def _take_in(self, look: _Look[Value]) -> bool:
-        # The first look only finds out whether the file changed since the settings were loaded.
+        # The first look only shows whether the file changed since the settings were loaded.
         noticed = self._signature not in {None, look.signature}
         fault, self._fault = self._fault, look.fault
         self._signature = look.signature
@@ -123,8 +123,8 @@ def _look(path: str, unless: Signature | None, read: Callable[[str], Value]) -> 
     """Read the file; None if its signature is `unless`."""
     signature: Signature = ()
     try:
-        # Links are followed: what they lead to is what counts.
-        found = os.stat(path)  # noqa: PTH116  # the path is text, and is not needed as anything else
+        # Links are followed.
+        found = os.stat(path)  # noqa: PTH116 - the path is text
         signature = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if signature == unless:
             return None

@@ -1,14 +1,13 @@
-"""The process's signals, from its first line to its last.
+"""The signals of the process, from its first line to its last.
 
-Before anything is begun, a stop ends the process at once. From `begin` on, signals wait for `tell_to`, and are told from
-then on. SIGHUP is never fatal. The kernel gives PID 1 no default handlers: without these it would ignore a stop. They are in
-place before all other imports, so this module imports next to nothing. The start of Python itself comes before; a program in
-Python cannot shorten it.
+Before `begin`, a stop signal ends the process at once. After it, signals wait for `tell_to`, which passes them on. SIGHUP is
+never fatal. The kernel gives PID 1 no default handlers: without ours it would ignore a stop. Ours are in place before all
+other imports, so this module imports next to nothing.
 """
 
 from __future__ import annotations
 
-# `signal` brings in `enum` and `functools`, which take longer than all else before the handlers are in place.
+# `signal` imports `enum` and `functools`, which would delay the handlers.
 import _signal  # type: ignore[import-not-found]  # typeshed knows `signal` only
 import atexit
 import os
@@ -22,7 +21,7 @@ _MAX_WAITING = 16
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGHUP of a daemon; of other commands only Ctrl-C, which must never show a traceback."""
+    """Handles SIGTERM, SIGINT and SIGHUP of a daemon, and Ctrl-C of other commands, which must not show a traceback."""
 
     def __init__(self) -> None:
         self._begun = False
@@ -31,35 +30,35 @@ class Signals:
         self._exit_code: int | None = None
 
     def take_over(self) -> None:
-        """Have the handlers in place, and let through what whoever started this process had blocked until now."""
+        """Set the handlers, and unblock signals that the parent process had blocked."""
         for number in _DAEMON:
             _signal.signal(number, self._arrived)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _DAEMON)
 
     def take_over_interrupt(self, exit_code: int) -> None:
-        """End the process quietly at Ctrl-C, with this exit code, unless it was started with Ctrl-C ignored."""
+        """Let Ctrl-C end the process quietly with this exit code, unless the process was started with Ctrl-C ignored."""
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _DAEMON)
         if _signal.getsignal(_signal.SIGINT) not in {_signal.SIG_IGN, _signal.SIG_DFL}:
             self._exit_code = exit_code
             _signal.signal(_signal.SIGINT, self._arrived)
 
     def give_interrupt_back(self) -> None:
-        """Let Ctrl-C be a KeyboardInterrupt from now on, which the commands know, if it was taken over alone."""
+        """After `take_over_interrupt`: let Ctrl-C raise KeyboardInterrupt from now on, which the commands handle."""
         if self._exit_code is not None:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
     def begin(self) -> None:
-        """Keep what arrives from now on for `tell_to`: something was begun that must be ended in order."""
+        """Keep signals for `tell_to` from now on, because there is something to end in order."""
         self._begun = True
 
     def tell_to(self, tell: Callable[[str], object]) -> None:
-        """Call `tell` with the name of each signal, and first of those that waited; the handler of a signal calls it."""
+        """Call `tell`, in signal handlers, with the name of each signal from now on, and first with those that waited."""
         self._tell = tell
         while self._waiting:
             tell(self._waiting.pop(0))
 
     def end(self, exit_code: int) -> None:
-        """End the process with this exit code, at another stop at once: all is done. Its very end is not disturbed."""
+        """Let another stop signal end the process with this exit code, as all is done; at its very end ignore signals."""
         self._exit_code = exit_code
         for number in _DAEMON:
             if _signal.getsignal(number) not in {_signal.SIG_IGN, _signal.SIG_DFL}:

@@ -1,8 +1,8 @@
-"""What systemd wants to know of a service of `Type=notify`: that it is ready, alive and stopping, and one line about it.
+"""Tells systemd that a service of `Type=notify` is ready, alive or stopping, with one line of status.
 
-Datagrams to the socket that NOTIFY_SOCKET names, as sd_notify(3) describes them. Invariants: where the variables are not set
-nothing happens at all; nothing here ever fails or waits for longer than _SEND_SECONDS, whatever has become of the socket. A
-sign of life comes from a task of the event loop, so that a loop that hangs gives none. Used by the process.
+It sends datagrams to the socket that NOTIFY_SOCKET names, see sd_notify(3). Invariants: without that variable nothing is
+sent; nothing fails or takes longer than _SEND_SECONDS, whatever happens to the socket. The sign of life comes from a task of
+the event loop, so a loop that hangs gives none. Used by `process`.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ _SEND_SECONDS: Final = 0.2
 
 
 class Systemd:
-    """Whoever started this process, if that was systemd. `environment` is the process's."""
+    """Sends to systemd if it started this process. `environment` is that of the process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):  # of the abstract namespace
+        if self._address.startswith("@"):  # in the abstract namespace
             self._address = "\0" + self._address[1:]
         self._watchdog_seconds = _watchdog_seconds(environment)
 
@@ -30,11 +30,11 @@ class Systemd:
         self._send("READY=1")
 
     def stopping(self, *, within_seconds: float) -> None:
-        """Tell that the service stops, and how long that may take, whatever TimeoutStopSec says."""
+        """Tell that the service is stopping, and how long that may take, regardless of TimeoutStopSec."""
         self._send("STOPPING=1", f"EXTEND_TIMEOUT_USEC={round(within_seconds * 1e6)}")
 
     async def serve(self, status: Callable[[], str]) -> None:
-        """Show a line of status, and give a sign of life twice as often as the watchdog wants one, until cancelled."""
+        """Until cancelled, send the status, and a sign of life twice as often as the watchdog demands."""
         if not self._address:
             return
         watched = self._watchdog_seconds is not None
@@ -46,14 +46,14 @@ class Systemd:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # Also ValueError, for an address that can be none.
+        # ValueError: the address is not valid.
         with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             notify.settimeout(_SEND_SECONDS)
             notify.sendto("\n".join(lines).encode(), self._address)
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """Return within what time systemd wants a sign of life of this process; None if it does not."""
+    """Return how often systemd demands a sign of life; None if it does not."""
     if environment.get("WATCHDOG_PID", pid := str(os.getpid())) != pid:
         return None
     with suppress(ValueError):

@@ -1,7 +1,7 @@
-"""Work that may block for ever, such as reading from a file system that does not answer, beside the event loop.
+"""Runs work that may block for ever, such as reading from a file system that hangs, beside the event loop.
 
-It has a thread of its own that the end of the process does not wait for, but for a moment; those of asyncio's executor it
-would.
+Each piece of work has a thread of its own. The process waits only a moment for these threads when it ends; for the threads
+of asyncio's executor it would wait for ever.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ Result = TypeVar("Result")
 
 
 class NoThreadError(Exception):
-    """The system has no more threads for this process, for now."""
+    """The system has no more threads for this process at present."""
 
 
 def end_threads(*, within_seconds: float) -> None:
-    """Wait so long for the threads that work is still under way in, at the end of the process.
+    """At the end of the process, wait so long for threads that still work.
 
-    One that is inside of OpenSSL while the process exits crashes it; one that hangs in a file system does not.
+    A thread that is inside OpenSSL when the process exits would crash it; one that hangs in a file system would not.
     """
     deadline = time.monotonic() + within_seconds
     for thread in threading.enumerate():
@@ -33,7 +33,7 @@ def end_threads(*, within_seconds: float) -> None:
 async def in_own_thread(work: Callable[[], Result], *, name: str) -> Result:
     """Return what `work` returns, or raise what it raises, or NoThreadError.
 
-    Where this is cancelled, the work goes on, for nobody.
+    If this is cancelled, the work goes on, and its result is lost.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
@@ -46,9 +46,9 @@ async def in_own_thread(work: Callable[[], Result], *, name: str) -> Result:
         outcome: Callable[[], None]
         try:
             outcome = partial(done.set_result, work())
-        except BaseException as error:  # noqa: BLE001 - it is told to who waits
+        except BaseException as error:  # noqa: BLE001 - it is raised where the caller waits
             outcome = partial(done.set_exception, error)
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, outcome)
 
     try:

@@ -1,8 +1,8 @@
-"""What all parts of telemetry share: the metrics, the tally, what happened last, the log, the clock. Used by them alone.
+"""What all parts of telemetry share: the metrics, the tally, recent events, the log, the clock. Used by them alone.
 
-A log line that may repeat is written once every few seconds for each kind, with how many were left out since. So an outage,
-or a client that is wrong a thousand times a second, fills no log. The caller chooses a kind from few values, never from the
-text of a stranger, or the table of kinds would grow.
+A log line that may repeat is written once in ten seconds for each kind, with the number of lines left out since. So neither
+an outage nor a client that makes a thousand errors a second fills the log. A kind comes from a few fixed values, never from
+text that a client sent: else the table of kinds would grow.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ log = logging.getLogger("forwarder")
 
 
 class SeldomLog:
-    """Writes to the log of the daemon. `clock` gives seconds since 1970; it may jump."""
+    """Writes lines that may repeat. `clock` returns seconds since 1970, and may jump."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._kinds: dict[tuple[str, object], tuple[float, int]] = {}
-        """When the last line of each kind was written, and how many were left out since."""
+        """When the last line of each kind was written, and how many were left out since then."""
         self._burst_at = _NEVER
         self._burst_lines = 0
         self._burst_omitted = 0
@@ -48,10 +48,10 @@ class SeldomLog:
         more: Mapping[str, object] = NOTHING,
         **fields: object,
     ) -> bool:
-        """Write a line unless one of its message and kind was written just before. Return whether it was written.
+        """Write a line unless one with this message and kind was just written. Return whether it was written.
 
-        A `bug` makes it an error with a traceback. Fields that are None are left out. `more` has the fields that are named
-        like these parameters.
+        A `bug` makes it an error with a traceback. Fields that are None are left out. `more` contains fields whose names are
+        those of parameters.
         """
         last, omitted = self._kinds.get((message, kind), (_NEVER, 0))
         now = self._clock()
@@ -65,11 +65,11 @@ class SeldomLog:
         return True
 
     def would_write(self, message: str, *, kind: object) -> bool:
-        """Return whether `write` would write such a line now."""
+        """Return whether `write` would write this line now."""
         return _is_past(self._kinds.get((message, kind), (_NEVER, 0))[0], self._clock())
 
     def write_of_many(self, message: str, fields: Mapping[str, object], *, most: int) -> None:
-        """Write a line of which each differs, unless `most` of them were written just before."""
+        """Write a line that differs each time, unless `most` of them were just written."""
         now = self._clock()
         if _is_past(self._burst_at, now):
             self._burst_at, self._burst_lines = now, 0
@@ -82,7 +82,7 @@ class SeldomLog:
 
 
 def _is_past(last: float, now: float) -> bool:
-    """Return whether a line may follow one that was written at `last`; also after the clock was set back."""
+    """Return whether a line may follow one written at `last`. The clock may have been set back."""
     return abs(now - last) >= INTERVAL_SECONDS
 
 
@@ -91,7 +91,7 @@ def _repeats(omitted: int) -> Mapping[str, object]:
 
 
 class TelemetryBase:
-    """`clock` gives seconds since 1970. `age_seconds` returns how long ago an event was accepted, by default by `clock`."""
+    """`clock` returns seconds since 1970. `age_seconds` returns how long ago an event was accepted."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class TelemetryBase:
         self.tally = Tally() if tally is None else tally
         self.recent = Recent(clock=clock)
         self.age_seconds = age_seconds or (lambda accepted_at: max(0.0, clock() - accepted_at))
-        """How long ago an event was accepted that was accepted at this time, in seconds since 1970."""
+        """Returns how long ago this time, in seconds since 1970, was."""
         self._clock = clock
         self._metrics = Metrics()
         self.registry.register(self._metrics)
@@ -113,14 +113,14 @@ class TelemetryBase:
             collector(registry=self.registry)
         self._seldom = SeldomLog(clock=clock)
         self._unwritten_holds: dict[HoldCause, dict[str, object]] = {}
-        """The holds that go on and whose first lines were left out, with the fields of these lines."""
+        """Holds that last while their first lines were left out, with the fields of these lines."""
         self._awaited: asyncio.Future[None] | None = None
-        """Set while somebody waits for a change, so that an event that nobody waits for costs no call."""
+        """Set while somebody waits for a change, so that other events cost no call."""
 
     def next_change(self) -> asyncio.Future[None]:
-        """Return what is done when the next event is accepted or refused or leaves the buffer, or a hold's line is left out.
+        """Return a future for the next change: an event is accepted or refused or leaves, or a hold's line is left out.
 
-        Several may wait for it, with `asyncio.wait`.
+        Several tasks may wait for it, with `asyncio.wait`.
         """
         if self._awaited is None:
             self._awaited = asyncio.get_running_loop().create_future()

@@ -22,12 +22,12 @@ _DEAD_LETTERED: Final[Mapping[DeadReason, str]] = {
     "expired": "event expired: it is older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
     "ambiguous": "event not sent again, as it may have arrived: see growlytics-forwarder dead-letters list",
 }
-"""A rejected event has its line when the answer comes."""
+"""Rejected events have their line when the answer comes."""
 _DROPPED: Final[Mapping[DropReason, str]] = {
     "drop_oldest": "the buffer is full: the oldest events are dropped; see buffer.when_full",
     "corrupt": "events are lost: the buffer's disk altered them",
 }
-"""What is lost by stopping has its line when the daemon has stopped."""
+"""Events lost by stopping have their line when the daemon has stopped."""
 
 
 class DeliveryTelemetry(TelemetryBase):
@@ -44,9 +44,9 @@ class DeliveryTelemetry(TelemetryBase):
         retry: RetryReason | None = None,
         maybe_delivered: bool = False,
     ) -> None:
-        """An attempt took `seconds`. `failure` says why it did not deliver; `retry`, why there will be another attempt.
+        """An attempt took `seconds`. `failure` says why it did not deliver, `retry` why there will be another attempt.
 
-        If there will be, `maybe_delivered` says that the event may have arrived, so the next attempt may repeat it.
+        `maybe_delivered`: the event may have arrived, so the next attempt may deliver it twice.
         """
         metrics = self._metrics
         metrics.attempts[outcome] += 1
@@ -64,18 +64,18 @@ class DeliveryTelemetry(TelemetryBase):
             self._seldom.write("attempt failed and will be retried", kind=retry, reason=retry)
 
     def attempt_cancelled(self) -> None:
-        """An attempt was cut off. The event may have arrived, and will be sent again."""
+        """An attempt was cancelled. The event may have arrived, and will be sent again."""
         self._metrics.possible_duplicates.value += 1
 
     @property
     def attempts(self) -> Mapping[OutcomeName, int]:
-        """Return how many attempts there were since the start, by their outcome."""
+        """How many attempts there were since the start, by outcome."""
         return self._metrics.attempts
 
     # Refusals
 
     def event_rejected(self, *, name: str, status: int) -> None:
-        """Growlytics rejected an event for good. Its fate is told by the buffer."""
+        """Growlytics rejected an event for good. The buffer tells of its fate."""
         self._seldom.write(
             "event rejected by Growlytics: see growlytics-forwarder dead-letters list",
             kind=status,
@@ -84,7 +84,7 @@ class DeliveryTelemetry(TelemetryBase):
         )
 
     def event_suspected(self, *, name: str, status: int, is_page: bool) -> None:
-        """An event was refused, and perhaps no other would be; `is_page`: a web page came instead of an answer."""
+        """An event was rejected, but others may be accepted. `is_page`: the answer is a web page."""
         self._seldom.write(
             "an event is answered with a web page, which does not come from Growlytics; it is retried, and others go on"
             if is_page
@@ -95,19 +95,19 @@ class DeliveryTelemetry(TelemetryBase):
         )
 
     def delivery_blocked(self, *, status: int) -> None:
-        """Growlytics refuses us rather than an event."""
+        """Growlytics blocks the forwarder, not just one event."""
         self._seldom.write(
             "Growlytics refuses the forwarder: check growlytics.api_key and growlytics.url", kind=status, status=status
         )
 
     def proxy_refused(self, *, status: int) -> None:
-        """The forward proxy refuses us, so Growlytics was not asked."""
+        """The forward proxy blocks the forwarder, so Growlytics was not asked."""
         self._seldom.write("the proxy refuses the forwarder: check growlytics.proxy", kind=status, status=status)
 
     # Holds
 
     def hold_started(self, cause: HoldCause, *, probe_in_seconds: float, failure: FailureFields | None = None) -> None:
-        """Delivery is paused but for probes; `failure` is of the attempt that caused it."""
+        """Delivery is paused except for probes. `failure` is that of the attempt that caused it."""
         fields: dict[str, object] = {"cause": cause, "probe_in_seconds": round(probe_in_seconds, 1), **(failure or {})}
         if not self._seldom.write(_HOLDS[cause], kind=cause, more=fields):
             del fields["probe_in_seconds"]
@@ -118,7 +118,7 @@ class DeliveryTelemetry(TelemetryBase):
     def holds_last(self) -> bool:
         """Write the lines that were left out when holds started, if these holds still last.
 
-        Return whether some lines must still wait: then call it again in a few seconds.
+        Return whether some lines must still wait. Then call this again in a few seconds.
         """
         for cause, fields in tuple(self._unwritten_holds.items()):
             if self._seldom.would_write(_HOLDS[cause], kind=cause):
@@ -127,7 +127,7 @@ class DeliveryTelemetry(TelemetryBase):
         return bool(self._unwritten_holds)
 
     def hold_ended(self, cause: HoldCause, *, seconds: float) -> None:
-        """An event was delivered, so the hold is over, which began `seconds` ago."""
+        """An event was delivered, which ends the hold that began `seconds` ago."""
         if self._unwritten_holds.pop(cause, None) is None:
             self._seldom.write(
                 "delivery resumed",
@@ -140,7 +140,7 @@ class DeliveryTelemetry(TelemetryBase):
     # How events leave
 
     def event_delivered(self, *, accepted_at: float) -> None:
-        """An event left the buffer because it is delivered."""
+        """An event was delivered and left the buffer."""
         seconds = self.age_seconds(accepted_at)
         metrics = self._metrics
         metrics.delivered.value += 1
@@ -153,7 +153,7 @@ class DeliveryTelemetry(TelemetryBase):
             self._tell_of_change(self._awaited)
 
     def event_dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
-        """An event left the buffer as a dead letter; `status` is that of the last answer, if there was one."""
+        """An event left the buffer as a dead letter. `status` is that of the last answer, if any."""
         self._metrics.dead_lettered[reason] += 1
         if self._awaited:
             self._tell_of_change(self._awaited)
@@ -180,7 +180,7 @@ class DeliveryTelemetry(TelemetryBase):
     # The disk
 
     def buffer_failed(self, operation: BufferOperation, error: Exception) -> None:
-        """The buffer's disk is full or fails. The operation will be tried again."""
+        """The buffer's disk is full or fails. The operation is tried again."""
         self._metrics.buffer_errors[operation] += 1
         self._seldom.write(
             "the buffer's disk fails: see buffer.directory", kind=operation, operation=operation, error=str(error)
@@ -191,7 +191,7 @@ class DeliveryTelemetry(TelemetryBase):
         log.info("the buffer's disk works again: events are accepted")
 
     def buffer_moved(self, error: Exception, *, is_news: bool) -> None:
-        """The buffer's file is not in its place any more."""
+        """The buffer's file is gone from its place."""
         self._metrics.buffer_errors["directory"] += 1
         if is_news:
             log.error(
@@ -230,7 +230,7 @@ class DeliveryTelemetry(TelemetryBase):
     # Damage
 
     def database_set_aside(self, file: str) -> None:
-        """The buffer's file is damaged and has the name `file` now; a new one is in its place."""
+        """The buffer's file is damaged. It was renamed to `file` and replaced by a new one."""
         log.error(
             "the buffer's file is damaged and was renamed; what can be read of it is restored, and may follow newer events",
             extra={"fields": {"file": file}},
@@ -239,27 +239,27 @@ class DeliveryTelemetry(TelemetryBase):
             self._tell_of_change(self._awaited)
 
     def ledger_lost(self, file: str) -> None:
-        """The ledger in a damaged file cannot be read, or there is one already."""
+        """The ledger in a damaged file cannot be read, or another one is in use already."""
         log.error(
             "the ledger of the damaged file cannot be used: what is restored counts as new",
             extra={"fields": {"file": file}},
         )
 
     def salvage_ended(self, **fields: object) -> None:
-        """All that can be read of a damaged file is restored. `fields` say how many events and dead letters that is."""
+        """All that can be read of a damaged file is restored. `fields` say how many events and dead letters."""
         log.warning("salvage ended", extra={"fields": fields})
         if self._awaited:
             self._tell_of_change(self._awaited)
 
     def rows_differ(self, missing: int) -> None:
-        """At the start the ledger had `missing` more events than there are; or fewer, if that is negative."""
+        """At the start the ledger had `missing` more events than the file; fewer if negative."""
         log.error(
             "the buffer's disk has an old state of the file: events of its ledger are lost, or were delivered before",
             extra={"fields": {"missing": missing}},
         )
 
     def rows_miscounted(self, missing: int) -> None:
-        """The ledger has `missing` more events than there are. They count as unaccounted from now on."""
+        """The ledger has `missing` more events than the buffer. From now on they count as unaccounted."""
         log.error(
             "the ledger differs from the events in the buffer: a bug, please report it",
             extra={"fields": {"missing": missing}},

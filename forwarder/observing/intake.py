@@ -1,4 +1,4 @@
-"""What happens at the intakes: events and requests that are accepted or refused, connections, types of attributes."""
+"""What happens in intake: events and requests are accepted or refused, connections closed, types of attributes learned."""
 
 import logging
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from forwarder.words import (
 )
 
 _MAX_CONFLICT_LINES: Final = 10
-"""As many in ten seconds."""
+"""The most in ten seconds."""
 _LOCKED_OUT: Final[Mapping[Code, str]] = {
     "unauthorized": "requests over TCP without the token are refused: see intake.token",
     "forbidden_origin": "requests of web pages are refused: see intake.allowed_origins",
@@ -42,13 +42,13 @@ _REFUSED: Final[Mapping[Code, str]] = {
     "buffer_unavailable": "",
     "shutting_down": "",
 }
-"""For events and for requests. Empty: another method writes the line."""
+"""For events and for requests. If empty, another method writes the line."""
 _WRONG: Final = "events are refused: see code, name and field"
 _CLOSED: Final[Mapping[CloseReason, str]] = {
     "too_many": "too many connections: the least used are closed, first those that never sent a whole request; "
     "see intake.max_connections",
     "header_timeout": "connections that send no complete request in time are closed: see intake.header_timeout_seconds",
-    "body_timeout": "connections that do not complete what they began to send are closed: see intake.body_timeout_seconds",
+    "body_timeout": "connections that do not complete a body or a line in time are closed: see intake.body_timeout_seconds",
     "answer_timeout": "connections that do not read their answers are closed: see intake.body_timeout_seconds",
 }
 _FILES_OF_THE_PROCESS: Final = (
@@ -62,7 +62,7 @@ _FILES_OF_THE_MACHINE: Final = (
 
 
 class IntakeTelemetry(TelemetryBase):
-    """Called by the intakes, by the guard of attribute types and, for what it accepts, by the buffer."""
+    """Called by intake, by the guard of attribute types, and by the buffer when it accepts events."""
 
     def events_accepted(self, count: int, *, intake: Intake) -> None:
         """The buffer took charge of `count` events."""
@@ -82,7 +82,7 @@ class IntakeTelemetry(TelemetryBase):
         name: str | None = None,
         field: str | None = None,
     ) -> None:
-        """`count` events were refused. `reason` is the first of their errors; `name` and `field` are of one of them."""
+        """`count` events were refused. `reason` is the code of their first errors; `name` and `field` are of one event."""
         self._metrics.received[intake] += count
         self._metrics.rejected[reason] += count
         self.tally.received += count
@@ -97,7 +97,7 @@ class IntakeTelemetry(TelemetryBase):
             self._seldom.write(message, kind=reason, code=reason, count=count, name=name, field=field)
 
     def events_duplicate(self, count: int, *, intake: Intake) -> None:
-        """`count` events repeated keys of events accepted before, so they were not accepted again."""
+        """`count` events repeated keys of earlier events, so they were not accepted again."""
         self._metrics.received[intake] += count
         self._metrics.duplicates.value += count
         self.tally.received += count
@@ -112,13 +112,13 @@ class IntakeTelemetry(TelemetryBase):
         durations.total += seconds
 
     def request_refused(self, reason: RequestRefusalReason) -> None:
-        """A request was refused before anything of an event is known."""
+        """A request was refused before its events were read."""
         self._metrics.requests_refused[reason] += 1
         if message := _REFUSED.get(reason):
             self._seldom.write(message, kind=reason, code=reason)
 
     def request_failed(self, error: BaseException) -> None:
-        """A request was answered 500: a bug, and only that request suffered."""
+        """A request was answered with 500 because of a bug."""
         self._seldom.write("request failed: a bug, please report it", kind=type(error), bug=error)
 
     def locked_out(self, code: RequestRefusalReason) -> None:
@@ -126,19 +126,19 @@ class IntakeTelemetry(TelemetryBase):
         self._seldom.write(_LOCKED_OUT[code], kind=code, code=code)
 
     def operator_refused(self, code: RequestRefusalReason, *, user: int | None) -> None:
-        """A request over a Unix socket was for what only operators may do, and `user` is not one of them."""
+        """`user`, who is not an operator, asked over a Unix socket for something that only operators may do."""
         message = "a user who is not an operator asked for payloads or changes over the Unix socket: see control.group"
         self._seldom.write(message, kind=code, code=code, user=user)
 
     # Connections
 
     def connection_closed(self, reason: CloseReason) -> None:
-        """An intake closed a connection for the sake of others."""
+        """An intake closed a connection to make room for others."""
         self._metrics.closed[reason] += 1
         self._seldom.write(_CLOSED[reason], kind=reason, reason=reason)
 
     def error_lines_lost(self, count: int) -> None:
-        """A client of lines_socket does not read the lines that tell it of refused events."""
+        """A client of lines_socket did not read lines about refused events."""
         self._metrics.error_lines_lost.value += count
 
     def connections_capped(self, connections: int, *, wanted: int) -> None:
@@ -149,7 +149,7 @@ class IntakeTelemetry(TelemetryBase):
         )
 
     def open_files_exhausted(self, *, limit: int | None) -> None:
-        """No more files or connections can be opened: `limit` is that of the process; None if it is the machine's."""
+        """No more files or connections can be opened. `limit` is that of the process; None if the machine's is reached."""
         message = _FILES_OF_THE_MACHINE if limit is None else _FILES_OF_THE_PROCESS
         self._seldom.write(message, kind=0, level=logging.ERROR, limit=limit)
 
@@ -162,8 +162,8 @@ class IntakeTelemetry(TelemetryBase):
     def attribute_conflicts_first(
         self, *, name: str, attribute: str, expected: AttributeType, found: AttributeType, action: ConflictAction
     ) -> None:
-        """This attribute of events of this name had another type than before, for the first time since the start."""
-        # Nobody knows how Growlytics tells dates; and what was converted, removed or refused does not reach it.
+        """An attribute of an event name had another type than before, for the first time since the start."""
+        # How Growlytics tells dates is unknown; and a value that was converted, removed or refused does not reach it.
         is_ignored = action == "observe" and {expected, found} != {"string", "date"}
         effect = ", so Growlytics ignores it" if is_ignored else ""
         self._seldom.write_of_many(
@@ -179,7 +179,7 @@ class IntakeTelemetry(TelemetryBase):
         )
 
     def attribute_types_unfixed(self, policy: ConflictAction) -> None:
-        """At the start: events are changed or refused by types that were learned, as none are fixed."""
+        """At the start: the policy changes or refuses events by learned types, as none are fixed."""
         log.warning(
             "contract.attribute_types uses types that were learned here, and Growlytics may have learned others before: "
             "fix the types with contract.types_file",
@@ -187,7 +187,7 @@ class IntakeTelemetry(TelemetryBase):
         )
 
     def attribute_types_full(self) -> None:
-        """As many types are known as may be remembered."""
+        """The table of types is full."""
         message = (
             "the table of attribute types is full, so new types replace those that were seen once: look for ids in names, "
             "or raise contract.max_attribute_types"
@@ -195,7 +195,7 @@ class IntakeTelemetry(TelemetryBase):
         self._seldom.write(message, kind=0)
 
     def attribute_names_too_many(self, *, name: str, most: int) -> None:
-        """Events of this name have more attributes than one name's share of what is remembered."""
+        """An event name has more attributes than its share of the table of types."""
         message = (
             "events of one name have too many attributes to remember the type of each: look for ids in their names"
         )

@@ -1,7 +1,7 @@
-"""How log lines look and how they leave: one JSON object or one readable line each, written by a thread of its own.
+"""The format of log lines, one JSON object or one readable line each, and the thread that writes them.
 
-A pipe that nobody reads must neither stop the event loop nor keep the process from ending: lines wait in a bounded queue,
-and are lost, counted, when it is full. Used by the commands that serve; nobody else configures logging.
+A pipe that nobody reads must neither stop the event loop nor keep the process from ending. So lines wait in a bounded queue;
+when it is full, they are lost and counted. Used by the commands that serve; nothing else configures logging.
 """
 
 import io
@@ -28,7 +28,7 @@ _MAX_VALUE_CHARACTERS: Final = 1000
 _CLOSING_SECONDS: Final = 2.0
 _VALUE: Final = re.compile(r"""[^\s"'=]+""")
 _MESSAGE: Final = re.compile(r"""(?! )[^"=]+(?<! )""")
-"""Has spaces, and apostrophes; ends before the first field."""
+"""May contain spaces and apostrophes, and must not look like a field."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -45,8 +45,7 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """`time LEVEL message field=value ...`, for a person at a terminal; a traceback follows, indented.
 
-    What could be read as another field or line, a value with white space or a message with an equals sign, is in quotes, as
-    a JSON string.
+    Text that could be read as another field or line, such as a value with white space, is quoted as a JSON string.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -69,7 +68,7 @@ def _traceback(record: logging.LogRecord) -> str:
 
 
 def _unmistakable(text: str, plain: re.Pattern[str]) -> str:
-    """Return a text, cut if it is long, in quotes unless it is `plain`, and without what is not printable."""
+    """Return a text, cut if it is long, escaped where it is not printable, and in quotes unless it is `plain`."""
     cut = text if len(text) <= _MAX_VALUE_CHARACTERS else text[: _MAX_VALUE_CHARACTERS - 1] + "…"
     if cut.isprintable() and plain.fullmatch(cut):
         return cut
@@ -78,7 +77,7 @@ def _unmistakable(text: str, plain: re.Pattern[str]) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a value as JSON can hold it; what it cannot hold is shown as text."""
+    """Return a value as JSON; as text if JSON cannot contain it."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     try:
@@ -106,11 +105,11 @@ class _Writer(logging.Handler):
             return
         try:
             self._lines.put(self.format(record))
-        except Exception:  # noqa: BLE001 - whoever logs something wrong must not fail by it; logging says where it was
+        except Exception:  # noqa: BLE001 - a bad log call must not fail its caller; logging says where it was
             self.handleError(record)
 
     def finish(self) -> None:
-        """Write what waits, for a while; a pipe that nobody reads keeps the rest."""
+        """Write the lines that wait, for a while; if nobody reads the pipe, the others are lost."""
         if self._lost:
             record = logging.makeLogRecord(
                 {
@@ -128,13 +127,13 @@ class _Writer(logging.Handler):
             try:
                 self._write(line + "\n")
             except OSError:
-                self._lost += 1  # whoever read the lines has gone
+                self._lost += 1  # the reader has gone
 
 
 def _writer_to(stream: TextIO) -> Callable[[str], object]:
-    """Return what writes a whole text, past the stream's own buffer if it has a file.
+    """Return a function that writes a whole text, past the stream's own buffer if the stream has a file.
 
-    The lock of that buffer, if it were held at the end by a write that is stuck, would keep Python from ending.
+    A stuck write would hold the lock of that buffer, and keep Python from ending.
     """
     try:
         descriptor = stream.fileno()
@@ -144,7 +143,7 @@ def _writer_to(stream: TextIO) -> Callable[[str], object]:
 
 
 class _Descriptor:
-    """Writes whole lines; one that was cut off, as by a full disk, does not run into the next."""
+    """Writes whole lines. A line that was cut off, for example by a full disk, does not run into the next."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -155,7 +154,7 @@ class _Descriptor:
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # whoever shares the file with us made it so
+            except BlockingIOError:  # another process that shares the file made it non-blocking
                 select.select([], [self._descriptor], [])
             else:
                 self._in_a_line = bool(rest)
@@ -167,7 +166,7 @@ def use_level(settings: LogSettings) -> None:
 
 
 def write_out() -> None:
-    """Write the lines that wait, for a while: the process ends without leaving `logging_to_stdout`."""
+    """Write the lines that wait, for a while. For a process that ends without leaving `logging_to_stdout`."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Writer):
             handler.finish()
@@ -175,7 +174,7 @@ def write_out() -> None:
 
 @contextmanager
 def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
-    """Send this process's log lines to standard output while the block runs, and write out the rest at its end."""
+    """Write this process's log lines to standard output while the block runs; at its end write those that wait."""
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stdout.isatty())
     writer = _Writer(sys.stdout, JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger()

@@ -1,8 +1,7 @@
-"""What happened last: refusals, dead letters, the last failed attempt, how long attempts took; and receipts of events.
+"""What happened last: refusals, dead letters, the last failed attempt, the times of attempts; and receipts of events.
 
-All of it is in memory, in bounded rings. Nothing here is a payload, a customer id or a text of Growlytics. Names of events
-and fields are escaped before they are shown. Telemetry adds to
-`Recent`, and the buffers add to `Receipts`.
+All of it is in memory and bounded. Nothing is a payload, a customer id or a text of Growlytics. Names of events and fields
+are escaped before they are shown. Telemetry adds to `Recent`, the buffers add to `Receipts`.
 """
 
 from collections import OrderedDict, deque
@@ -17,9 +16,9 @@ from forwarder.text import printable
 from forwarder.words import DeadReason, FailureKind, Intake, ReceiptState, RefusalReason
 
 MAX_SHOWN: Final = 20
-"""How many kinds of refusals are kept, and how many dead letters."""
+"""How many kinds of refusals and how many dead letters are kept."""
 MAX_TIMES: Final = 1000
-"""How many times of attempts are kept, and how many of deliveries."""
+"""How many times of attempts and of deliveries are kept."""
 
 
 Receipt = Mapping[str, object]
@@ -30,7 +29,7 @@ class FailureFields(TypedDict):
 
     kind: FailureKind
     status: int | None
-    """Of the answer, if there was one."""
+    """Of the answer, if any."""
     error: str
     """In words."""
     host: str | None
@@ -38,30 +37,30 @@ class FailureFields(TypedDict):
 
 @dataclass(slots=True)
 class _Refusal:
-    """Refusals of one kind. `at` is when the last of them came, in seconds since 1970."""
+    """Refusals of one kind. `at` is the time of the last one, in seconds since 1970."""
 
     at: float
     events: int
 
 
 class Recent:
-    """`clock` gives seconds since 1970."""
+    """What /v1/status shows of the last minutes. `clock` returns seconds since 1970."""
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
         self._refusals: OrderedDict[tuple[Intake, RefusalReason, str | None, str | None], _Refusal] = OrderedDict()
-        """By intake, code, name and field, so that a flood of one kind does not hide the others; the latest last."""
+        """By intake, code, name and field, so that a flood of one kind does not hide the others. The latest is last."""
         self._dead_letters: deque[tuple[int, float, DeadReason, int | None, str]] = deque(maxlen=MAX_SHOWN)
         self._last_failure: tuple[float, FailureFields] | None = None
         self.attempt_times: deque[float] = deque(maxlen=MAX_TIMES)
-        """How many seconds the last attempts took. An attempt appends its own."""
+        """How many seconds the last attempts took. Telemetry appends."""
         self.latency_times: deque[float] = deque(maxlen=MAX_TIMES)
-        """How many seconds after they were accepted the last events were delivered. A delivery appends its own."""
+        """How many seconds passed before the last events were delivered. Telemetry appends."""
 
     def refused(
         self, count: int, *, intake: Intake, code: RefusalReason, name: str | None = None, field: str | None = None
     ) -> None:
-        """`count` events were refused. `name` and `field` are of one of them, if they are known."""
+        """`count` events were refused. `name` and `field` are those of one of them, if known."""
         kind = intake, code, None if name is None else printable(name), None if field is None else printable(field)
         refusal = self._refusals.get(kind)
         if refusal is None:
@@ -73,7 +72,7 @@ class Recent:
         self._refusals.move_to_end(kind)
 
     def dead_lettered(self, event_id: int, *, reason: DeadReason, status: int | None, name: str) -> None:
-        """An event became a dead letter. `status` is that of the last answer, if there was one."""
+        """An event became a dead letter. `status` is that of the last answer, if any."""
         self._dead_letters.append((event_id, self._clock(), reason, status, name))
 
     def failed(self, failure: FailureFields) -> None:
@@ -81,18 +80,18 @@ class Recent:
         self._last_failure = self._clock(), failure
 
     def last_failure(self) -> dict[str, object] | None:
-        """Return when an attempt failed last, in seconds since 1970, and why; None if none has failed since the start."""
+        """Return when the last attempt failed, in seconds since 1970, and why; None if none has failed since the start."""
         if self._last_failure is None:
             return None
         at, failure = self._last_failure
         return {"at": at, **failure}
 
     def attempt_seconds(self) -> dict[str, float | None]:
-        """Return quantiles of how long the last attempts took."""
+        """Return quantiles of the times of the last attempts."""
         return _quantiles(self.attempt_times)
 
     def latency_seconds(self) -> dict[str, float | None]:
-        """Return quantiles of how long the last delivered events took from being accepted to being delivered."""
+        """Return quantiles of the times from accepting to delivering the last events."""
         return _quantiles(self.latency_times)
 
     def described(self) -> dict[str, object]:
@@ -117,10 +116,7 @@ class Recent:
 
 
 class Receipts:
-    """What became of the last `max_events` events that left the buffer, which knows of the others.
-
-    `clock` gives seconds since 1970.
-    """
+    """The fates of the last `receipts.max_events` events that left the buffer. `clock` returns seconds since 1970."""
 
     def __init__(self, settings: ReceiptsSettings, *, clock: Clock) -> None:
         self._max_events = settings.max_events
@@ -130,7 +126,7 @@ class Receipts:
     def ended(self, event_id: int, state: ReceiptState, detail: str | int | None = None) -> None:
         """An event left the buffer. `detail` is the reason if it became a dead letter or was dropped.
 
-        If it was `replaced`, so a dead letter was replayed or a damaged file was salvaged, `detail` is the new id.
+        If it was `replaced`, by a replay or a salvage, `detail` is its new id.
         """
         ended = self._ended
         ended[event_id] = (state, self._clock(), detail)
@@ -139,7 +135,7 @@ class Receipts:
             ended.popitem(last=False)
 
     def find(self, event_id: int) -> Receipt | None:
-        """Return what became of an event; None if it has not left the buffer, or left it too long ago."""
+        """Return the fate of an event; None if it has not left the buffer, or left it too long ago."""
         found = self._ended.get(event_id)
         if found is None:
             return None
@@ -153,7 +149,7 @@ class Receipts:
 
 
 def _quantiles(seconds: deque[float]) -> dict[str, float | None]:
-    """Return the median and the 99th percentile, each of which is one of the times; None if there are none."""
+    """Return the median and the 99th percentile, each None if there are no times."""
     ordered = sorted(seconds)
     return {
         name: round(ordered[ceil(share * len(ordered)) - 1], 4) if ordered else None

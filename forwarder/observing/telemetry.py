@@ -27,12 +27,12 @@ _RELOADED: Final[Mapping[ReloadResult, str]] = {
     "unchanged": "%s was read again: it has not changed",
 }
 _UNUSABLE_FILE: Final = (
-    "a secret's file cannot be used, so the last secret stays in use: write the secret into it, and nothing else; the file "
-    "is read again every five seconds"
+    "a secret's file cannot be used, so the last secret stays in use: write only the secret into the file; it is read again "
+    "every five seconds"
 )
 _UNUSABLE_CERTIFICATES: Final = (
-    "the file of certificates cannot be used, so those that it held before stay in use: write all of them into it, in PEM "
-    "form; the file is read again every five seconds"
+    "the file of certificates cannot be used, so the last certificates stay in use: write all of them into the file, in PEM "
+    "form; it is read again every five seconds"
 )
 
 
@@ -54,11 +54,11 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
     # Start and stop
 
     def settings_shown(self, settings: Mapping[str, object], *, version: str) -> None:
-        """At the start: these settings are in force, by section; secrets are left out or hidden."""
+        """At the start: the settings in force, by section, without secrets."""
         log.info("starting", extra={"fields": {"version": version, **settings}})
 
     def daemon_started(self, **fields: object) -> None:
-        """Intake and buffer are open."""
+        """The buffer and all intakes are open."""
         log.info("ready", extra={"fields": fields})
 
     def shutdown_began(self, *, signal: str, buffered: int) -> None:
@@ -66,11 +66,11 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})
 
     def drain_progressed(self, *, buffered: int, seconds_left: float) -> None:
-        """The daemon waits until the events in the buffer are delivered."""
+        """The daemon waits for the events in the buffer to be delivered."""
         log.info("draining", extra={"fields": {"buffered": buffered, "seconds_left": round(seconds_left, 1)}})
 
     def daemon_stopped(self, *, lost_events: int, lost_dead_letters: int, ledger: Mapping[str, object]) -> None:
-        """The daemon is about to end; `ledger` accounts for every event."""
+        """The daemon is about to end. `ledger` accounts for every event."""
         lost = lost_events or lost_dead_letters
         level = logging.ERROR if lost else logging.INFO
         message = "stopped, and lost events or dead letters, which were only in memory" if lost else "stopped"
@@ -78,17 +78,17 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         log.log(level, message, extra={"fields": fields})
 
     def closing_given_up(self, *, ledger: Mapping[str, object]) -> None:
-        """The daemon ends without closing its files. What is committed stays; `ledger` accounts for every event."""
+        """The daemon ends without closing its files. Committed events stay. `ledger` accounts for every event."""
         log.error(
-            "stopped without closing the buffer's file, as its disk hangs: all accepted events are in it, and some that are "
-            "delivered may be delivered again",
+            "stopped without closing the buffer's file, because its disk hangs: accepted events are in the file, and some "
+            "delivered events may be delivered again",
             extra={"fields": dict(ledger)},
         )
 
     # Settings, and the files that they name
 
     def reloaded(self, taken_up: Sequence[str], *, restart_needed: Sequence[str]) -> None:
-        """The settings were read again. These paths changed: some are in force, others need a restart."""
+        """The settings were read again. Those in `taken_up` changed and are in force; others need a restart."""
         self._metrics.reloads["changed" if taken_up else "unchanged"] += 1
         if restart_needed:
             log.warning(
@@ -108,14 +108,14 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         )
 
     def file_reloaded(self, setting: str, result: ReloadResult, *, notable: bool = True) -> None:
-        """The file that `setting` names was read again, and what it holds is `changed` or `unchanged`."""
+        """The file that `setting` names was read again, and its content is `changed` or `unchanged`."""
         self._metrics.reloads[result] += 1
         if notable:
             kind = "the file of certificates" if setting == _CERTIFICATES else "a secret's file"
             log.info(_RELOADED[result], kind, extra={"fields": {"setting": setting}})
 
     def file_reload_failed(self, setting: str, fault: str, *, notable: bool) -> None:
-        """The file cannot be used. `fault` shows nothing of it. It is `notable` unless it was logged before."""
+        """The file cannot be used. `fault` shows none of its content; it is `notable` unless it was logged before."""
         self._metrics.reloads["failed"] += 1
         if notable:
             message = _UNUSABLE_CERTIFICATES if setting == _CERTIFICATES else _UNUSABLE_FILE

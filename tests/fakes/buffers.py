@@ -60,6 +60,8 @@ class ObservedBuffer:
         """How often it was asked for what is ready."""
         self.bug: Exception | None = None
         """What `take_ready` raises."""
+        self.bug_of_rests: Exception | None = None
+        """What `end_rests` raises."""
         self.out: set[int] = set()
         """The ids of the events that are taken now."""
         self.acked: list[tuple[int, Fate]] = []
@@ -213,6 +215,8 @@ class ObservedBuffer:
         return self.inner.ledger()
 
     def end_rests(self) -> None:
+        if self.bug_of_rests is not None:
+            raise self.bug_of_rests
         self.inner.end_rests()
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:

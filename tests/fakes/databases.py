@@ -70,13 +70,13 @@ class StubbornDatabase(Database):
         else:
             super().submit(job, then, **how)
 
-    def give_up_reserve(self, then: Callable[[bool], None]) -> None:
+    def free_reserve(self, then: Callable[[bool], None]) -> None:
         if self.reserve_hangs:
             self.hangs = "before the job"
         if self.hangs:
-            self._held.append(partial(self.give_up_reserve, then))
+            self._held.append(partial(self.free_reserve, then))
         else:
-            super().give_up_reserve(then)
+            super().free_reserve(then)
 
     def answer(self) -> None:
         """Do, or tell, what was held back, in its order."""

@@ -139,7 +139,8 @@ class Driver:
             )
             if not taken:
                 return
-            self._give_back(*self.engine.add(taken, self.now))
+            if back := self.lanes.add(taken):
+                self._give_back(back, self.engine.rest_ends(self.now))
 
     def wait(self, seconds: float) -> None:
         self.now += seconds

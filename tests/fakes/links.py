@@ -274,11 +274,11 @@ class _Sender:
                 self._step = min(self._step + 1, len(self._limits) - 1)
 
     def _fill(self) -> None:
-        while self._held_at is None and self._limiter.has_room:
+        while self._held_at is None and self._limiter.in_flight < self._limiter.limit:
             self._send()
 
     def _send(self) -> None:
-        self._limiter.started()
+        self._limiter.in_flight += 1
         seconds, good = self._link.answer(self._now)
         seconds += self._loop.waits(self._now + seconds)
         heapq.heappush(self._wire, (self._now + seconds, next(self._tie), self._now, good))

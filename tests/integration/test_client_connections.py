@@ -525,11 +525,38 @@ async def test_no_timer_is_set_for_a_post_while_one_for_an_earlier_deadline_is_a
         for later in range(3):
             assert (await connection.exchange(REQUEST, deadline + later)).status == 200
             assert connections.sweep.at == deadline
+            assert connection.deadline.at == inf
             connections.keep(connection)
             assert connections.take() is connection
         connection.close()
+        assert connections.members == set()
         await connections.close()
         assert connections.sweep.at == inf
+
+
+@pytest.mark.parametrize("pieces", [(OK,), (OK[:20], OK[20:])], ids=["at once", "in pieces"])
+@pytest.mark.parametrize("in_the_same_turn", [True, False])
+async def test_a_connection_on_which_more_came_than_the_answer_is_not_used_again(
+    pieces: tuple[bytes, ...], *, in_the_same_turn: bool
+) -> None:
+    async with raw_server(answering(b"")) as server:
+        connections = connections_to(server)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        answer = connection.exchange(REQUEST, patience())
+        for piece in pieces:
+            assert connection.deadline.at < inf
+            connection.data_received(piece)
+        assert connection.deadline.at == inf
+        if not in_the_same_turn:
+            assert (await answer).status == 200
+            connections.keep(connection)
+        connection.data_received(b"x")
+        if in_the_same_turn:
+            assert (await answer).status == 200
+            connections.keep(connection)
+        assert connections.take() is None
+        assert connections.members == set()
+        await connections.close()
 
 
 async def test_aiohttp_still_tells_of_bytes_that_came_before_they_were_asked_for() -> None:

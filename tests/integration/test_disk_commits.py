@@ -282,7 +282,7 @@ def test_notes_are_not_written_where_there_is_no_room_in_reserve_but_acks_are(
             database.fails_to_commit = 1
             monkeypatch.setattr("os.posix_fallocate", no_room)
             assert database.directory is not None
-            database.directory.give_up_reserve()
+            database.directory.free_reserve()
             assert await disk.buffer.put(make.of("d"), intake="http") == Unavailable()
             commits = database.commits
             noting = await begin(disk.buffer.note({X: learned()}))

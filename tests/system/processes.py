@@ -25,7 +25,7 @@ import pytest
 
 COMMAND = [sys.executable, "-m", "forwarder"]
 KEY = "system-test-key"
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

@@ -117,6 +117,9 @@ class Terminal:
             screen = "\n".join(self.lines)
             raise AssertionError(f"{error}; it shows:\n{screen}\nand was written:\n{self.written[-500:]!r}") from None
 
+    async def until_it_hides(self, text: str) -> None:
+        await until(lambda: not self.shows(text), f"the screen shows {text!r} no more")
+
     async def until_it_wrote(self, text: str) -> None:
         def wrote() -> bool:
             self.take()

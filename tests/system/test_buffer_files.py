@@ -242,7 +242,7 @@ async def test_a_limit_of_open_files_that_is_too_low_is_one_clear_error(tmp_path
     for number in (10, 16, 31):
         command = ["sh", "-c", f'ulimit -n {number}; exec "$@"', "sh", *COMMAND]
         error = await told_on_refusing(tmp_path, command)
-        assert f"limit of open files (RLIMIT_NOFILE) is {number}, and the daemon needs 32 at least: raise it" in error
+        assert f"limit of open files (RLIMIT_NOFILE) is {number}, and the daemon needs at least 32: raise it" in error
 
 
 async def test_a_low_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:

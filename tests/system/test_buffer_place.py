@@ -168,7 +168,7 @@ async def test_a_log_that_is_removed_is_made_anew_and_what_was_in_it_survives_a_
         async with running_daemon(tmp_path, sandbox.url, **FAST_RETRIES) as daemon:
             assert await post(daemon, 1, 2) == 202
             log.unlink()
-            await until(lambda: made_anew(daemon), "it is made anew", seconds=30)
+            await until(lambda: recreated(daemon), "it is made anew", seconds=30)
             assert log.exists()
             assert (await daemon.metrics())[DIRECTORY_ERRORS] == 1
             assert await post(daemon, 3) == 202
@@ -180,7 +180,7 @@ async def test_a_log_that_is_removed_is_made_anew_and_what_was_in_it_survives_a_
             assert not [line for line in daemon.lines if line["level"] == "error"]
 
 
-def made_anew(daemon: Daemon) -> list[dict[str, Any]]:
+def recreated(daemon: Daemon) -> list[dict[str, Any]]:
     return [line for line in daemon.lines if "it was recreated, and nothing is lost" in line["message"]]
 
 

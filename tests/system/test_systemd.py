@@ -49,7 +49,7 @@ async def test_systemd_hears_that_it_is_ready_alive_held_up_and_stopping(tmp_pat
         await told(notify, "STATUS=ready, 0 events in the buffer")
         await sandbox.faults(down=True)
         await post(daemon)
-        await told(notify, "STATUS=ready, 1 events in the buffer; nothing is sent but probes: breaker")
+        await told(notify, "STATUS=ready, 1 events in the buffer; delivery is paused: breaker")
         await sandbox.faults(down=False)
         await told(notify, "STATUS=ready, 0 events in the buffer")
         stopping = asyncio.create_task(daemon.stop())

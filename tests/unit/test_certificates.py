@@ -145,7 +145,7 @@ async def test_a_file_of_no_use_changes_nothing_is_said_once_and_is_read_until_i
         assert not await watched.file.poll()
     (line,) = caplog.records
     assert line.levelname == "WARNING"
-    assert "those that it held before stay in use" in line.getMessage()
+    assert "the last certificates stay in use" in line.getMessage()
     assert line.__dict__["fields"]["setting"] == SETTING
     assert "CANARY" not in str(line.__dict__)
     assert (watched.used, watched.counts) == ([], (0, 0, 1))

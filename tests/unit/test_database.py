@@ -19,8 +19,8 @@ from forwarder.database.connection import (
     Database,
     Transaction,
     UnavailableError,
-    give_back_space,
     is_sound,
+    return_space,
 )
 from forwarder.database.directory import DirectoryError, DirectoryInUseError
 from forwarder.database.events import Read, RowCount
@@ -779,12 +779,12 @@ async def test_space_is_given_back_so_that_the_file_shrinks(tmp_path: Path, make
     before = file_of(database).stat().st_size
     assert before > 15 * MIB
     for _ in range(20):
-        await database.run(give_back_space)
+        await database.run(return_space)
     assert file_of(database).stat().st_size < 5 * MIB, "the file itself, with no close and no other commit"
     assert await database.run(is_sound)
     assert ids((await database.run(read_all)).events) == ids(stored[1990:])
     pages, free = await pages_of(database)
-    await database.run(give_back_space)
+    await database.run(return_space)
     assert await pages_of(database) == (pages, free), "a little that is free is kept, for what comes next"
     await database.close()
 

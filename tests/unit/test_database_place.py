@@ -174,7 +174,7 @@ async def test_a_directory_in_its_place_keeps_its_own_files(tmp_path: Path) -> N
     await other.run(store(7))
     before = {path.name: path.stat() for path in directory.iterdir()}
     assert (await database.look()).moved is not None
-    database.give_up_reserve(lambda _: None)
+    database.free_reserve(lambda _: None)
     await database.run(lambda transaction: events.remove(transaction, [1]))
     await database.close()
     assert {path.name: path.stat() for path in directory.iterdir()} == before
@@ -199,7 +199,7 @@ async def test_what_is_renamed_back_is_as_good_as_before_and_all_that_was_done_m
     else:
         (tmp_path / "elsewhere").rename(directory)
     found = await database.look()
-    assert (found.moved, found.made_anew) == (None, [])
+    assert (found.moved, found.recreated) == (None, [])
     assert await database.run(why_nothing_may_be_put) is None
     await database.run(store(3))
     assert await ids_in(killed(directory, tmp_path / "killed")) == [2, 3]
@@ -241,10 +241,10 @@ async def test_a_log_that_is_removed_or_replaced_is_begun_anew_and_nothing_is_mi
     if replace:
         (directory / LOG).write_bytes(b"of somebody else")
     found = await database.look()
-    assert (found.moved, found.made_anew) == (None, ["log"])
+    assert (found.moved, found.recreated) == (None, ["log"])
     assert await ids_in(killed(directory, tmp_path / "killed at once")) == [1]
     await database.run(store(2))
-    assert (await database.look()).made_anew == []
+    assert (await database.look()).recreated == []
     assert await ids_in(killed(directory, tmp_path / "killed later")) == [1, 2]
     await database.close()
     assert await ids_in(directory) == [1, 2]
@@ -258,10 +258,10 @@ async def test_a_lock_that_is_removed_or_replaced_is_taken_anew_so_that_no_other
     (tmp_path / LOCK).unlink()
     if replace:
         (tmp_path / LOCK).touch()
-    assert (await database.look()).made_anew == ["lock"]
+    assert (await database.look()).recreated == ["lock"]
     with pytest.raises(DirectoryInUseError, match=f"in use by process {os.getpid()}; stop it"):
         await opened(tmp_path)
-    assert (await database.look()).made_anew == []
+    assert (await database.look()).recreated == []
     await database.close()
 
 
@@ -272,8 +272,8 @@ async def test_a_lock_that_another_process_has_made_and_locked_meanwhile_stays_w
         fcntl.flock(other, fcntl.LOCK_EX)
         for _ in range(2):
             found = await database.look()
-            assert (found.moved, found.made_anew) == (None, [])
-    assert (await database.look()).made_anew == ["lock"], "it is free"
+            assert (found.moved, found.recreated) == (None, [])
+    assert (await database.look()).recreated == ["lock"], "it is free"
     await database.close()
 
 
@@ -284,7 +284,7 @@ async def test_a_lock_that_cannot_be_made_anew_counts_as_gone_until_it_can(tmp_p
     assert "lock is a directory" in str((await database.look()).moved)
     (tmp_path / LOCK).rmdir()
     found = await database.look()
-    assert (found.moved, found.made_anew) == (None, ["lock"])
+    assert (found.moved, found.recreated) == (None, ["lock"])
     await database.close()
 
 

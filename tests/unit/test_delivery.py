@@ -64,6 +64,7 @@ class Running:
     telemetry: Telemetry
     make: EventMaker
     serving: asyncio.Task[None]
+    settings: DeliverySettings
 
     async def put(self, events: Sequence[Event]) -> list[Event]:
         assert await self.buffer.put(events, intake="http") == Stored()
@@ -97,18 +98,14 @@ async def delivering(
     inner = memory_buffer(telemetry, now, lane_of=each_alone if chosen["order"] == "none" else by_customer)
     buffer = ObservedBuffer(inner, commit_seconds=commit_seconds, take_seconds=take_seconds)
     initial, maximum = retry_seconds
-    delivery = Delivery(
-        DeliverySettings(
-            max_concurrency=max_concurrency, retry_initial_seconds=initial, retry_max_seconds=maximum, **chosen
-        ),
-        buffer=buffer,
-        post=post,
-        telemetry=telemetry,
+    delivery_settings = DeliverySettings(
+        max_concurrency=max_concurrency, retry_initial_seconds=initial, retry_max_seconds=maximum, **chosen
     )
+    delivery = Delivery(delivery_settings, buffer=buffer, post=post, telemetry=telemetry)
     others = asyncio.all_tasks()
     serving = asyncio.create_task(delivery.serve())
     try:
-        yield Running(delivery, buffer, post, telemetry, EventMaker(), serving)
+        yield Running(delivery, buffer, post, telemetry, EventMaker(), serving, delivery_settings)
     finally:
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)

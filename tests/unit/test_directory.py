@@ -293,7 +293,7 @@ def test_a_closed_directory_does_nothing_to_the_one_that_the_process_is_in(
     directory.close()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reserve").write_text("of somebody else")
-    assert not directory.give_up_reserve()
+    assert not directory.free_reserve()
     assert not directory.has_reserve
     assert not directory.has_room
     with pytest.raises(OSError, match="closed"):
@@ -309,7 +309,7 @@ def test_the_reserve_takes_up_real_space_and_can_be_given_up_once(directory: Dir
     assert found == [False, True]
     reserve = (directory.path / "reserve").stat()
     assert reserve.st_blocks * 512 >= SMALL_RESERVE_BYTES == reserve.st_size
-    given_up = [directory.give_up_reserve() for _ in range(2)]
+    given_up = [directory.free_reserve() for _ in range(2)]
     assert given_up == [True, False]
     assert "reserve" not in names(directory)
     directory.close()
@@ -335,9 +335,9 @@ def test_a_file_is_set_aside_with_its_log_and_listed_until_it_is_salvaged(direct
     directory.open()
     directory.file.write_text("first")
     Path(f"{directory.file}-wal").write_text("first log")
-    first = directory.set_aside()
+    first = directory.quarantine()
     directory.file.write_text("second")
-    second = directory.set_aside()
+    second = directory.quarantine()
     assert first.startswith("buffer.db.damaged-20")
     assert directory.damaged() == [first, second]
     assert (directory.path / f"{first}-wal").read_text() == "first log"
@@ -353,7 +353,7 @@ def test_a_file_is_set_aside_with_its_log_and_listed_until_it_is_salvaged(direct
 def test_setting_aside_that_was_interrupted_before_the_log_is_finished_at_the_next_start(directory: Directory) -> None:
     directory.open()
     directory.file.write_text("file")
-    name = directory.set_aside()
+    name = directory.quarantine()
     Path(f"{directory.file}-wal").write_text("log")  # as if the process had been killed between the two
     directory.close()
     directory.open()

@@ -169,7 +169,7 @@ def test_at_most_half_of_the_buffer_is_in_the_window_so_that_the_other_half_can_
     if held:
         engine.lanes.hold_begins()
     assert engine.lanes.room() == (50, 2000)
-    engine.add([make(f"c{number}", size_bytes=10) for number in range(50)], now=0.0)
+    engine.lanes.add([make(f"c{number}", size_bytes=10) for number in range(50)])
     assert engine.lanes.room() == (0, 0)
     engine.use(DeliverySettings(max_concurrency=2), schedule=Delays(settings))
     assert engine.lanes.room() == (0, 0)

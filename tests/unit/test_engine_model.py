@@ -86,7 +86,7 @@ class EngineInvariants(RuleBasedStateMachine):
         some, holds = self.driver, self.driver.holds
         while True:
             held, probe_at, now = bool(holds.causes), some.engine._probe_at, some.now
-            had_room = some.limiter.has_room
+            had_room = some.limiter.in_flight < some.limiter.limit
             attempt = some.try_start()
             if attempt is None:
                 break

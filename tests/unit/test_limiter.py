@@ -78,7 +78,7 @@ class Caller:
     def _attempt(self, seconds: float) -> float:
         """Start what may start, and let one of it go on for so long; return when that one started."""
         while self._started < (self.limit if self.on_wire is None else self.on_wire):
-            self.limiter.started()
+            self.limiter.in_flight += 1
             self._started += 1
         self._started -= 1
         self.now += seconds
@@ -106,8 +106,8 @@ def test_there_is_room_until_as_many_as_the_limit_are_on_the_wire() -> None:
     limiter = Limiter(64)
     room = []
     for _ in range(START_LIMIT + 2):
-        room.append(limiter.has_room)
-        limiter.started()
+        room.append(limiter.in_flight < limiter.limit)
+        limiter.in_flight += 1
     assert room == [True] * START_LIMIT + [False] * 2
 
 
@@ -126,11 +126,11 @@ def test_each_end_of_an_attempt_makes_room_for_one(end: Callable[[Limiter], None
     if frozen:
         limiter.freeze(overload=True)
     for _ in range(START_LIMIT + 1):
-        limiter.started()
+        limiter.in_flight += 1
     room = []
     for _ in range(2):
         end(limiter)
-        room.append(limiter.has_room)
+        room.append(limiter.in_flight < limiter.limit)
     assert room == [False, True]
 
 
@@ -245,7 +245,7 @@ def test_failures_of_attempts_from_before_the_limit_fell_are_no_news() -> None:
     before = caller.now
     caller.outage(1)
     for _ in range(100):
-        caller.limiter.started()
+        caller.limiter.in_flight += 1
         caller.limiter.failed(before, caller.now, overload=True)
     assert caller.limit == 32
 
@@ -267,7 +267,7 @@ def test_an_answer_about_the_event_is_as_good_as_any_for_the_share_of_failures()
 def test_cancelled_attempts_tell_nothing() -> None:
     caller = Caller()
     for _ in range(100):
-        caller.limiter.started()
+        caller.limiter.in_flight += 1
         caller.limiter.cancelled()
     caller.succeed(MIN_ROUND_ANSWERS - 1)
     assert caller.limit == START_LIMIT
@@ -489,7 +489,7 @@ def test_answers_to_attempts_from_before_the_hold_ended_are_no_sign_of_load() ->
     caller = grown(64)
     before = caller.now
     for _ in range(64):
-        caller.limiter.started()
+        caller.limiter.in_flight += 1
     caller.limiter.freeze(overload=True)
     caller.now += 30
     caller.limiter.thaw(caller.now)
@@ -544,12 +544,12 @@ def test_whatever_happens_the_limit_is_in_its_bounds_and_memory_does_not_grow(
             now += seconds / times
             match call:
                 case "start":
-                    limiter.started()
+                    limiter.in_flight += 1
                 case "succeed":
-                    limiter.started()
+                    limiter.in_flight += 1
                     limiter.succeeded(now - seconds, now)
                 case "overload" | "fail":
-                    limiter.started()
+                    limiter.in_flight += 1
                     limiter.failed(now - seconds, now, overload=call == "overload")
                 case "cancel":
                     limiter.cancelled()
@@ -855,7 +855,7 @@ def test_a_lower_maximum_is_the_limit_at_once_and_a_higher_one_is_grown_to() -> 
     caller = grown(64)
     caller.limiter.change_max(8)
     assert caller.limit == 8
-    assert not caller.limiter.has_room
+    assert not caller.limiter.in_flight < caller.limit
     caller = grown(64)
     caller.limiter.change_max(256)
     assert caller.limit == 64

@@ -213,7 +213,7 @@ def test_what_is_given_back_again_and_again_leaves_nothing_behind() -> None:
     ordering.add(events_of(["a", "b", "c"]))
     for now in range(5_000):
         ordering.release(hand_out(ordering, now=now), not_before=now + 1)
-    assert max(len(ordering._oldest), len(ordering._offers), len(ordering._resting)) < 200
+    assert max(len(ordering._oldest), len(ordering._offers), len(ordering._deferred)) < 200
 
 
 def test_what_is_passed_over_in_several_goes_is_no_more_than_asked_for_in_each() -> None:

@@ -162,7 +162,7 @@ class OrderingAgainstModel(RuleBasedStateMachine):
 
     @rule()
     def end_rests(self) -> None:
-        self.ordering.end_rests()
+        self.ordering.end_deferrals()
         self.rests.clear()
 
     @rule(seconds=st.integers(1, 4))
@@ -199,7 +199,7 @@ class OrderingAgainstModel(RuleBasedStateMachine):
             if lane.offered:
                 assert (lane.first_id(), customer) in ordering._offers
             else:
-                assert customer in ordering._skipped or (lane.not_before, customer) in ordering._resting
+                assert customer in ordering._skipped or (lane.not_before, customer) in ordering._deferred
 
     @invariant()
     def the_oldest_is_no_older_than_it_says(self) -> None:
