@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, assert_never
+from functools import partial
+from typing import Final, Protocol, assert_never
 
 from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import DeadLettered, Fate
@@ -60,8 +61,19 @@ class Progress:
     """On the wire."""
 
 
+class Post(Protocol):
+    """Makes one attempt to deliver an event."""
+
+    def __call__(self, body: bytes, may_leave: Callable[[], bool] | None, /) -> Awaitable[Outcome | None]:
+        """Send the bytes of an event, and return the outcome.
+
+        `may_leave` is asked right before the first byte leaves. If it says no, none leaves, and this returns None.
+        """
+        ...
+
+
 class Delivery:
-    """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
+    """Delivers what is in `buffer` by `post`.
 
     `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells. The
     buffer holds at most `buffer_events` and `buffer_bytes`.
@@ -75,7 +87,7 @@ class Delivery:
         settings: DeliverySettings,
         *,
         buffer: Buffer,
-        post: Callable[[bytes], Awaitable[Outcome]],
+        post: Post,
         telemetry: Telemetry,
         clock: Clock = time.time,
         age_seconds: Callable[[float], float] | None = None,
@@ -323,7 +335,7 @@ class Delivery:
 
     async def _work(self) -> None:
         """Make one attempt after the other. If none may start, wait until the pump hands one over."""
-        lanes, may_start = self._lanes, self._buffer.may_start
+        lanes, always_may = self._lanes, self._buffer.may_start is None
         attempt: Attempt | None = None
         handed: asyncio.Future[Attempt] | None = None
         may_have_left = False
@@ -339,13 +351,12 @@ class Delivery:
                 if attempt.never_repeated:
                     await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                     attempt.started_at = self._loop.time()
-                if attempt.lane.revoked or (may_start is not None and not may_start(event)):
-                    unstarted, attempt = attempt, None
-                    await self._drop(unstarted)
-                    continue
                 may_have_left = True
-                outcome = await self._post(event.body)
+                outcome = await self._post(event.body, None if always_may else partial(self._may_leave, attempt))
                 ended, attempt, may_have_left = attempt, None, False
+                if outcome is None:
+                    await self._drop(ended)
+                    continue
                 decision = self._ended(ended, outcome)
                 if not isinstance(decision, Ack):
                     await self._carry_out(ended, decision)
@@ -373,8 +384,13 @@ class Delivery:
             self._ask()  # other workers may start something, or the timer must be set
         return attempt
 
+    def _may_leave(self, attempt: Attempt) -> bool:
+        """Return whether the event of an attempt is still ours to send."""
+        may_start = self._buffer.may_start
+        return not attempt.lane.revoked and (may_start is None or may_start(attempt.taken.event))
+
     async def _drop(self, attempt: Attempt) -> None:
-        """End an attempt that may not start, as the event's lane was revoked."""
+        """End an attempt of which no byte left, as the event's lane was revoked."""
         if not attempt.lane.revoked:  # or what is in it now came again
             self._revoked({attempt.taken.event.customer})
         self._engine.cancelled(attempt)

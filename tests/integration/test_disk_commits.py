@@ -201,7 +201,7 @@ async def test_begun_acks_that_are_hurried_are_committed_at_once(tmp_path: Path)
 async def test_delivery_with_one_permit_does_not_wait_for_acks_to_have_company(tmp_path: Path) -> None:
     """At most two events are on the wire or wait for their ack; if each waited 0.1 s, 100 would take 5 s."""
 
-    async def post(_: bytes) -> Outcome:
+    async def post(_: bytes, _may_leave: object = None, /) -> Outcome:
         await asyncio.sleep(SOON_SECONDS)
         return outcome.Delivered()
 
