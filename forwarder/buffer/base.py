@@ -155,7 +155,7 @@ class Buffer(Protocol):
 
     @property
     def may_start(self) -> Callable[[Event], bool] | None:
-        """Return whether an attempt with a taken event may start; asked right before it does. None if it always may.
+        """Return whether a taken event may be sent; asked right before its first byte leaves. None if it always may.
 
         If it returns false, the store revokes the lane of the event: whatever was taken of the lane is the store's again.
         """
