@@ -7,6 +7,7 @@ the event was not handed out again.
 """
 
 import asyncio
+import copy
 import random
 import time
 from collections import Counter
@@ -318,7 +319,7 @@ class FarBuffer:
         """Hand out another object after a revocation, so that an ack of the one before can be told."""
         event = row.event
         if row.out is not None:
-            event = Event(event.id, event.customer, event.name, event.body, event.accepted_at)
+            event = copy.copy(event)
         row.out = event
         self._here[row.place] = _Here(row, row.out)
 
