@@ -229,7 +229,7 @@ class HttpIntake:
     # What is not for events
 
     def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
-        return answers.status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
+        return answers.status_page(asks_for_token=self._locks is not None and self._locks.needs_token)
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]
