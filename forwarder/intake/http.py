@@ -1,7 +1,8 @@
 """One HTTP intake, on TCP or on a Unix socket: which requests are allowed, and which route answers them.
 
-Every answer is JSON except the status page, even to what is not HTTP. On TCP the access rules of `locks` come first; the
-page, which shows no data, needs no token. A request for events that is refused counts as one refused event.
+Every answer is JSON, even to what is not HTTP, except the status page and the OpenAPI document. On TCP the access rules of
+`locks` come first; the page, which shows no data, needs no token. A request for events that is refused counts as one refused
+event.
 """
 
 import socket
