@@ -30,6 +30,7 @@ from forwarder.settings import ContractSettings
 from forwarder.text import printable
 from forwarder.words import AttributeType
 
+_NONE: Final[Mapping[str, AttributeType]] = {}
 MAX_CROWDED_NAMES: Final = 100
 """How many event names with too many attributes are remembered, so that the log names each once."""
 
@@ -94,7 +95,7 @@ class AttributeTypes:
 
     def know(self, event: Conforming) -> bool:
         """Return whether all attributes of an event have known types, so that there is nothing to judge or to learn."""
-        known = self._known.of(event.name)
+        known = self._known.usual.get(event.name, _NONE)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # inline `type_of`: a call would double the time
                 found = "date" if len(value) > 9 and value[4] == "-" and is_date(value) else "string"
@@ -140,7 +141,7 @@ class AttributeTypes:
 
     def _compare(self, event: Conforming, seen: Seen) -> tuple[dict[Place, LearnedType], list[Conflict], bool]:
         """Return what may be learned from an event, its conflicts, and whether it has a learned attribute again."""
-        known = self._known.of(event.name)
+        known = self._known.usual.get(event.name, _NONE)
         new: dict[Place, LearnedType] = {}
         conflicts: list[Conflict] = []
         came_again = False
