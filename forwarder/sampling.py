@@ -177,7 +177,7 @@ class Sampling:
     async def serve(self) -> None:
         """Sample until cancelled."""
         while True:
-            has_lines_to_write = self._telemetry.holds_last()
+            has_lines_to_write = self._telemetry.write_late_holds()
             if self._look() or has_lines_to_write:
                 await asyncio.sleep(_SAMPLE_SECONDS)
                 continue

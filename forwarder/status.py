@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import fields
 
 from forwarder import __version__
 from forwarder.attribute_types.guard import AttributeTypes
@@ -53,20 +55,14 @@ class Status:
     def ledger(self) -> dict[str, object]:
         """Return the ledger of events since the start; its `buffered` includes older events."""
         now, start = self._buffer.ledger(), self._ledger_at_start
-        return _described(
-            Ledger(
-                received=now.received - start.received,
-                accepted=now.accepted - start.accepted,
-                duplicates=now.duplicates - start.duplicates,
-                rejected=now.rejected - start.rejected,
-                delivered=now.delivered - start.delivered,
-                dead_lettered={
-                    why: number - start.dead_lettered.get(why, 0) for why, number in now.dead_lettered.items()
-                },
-                dropped={why: number - start.dropped.get(why, 0) for why, number in now.dropped.items()},
-                buffered=now.buffered,
-            )
-        ) | {"unaccounted": now.unaccounted}
+        since_start: dict[str, object] = {
+            name: getattr(now, name) - getattr(start, name)
+            for name in ("received", "accepted", "duplicates", "rejected", "delivered")
+        }
+        for name in ("dead_lettered", "dropped"):
+            before: Mapping[str, int] = getattr(start, name)
+            since_start[name] = {why: number - before.get(why, 0) for why, number in getattr(now, name).items()}
+        return {**since_start, "buffered": now.buffered, "unaccounted": now.unaccounted}
 
     async def receipt(self, event_id: int) -> dict[str, object] | None:
         """Return where an event is, or its fate; None if it is unknown. Times are in seconds since 1970.
@@ -178,17 +174,10 @@ class Status:
 
 
 def _described(ledger: Ledger) -> dict[str, object]:
-    return {
-        "received": ledger.received,
-        "accepted": ledger.accepted,
-        "duplicates": ledger.duplicates,
-        "rejected": ledger.rejected,
-        "delivered": ledger.delivered,
-        "dead_lettered": dict(ledger.dead_lettered),
-        "dropped": dict(ledger.dropped),
-        "buffered": ledger.buffered,
-        "unaccounted": ledger.unaccounted,
-    }
+    """Return all of a ledger, as /v1/status shows it."""
+    described = {each.name: getattr(ledger, each.name) for each in fields(ledger)}
+    described |= {name: dict(described[name]) for name in ("dead_lettered", "dropped")}
+    return {**described, "unaccounted": ledger.unaccounted}
 
 
 def _finite(seconds: float) -> float | None:

@@ -1,12 +1,17 @@
-"""Which attributes had another type than before: since the start, in a bounded table. Used by `guard` alone."""
+"""Attributes that have another type than before: how to convert or remove them, and a bounded table of them.
+
+Used by `guard` alone.
+"""
 
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
-from forwarder.attribute import Place, is_soft
+from forwarder.attribute import Place, converted, is_soft
+from forwarder.growlytics import json_text
+from forwarder.growlytics.contract import Conforming
 from forwarder.text import printable
 from forwarder.words import AttributeType, ConflictAction, ConflictKind
 
@@ -29,6 +34,39 @@ class Conflict:
     def kind(self) -> ConflictKind:
         """`date` if one is a string and the other a date."""
         return "date" if is_soft(self.expected, self.found) else "hard"
+
+
+def acted(conflicts: Sequence[Conflict], on: Sequence[Conflict], action: ConflictAction) -> list[Conflict]:
+    """Return the conflicts; those in `on` get this action."""
+    return [replace(each, action=action) if each in on else each for each in conflicts]
+
+
+def without(
+    conflicts: Sequence[Conflict], body: bytes, event: Conforming, *, strips: bool
+) -> tuple[bytes, list[Conflict]]:
+    """Convert the attributes that conflict, or remove them if it `strips`. Return the event and the solved conflicts."""
+    # If no value can be converted, the event need not be parsed again.
+    hopeful = [
+        each for each in conflicts if strips or converted(event.attributes[each.attribute], each.expected) is not None
+    ]
+    if not hopeful:
+        return body, []
+    solved: list[Conflict] = []
+    try:
+        whole = json_text.parse_exactly(body)
+        assert isinstance(whole, dict), "the contract demands it"
+        attributes = whole["attributes"]
+        for each in hopeful:
+            value = attributes.pop(each.attribute) if strips else attributes[each.attribute]
+            if not strips:
+                value = converted(value, each.expected)
+                if value is None:
+                    continue
+                attributes[each.attribute] = value
+            solved.append(each)
+        return (json_text.encode(whole) if solved else body), solved
+    except json_text.TooDeepError:
+        return body, []
 
 
 @dataclass(slots=True)

@@ -17,21 +17,20 @@ from forwarder.attribute import (
     LearnedType,
     Place,
     TypeChanges,
-    converted,
     is_date,
     is_nameable,
     type_of,
 )
-from forwarder.attribute_types.conflicts import Conflict, TypeConflicts
+from forwarder.attribute_types.conflicts import Conflict, TypeConflicts, acted, without
 from forwarder.attribute_types.known import KnownTypes
 from forwarder.event import Clock
-from forwarder.growlytics import json_text
 from forwarder.growlytics.contract import Conforming, Refused, Violation
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import ContractSettings
 from forwarder.text import printable
-from forwarder.words import AttributeType, ConflictAction
+from forwarder.words import AttributeType
 
+_NONE: Final[Mapping[str, AttributeType]] = {}
 MAX_CROWDED_NAMES: Final = 100
 """How many event names with too many attributes are remembered, so that the log names each once."""
 
@@ -96,7 +95,7 @@ class AttributeTypes:
 
     def know(self, event: Conforming) -> bool:
         """Return whether all attributes of an event have known types, so that there is nothing to judge or to learn."""
-        known = self._known.of(event.name)
+        known = self._known.usual.get(event.name, _NONE)
         for attribute, value in event.attributes.items():
             if type(value) is str:  # inline `type_of`: a call would double the time
                 found = "date" if len(value) > 9 and value[4] == "-" and is_date(value) else "string"
@@ -119,12 +118,12 @@ class AttributeTypes:
         hard = [each for each in conflicts if each.kind == "hard"]
         if hard and policy == "reject":
             refused = Refused(tuple(self._violation(event.name, each, seen) for each in hard), event.name)
-            return Judged(body, refused, {}, event.name, _acted(conflicts, hard, policy))
+            return Judged(body, refused, {}, event.name, acted(conflicts, hard, policy))
         learned = self._as_room_allows(event.name, new, seen)
         seen.add(learned)
         if hard and policy in {"coerce", "strip"}:
-            body, solved = self._without_conflicts(body, event, hard)
-            conflicts = _acted(conflicts, solved, policy)
+            body, solved = without(hard, body, event, strips=policy == "strip")
+            conflicts = acted(conflicts, solved, policy)
         return Judged(body, None, learned, event.name, conflicts) if learned or conflicts or came_again else None
 
     def settled(self, judged: Sequence[Judged]) -> None:
@@ -142,7 +141,7 @@ class AttributeTypes:
 
     def _compare(self, event: Conforming, seen: Seen) -> tuple[dict[Place, LearnedType], list[Conflict], bool]:
         """Return what may be learned from an event, its conflicts, and whether it has a learned attribute again."""
-        known = self._known.of(event.name)
+        known = self._known.usual.get(event.name, _NONE)
         new: dict[Place, LearnedType] = {}
         conflicts: list[Conflict] = []
         came_again = False
@@ -190,34 +189,6 @@ class AttributeTypes:
             self._telemetry.attribute_names_too_many(name=name, most=self._known.max_of_one_name)
         else:
             self._telemetry.attribute_types_full()
-
-    def _without_conflicts(
-        self, body: bytes, event: Conforming, hard: Sequence[Conflict]
-    ) -> tuple[bytes, list[Conflict]]:
-        """Convert or remove conflicting attributes. Return the event, and the conflicts that are solved."""
-        strips = self._settings.attribute_types == "strip"
-        # If no value can be converted, the event need not be parsed again.
-        hopeful = [
-            each for each in hard if strips or converted(event.attributes[each.attribute], each.expected) is not None
-        ]
-        if not hopeful:
-            return body, []
-        solved: list[Conflict] = []
-        try:
-            whole = json_text.parse_exactly(body)
-            assert isinstance(whole, dict), "the contract demands it"
-            attributes = whole["attributes"]
-            for each in hopeful:
-                value = attributes.pop(each.attribute) if strips else attributes[each.attribute]
-                if not strips:
-                    value = converted(value, each.expected)
-                    if value is None:
-                        continue
-                    attributes[each.attribute] = value
-                solved.append(each)
-            return (json_text.encode(whole) if solved else body), solved
-        except json_text.TooDeepError:
-            return body, []
 
     def _violation(self, name: str, conflict: Conflict, seen: Seen) -> Violation:
         place = (name, conflict.attribute)
@@ -323,11 +294,6 @@ class AttributeTypes:
             "first_seen": first_seen,
             "conflicts": self._conflicts.of(place),
         }
-
-
-def _acted(conflicts: Sequence[Conflict], on: Sequence[Conflict], action: ConflictAction) -> list[Conflict]:
-    """Return the conflicts; those in `on` get this action."""
-    return [replace(each, action=action) if each in on else each for each in conflicts]
 
 
 def _utc(seconds: float) -> str:

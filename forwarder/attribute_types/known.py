@@ -33,9 +33,6 @@ class TooManyTypesError(ValueError):
     """There are more types than may be learned."""
 
 
-_NONE: Final[Mapping[str, AttributeType]] = {}
-
-
 class KnownTypes:
     """The table of types. `clock` returns seconds since 1970."""
 
@@ -47,7 +44,7 @@ class KnownTypes:
         self.max_of_one_name: Final = min(max_learned, max(MAX_ATTRIBUTES, max_learned // SHARE))
         self._max_learned = max_learned
         self._clock = clock
-        self._of: dict[str, dict[str, AttributeType]] = {}
+        self.usual: Final[dict[str, dict[str, AttributeType]]] = {}
         """By event name, the types that are fixed or were seen again: all that most events need."""
         self._learned_of: dict[str, int] = {}
         self._once: OrderedDict[Place, None] = OrderedDict()
@@ -64,10 +61,6 @@ class KnownTypes:
         self.fixed.update(types)
         for place, kind in types.items():
             self._know(place, kind)
-
-    def of(self, name: str) -> Mapping[str, AttributeType]:
-        """Return the types of this event name's attributes that are fixed or were seen more than once."""
-        return self._of.get(name, _NONE)
 
     def type_of(self, place: Place) -> AttributeType | None:
         """Return the type of an attribute, None if unknown."""
@@ -177,9 +170,9 @@ class KnownTypes:
                 elif place in self._aging:
                     del self._aging[place]
                 else:
-                    del self._of[name][attribute]
-                    if not self._of[name]:
-                        del self._of[name]
+                    del self.usual[name][attribute]
+                    if not self.usual[name]:
+                        del self.usual[name]
         return forgotten
 
     def replace(self, types: Mapping[Place, AttributeType]) -> dict[Place, LearnedType | None]:
@@ -246,7 +239,7 @@ class KnownTypes:
         for place in self._aging:
             self._seen_once(place)
         self._aging = dict.fromkeys(place for place in self.learned if place not in self._once)
-        self._of.clear()
+        self.usual.clear()
         for place, kind in self.fixed.items():
             self._know(place, kind)
 
@@ -278,4 +271,4 @@ class KnownTypes:
 
     def _know(self, place: Place, kind: AttributeType) -> None:
         name, attribute = place
-        self._of.setdefault(name, {})[attribute] = kind
+        self.usual.setdefault(name, {})[attribute] = kind

@@ -4,12 +4,12 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
 
 - An event is in from the moment `put` answers `Stored` until it is acked with its fate; nothing else removes it.
 - It is bounded in events and in bytes; both bounds count everything not yet acked.
-- `take` hands out events in the order they were put, each to one taker; `release` gives one back its place in its lane.
+- `take` hands out events in the order they were put, each to one taker. `release` puts an event back in its old place.
 - Cancelling a `take` hands out nothing.
 - An event that is found marked when the buffer is opened is never handed out: see `mark`.
-- A store that several processes share may revoke lanes, and hand them out again later: see `may_start`. Until it does, and
-  of the event objects that it handed out before for good, it passes over all that `mark`, `unmark` and `release` ask, and
-  chooses whether to accept an ack: the attempt may have been under way.
+- A store that several processes share may revoke lanes: see `listen` and `may_start`. For the event objects that it handed
+  out before, `mark`, `unmark` and `release` then do nothing. It may accept or refuse their acks, as an attempt may have been
+  under way. If it hands out the events again, they are other objects.
 - The ledger changes in the same step as the events.
 """
 
@@ -32,20 +32,20 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """There is no room for all of them now, or what there is, is kept for others, so none is in."""
+    """There is no room for all of them now, or it is kept for others. None of them is in."""
 
     retry_after_seconds: int = field(default=1, compare=False)
-    """When there may be."""
+    """After how long there may be room."""
 
 
 @dataclass(frozen=True, slots=True)
 class NeverFits:
-    """They exceed the bounds of even an empty buffer."""
+    """They exceed the bounds of an empty buffer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The disk is full or fails, so none is in; it may be tried again."""
+    """The disk is full or fails. None of them is in; the put may be repeated."""
 
 
 PutAnswer = Stored | Full | NeverFits | Unavailable
@@ -78,9 +78,9 @@ NO_NOTES: Final = Notes()
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What became of every event, since the store began; the numbers are events.
+    """How many events came to what, since the store began.
 
-    `received = accepted + duplicates + rejected`. `buffered` is counted for itself and never derived from the others.
+    `received = accepted + duplicates + rejected`. `buffered` is counted separately, never computed from the others.
     """
 
     received: int
@@ -106,13 +106,13 @@ class Occupancy:
     events: int
     bytes: int
     resting: int
-    """Events that were released and whose time has not come, with the events behind them in their lanes."""
+    """How many events are deferred: they were released, or are behind such an event in their lane, and must wait."""
     oldest_accepted_at: float | None
-    """Seconds since 1970; None when it is empty. Earlier than it was, at times, while that event is on disk only."""
+    """Seconds since 1970; None if it is empty. May be too early while the oldest event is only on disk."""
 
 
 class DeadLetters(Protocol):
-    """The dead letters of a buffer. Its acks write them, and remove the oldest beyond the bounds of the settings.
+    """The dead letters of a buffer. Its acks write them, and remove the oldest if they exceed the bounds of the settings.
 
     The methods raise BufferUnavailableError.
     """
@@ -128,15 +128,15 @@ class DeadLetters(Protocol):
         ...
 
     async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
-        """Read up to `max_letters`, 1 to `MAX_LETTERS`, oldest first; fewer, but at least one, if they are large."""
+        """Return up to `max_letters` (1 to `MAX_LETTERS`), oldest first; fewer, but at least one, if they are large."""
         ...
 
     async def find(self, ids: Sequence[int], *, max_bytes: int = MAX_PAGE_BYTES) -> list[DeadLetter]:
-        """Read those of these ids that there are; none after those that go beyond `max_bytes`."""
+        """Return the dead letters with these ids. Stop after the first one that exceeds `max_bytes` in sum."""
         ...
 
     async def purge(self, ids: Sequence[int]) -> list[int]:
-        """Remove those of these ids that there are, for good, and return their ids."""
+        """Remove the dead letters with these ids for good, and return the ids that there were."""
         ...
 
 
@@ -145,33 +145,33 @@ class Buffer(Protocol):
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """Those that its acks have written."""
+        """The dead letters that its acks have written."""
         ...
 
     @property
     def outlives_process(self) -> bool:
-        """Whether what is in it stays there when this process ends."""
+        """Whether the events stay in it when this process ends."""
         ...
 
     @property
     def may_start(self) -> Callable[[Event], bool] | None:
-        """Asked with a taken event right before its bytes leave: whether they may. None if they always may.
+        """Return whether a taken event may be sent; asked right before its first byte leaves. None if it always may.
 
-        An answer of no revokes the event's lane: everything that was taken of it is the store's again.
+        If it returns false, the store revokes the lane of the event: whatever was taken of the lane is the store's again.
         """
         ...
 
     @property
     def last_id(self) -> int:
-        """The highest id that an event ever had in it, or 0; known once it is open. New ids must be higher."""
+        """The highest id that an event in it ever had, or 0. Known once it is open. New ids must be higher."""
         ...
 
     async def open(self) -> None:
-        """Get ready. What was buffered before is there, but need not be read yet. `close` is due in any case."""
+        """Get ready. Earlier events are in, but need not be read yet. Call `close` even if this fails."""
         ...
 
     async def serve(self) -> None:
-        """Do what is to be done from time to time, until cancelled."""
+        """Do the upkeep until cancelled."""
         ...
 
     async def put(
@@ -258,15 +258,15 @@ class Buffer(Protocol):
         ...
 
     def hurry_acks(self) -> None:
-        """Commit the acks that were begun now: who acks waits for that."""
+        """Commit the acks that were begun at once, as delivery waits for them."""
         ...
 
     async def settle_acks(self) -> None:
-        """Commit all acks that were begun, at once; return when that is so. It may wait as `ack` does."""
+        """Commit all acks that were begun; return when they are committed. It may wait as `ack` does."""
         ...
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
-        """Remove taken events, each with its fate, for good; return when that is so.
+        """Remove taken events for good, each with its fate; return when that is committed.
 
         An event whose fate is to be a dead letter becomes one in the same step. It may wait as long as the disk fails.
         """
@@ -282,18 +282,18 @@ class Buffer(Protocol):
         ...
 
     async def unmark(self, events: Sequence[Event]) -> None:
-        """Note of taken events that their attempts have ended, and how, or never began; return when that is committed."""
+        """Remove the marks of taken events, as their attempts have ended or never began; return when that is committed."""
         ...
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
-        """Give taken events back, in their old places, and unmark them without waiting for that.
+        """Put taken events back in their old places, and unmark them without waiting for that.
 
         Nothing of their lanes is handed out before `not_before`, in seconds of the event loop's clock.
         """
         ...
 
     def end_rests(self) -> None:
-        """Let everything that was released be taken at once, as if its time had come."""
+        """Let everything that is deferred be taken at once."""
         ...
 
     async def contains(self, event_id: int) -> bool:
@@ -301,7 +301,7 @@ class Buffer(Protocol):
         ...
 
     def use(self, when_full: WhenFull) -> None:
-        """Do this when full, from now on."""
+        """From now on do this when full."""
         ...
 
     def ledger(self) -> Ledger:
@@ -315,7 +315,7 @@ class Buffer(Protocol):
 
     @property
     def stalled(self) -> bool:
-        """Whether the disk commits nothing now, not even an ack."""
+        """Whether nothing can be committed now, not even an ack."""
         ...
 
     @property
@@ -328,12 +328,12 @@ class Buffer(Protocol):
         ...
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
-        """Return from when on something may be taken, by the event loop's clock: `now`, later, or None for never.
+        """Return when something may be taken, by the event loop's clock: `now`, later, or None for never.
 
-        It may say so too early while the buffer has yet to find out that all it has is of lanes that rest or are skipped.
+        The time may be too early while the buffer does not know yet that all its events are deferred or skipped.
         """
         ...
 
     async def close(self) -> None:
-        """Close. What this buffer cannot keep is dropped, reason `shutdown`. May be called again."""
+        """Close. Events that this buffer cannot keep are dropped, reason `shutdown`. May be called again."""
         ...

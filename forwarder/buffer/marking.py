@@ -32,7 +32,7 @@ def ambiguous(event: Event, mark: Mark) -> tuple[Event, Fate]:
 
 
 class Marking:
-    """`clock` gives seconds since 1970."""
+    """Changes marks. `clock` gives seconds since 1970."""
 
     def __init__(self, commits: GroupCommit[int], *, clock: Clock = time.time) -> None:
         self._commits = commits
@@ -80,7 +80,7 @@ class Marking:
 
 
 class Noting:
-    """`remembered` gives all that intake remembers now; of keys, only those whose events are committed."""
+    """Keeps what intake remembers. `remembered` gives all of it; of keys, only those whose events are committed."""
 
     def __init__(
         self, database: Database, commits: GroupCommit[int], *, telemetry: Telemetry, remembered: Callable[[], Notes]

@@ -23,16 +23,16 @@ from forwarder.settings import BufferSettings
 from forwarder.words import Intake
 
 IN_PARTS: Final = frozenset[Intake]({"lines", "datagram"})
-"""Ways in that put as many events at once as there is room for: to them what is kept is as good for few as for many."""
+"""Intakes that put as many events at once as there is room for, so that they need no turns."""
 SLACK_SECONDS: Final = 1.0
-"""How much later than it was told to a request may come again and find its turn kept."""
+"""How long after its Retry-After a request may come again and still have its turn."""
 MAX_RETRY_AFTER_SECONDS: Final = 10
 MAX_TURNS: Final = 100
-"""Of each kind; later ones have none, and take what they find."""
+"""Of each kind. Later requests have no turn, and take what they find."""
 _KEPT_PART: Final = 4
-"""The bound of what is kept for a kind is one such part of the buffer, or twice its largest request."""
+"""At most this part of the buffer is kept for a kind, or twice its largest request if that is more."""
 _FORGET_SECONDS: Final = 10.0
-"""How fast the rate at which a kind gets its share is forgotten."""
+"""After so long, half of what is known of the rate at which a kind gets its share is forgotten."""
 _EVENTS, _BYTES = 0, 1
 
 
@@ -41,14 +41,15 @@ class _Turn:
     """A request that was refused."""
 
     size: Sequence[int]
-    """In events and in bytes, as everywhere here."""
+    """In events and in bytes, as all pairs here."""
     units: float
+    """Its size as one number: its part of the buffer, in events."""
     until: float
 
 
 @dataclass(slots=True)
 class _Kind:
-    """Requests that share."""
+    """Requests that are alike."""
 
     since: float
     until: float = 0.0
@@ -59,7 +60,7 @@ class _Kind:
     turns: OrderedDict[int, _Turn] = field(default_factory=OrderedDict)
 
     def first_turn(self, now: float) -> tuple[int, _Turn] | None:
-        """Return whose turn it is; those that did not come again have none any more."""
+        """Return whose turn it is, and forget the turns of requests that did not come again."""
         while self.turns:
             key, turn = next(iter(self.turns.items()))
             if turn.until >= now:
@@ -73,14 +74,14 @@ class Turns:
 
     def __init__(self, settings: BufferSettings, clock: Clock) -> None:
         self.waiting = False
-        """Whether anything may be kept for anybody. If not, whatever fits may be put without asking."""
+        """Whether something may be kept for a kind. If not, whatever fits may be put without asking."""
         self._bounds = (settings.max_events, settings.max_bytes)
         self._clock = clock
-        self._kinds: OrderedDict[tuple[str, int], _Kind] = OrderedDict()  # who is first has the next odd place
+        self._kinds: OrderedDict[tuple[str, int], _Kind] = OrderedDict()  # the first one gets the next odd place
         self._open = [0, 0]  # what is free and kept for nobody
 
     def ask(self, events: Sequence[Event], size_bytes: int, *, intake: Intake, free: tuple[int, int]) -> Full | None:
-        """Return None if these events may be put now, which must happen then; `free` is what is free, events and bytes."""
+        """Return None if these events may be put; the caller must put them then. `free` is in events and bytes."""
         now = self._clock()
         self._share_out(now, free)
         size = (len(events), size_bytes)
@@ -114,7 +115,7 @@ class Turns:
         return Full(retry_after_seconds=seconds)
 
     def _share_out(self, now: float, free: tuple[int, int]) -> None:
-        """Take account of what became free since the last time, also as kinds wait no more."""
+        """Share what became free since the last time, and what was kept for kinds that wait no more."""
         for place, kind in list(self._kinds.items()):
             if kind.until < now:
                 del self._kinds[place]
@@ -127,12 +128,12 @@ class Turns:
             return
         for each in (_EVENTS, _BYTES):
             news = free[each] - self._open[each] - sum(kind.kept[each] for kind in self._kinds.values())
-            owed = news if news < 0 else min(news, max(0, -self._open[each]))  # where others took more than was open
+            owed = news if news < 0 else min(news, max(0, -self._open[each]))  # others took more than was open
             self._open[each] += owed
             self._share(each, news - owed)
 
     def _share(self, each: int, number: int) -> None:
-        """Keep equal parts of what became free for the kinds, and what none of them may have for nobody."""
+        """Keep equal parts of what became free for the kinds. What none of them may have is open to everybody."""
         while number and (hungry := [place for place, kind in self._kinds.items() if self._may_have(kind, each)]):
             part = max(1, number // len(hungry))
             for place in hungry[:number]:
@@ -152,7 +153,7 @@ class Turns:
 
 
 def _beyond_first_turn(kind: _Kind, key: int, units: float, now: float) -> list[int]:
-    """Return what a request may have of that which is kept for its kind."""
+    """Return how much a request may have of what is kept for its kind."""
     first = kind.first_turn(now)
     if first is None or first[0] == key or (units >= first[1].units and key not in kind.turns):
         return list(kind.kept)
@@ -160,7 +161,7 @@ def _beyond_first_turn(kind: _Kind, key: int, units: float, now: float) -> list[
 
 
 def _seconds_until(kind: _Kind, missing: Sequence[int], now: float) -> int:
-    """Return when a kind will have been given as much as is missing, if all goes on as it does; 1 if it gets nothing."""
+    """Return in how many seconds a kind will have what is missing, if it gets its share as before; 1 if it gets none."""
     passed = now - kind.since
     seconds = [number * passed / gained for number, gained in zip(missing, kind.gained, strict=True) if gained]
     return min(MAX_RETRY_AFTER_SECONDS, max(1, ceil(max(seconds, default=1))))

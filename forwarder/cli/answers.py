@@ -1,4 +1,4 @@
-"""Typed readers of a daemon's answers: /v1/status, attribute types, and posted events.
+"""Typed readers of a daemon's answers: /v1/status and posted events.
 
 The structs mirror the answers, without what no command shows. Each field of the status may be missing or null. The address
 may be a stranger's, so nothing is trusted: texts of the status are escaped, texts and lists are cut, and a value of a wrong
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from forwarder.text import printable
-from forwarder.words import AttributeType
 
 MAX_ENTRIES: Final = 20
 """The most entries of a list of objects or texts, or of an object within the status."""
@@ -23,7 +22,6 @@ _MAX_CHARACTERS: Final = 60
 _MAX_ERROR_CHARACTERS: Final = 300
 _Count = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
 """No forwarder has more events or bytes, and a longer number would fill the screen."""
-_TIMES: Final = msgspec.Meta(ge=0, lt=10**11)
 _Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 
 
@@ -260,57 +258,6 @@ def _harmless(value: object, max_characters: int = _MAX_CHARACTERS) -> object:
             return value[-MAX_SAMPLES:]
         return [_harmless(each) for each in value[:MAX_ENTRIES]]
     return value
-
-
-# Types of attributes
-
-
-class KnownType(msgspec.Struct, frozen=True, kw_only=True):
-    """The type of one attribute."""
-
-    name: str
-    attribute: str
-    type: AttributeType
-    fixed: bool = False
-    first_seen: Annotated[int, _TIMES] | Annotated[float, _TIMES] | None = None
-    """Seconds since 1970, before the year 5138, an integer if it came as one; None if the type is fixed."""
-    conflicts: int
-
-    def __post_init__(self) -> None:
-        if self.first_seen is None and not self.fixed:
-            raise ValueError("a type that is not fixed needs a time when it was first seen")
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The event name and the attribute."""
-        return self.name, self.attribute
-
-    def described(self) -> dict[str, object]:
-        """Return all fields, for JSON."""
-        return msgspec.structs.asdict(self)
-
-
-class TypesPage(msgspec.Struct):
-    """A page of types, and how many can be learned."""
-
-    types: list[KnownType]
-    max: int
-    next: str | None = None
-    full: bool = False
-
-
-class Forgotten(msgspec.Struct):
-    """How many types were forgotten, and whether some stay because they are fixed."""
-
-    forgotten: int
-    fixed: bool = False
-
-
-class Imported(msgspec.Struct):
-    """How many types were imported, and how many were not, as they are fixed."""
-
-    imported: int
-    fixed: int
 
 
 # Posted events

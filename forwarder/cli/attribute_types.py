@@ -9,17 +9,17 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlencode
+
+import msgspec
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
 from forwarder.cli.clients import actions_of, daemon_of, run_action
 from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError
 from forwarder.cli.options import table, utc
 from forwarder.text import printable
-
-if TYPE_CHECKING:
-    from forwarder.cli.answers import KnownType, TypesPage
+from forwarder.words import AttributeType
 
 MAX_LISTED_TYPES: Final = 10_000_000
 """Ten times as many as a daemon can learn: one that lists more might never end."""
@@ -28,6 +28,61 @@ _PATH: Final = "/v1/attribute-types"
 _HEADINGS: Final = ("NAME", "ATTRIBUTE", "TYPE", "FIRST SEEN", "CONFLICTS")
 _Content = TypeVar("_Content")
 _Result = TypeVar("_Result")
+_TIMES: Final = msgspec.Meta(ge=0, lt=10**11)
+
+
+# Answers
+
+
+class KnownType(msgspec.Struct, frozen=True, kw_only=True):
+    """The type of one attribute."""
+
+    name: str
+    attribute: str
+    type: AttributeType
+    fixed: bool = False
+    first_seen: Annotated[int, _TIMES] | Annotated[float, _TIMES] | None = None
+    """Seconds since 1970, before the year 5138, an integer if it came as one; None if the type is fixed."""
+    conflicts: int
+
+    def __post_init__(self) -> None:
+        if self.first_seen is None and not self.fixed:
+            raise ValueError("a type that is not fixed needs a time when it was first seen")
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The event name and the attribute."""
+        return self.name, self.attribute
+
+    def described(self) -> dict[str, object]:
+        """Return all fields, for JSON."""
+        return msgspec.structs.asdict(self)
+
+
+class TypesPage(msgspec.Struct):
+    """A page of types, and how many can be learned."""
+
+    types: list[KnownType]
+    max: int
+    next: str | None = None
+    full: bool = False
+
+
+class Forgotten(msgspec.Struct):
+    """How many types were forgotten, and whether some stay because they are fixed."""
+
+    forgotten: int
+    fixed: bool = False
+
+
+class Imported(msgspec.Struct):
+    """How many types were imported, and how many were not, as they are fixed."""
+
+    imported: int
+    fixed: int
+
+
+# The command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,15 +124,13 @@ def _list(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _row(known: "KnownType") -> tuple[str, ...]:
+def _row(known: KnownType) -> tuple[str, ...]:
     first_seen = "fixed" if known.first_seen is None else utc(known.first_seen)
     return printable(known.name), printable(known.attribute), known.type, first_seen, str(known.conflicts)
 
 
-async def _known(daemon: Daemon) -> "tuple[list[KnownType], TypesPage]":
+async def _known(daemon: Daemon) -> tuple[list[KnownType], TypesPage]:
     """Ask for all types page by page; return them and the last page. Raises DaemonError."""
-    from forwarder.cli.answers import TypesPage
-
     found: dict[tuple[str, str], KnownType] = {}  # by place, as types may come twice if others are forgotten meanwhile
     listed = 0
     after: str | None = None
@@ -94,8 +147,6 @@ async def _known(daemon: Daemon) -> "tuple[list[KnownType], TypesPage]":
 
 
 def _forget(args: argparse.Namespace) -> int:
-    from forwarder.cli.answers import Forgotten
-
     what = printable(args.name) if args.attribute is None else f"{printable(args.attribute)} of {printable(args.name)}"
     asked = {"name": args.name} if args.attribute is None else {"name": args.name, "attribute": args.attribute}
     answer = _ask(args, lambda daemon: _post(daemon, "forget", asked, Forgotten))
@@ -133,7 +184,6 @@ def _export(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from forwarder.attribute_types import types_file
-    from forwarder.cli.answers import Imported
 
     try:
         if args.file != "-":

@@ -27,6 +27,8 @@ RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
 
 Together they are longer than a daemon with default settings takes to restart, drain included.
 """
+MAX_LISTED_ERRORS: Final = 5
+"""For one event."""
 DEFAULT_WAIT_SECONDS: Final = 1
 """Used if the daemon asks to wait and does not say how long."""
 
@@ -194,3 +196,9 @@ class Patience:
             failures = 0
             self._note(f"waiting {wait.seconds:g} s: {wait.why}")
             await self._sleep(wait.seconds)
+
+
+def in_one_line(errors: Sequence[str]) -> str:
+    """Return the first errors, and how many more there are, as one line."""
+    more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
+    return f"{'; '.join(errors[:MAX_LISTED_ERRORS])}{more}"

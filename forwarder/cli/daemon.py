@@ -8,9 +8,11 @@ import argparse
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
+
+from forwarder.text import printable
 
 if TYPE_CHECKING:
     import aiohttp
@@ -21,10 +23,8 @@ ANSWER_SECONDS: Final = 60
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
-MAX_LISTED_ERRORS: Final = 5
-"""For one event."""
-UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file where the daemon has a token"
-FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file where the daemon has a token"
+UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
 
 Content = TypeVar("Content")
@@ -112,8 +112,6 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         if self.unix_socket is None:
             return self.url
-        from forwarder.text import printable
-
         return f"the Unix socket {printable(self.unix_socket, 200)}"
 
 
@@ -236,12 +234,6 @@ def described_errors(content: Mapping[str, object]) -> list[str]:
     return [_described(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
 
 
-def in_one_line(errors: Sequence[str]) -> str:
-    """Return the first errors, and how many more there are, as one line."""
-    more = f"; and {len(errors) - MAX_LISTED_ERRORS} more" if len(errors) > MAX_LISTED_ERRORS else ""
-    return f"{'; '.join(errors[:MAX_LISTED_ERRORS])}{more}"
-
-
 def not_a_forwarder(place: Place, status: int) -> str:
     """Return the message for an answer that no forwarder gives."""
     return (
@@ -251,8 +243,6 @@ def not_a_forwarder(place: Place, status: int) -> str:
 
 
 def _described(error: Mapping[str, object]) -> str:
-    from forwarder.text import printable
-
     field, message, code = (error.get(key) for key in ("field", "message", "code"))
     where = f"{printable(field, 200)}: " if isinstance(field, str) else ""
     return f"{where}{printable(str(message), 500)} ({printable(str(code))})"
@@ -299,8 +289,6 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _reason(error: Exception) -> str:
-    from forwarder.text import printable
-
     cause = _cause(error)
     # asyncio replaces the system's text with its own, which repeats the address.
     number = cause.errno if isinstance(cause, OSError) else None

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
-from forwarder.cli.clients import Patience
-from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError, UnreachableError, described_errors, in_one_line
+from forwarder.cli.clients import Patience, in_one_line
+from forwarder.cli.daemon import Daemon, DaemonAnswer, StoppedError, UnreachableError, described_errors
 from forwarder.cli.dead_letter_requests import Action, Decided, judge, post
 from forwarder.cli.options import Ticker, progress_bar
 

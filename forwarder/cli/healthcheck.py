@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if status == 403:
         return _no(f"http://{address}/livez answered 403: add {address.host} to the daemon's intake.allowed_hosts")
     if status != 200:
-        return _no(f"http://{address}/livez did not answer 200; is it admin.http?")
+        answered = "did not answer in HTTP" if status is None else f"answered {status}, not 200"
+        return _no(f"http://{address}/livez {answered}; is this the daemon's admin.http?")
     return EXIT_OK
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
 from forwarder.cli.options import discard_output
+from forwarder.text import printable
 from forwarder.words import AttributeType
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ def add_file_argument(parser: argparse.ArgumentParser) -> None:
 
 def file_name(file: str) -> str:
     """Return the name of the file for messages."""
-    from forwarder.text import printable
-
     return "<stdin>" if file == "-" else printable(file, 500)
 
 
@@ -187,7 +186,6 @@ class Checker:
             return
         from forwarder.attribute import is_soft, type_of
         from forwarder.growlytics.contract import Violation
-        from forwarder.text import printable
 
         for attribute, value in event.attributes.items():
             place = event.name, attribute
@@ -204,8 +202,6 @@ def check_line(line: Line) -> list[str]:
 
 
 def _told(violation: "Violation") -> str:
-    from forwarder.text import printable
-
     field = f"{printable(violation.field, 200)}: " if violation.field else ""
     return f"{field}{printable(violation.message, 500)} ({violation.code})"
 

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
-from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of
+from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of, in_one_line
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
     Daemon,
@@ -28,7 +28,6 @@ from forwarder.cli.daemon import (
     DaemonError,
     StoppedError,
     described_errors,
-    in_one_line,
 )
 from forwarder.cli.lint import (
     TOO_LONG_MESSAGE,

@@ -20,6 +20,7 @@ from forwarder.cli.daemon import (
     described_errors,
     not_a_forwarder,
 )
+from forwarder.text import printable
 
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -125,8 +126,6 @@ async def _post(daemon: Daemon, body: bytes) -> DaemonAnswer:
 def _report(place: Place, answer: DaemonAnswer) -> int:
     event_id = answer.content.get("id")
     if answer.status == 200 and isinstance(event_id, str):
-        from forwarder.text import printable
-
         print(f"accepted, id {printable(event_id)}")
         return EXIT_OK
     for line in described_errors(answer.content) or [not_a_forwarder(place, answer.status)]:

@@ -226,7 +226,7 @@ def _conflicts(types: TypesAnswer) -> Iterator[Row]:
     for latest in types.conflicts[:1]:
         text = (
             f"{latest.name} / {latest.attribute}: {latest.found} instead of {latest.expected},"
-            f" {count(latest.conflicts)} times, {latest.action}"
+            f" {'once' if latest.conflicts == 1 else f'{count(latest.conflicts)} times'}, {latest.action}"
         )
         yield Row("conflicts", text, "warning")
     if len(types.conflicts) > 1:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from forwarder.database import files
-from forwarder.database.files import Identity, UnfitFileError
-from forwarder.database.lock import LOCK_NAME, Lock, LockTakenError, NoLocksError
+from forwarder.database.files import LOCK_NAME, Identity, Lock, LockTakenError, NoLocksError, UnfitFileError
 
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Removed when not even acks can be committed: as much as the file may have to grow by when the log is written into it."""

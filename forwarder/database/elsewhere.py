@@ -20,7 +20,7 @@ import attrs
 
 from forwarder.database import files, ledger, schema
 from forwarder.database.directory import FILE_NAME
-from forwarder.database.lock import LOCK_NAME
+from forwarder.database.files import LOCK_NAME
 from forwarder.database.schema import PAGE_BYTES
 from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.settings import BufferSettings

@@ -1,10 +1,16 @@
-"""Which files of the buffer's directory may be used: plain files of this user, and no symbolic links.
+"""Which files of the buffer's directory may be used, and the lock on it.
 
-Otherwise another user who may write to the directory could make the daemon write into any file of its own user. Blocking;
-used by this room alone.
+Plain files of this user may be, and no symbolic links. Otherwise another user who may write to the directory could make the
+daemon write into any file of its own user.
+
+The lock is a file that one process at a time locks, and writes its id into. The kernel unlocks it when the process ends,
+however that ends. Blocking; used by this room alone.
 """
 
+import errno
+import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +22,9 @@ OPEN_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Identity = tuple[int, int]
 """Device and inode: two names with the same are one file."""
+
+LOCK_NAME: Final = "lock"
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 _KINDS: Final = (
     (stat.S_ISLNK, "is a symbolic link, which is not followed; remove it, or put the file itself in its place"),
@@ -94,3 +103,86 @@ def _owner_of_new_files(directory: Path, user: int) -> int:
     finally:
         os.close(file)
         probe.unlink()
+
+
+class LockTakenError(Exception):
+    """Another process has the lock."""
+
+
+class NoLocksError(Exception):
+    """The file system has no locks. The message is the system's."""
+
+
+class Lock:
+    """The lock in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_NAME
+        self._file: int | None = None
+        self.found: dict[Path, Identity] = {}
+        """The locked file, if one is."""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether this process has it."""
+        return self._file is not None
+
+    def take(self) -> None:
+        """Take it. Raise LockTakenError, NoLocksError, UnfitFileError or OSError."""
+        check(self._path)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | OPEN_FLAGS, 0o600)
+        try:
+            opened = os.fstat(file)
+            judge(self._path, opened)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise LockTakenError from None
+        except OSError as error:
+            os.close(file)
+            if error.errno in _NO_LOCKS:
+                raise NoLocksError(error.strerror) from None
+            raise
+        except BaseException:
+            os.close(file)
+            raise
+        self.release()
+        self._file, self.found = file, {self._path: (opened.st_dev, opened.st_ino)}
+        with suppress(OSError):  # on a full disk only the name of the holder is missing
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+
+    def take_again(self) -> bool:
+        """Take it again if its file was removed or replaced; return whether it was. Raise as `take` does.
+
+        If another process has locked the new file, return False: SQLite's own lock on the database keeps that process out.
+        """
+        assert self._file is not None
+        if are_there(self.found.items()):
+            return False
+        try:
+            self.take()
+        except LockTakenError:
+            return False
+        return True
+
+    def holder(self) -> str:
+        """Return in words which process says that it has the lock."""
+        words: list[str] = []
+        with suppress(OSError):
+            file = os.open(self._path, os.O_RDONLY | OPEN_FLAGS)
+            try:
+                words = os.pread(file, 300, 0).decode("utf-8", "replace").split()
+            finally:
+                os.close(file)
+        if not words or not words[0].isdecimal():
+            return "another process"
+        if len(words) == 1 or words[1] == socket.gethostname():
+            return f"process {words[0]}"
+        return f"process {words[0]} on host {words[1]!r}, which is another machine or container"
+
+    def release(self) -> None:
+        """Unlock it. May be called again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file, self.found = None, {}

@@ -1,1 +1,1 @@
-"""From the buffer to Growlytics: which event next, when again, and what became of it."""
+"""Delivery takes events from the buffer, sends them to Growlytics, and decides what follows from each answer."""

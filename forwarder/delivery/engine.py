@@ -1,8 +1,7 @@
-"""The engine: which event is tried next, and what follows from what an attempt came to.
+"""The engine decides which event is tried next, and what follows from the outcome of an attempt.
 
-It joins the window of lanes, the limiter, the rate limit and the holds. What it decides it returns as a value; to carry
-that out is the worker's part. Pure, with times given by the caller: `now` in seconds of the event loop's clock, `wall` in
-seconds since 1970.
+It joins the window of lanes, the limiter, the rate limit and the holds. It returns its decisions as values, and the worker
+carries them out. Pure. The caller gives the times: `now` in seconds of the event loop's clock, `wall` in seconds since 1970.
 """
 
 import sys
@@ -12,11 +11,9 @@ from typing import Final, assert_never
 
 from forwarder.buffer import fates
 from forwarder.delivery.holds import Holds
-from forwarder.delivery.lane import Lane, Taken
-from forwarder.delivery.lanes import Lanes
+from forwarder.delivery.lanes import Lane, Lanes, Taken
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.rate_limit import RateLimit
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import RateLimit, RetrySchedule
 from forwarder.delivery.suspects import Suspects
 from forwarder.event import Event
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
@@ -28,20 +25,20 @@ WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 _NO_SIGN_OF_LOAD: Final = frozenset({"status_413", "status_425"})
 _REFUSED: Final = frozenset(REFUSAL_CAUSES)
 _MAYBE_THERE: Final = frozenset(HOLD_CAUSES) - {"auth", "systemic"}
-"""In holds of these causes a probe may come to an attempt of which nobody knows whether the event arrived."""
+"""In holds of these causes nobody may know of a failed probe whether the event arrived."""
 _NEVER: Final = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt, from its start."""
+    """One attempt that has started."""
 
     lane: Lane
     taken: Taken
     started_at: float
     is_probe: bool
     number: int
-    """How many attempts had begun with this one."""
+    """Attempts are numbered from 1 in the order of their starts."""
     key_number: int
     never_repeated: bool
     """If the event may have arrived, it becomes a dead letter instead of being sent again."""
@@ -49,33 +46,33 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The event leaves the buffer with this fate. End its lane next; that need not wait for the commit."""
+    """The event leaves the buffer with this fate. Call `Lanes.end` next; it need not wait for the commit."""
 
     fate: fates.Fate
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """The event is tried again later, because of a failure named as in the metric."""
+    """The event is tried again later. `reason` is named as in the metric of retries."""
 
     reason: RetryReason
     maybe_delivered: bool
 
 
 @dataclass(frozen=True, slots=True)
-class GoesBack:
-    """The same, but its lane goes back to the buffer, and rests there until then."""
+class Release:
+    """The same, but there is no room to park its lane: release its events, which are deferred until `not_before`."""
 
     events: Sequence[Event]
     not_before: float
     why: Waits
 
 
-Decision = Ack | Waits | GoesBack
+Decision = Ack | Waits | Release
 
 
 class Engine:
-    """The state of the delivery."""
+    """All that delivery knows of lanes, holds and limits."""
 
     def __init__(
         self,
@@ -88,9 +85,9 @@ class Engine:
         buffer_events: int = sys.maxsize,
         buffer_bytes: int = sys.maxsize,
     ) -> None:
-        """`age_seconds` tells from when an event was accepted how old it is now.
+        """`age_seconds` returns the age of an event, given when it was accepted.
 
-        At most half of so many events and bytes are in the window, as what is in it cannot be dropped from a full buffer.
+        The window holds at most half of `buffer_events` and `buffer_bytes`, as a full buffer cannot drop what is in it.
         """
         self._follow(settings)
         self._max_window_events = max(1, buffer_events // 2)
@@ -107,16 +104,16 @@ class Engine:
         )
         self._failures_in_a_row = 0
         self._rejected_in_a_row: set[int] = set()
-        self.some_rest = False
-        """Whether something went back to the buffer, and may rest there yet."""
+        self.some_deferred = False
+        """Whether events were released that may still be deferred in the buffer."""
         self._suspects = Suspects(settings)
         self._refuses_us = False
-        """Whether a hold is because of a key or a proxy, which only a probe may end."""
+        """Whether a key or a proxy is the cause of the hold, which only a probe may end."""
         self._last_delivery_at = _NEVER
         self._last_hold_ended_at = _NEVER
 
     def use(self, settings: DeliverySettings, *, schedule: RetrySchedule) -> None:
-        """Go by other settings from now on, save for the order; what was decided stays so."""
+        """Use other settings from now on, except for the order. Earlier decisions stay as they are."""
         self._follow(settings)
         self._schedule = schedule
         self._rate_limit.change(settings.rate_limit_per_second)
@@ -135,13 +132,13 @@ class Engine:
 
     # Before an attempt
 
-    def rest_ends(self, now: float) -> float:
-        """Return until when events rest in the buffer that had no room among those that are retried."""
-        self.some_rest = True
-        return now + self._schedule.rest_seconds()
+    def deferred_until(self, now: float) -> float:
+        """Return until when events are deferred in the buffer for which the retry quota had no room."""
+        self.some_deferred = True
+        return now + self._schedule.deferral_seconds()
 
     def start(self, now: float, wall: float) -> Attempt | None:
-        """Start the next attempt that may go now; None if none may. Each that is started must be ended or cancelled."""
+        """Start the next attempt; None if none may start now. Each attempt must be `ended` or `cancelled`."""
         if self.lanes.parked_events:
             self.lanes.unpark_due(now)
         if now < self._rate_limit.next_at:
@@ -177,7 +174,7 @@ class Engine:
         )
 
     def wakes_at(self) -> float | None:
-        """Return when something may start although nothing ends until then; None if nothing may."""
+        """Return when something may start even if no attempt ends before; None if nothing may."""
         if self.holds.causes:
             time = self._probe_at if self.lanes.ready or self.lanes.next_due is not None else None
         elif not self.lanes.ready:
@@ -188,16 +185,17 @@ class Engine:
 
     @property
     def _probe_at(self) -> float | None:
-        """From when on a probe may go; earlier where we or an event are refused, and a lane was not yet tried."""
+        """When the next probe may start. It is earlier if we are refused and a lane was not yet tried."""
         early = self.lanes.has_fresh and self._suspects.hurries and _REFUSED.issuperset(self.holds.causes)
         if early and "not_growlytics" in self.holds.causes and self._may_spare:
-            early = False  # each such probe may cost an event
+            early = False  # each such probe may turn an event into a dead letter
         return self.holds.early_probe_at if early else self.holds.probe_at
 
     def _spared(self) -> Callable[[Event], bool] | None:
-        """Return which events are no probes if there are others: those that a lost answer makes a dead letter.
+        """Return a predicate for events that are probes only if there are no others; None if every event may be a probe.
 
-        Events that are very old are no better, or one that always fails would be every probe, and the hold never end.
+        A lost answer would make them dead letters. Very old events are among them. Otherwise one that always fails could be
+        every probe, and the hold would never end.
         """
         if not self._may_spare or _MAYBE_THERE.isdisjoint(self.holds.causes):
             return None
@@ -210,7 +208,7 @@ class Engine:
     # After it
 
     def ended(self, attempt: Attempt, outcome: Outcome, now: float, *, own_seconds: float = 0.0) -> Decision:
-        """Decide what follows from what an attempt came to; `own_seconds` of the time it took are not the far side's."""
+        """Decide what follows from an outcome. `own_seconds` of the attempt's time passed in this process."""
         match outcome:
             case Delivered(connecting_seconds):
                 self.limiter.succeeded(attempt.started_at, now, own_seconds=own_seconds + connecting_seconds)
@@ -231,21 +229,21 @@ class Engine:
             case _:
                 assert_never(outcome)
 
-    def rests_may_end(self) -> bool:
-        """Whether there is room again for what went back and rests in the buffer; says so once."""
-        may_end = self.some_rest and self.lanes.has_room_for_retries
-        self.some_rest &= not may_end
+    def deferred_may_return(self) -> bool:
+        """Whether there is room again for what is deferred in the buffer. True only once."""
+        may_end = self.some_deferred and self.lanes.has_room_for_retries
+        self.some_deferred &= not may_end
         return may_end
 
     def cancelled(self, attempt: Attempt) -> None:
-        """Make the event of a cancelled attempt ready again, as if it had not been tried."""
+        """Put a cancelled attempt's event back as untried."""
         self.limiter.cancelled()
         if attempt.is_probe:
             self.holds.probe_cancelled()
         self.lanes.put_back(attempt.lane)
 
     def key_changed(self, now: float) -> None:
-        """Use what is known of the key no longer: there is a new one, which is probed at once if the old one was refused."""
+        """Forget what is known of the old key. If that was refused, probe the new one at once."""
         self._suspects.key_changed()
         if "auth" in self.holds.causes:
             self.lanes.forget_probes()
@@ -260,15 +258,15 @@ class Engine:
             self.lanes.unpark_suspects()
         if attempt.is_probe or self.holds.causes:
             self._end_holds(attempt, now)
-        return Ack(fates.Delivered())
+        return Ack(fates.HandedOver())
 
     def _end_holds(self, attempt: Attempt, now: float) -> None:
-        """End what the delivery of a probe ends, or of an attempt that began before delivery was held."""
+        """End the holds that are over, as a probe, or an attempt from before the hold, was delivered."""
         held = bool(self.holds.causes)
         if attempt.is_probe:
             self.holds.probe_delivered(now)
         else:
-            # Not everything is refused; but whether we are may have changed since this attempt began.
+            # Not everything is refused. But we may be, since this attempt began.
             self.holds.clear("systemic", now)
             if attempt.key_number == self._suspects.key_number:
                 self.holds.clear("not_growlytics", now)
@@ -282,7 +280,7 @@ class Engine:
             self.lanes.unpark_suspects(also_refused=True)
 
     def _note_failure(self, attempt: Attempt, failure: Retryable, now: float) -> None:
-        if attempt.started_at >= self._last_hold_ended_at:  # or it is no news
+        if attempt.started_at >= self._last_hold_ended_at:  # older failures are no news
             self._failures_in_a_row += 1
         if self._failures_in_a_row >= self._settings.breaker_failures:
             self._hold("breaker", now)
@@ -297,9 +295,10 @@ class Engine:
         self.holds.hold(cause, now, seconds=seconds)
 
     def _rejected(self, attempt: Attempt, outcome: Rejected, now: float) -> Decision:
-        """A rejection is final only if something was delivered lately, or the event is too old to wait for that.
+        """Decide what follows from a rejection.
 
-        Nor are very many in a row, however lately: then it is not the events.
+        It is final only if something was delivered lately, or if the event is too old to wait for that. Very many rejections
+        in a row are never final: then the events are not the cause.
         """
         story, in_a_row = attempt.taken.story, self._rejected_in_a_row
         if len(in_a_row) <= self._settings.systemic_rejections:
@@ -315,7 +314,7 @@ class Engine:
         return self._wait(attempt, Waits("suspect", maybe_delivered=False), now)
 
     def _blocked(self, attempt: Attempt, outcome: Blocked, now: float) -> Decision:
-        """Something refuses us, or this event: see `suspects`."""
+        """Decide what follows if we, or this event, are refused: see `suspects`."""
         if outcome.why == "proxy":
             if attempt.key_number == self._suspects.key_number:
                 self._refuses_us = True
@@ -357,11 +356,11 @@ class Engine:
         if why.maybe_delivered and attempt.never_repeated:
             self._end_probe(attempt, now)
             return ambiguous(attempt)
-        # Not in a hold: how old an event is says nothing then of whether it can be delivered.
+        # In a hold the age of an event does not tell whether it can be delivered.
         if not attempt.is_probe and not self.holds.causes and self._is_old(attempt.taken.event):
             return _dead_letter(attempt, "expired")
         if not attempt.is_probe:
-            attempt.taken.story.suspect = False  # or each delivery would end its wait
+            attempt.taken.story.suspect = False  # otherwise each delivery would end its wait
         return self._wait(attempt, why, now)
 
     def _wait(self, attempt: Attempt, why: Waits, now: float) -> Decision:
@@ -372,11 +371,11 @@ class Engine:
         back = self.lanes.park(attempt.lane, until=until)
         if not back:
             return why
-        self.some_rest = True
-        return GoesBack(back, until, why)
+        self.some_deferred = True
+        return Release(back, until, why)
 
     def _put_back(self, attempt: Attempt, now: float) -> None:
-        """Have its event pending, behind others."""
+        """Make the event's lane ready again, behind others."""
         self._end_probe(attempt, now)
         if self.holds.causes and attempt.key_number == self._suspects.key_number:
             self.lanes.put_back_probed(attempt.lane)
@@ -390,14 +389,14 @@ class Engine:
             self._suspects.probe_failed(attempt.lane.key)
             self.holds.probe_failed(now)
         else:
-            self.holds.probe_cancelled()  # it says nothing of the new key
+            self.holds.probe_cancelled()  # its outcome tells nothing about the new key
 
     def _is_old(self, event: Event) -> bool:
         return self._age_seconds(event.accepted_at) >= self._settings.max_age_seconds
 
 
 def ambiguous(attempt: Attempt) -> Ack:
-    """Return what becomes of an event that may have arrived and is never repeated."""
+    """Return the ack of an event that may have arrived and is never repeated."""
     return _dead_letter(attempt, "ambiguous")
 
 

@@ -1,8 +1,8 @@
-"""Holds: while there is any cause, nothing is sent but one probe at a time. Pure, with times given by the caller.
+"""Holds: while there is any cause to hold, only one probe at a time is sent. Pure, with times given by the caller.
 
-No probe goes before the latest of the causes' times. A delivered probe clears every cause; each that fails makes the next
-one wait longer, from `probe_initial_seconds` to `probe_max_seconds`. Jitter never makes a wait longer than its limit. Times
-are seconds of the event loop's clock.
+No probe starts before the latest of the causes' times. A delivered probe clears every cause. Each failed probe makes the
+next one wait longer, from `probe_initial_seconds` to `probe_max_seconds`. Jitter never makes a wait longer than its limit.
+Times are seconds of the event loop's clock.
 """
 
 import random
@@ -15,14 +15,12 @@ from forwarder.words import HoldCause
 
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _JITTER: Final = 0.25
-"""A wait for a probe is up to this share shorter than it may be, and one that was asked for is longer, so that not all
-forwarders come at once.
-"""
+"""A wait for a probe is shorter by up to this share, and a Retry-After longer, so that not all forwarders come at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class HoldStarted:
-    """There is a new cause; there is no probe because of it for so long."""
+    """There is a new cause, because of which no probe starts for so many seconds."""
 
     cause: HoldCause
     seconds: float
@@ -30,19 +28,19 @@ class HoldStarted:
 
 @dataclass(frozen=True, slots=True)
 class HoldEnded:
-    """A cause is gone, after so long."""
+    """A cause is gone, after so many seconds."""
 
     cause: HoldCause
     seconds: float
 
 
 class Holds:
-    """The causes that hold, and when the next probe may go. `random_share` gives numbers from 0 to 1."""
+    """The causes to hold, and when the next probe may start. `random_share` returns numbers from 0 to 1."""
 
     def __init__(self, settings: DeliverySettings, *, random_share: Callable[[], float] = random.random) -> None:
         self._random_share = random_share
         self.causes: dict[HoldCause, float] = {}
-        """What holds, and since when; changed here alone."""
+        """The causes, and since when there is each; changed here alone."""
         self.use(settings)
         self._next_probe_at = 0.0
         self._early_probe_at = 0.0
@@ -53,7 +51,7 @@ class Holds:
         """Whether `news` has something to tell."""
 
     def use(self, settings: DeliverySettings) -> None:
-        """Go by other settings from the next wait on."""
+        """Use other settings from the next wait on."""
         self._initial_seconds = settings.probe_initial_seconds
         self._max_seconds = settings.probe_max_seconds
         if not self.causes:
@@ -61,20 +59,20 @@ class Holds:
 
     @property
     def probe_at(self) -> float | None:
-        """From when on a probe may go; None if nothing holds, or while one is under way."""
+        """When the next probe may start; None without a hold, and while a probe is under way."""
         if not self.causes or self._probing:
             return None
         return max(self._next_probe_at, self._retry_after_until)
 
     @property
     def early_probe_at(self) -> float | None:
-        """The same for a lane not yet tried: after the initial interval, however long the interval is by now."""
+        """The same for a lane not yet tried. It waits for the initial interval only, however long the interval is by now."""
         if not self.causes or self._probing:
             return None
         return max(min(self._early_probe_at, self._next_probe_at), self._retry_after_until)
 
     def hold(self, cause: HoldCause, now: float, *, seconds: float | None = None) -> None:
-        """Add a cause, or prolong it; `seconds` is how long the far side asked to be left alone, if it did."""
+        """Add a cause, or prolong it. `seconds` is that of Retry-After, if the far side sent one."""
         until = self._next_probe_at
         if seconds is not None:
             until = now + min(seconds * (1 + _JITTER * self._random_share()), MAX_RETRY_AFTER_SECONDS)
@@ -89,7 +87,7 @@ class Holds:
             self.has_news = True
 
     def clear(self, cause: HoldCause, now: float) -> None:
-        """Remove one cause, if it is there."""
+        """Remove a cause, if there is that one."""
         if (since := self.causes.pop(cause, None)) is not None:
             self._news.append(HoldEnded(cause, now - since))
             self.has_news = True
@@ -98,15 +96,15 @@ class Holds:
             self._next_probe_at = self._early_probe_at = self._retry_after_until = 0.0
 
     def probe_started(self) -> None:
-        """A probe is under way."""
+        """Note that a probe is under way."""
         self._probing = True
 
     def probe_cancelled(self) -> None:
-        """It came to nothing that is known."""
+        """Note that the probe ended without an outcome."""
         self._probing = False
 
     def probe_failed(self, now: float) -> None:
-        """It was not delivered: the next one waits longer."""
+        """Let the next probe wait longer, as this one was not delivered."""
         self._probing = False
         if self.causes:
             self._interval_seconds = min(2 * self._interval_seconds, self._max_seconds)
@@ -115,18 +113,18 @@ class Holds:
             self._early_probe_at = now + self._initial_seconds * jitter
 
     def probe_delivered(self, now: float) -> None:
-        """It was delivered: nothing holds any more."""
+        """Remove all causes, as the probe was delivered."""
         self._probing = False
         for cause in tuple(self.causes):
             self.clear(cause, now)
 
     def probe_soon(self, now: float) -> None:
-        """The cause may have been fixed: a probe may go at once, unless the far side asked to be left alone."""
+        """Let a probe start at once, as the cause may be fixed; but not before a Retry-After ends."""
         self._interval_seconds = self._initial_seconds
         self._next_probe_at = now
 
     def news(self) -> list[HoldStarted | HoldEnded]:
-        """Return what started and ended since the last call."""
+        """Return which causes came and went since the last call."""
         news, self._news, self.has_news = self._news, [], False
         return news
 

@@ -1,41 +1,84 @@
-"""The window: events taken from the buffer, in lanes, of each of which one event at most is on its way. Pure.
+"""The window holds the events that delivery took from the buffer, in lanes. Pure.
 
-A lane is the events of one customer, in order; where order is not wanted, each event is a lane of its own. A lane is
-ready (its first event may be tried), started, or parked until a time; the events behind the first wait for it. In a hold,
-lanes that were probes in vain wait behind all others, and are ready like them when it ends.
-
-Bounded in events and bytes. At most half of either may be lanes that are retried; one beyond that goes back to the buffer,
-whole, and how often its first event was tried is remembered here. A lane that is retried gets no more events until the
-first is done with, and one that has its share of the window none until half of that is gone.
-
-The store may revoke a lane, which then is another process's. Its events leave the window at once. While an attempt of it is
-under way, the lane waits for that to end before an event of it that came again is tried.
+- A lane is the events of one customer, in order. Without order (`delivery.order = "none"`) each event is a lane of its own.
+- At most one event of a lane is being tried. A lane is ready (its first event may be tried), started, or parked until a
+  time. The events behind the first one wait for it.
+- In a hold, lanes whose probes failed wait behind all others. They are ready like the others when the hold ends.
+- The window is bounded in events and bytes. Lanes that are retried may have half of either (the retry quota). A lane beyond
+  that is released to the buffer as a whole, and the story of its first event is remembered here.
+- A lane that is retried gets no more events until its first one has left. A lane that has its share of the window gets none
+  until half of the share is free.
+- The store may revoke a lane, when another process gets it. Its events leave the window at once. If an attempt is under way,
+  events of the lane that come again wait until that attempt has ended.
 """
 
 import heapq
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
+from typing import Final, Literal
 
-from forwarder.delivery.lane import Lane, Story, Taken
+from forwarder.delivery.suspects import RefusalHistory
 from forwarder.event import Event
 
 _MAX_STORIES: Final = 10_000
+
+
+@dataclass(slots=True)
+class Story:
+    """What is known of the attempts with an event. Times are in seconds since 1970."""
+
+    attempts: int = 0
+    first_attempt_at: float = 0.0
+    last_attempt_at: float = 0.0
+    suspect: bool = False
+    """It was rejected while nothing else was delivered."""
+    refusals: RefusalHistory | None = None
+    """Other refusals, with the key that it was last tried with."""
+
+
+@dataclass(slots=True, eq=False)
+class Taken:
+    """An event in the window."""
+
+    event: Event
+    story: Story
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """Events of one customer in the window."""
+
+    key: str | int
+    events: deque[Taken] = field(default_factory=deque)
+    state: Literal["ready", "started", "parked", "revoked"] = "ready"
+    retried: bool = False
+    """The first event was parked, and has not left yet."""
+    bytes: int = 0
+    parking: int = 0
+    """Which entry of the heap of parked lanes is valid."""
+    revoked: bool = False
+    """It was revoked while an attempt was under way. `events` has only what came again since."""
+
+    @property
+    def first(self) -> Taken:
+        """The event whose turn it is."""
+        return self.events[0]
 
 
 class Lanes:
     """The window. Times are seconds of the event loop's clock."""
 
     def __init__(self, *, ordered: bool, max_events: int, max_bytes: int, max_lanes: int) -> None:
-        """`max_lanes`: so many lanes find room, however many events each of them has."""
+        """Keep room for `max_lanes` lanes, however many events each of them has."""
         self._ordered = ordered
         self._max_bytes = max_bytes
         self.change_max(max_events=max_events, max_lanes=max_lanes)
         self._lanes: dict[str | int, Lane] = {}
         self.full_lanes: set[str] = set()
-        """The customers of whom no more events may be added now; changed here alone."""
+        """The customers whose events must not be added now; changed here alone."""
         self.ready = 0
         """How many lanes may be started; changed here alone."""
         self._first: deque[Lane] = deque()  # ready, and never tried
@@ -49,19 +92,19 @@ class Lanes:
         self.parked_suspects = 0
         """How many lanes are parked of which the first event is a suspect; changed here alone."""
         self._stories: OrderedDict[int, Story] = OrderedDict()
-        self._left: Counter[str | int] = Counter()  # how many events of a lane are on their way back
+        self._left: Counter[str | int] = Counter()  # how many events of a lane are being released
         self._retried_events = 0
         self._retried_bytes = 0
         self._admits_all = False
         self.events = 0
         self.bytes = 0
         self.parked_events = 0
-        self._started_first = 0  # those of the started that are not retried
+        self._started_first = 0  # started lanes that are not retried
         self.started = 0
-        """How many lanes, and so events, are being tried or wait for their ack to be committed."""
+        """How many lanes have an attempt under way, without those that were revoked."""
 
     def change_max(self, *, max_events: int, max_lanes: int) -> None:
-        """Be of another size from now on; what is in it stays."""
+        """Have another size from now on. What is in the window stays."""
         self._max_events = max_events
         self._share_events = max(1, max_events // (2 * max_lanes))
         self._share_bytes = self._max_bytes // max_lanes
@@ -74,9 +117,9 @@ class Lanes:
     def room(self) -> tuple[int, int]:
         """Return how many events, and bytes of them, may be added.
 
-        `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches; and while there are enough
-        lanes besides those that are retried, as others may be far behind many events of these. In a hold there are never
-        enough: a lane that is refused nothing may be behind very many that are.
+        It is `(0, 0)` unless a quarter of the window is free, so that the buffer is asked for batches. It is also `(0, 0)`
+        while there are enough lanes besides those that are retried. In a hold there are never enough, as a lane that is not
+        refused may be behind very many that are.
         """
         if not self._held and len(self._first) + self._started_first >= self._enough_lanes:
             return 0, 0
@@ -84,9 +127,9 @@ class Lanes:
         return (events, size) if events >= max(1, self._max_events // 4) and size > 0 else (0, 0)
 
     def add(self, events: Sequence[Event]) -> list[Event]:
-        """Add events that were taken from the buffer; return those that must go back.
+        """Add events that were taken from the buffer; return those that must be released.
 
-        They do if too many are retried already, or if earlier events of their lane are still on their way back.
+        An event must if it has no room in the retry quota, or if earlier events of its lane are still being released.
         """
         back: list[Event] = []
         for event in events:
@@ -121,11 +164,11 @@ class Lanes:
         return back
 
     def _admits(self, size: int) -> bool:
-        """Whether an event of so many bytes may come to those that are retried."""
+        """Whether the retry quota has room for an event of so many bytes."""
         return self._admits_all or not self._retried_events or self._fits(1, size)
 
-    def have_gone(self, events: Sequence[Event]) -> None:
-        """What had to go back is there."""
+    def were_released(self, events: Sequence[Event]) -> None:
+        """These events are released now."""
         self._left.subtract(map(self._key, events))
         for key in {self._key(event) for event in events}:
             if not self._left[key]:
@@ -138,7 +181,7 @@ class Lanes:
 
     @property
     def has_fresh(self) -> bool:
-        """Whether a lane is ready of which the first event was never tried, or not since the last hold."""
+        """Whether a lane is ready whose first event was never tried, or not since the last hold."""
         return bool(self._first)
 
     @property
@@ -149,7 +192,7 @@ class Lanes:
         return self._parked[0][0] if self._parked else None
 
     def start(self) -> Lane | None:
-        """Start the next ready lane; None if there is none. Where both wait, retries and first attempts take turns."""
+        """Start the next ready lane; None if there is none. Retries and first attempts take turns."""
         self._retry_was_last = bool(self._again) and not (self._first and self._retry_was_last)
         queue = self._again if self._retry_was_last else self._first
         if not queue:
@@ -164,8 +207,8 @@ class Lanes:
     def start_probe(self, *, spare: Callable[[Event], bool] | None = None) -> Lane | None:
         """Start the best lane for a probe: one not yet tried, else one to be retried, else the one probed longest ago.
 
-        Of those not yet tried it takes the oldest and the newest in turn, as the refused ones may all have come in a row.
-        An event that is to be spared is taken only if there is no other.
+        It takes the oldest and the newest of those not yet tried in turn, as the refused ones may all have come in a row. It
+        takes an event that `spare` names only if there is no other.
         """
         self._newest_next = not self._newest_next
         lane = next((lane for lane in self._probes() if not (spare and spare(lane.first.event))), None)
@@ -183,7 +226,7 @@ class Lanes:
         return lane
 
     def _probes(self) -> Iterator[Lane]:
-        """Go through the lanes that a probe may be of, the best first."""
+        """Iterate over the lanes that may be probed, the best first."""
         yield from self._first if self._newest_next else reversed(self._first)
         yield from self._again
         if self.next_due is not None:
@@ -192,7 +235,7 @@ class Lanes:
         yield from self._probed
 
     def park(self, lane: Lane, *, until: float) -> list[Event]:
-        """Park a started lane; or if too many are retried, remove it and return its events, which go back."""
+        """Park a started lane. If the retry quota is full, remove it and return its events, which must be released."""
         if lane.revoked:
             return self._go_on(lane)
         self._leave_started(lane)
@@ -215,7 +258,7 @@ class Lanes:
         self._make_ready(lane)
 
     def put_back_probed(self, lane: Lane) -> None:
-        """Make a started lane ready behind all others until the hold ends: it was a probe in vain."""
+        """Make a started lane ready, behind all others until the hold ends, as its probe failed."""
         if lane.revoked:
             self._go_on(lane)
             return
@@ -234,7 +277,7 @@ class Lanes:
         self.forget_probes()
 
     def forget_probes(self) -> None:
-        """Let those that were probes in vain have their turn: those that were refused are retried from now on."""
+        """Make lanes whose probes failed ready like all others. Those that were refused are retried from now on."""
         while self._probed:
             lane = self._probed.popleft()
             self.ready -= 1
@@ -243,9 +286,9 @@ class Lanes:
             self._make_ready(lane)
 
     def end(self, lane: Lane) -> bool:
-        """Remove the first event of a started lane, which was acked; the lane goes on with the next.
+        """Remove the first event of a started lane, as it is acked. The lane goes on with the next one.
 
-        Return whether more events of it may be added now, other than before.
+        Return whether more events of the lane may be added now but not before.
         """
         if lane.revoked:
             self._go_on(lane)
@@ -271,7 +314,7 @@ class Lanes:
         return False
 
     def revoke(self, customers: AbstractSet[str]) -> None:
-        """Remove the events of these customers, which are no longer ours: they neither are acked nor go back."""
+        """Remove the events of these customers, which are no longer ours. They are neither acked nor released."""
         lanes = self._lanes
         if self._ordered:
             revoked = [lane for customer in customers if (lane := lanes.get(customer))]
@@ -291,7 +334,7 @@ class Lanes:
         heapq.heapify(self._parked)
 
     def _empty(self, lane: Lane) -> None:
-        """Remove all events of a lane; an attempt with its first one may be under way."""
+        """Remove all events of a lane, also one that has an attempt under way."""
         if lane.state == "ready":
             self.ready -= 1
         elif lane.state == "parked":
@@ -310,7 +353,7 @@ class Lanes:
         self.full_lanes.discard(lane.key)
 
     def _go_on(self, lane: Lane) -> list[Event]:
-        """The attempt of a revoked lane has ended: go on with what came again. Nothing of it goes back."""
+        """Go on with what came again of a revoked lane, as its attempt has ended. Return the events to release: none."""
         lane.revoked = False
         if lane.events:
             self._make_ready(lane)
@@ -338,17 +381,17 @@ class Lanes:
                     self._make_ready(entry[2])
 
     def end_waits(self) -> None:
-        """Make every parked lane ready, and let in what comes: there is no time to wait."""
+        """Make every parked lane ready, and lift the retry quota, as there is no time to wait."""
         self._admits_all = True
         self.unpark_due(float("inf"))
 
     def parked_until(self, event_id: int) -> float | None:
-        """Return when an event is tried again that waits for that now. Looks at all that are parked."""
+        """Return when a parked event is tried again; None if it is not parked. Looks at all parked lanes."""
         found = (entry for entry in self._parked if _is_parked(entry) and entry[2].first.event.id == event_id)
         return next((due for due, _, _ in found), None)
 
     def firsts(self) -> Iterator[Taken]:
-        """Go through the events whose turn it is. Looks at all lanes."""
+        """Iterate over the first events of all lanes."""
         return (lane.first for lane in self._lanes.values() if lane.events)
 
     # Keeping the lanes
@@ -369,11 +412,11 @@ class Lanes:
 
     @property
     def has_room_for_retries(self) -> bool:
-        """Whether a good many more may be retried."""
+        """Whether at least half of the retry quota is free."""
         return self._fits(self._max_events // 4, self._max_bytes // 4)
 
     def _fits(self, events: int, size: int) -> bool:
-        """Whether so many more may be retried."""
+        """Whether the retry quota has room for so many more."""
         fits = 2 * (self._retried_bytes + size) <= self._max_bytes
         return fits and 2 * (self._retried_events + events) <= self._max_events
 
@@ -401,5 +444,5 @@ class Lanes:
 
 
 def _is_parked(entry: tuple[float, int, Lane]) -> bool:
-    """Whether the lane still waits for that time; where not, the entry is left over."""
+    """Whether the lane still waits for the time of this entry. If not, the entry is left over."""
     return entry[2].state == "parked" and entry[2].parking == entry[1]

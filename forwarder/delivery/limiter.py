@@ -1,21 +1,20 @@
-"""The limiter: how many attempts may be on the wire at once, so that the far side is kept busy and not drowned.
+"""The limiter decides how many attempts may be on the wire at once: enough to keep the far side busy, but no more.
 
 Pure, with times given by the caller: seconds of any clock that never goes back. Every attempt that started ends in exactly
 one of `succeeded`, `failed` and `cancelled`.
 
-It decides once a round, never once an answer. A round is as many answers as the limit, 16 at least; its latencies are those
-of successes that started within it, so that they tell of the present limit. There are two signs of load:
+It decides once a round, not at each answer. A round has as many answers as the limit, and at least 16. Only latencies of
+successes that started in the round count, so that they belong to the present limit. There are two signs of load:
 
-- Failures: more of the round's answers than usual, by a margin that chance hardly reaches. What always fails is not load;
-  nor is what fails as often, beside successes, when there is but one attempt at a time. What the far side says to be load
-  (429) always is.
+- Failures: more answers of the round failed than usual, by a margin that chance hardly reaches. What always fails is not
+  load. Nor is what fails as often, beside successes, with only one attempt at a time. A 429 always is a sign of load.
 - Latency: by Little's law `limit * (1 - base / latency)` of the attempts wait in line at the far side (TCP Vegas, Netflix).
-  The base is the latency where none do. It is measured anew with half of what keeps the far side busy (BBR, Envoy): now
-  and then, and where a lower limit did not lower the latency.
+  The base is the latency when none waits. It is measured anew with half of the attempts that keep the far side busy (BBR,
+  Envoy): now and then, and when a lower limit did not lower the latency.
 
-Without a sign the limit doubles (slow start) until it meets one, then grows by one a round; but only while it is used up.
-In slow start, latency is a sign only in two rounds one after the other: in one alone it may be our own loop that was late.
-Either sign multiplies it by the share of it that did useful work: 0.5 at least, as in TCP.
+Without a sign the limit doubles each round (slow start). After the first sign it grows by one a round. It grows only while
+it is used up. In slow start, latency is a sign only in two rounds one after the other, as our own loop may have been late in
+one. Either sign multiplies the limit by the share of it that did useful work, at least 0.5 as in TCP.
 """
 
 from dataclasses import dataclass
@@ -23,29 +22,29 @@ from math import inf, sqrt
 from typing import Final
 
 START_LIMIT: Final = 4
-"""Where every slow start begins: not too much for a far side that just came back."""
+"""Every slow start begins with so many, which is not too much for a far side that just came back."""
 MIN_ROUND_ANSWERS: Final = 16
-"""Of fewer, the share that failed and the mean latency are mostly chance."""
+"""The share of failures and the mean latency of fewer answers are mostly chance."""
 USUAL_ROUNDS: Final = 16
-"""So many rounds are remembered by the usual share of failures: while the limit grows into overload, it must lag behind."""
+"""The usual share of failures is that of so many rounds. While the limit grows into overload it must lag behind."""
 MIN_USUAL_SHARE: Final = 0.05
 MAX_USUAL_SHARE: Final = 0.3
-"""Fewer failures than the one are no sign of load. More than the other always are, however long they last."""
+"""A smaller share of failures is no sign of load. A larger one than the maximum always is, however long it lasts."""
 FAILURE_SIGMAS: Final = 3.0
-"""A round in a thousand has by chance so many standard deviations more failures than usual."""
+"""By chance one round in a thousand has so many standard deviations more failures than usual."""
 LATENCY_SIGMAS: Final = 2.0
-"""The same for the mean latency, one in forty: one such round alone costs less."""
+"""The same for the mean latency, by chance in one round of forty, as one such round costs less."""
 FEW_WAITING: Final = 0.5
 """While fewer than this times the root of the limit wait in line, the limit grows; from twice that, it falls.
 
 Chance makes as many of a limit seem to wait as its root. Netflix's Vegas has 3 and 6 log10 of the limit.
 """
 FOLLOW: Final = 0.1
-"""How much of the difference to a round's latency the base makes up, where that tells of no line."""
+"""How far the base moves to the latency of a round without a line, as a share of the difference."""
 QUIET_ROUNDS: Final = 16
-"""How long the limit stays after failures lowered it: to find out whether it may grow again costs some more of them."""
+"""For so many rounds the limit stays after failures lowered it, as trying a higher one costs more failures."""
 PROBE_ROUNDS: Final = 64
-"""How often the base is measured anew, which costs a hundredth of the throughput."""
+"""After so many rounds the base is measured anew, which costs a hundredth of the throughput."""
 PROBE_SOON_ROUNDS: Final = 8
 """The same while the base is a guess."""
 
@@ -55,18 +54,18 @@ class _Round:
     began_at: float
     answers: int = 0
     full: int = 0
-    """Answers that came while the limit was used up."""
+    """How many answers came while the limit was used up."""
     overloads: int = 0
     throttled: int = 0
-    """Those of the overloads of which the far side said that they are that."""
+    """How many of the overloads the far side itself called overload."""
     useful_seconds: float = 0.0
     wasted_seconds: float = 0.0
-    """How long the successes, and the overloads, were on the wire, added up."""
+    """How long the successes were on the wire, in sum; and the overloads."""
     latencies: int = 0
     latency_sum: float = 0.0
     latency_squares: float = 0.0
     own_sum: float = 0.0
-    """What of the latencies is our own doing, at most, added up."""
+    """How much of the latencies passed in this process at most, in sum."""
 
     def useful_share(self) -> float:
         """Return which part of the limit did useful work, 0 to 1.
@@ -77,7 +76,7 @@ class _Round:
         return max(by_time, 1 - self.overloads / self.answers)
 
     def mean_latency(self) -> tuple[float, float]:
-        """Return the mean of one latency or more, and how much of it may come of chance or of us, in seconds."""
+        """Return the mean latency, and how much of it may come from chance or from us, in seconds. Needs one at least."""
         mean = self.latency_sum / self.latencies
         deviation = sqrt(max(0.0, self.latency_squares / self.latencies - mean * mean))
         return mean, LATENCY_SIGMAS * deviation / sqrt(self.latencies) + self.own_sum / self.latencies
@@ -93,7 +92,7 @@ class Limiter:
         self._slow_start_until = max_concurrency  # below it the limit doubles
         self._lowered_at = -inf
         self.in_flight = 0
-        """How many attempts are on the wire. Who starts one adds it; it is subtracted here."""
+        """How many attempts are on the wire. Whoever starts one adds it here; the limiter subtracts it."""
         self._frozen = False
         self._round = _Round(-inf)
         self._usual_share = 0.0
@@ -116,9 +115,9 @@ class Limiter:
         self._before_probe = min(self._before_probe, max_concurrency)
 
     def succeeded(self, started_at: float, now: float, *, own_seconds: float = 0.0) -> None:
-        """Count a success. No other answer's latency matters.
+        """Count a success. Only the latency of successes matters.
 
-        `own_seconds` is how much of it may have passed in this process: a queue here is not the far side's.
+        `own_seconds` is how much of the latency may have passed in this process, which is no sign of load of the far side.
         """
         this, seconds = self._round, max(now - started_at, 1e-9)
         this.answers += 1
@@ -138,10 +137,10 @@ class Limiter:
     def failed(self, started_at: float, now: float, *, overload: bool, throttled: bool = False) -> None:
         """Count a failure; `throttled` if the far side said that it is overload, as by 429 or Retry-After.
 
-        `overload` for what comes of too much load, if not of that alone: 429, 5xx, and no answer (a timeout, a connection
-        refused or lost). Not for what is about the event or the key, as 400 or 401: the far side was well enough for that.
+        `overload` is for what load may cause: 429, 5xx, and no answer (a timeout, a connection refused or lost). It is not
+        for what concerns the event or the key, as 400 or 401.
 
-        An overload is no news if the attempt started before the limit was lowered.
+        An overload is ignored if the attempt started before the limit was lowered.
         """
         this = self._round
         self.in_flight -= 1
@@ -157,13 +156,13 @@ class Limiter:
                 self._end_round(now)
 
     def cancelled(self) -> None:
-        """Count an attempt that ended without telling anything."""
+        """Count an attempt that ended without an answer that tells anything."""
         self.in_flight -= 1
 
     def freeze(self, *, overload: bool) -> None:
-        """Begin a hold: what its few attempts come to says nothing of how many there could be.
+        """Begin a hold. The outcomes of its few attempts do not tell how many there could be.
 
-        After one that comes of `overload`, rather than of a refusal, slow start goes up to half of what the limit was.
+        If `overload` is the cause, rather than a refusal, the next slow start ends at half of the limit.
         """
         if not self._frozen:
             self._frozen = True
@@ -258,7 +257,7 @@ class Limiter:
             self._set(self.limit + 1, now)
 
     def _aim_at_half(self) -> None:
-        """Have slow start go up to half of the limit, or of what it aimed at: one interruption more does not undo it."""
+        """Let the next slow start end at half of the limit, or of its present end if that is higher."""
         if not self._outage:
             self._slow_start_until = max(1, max(self.limit, self._slow_start_until) // 2)
 
@@ -278,9 +277,9 @@ class Limiter:
 
 
 def is_unusual(overloads: int, answers: int, *, usual_share: float) -> bool:
-    """Return whether so many of the answers are overloads that neither the usual share, 0 to 1, nor chance explains it.
+    """Return whether more answers are overloads than the usual share, 0 to 1, and chance explain.
 
-    The margin is that of a binomial distribution, and one: a single failure never says anything.
+    The margin is that of a binomial distribution plus one, as a single failure never is a sign.
     """
     share = max(MIN_USUAL_SHARE, usual_share)
     return overloads > 1 + answers * share + FAILURE_SIGMAS * sqrt(answers * share * (1 - share))

@@ -1,16 +1,14 @@
-"""The workers: they make the attempts that the engine starts, and carry out what it decides.
+"""The workers make the attempts that the engine starts, and carry out what it decides.
 
-Whatever may let something start asks for the pump, which then runs once in the next turn of the loop: it takes what the
-buffer has ready, hands attempts to idle workers, and sets one timer for what is due next. Without any of that nothing runs.
-Workers are made as they are needed, and live on. Each makes one attempt at a time, applies what was decided, and goes on
-with the next attempt itself if one may start.
-
-The buffer commits acks in batches while attempts go on. Together no more than twice as many events as attempts may be on
-the wire are that, or wait for the commit of their acks. A worker that is cancelled leaves its event pending, unless that
-may have arrived and is never repeated.
-
-A store that several processes share may revoke lanes. What has not started of them leaves the window. An attempt under way
-ends as any other, and what it came to is told to the store, which may refuse the ack.
+- The pump runs once in the next turn of the loop after anything that may let an attempt start. It takes what the buffer has
+  ready, hands attempts to idle workers, and sets one timer for what is due next. If there is nothing to do, nothing runs.
+- Workers are made when they are needed, and live on. Each makes one attempt at a time, applies what was decided, and starts
+  the next attempt itself if one may start.
+- The buffer commits acks in batches while attempts go on. At most twice `max_concurrency` events are on the wire or wait for
+  the commit of their acks.
+- A cancelled worker leaves its event pending, or makes it a dead letter if it may have arrived and is never repeated.
+- A store that several processes share may revoke lanes. Their events leave the window unless an attempt is under way. Such
+  an attempt ends as any other, and the store is told; it may refuse the ack.
 """
 
 import asyncio
@@ -20,15 +18,15 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, assert_never
+from functools import partial
+from typing import Final, Protocol, assert_never
 
 from forwarder.buffer.base import Buffer
 from forwarder.buffer.fates import DeadLettered, Fate
-from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits, ambiguous
+from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, Release, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
-from forwarder.delivery.lag import LagTimer
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import LagTimer, RetrySchedule
 from forwarder.event import Clock, Event
 from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivered, Outcome, Rejected, Retryable
 from forwarder.observing.recent import FailureFields
@@ -37,24 +35,24 @@ from forwarder.settings import DeliverySettings
 from forwarder.words import HoldCause, OutcomeName
 
 LAST_ACKS_SECONDS: Final = 2.0
-"""How long the end waits for the disk. Where that fails, what was delivered is sent again by the next process, and what is
-never repeated has a mark.
+"""How long `serve` waits at its end for the last acks. If they are not committed, the next process sends those events again;
+events that are never repeated have marks.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Suspected:
-    """An event that is refused, and perhaps no other."""
+    """An event that is refused; perhaps it is the only one."""
 
     event: Event
     status: int
-    """That of the last refusal."""
+    """The status of the last refusal."""
     refusals: int
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the taken events are."""
+    """How many of the taken events are where."""
 
     parked: int
     in_flight: int
@@ -63,22 +61,33 @@ class Progress:
     """On the wire."""
 
 
+class Post(Protocol):
+    """Makes one attempt to deliver an event."""
+
+    def __call__(self, body: bytes, may_leave: Callable[[], bool] | None, /) -> Awaitable[Outcome | None]:
+        """Send the bytes of an event, and return the outcome.
+
+        `may_leave` is asked right before the first byte leaves. If it says no, none leaves, and this returns None.
+        """
+        ...
+
+
 class Delivery:
-    """Delivers what is in `buffer` by `post`, which makes one attempt with an event's bytes.
+    """Delivers what is in `buffer` by `post`.
 
     `clock` gives seconds since 1970; `age_seconds`, how long ago an event was accepted, by default as `clock` tells. The
     buffer holds at most `buffer_events` and `buffer_bytes`.
     """
 
     _loop: asyncio.AbstractEventLoop
-    """The one that serves; there is none before."""
+    """The loop that `serve` runs on; not set before."""
 
     def __init__(
         self,
         settings: DeliverySettings,
         *,
         buffer: Buffer,
-        post: Callable[[bytes], Awaitable[Outcome]],
+        post: Post,
         telemetry: Telemetry,
         clock: Clock = time.time,
         age_seconds: Callable[[float], float] | None = None,
@@ -103,15 +112,16 @@ class Delivery:
         self._tasks: asyncio.TaskGroup | None = None  # while something may start
         self._workers = 0
         self._idle: list[asyncio.Future[Attempt]] = []
-        self._pumping: asyncio.Handle | None = None  # from when the pump is asked for until it runs
+        self._pumping: asyncio.Handle | None = None  # set while the pump is due in the next turn
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float | None = None  # kept here, as uvloop does not tell it of every timer
-        self._may_take = True  # the buffer may have something ready that it has not handed out
-        self._going_back: asyncio.Queue[tuple[Sequence[Event], float] | Exception] = asyncio.Queue()
-        self._gives_back = False  # what was taken last, before more is taken
+        self._timer_at: float | None = None  # kept here, as not every timer of uvloop tells it
+        self._may_take = True  # whether the buffer may have something ready
+        self._for_serve: asyncio.Queue[tuple[Sequence[Event], float] | Exception] = asyncio.Queue()
+        """What `serve` is to do: release events, which then rest until a time, or end with a bug."""
+        self._releasing = False  # nothing is taken until the events that were just taken are released
         self._unacked = 0  # how many events wait for their acks to be committed
         self._waits_for_acks = False
-        self._to_unmark: list[Event] = []  # of which the attempts were cancelled before they left
+        self._to_unmark: list[Event] = []  # marked, but their attempts were cancelled before any byte left
         self._lag = LagTimer(while_=self._is_limited)
 
     async def serve(self) -> None:
@@ -123,12 +133,12 @@ class Delivery:
                 self._ask()
                 try:
                     while True:
-                        match await self._going_back.get():
+                        match await self._for_serve.get():
                             case Exception() as bug:
                                 raise bug
                             case events, not_before:
-                                await self._give_back(events, not_before)
-                                self._gives_back = False
+                                await self._release(events, not_before)
+                                self._releasing = False
                                 self._changed()
                 finally:
                     self._stop()
@@ -140,7 +150,7 @@ class Delivery:
                     await self._buffer.settle_acks()
 
     def use(self, settings: DeliverySettings) -> None:
-        """Go by other settings from now on, save for the order."""
+        """Use other settings from now on, except for the order."""
         self._engine.use(settings, schedule=RetrySchedule(settings))
         self._max_concurrency = settings.max_concurrency
         self._changed()
@@ -151,13 +161,13 @@ class Delivery:
         self._ask()
 
     def try_soon(self) -> None:
-        """What makes attempts fail may have been fixed: if anything holds, probe now, but not before a Retry-After ends."""
+        """Probe now if there is a hold, as its cause may be fixed; but not before a Retry-After ends."""
         if self._engine.holds.causes:
             self._engine.holds.probe_soon(asyncio.get_running_loop().time())
             self._ask()
 
     async def end_waits(self) -> None:
-        """Try what waits for a retry without waiting for its time: there is not much left."""
+        """Retry everything that is parked or deferred at once, as the process is about to stop."""
         self._lanes.end_waits()
         self._ask()
         self._buffer.end_rests()
@@ -174,12 +184,12 @@ class Delivery:
         )
 
     def holds(self) -> dict[HoldCause, float]:
-        """Return what holds, and for how many seconds."""
+        """Return the causes of the hold, and for how many seconds each has held."""
         now = asyncio.get_running_loop().time()
         return {cause: now - since for cause, since in self._engine.holds.causes.items()}
 
     def suspects(self) -> list[Suspected]:
-        """Return the events of the window that are suspects, the longest accepted first. Looks at all of its lanes."""
+        """Return the suspects of the window, oldest first. Looks at all lanes of the window."""
         found = [
             Suspected(taken.event, refusals.status, refusals.number)
             for taken in self._lanes.firsts()
@@ -188,7 +198,7 @@ class Delivery:
         return sorted(found, key=lambda suspected: suspected.event.id)
 
     def probe_seconds(self) -> float | None:
-        """Return in how many seconds the next probe goes; None if nothing holds, one is under way, or nothing waits."""
+        """Return in how many seconds the next probe starts; None without a hold, while a probe runs, or if nothing waits."""
         if not self._engine.holds.causes or (wakes_at := self._engine.wakes_at()) is None:
             return None
         return max(0.0, wakes_at - asyncio.get_running_loop().time())
@@ -199,13 +209,13 @@ class Delivery:
         return 1 if self._engine.holds.causes else self._engine.limiter.limit
 
     def parked_until(self, event_id: int) -> float | None:
-        """Return when an event is tried again that waits for that here, by the event loop's clock."""
+        """Return when an event that is parked is tried again, by the event loop's clock; None if it is not parked."""
         return self._lanes.parked_until(event_id)
 
     def can_move_before(self, deadline: float) -> bool:
         """Return whether an attempt is under way or may begin before `deadline`, by the event loop's clock.
 
-        Nothing moves while the disk commits nothing: what is delivered then would be sent again.
+        Nothing moves while the disk commits nothing: events delivered then would be sent again.
         """
         if self._buffer.stalled:
             return False
@@ -228,13 +238,13 @@ class Delivery:
             self._pumping = self._loop.call_soon(self._pump)
 
     def _changed(self) -> None:
-        """The buffer may have something that it has not handed out."""
+        """The buffer may have something ready."""
         self._may_take = True
         if self._pumping is None and self._tasks:  # as `_ask`, which would be a call more for each event
             self._pumping = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Take what is ready, start what may start, and have this run again when something is due."""
+        """Take what is ready, start what may start, and set the timer for what is due next."""
         self._pumping = None
         try:
             now, lanes = self._loop.time(), self._lanes
@@ -253,12 +263,12 @@ class Delivery:
             if lanes.ready or lanes.parked_events or self._timer:
                 self._set_timer()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
-            self._going_back.put_nowait(bug)
+            self._for_serve.put_nowait(bug)
 
     def _take(self, now: float) -> None:
-        """Fill the window with what the buffer has ready, as far as there is room."""
+        """Fill the window with what the buffer has ready."""
         lanes = self._lanes
-        while self._may_take and not self._gives_back:
+        while self._may_take and not self._releasing:
             max_events, max_bytes = lanes.room()
             if not max_events:
                 return
@@ -274,13 +284,13 @@ class Delivery:
                 return
             back = lanes.add(events)
             if back:
-                self._gives_back = True
-                self._going_back.put_nowait((back, self._engine.rest_ends(now)))
+                self._releasing = True
+                self._for_serve.put_nowait((back, self._engine.deferred_until(now)))
             elif len(events) == max_events or 2 * (lanes.bytes - bytes_before) > max_bytes:
                 self._may_take = True
 
     def _set_timer(self) -> None:
-        """Have the pump run when something may start, if a worker is idle then; those that are not, look themselves."""
+        """Let the pump run when something may start, if a worker is idle. A busy worker looks when its attempt ends."""
         lanes = self._lanes
         is_needed = (
             (lanes.ready or lanes.parked_events) and self._idle and not (self._unacked and self._acks_lag_behind())
@@ -297,12 +307,12 @@ class Delivery:
         self._ask()
 
     def _acks_lag_behind(self) -> bool:
-        """Whether so many acks wait that nothing may start until some are committed: at least one does."""
+        """Whether so many acks wait for their commit that nothing may start. Only asked if at least one waits."""
         self._waits_for_acks = self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency
         return self._waits_for_acks
 
     def _is_limited(self) -> bool:
-        """Whether as many attempts are on the wire as the limiter allows: then it learns from how late answers are."""
+        """Whether the limit of attempts is used up. Only then does the limiter learn from latencies."""
         return self._engine.limiter.in_flight >= self._engine.limiter.limit
 
     def _stop(self) -> None:
@@ -316,7 +326,7 @@ class Delivery:
     # To Growlytics
 
     def _add_workers(self) -> None:
-        """Have as many more as may be of use now, but no more in all than attempts at a time. They begin by themselves."""
+        """Add as many workers as are of use now, at most `max_concurrency` in all. They begin by themselves."""
         limiter = self._engine.limiter
         wanted = self._workers + max(1, min(self._lanes.ready, limiter.limit - limiter.in_flight))
         while self._tasks and self._workers < min(wanted, self._max_concurrency):
@@ -324,8 +334,8 @@ class Delivery:
             self._workers += 1
 
     async def _work(self) -> None:
-        """Make one attempt after the other, and wait for the pump to hand over the next where none may start now."""
-        lanes, may_start = self._lanes, self._buffer.may_start
+        """Make one attempt after the other. If none may start, wait until the pump hands one over."""
+        lanes, always_may = self._lanes, self._buffer.may_start is None
         attempt: Attempt | None = None
         handed: asyncio.Future[Attempt] | None = None
         may_have_left = False
@@ -341,13 +351,12 @@ class Delivery:
                 if attempt.never_repeated:
                     await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                     attempt.started_at = self._loop.time()
-                if attempt.lane.revoked or (may_start is not None and not may_start(event)):
-                    unstarted, attempt = attempt, None
-                    await self._drop(unstarted)
-                    continue
                 may_have_left = True
-                outcome = await self._post(event.body)
+                outcome = await self._post(event.body, None if always_may else partial(self._may_leave, attempt))
                 ended, attempt, may_have_left = attempt, None, False
+                if outcome is None:
+                    await self._drop(ended)
+                    continue
                 decision = self._ended(ended, outcome)
                 if not isinstance(decision, Ack):
                     await self._carry_out(ended, decision)
@@ -358,7 +367,7 @@ class Delivery:
                 self._cancel(attempt, end, may_have_left=may_have_left)
             raise
         finally:
-            self._stop()  # a worker ends only where all of them do
+            self._stop()  # a worker ends only if all of them do
 
     def _next(self) -> Attempt | None:
         """Start the next attempt, if one may start now."""
@@ -372,26 +381,31 @@ class Delivery:
         if is_limited:
             self._lag.measure()
         if attempt is None or (lanes.ready and not is_limited):
-            self._ask()  # for more workers to go on, or for the timer
+            self._ask()  # other workers may start something, or the timer must be set
         return attempt
 
+    def _may_leave(self, attempt: Attempt) -> bool:
+        """Return whether the event of an attempt is still ours to send."""
+        may_start = self._buffer.may_start
+        return not attempt.lane.revoked and (may_start is None or may_start(attempt.taken.event))
+
     async def _drop(self, attempt: Attempt) -> None:
-        """End an attempt that may not start, as the event's lane was revoked."""
+        """End an attempt of which no byte left, as the event's lane was revoked."""
         if not attempt.lane.revoked:  # or what is in it now came again
             self._revoked({attempt.taken.event.customer})
         self._engine.cancelled(attempt)
-        self._ask()  # as another may start now, for which this worker is not free yet
+        self._ask()  # another may start now, and this worker is not free yet
         if attempt.never_repeated:
             await self._buffer.unmark([attempt.taken.event])
-        await asyncio.sleep(0)  # if the store hands out the same again and again, others have their turn
+        await asyncio.sleep(0)  # so that a store that hands out the same event again and again does not block the loop
 
     def _revoked(self, lanes: AbstractSet[str]) -> None:
-        """Drop what has not started of these lanes: it is another process's now."""
+        """Remove from the window what has not started of these lanes: another process has them now."""
         try:
             self._lanes.revoke(lanes)
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
-            self._going_back.put_nowait(bug)
-        self._changed()  # as there is room for others
+            self._for_serve.put_nowait(bug)
+        self._changed()  # there is room for other lanes
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
         if not isinstance(end, asyncio.CancelledError):
@@ -410,7 +424,7 @@ class Delivery:
     # What they came to
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> Decision:
-        """Have it decided what follows, and tell that; an event that leaves the buffer is acked."""
+        """Ask the engine what follows, tell telemetry, and ack the event if it leaves the buffer."""
         now = self._loop.time()
         decision = self._engine.ended(attempt, outcome, now, own_seconds=self._lag.seconds)
         failure = None
@@ -434,32 +448,32 @@ class Delivery:
             self._may_take = True
 
     def _left(self, events: Sequence[Event]) -> None:
-        """Go on with what waited for these events' acks: they are committed, or refused."""
+        """The acks of these events are committed, or refused: let what waited for them start."""
         self._unacked -= len(events)
         try:
-            if self._engine.some_rest and self._engine.rests_may_end():
+            if self._engine.some_deferred and self._engine.deferred_may_return():
                 self._buffer.end_rests()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
-            self._going_back.put_nowait(bug)
+            self._for_serve.put_nowait(bug)
         if self._waits_for_acks:
             self._waits_for_acks = False  # the pump looks again
             self._ask()
 
-    async def _carry_out(self, attempt: Attempt, decision: Waits | GoesBack) -> None:
-        """Have the event tried again later; the pump runs meanwhile, as something may start."""
+    async def _carry_out(self, attempt: Attempt, decision: Waits | Release) -> None:
+        """Let the event be tried again later. Meanwhile the pump runs, as a permit is free."""
         self._ask()
         match decision:
             case Waits():
                 if attempt.never_repeated:
                     await self._buffer.unmark([attempt.taken.event])
-            case GoesBack(events, not_before):
-                await self._give_back(events, not_before)
+            case Release(events, not_before):
+                await self._release(events, not_before)
             case _:
                 assert_never(decision)
 
-    async def _give_back(self, events: Sequence[Event], not_before: float) -> None:
+    async def _release(self, events: Sequence[Event], not_before: float) -> None:
         await self._buffer.release(events, not_before=not_before)
-        self._lanes.have_gone(events)
+        self._lanes.were_released(events)
         self._changed()
 
     # Telling
@@ -481,7 +495,7 @@ class Delivery:
     ) -> None:
         name = _NAMES[type(outcome)]
         match decision:
-            case Waits(reason, maybe_delivered) | GoesBack(why=Waits(reason, maybe_delivered)):
+            case Waits(reason, maybe_delivered) | Release(why=Waits(reason, maybe_delivered)):
                 if isinstance(outcome, Blocked):
                     self._tell_of_refusal(attempt, outcome)
                 self._telemetry.attempt_ended(name, seconds, failure, retry=reason, maybe_delivered=maybe_delivered)

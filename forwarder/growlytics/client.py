@@ -9,7 +9,7 @@ workers, each of which holds a permit, so no post waits for a connection of anot
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, overload
 
 import aiohttp
 from yarl import URL
@@ -93,10 +93,17 @@ class GrowlyticsClient:
         if self._connections is not None:
             self._connections.use_tls(certificates.tls)
 
-    async def post(self, body: bytes) -> Outcome:
+    @overload
+    async def post(self, body: bytes, /) -> Outcome: ...
+
+    @overload
+    async def post(self, body: bytes, may_leave: Callable[[], bool] | None, /) -> Outcome | None: ...
+
+    async def post(self, body: bytes, may_leave: Callable[[], bool] | None = None, /) -> Outcome | None:
         """Make one attempt to deliver one event, the bytes of its JSON, within the timeout.
 
-        It takes longer only if this process stood still meanwhile, as in a paused container. When cancelled it raises
+        It takes longer only if this process stood still meanwhile, as in a paused container. `may_leave` is asked right
+        before the first byte leaves; if it says no, nothing is sent, and this returns None. When cancelled it raises
         CancelledUnsentError if no byte of the event has left.
         """
         connections = self._connections
@@ -114,6 +121,9 @@ class GrowlyticsClient:
             connection, connecting_seconds = connected, clock() - began
             if connecting_seconds > within_seconds:  # this process stood still: the answer gets the whole timeout
                 began = clock()
+        if may_leave is not None and not may_leave():
+            connections.keep(connection)
+            return None
         try:
             answer = await connection.exchange(request, began + timeout_seconds)
         except (NoAnswerError, OSError) as error:

@@ -60,7 +60,6 @@ class Accepted:
 
 
 Acceptance = Accepted | Full | NeverFits | Unavailable
-OneAccepted = int | Refused | Full | NeverFits | Unavailable
 
 
 class Storing(NamedTuple):
@@ -99,7 +98,7 @@ class Acceptor:
     def begin_one(self, element: Element, *, intake: Intake) -> Storing | None:
         """Begin to store an event that needs nothing to be learned, remembered or forgotten: the usual case.
 
-        None if it needs that, or is refused, or may have to wait: then use `accept_one`.
+        None if it needs that, or is refused, or may have to wait: then use `accept`.
         """
         raw, checked, key = element
         if (
@@ -113,18 +112,9 @@ class Acceptor:
                 return Storing(event.id, stored)
         return None
 
-    def refuse_one(self, answer: Full | NeverFits | Unavailable, *, intake: Intake) -> Full | NeverFits | Unavailable:
-        """Count an event that the buffer did not store. Return the buffer's answer."""
+    def refused_one(self, answer: Full | NeverFits | Unavailable, *, intake: Intake) -> None:
+        """Count an event that `begin_one` began to store, but that the buffer did not store."""
         self._telemetry.events_refused(1, intake=intake, reason=_REASONS[type(answer)])
-        return answer
-
-    async def accept_one(self, element: Element, *, intake: Intake) -> OneAccepted:
-        """Accept the only element of a request. Return the event's id; if it is a duplicate, the first event's."""
-        answer = await self.accept([element], intake=intake)
-        if not isinstance(answer, Accepted):
-            return answer
-        event_id = answer.ids[0]
-        return answer.refusals[0][1] if event_id is None else event_id
 
     async def accept_body(self, body: bytes, key: str | None, *, intake: Intake, is_lines: bool) -> Acceptance:
         """Accept all elements of a body: a JSON document, or lines. `key` is the key of the whole request.

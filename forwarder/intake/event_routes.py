@@ -7,11 +7,10 @@ from typing import Final
 
 from forwarder.buffer.base import PutAnswer, Stored
 from forwarder.growlytics import json_text
-from forwarder.growlytics.contract import Refused
 from forwarder.growlytics.json_text import MalformedJsonError
 from forwarder.http.messages import Answer, Later, Reply, Request
 from forwarder.intake import answers
-from forwarder.intake.acceptance import Accepted, Acceptor, OneAccepted
+from forwarder.intake.acceptance import Accepted, Acceptor
 from forwarder.intake.bodies import EXEMPT_BYTES, ParsingBudget, RefusedBodyError, inflater_for, unpacked
 from forwarder.intake.elements import Element
 from forwarder.observing.telemetry import Telemetry
@@ -47,30 +46,30 @@ class EventRoutes:
             return self._one_unpacked(request, key, started)
         element = self._acceptor.read.one(request.body, key)
         if (storing := self._acceptor.begin_one(element, intake=self._intake)) is None:
-            return self._one(element, started)
+            return self._accept(element, started)
         return Later(storing.stored, partial(self._stored, storing.event_id, started))
 
     def _stored(self, event_id: int, started: float, stored: PutAnswer) -> Answer:
-        if not isinstance(stored, Stored):
-            return self._told(self._acceptor.refuse_one(stored, intake=self._intake), started)
         self._telemetry.request_answered(perf_counter() - started)
-        return answers.accepted_one(event_id)
+        if isinstance(stored, Stored):
+            return answers.accepted_one(event_id)
+        self._acceptor.refused_one(stored, intake=self._intake)
+        return answers.no_room(stored)
 
     async def _one_unpacked(self, request: Request, key: str | None, started: float) -> Answer:
         try:
             async with self._unpacked(request) as body:
-                return await self._one(self._acceptor.read.one(body, key), started)
+                return await self._accept(self._acceptor.read.one(body, key), started)
         except RefusedBodyError as error:
             return self._refuse(error.code)
 
-    async def _one(self, element: Element, started: float) -> Answer:
-        return self._told(await self._acceptor.accept_one(element, intake=self._intake), started)
-
-    def _told(self, accepted: OneAccepted, started: float) -> Answer:
+    async def _accept(self, element: Element, started: float) -> Answer:
+        accepted = await self._acceptor.accept([element], intake=self._intake)
         self._telemetry.request_answered(perf_counter() - started)
-        if isinstance(accepted, int):
-            return answers.accepted_one(accepted)
-        return answers.violations(accepted) if isinstance(accepted, Refused) else answers.no_room(accepted)
+        if not isinstance(accepted, Accepted):
+            return answers.no_room(accepted)
+        event_id = accepted.ids[0]
+        return answers.violations(accepted.refusals[0][1]) if event_id is None else answers.accepted_one(event_id)
 
     async def batch(self, request: Request) -> Answer:
         """Answer a post of a batch."""

@@ -1,7 +1,8 @@
 """One HTTP intake, on TCP or on a Unix socket: which requests are allowed, and which route answers them.
 
-Every answer is JSON except the status page, even to what is not HTTP. On TCP the access rules of `locks` come first; the
-page, which shows no data, needs no token. A request for events that is refused counts as one refused event.
+Every answer is JSON, even to what is not HTTP, except the status page and the OpenAPI document. On TCP the access rules of
+`locks` come first; the page, which shows no data, needs no token. A request for events that is refused counts as one refused
+event.
 """
 
 import socket
@@ -229,7 +230,7 @@ class HttpIntake:
     # What is not for events
 
     def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
-        return answers.status_page(asks_for_token=self._locks is not None and self._locks.demand_a_token)
+        return answers.status_page(asks_for_token=self._locks is not None and self._locks.needs_token)
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]

@@ -68,7 +68,7 @@ class Locks:
         self._token = b"" if settings.token is None else settings.token.reveal().encode()
 
     @property
-    def demand_a_token(self) -> bool:
+    def needs_token(self) -> bool:
         """Whether requests need a token."""
         return self._token != b""
 

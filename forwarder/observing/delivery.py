@@ -115,7 +115,7 @@ class DeliveryTelemetry(TelemetryBase):
             if self._awaited:
                 self._tell_of_change(self._awaited)
 
-    def holds_last(self) -> bool:
+    def write_late_holds(self) -> bool:
         """Write the lines that were left out when holds started, if these holds still last.
 
         Return whether some lines must still wait. Then call this again in a few seconds.

@@ -197,13 +197,10 @@ def _from_overrides(overrides: Sequence[str], sections: Collection[str]) -> tupl
     for number, override in enumerate(overrides, start=1):
         path, equals, value = override.partition("=")
         section, dot, key = path.partition(".")
-        if not equals or not path:
-            # It is not shown, as it may hold a key.
+        if equals and path:
+            layer[(section, key) if dot and section in sections else (path,)] = Given(Text(value), "in --set")
+        else:  # it is not shown, as it may hold a key
             malformed[f"--set (number {number})",] = "must be written section.key=value"
-        elif dot and section in sections:
-            layer[section, key] = Given(Text(value), "in --set")
-        else:
-            layer[path,] = Given(Text(value), "in --set")
     return layer, malformed
 
 

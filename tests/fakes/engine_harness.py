@@ -6,10 +6,10 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from forwarder.buffer import fates
-from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, GoesBack, Waits
+from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, Release, Waits
 from forwarder.delivery.holds import Holds
 from forwarder.delivery.limiter import Limiter
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import RetrySchedule
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
@@ -39,7 +39,7 @@ class Delays(RetrySchedule):
         """See RetrySchedule."""
         return float(min(self._initial * 2 ** (attempts - 1), self._max))
 
-    def rest_seconds(self) -> float:
+    def deferral_seconds(self) -> float:
         """See RetrySchedule."""
         return 1000.0
 
@@ -116,7 +116,7 @@ class Driver:
 
     @property
     def delivered(self) -> list[int]:
-        return [event_id for event_id, fate in self.fates.items() if fate == fates.Delivered()]
+        return [event_id for event_id, fate in self.fates.items() if fate == fates.HandedOver()]
 
     @property
     def dead(self) -> dict[int, str]:
@@ -140,7 +140,7 @@ class Driver:
             if not taken:
                 return
             if back := self.lanes.add(taken):
-                self._give_back(back, self.engine.rest_ends(self.now))
+                self._give_back(back, self.engine.deferred_until(self.now))
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -165,7 +165,7 @@ class Driver:
         decision = self.engine.ended(attempt, outcome, self.now)
         if isinstance(decision, Ack):
             self.ack(attempt, decision)
-        elif isinstance(decision, GoesBack):
+        elif isinstance(decision, Release):
             self.give_back(decision)
         self.feed()
         return decision
@@ -175,7 +175,7 @@ class Driver:
         assert event_id not in self.fates, "it has left already"
         self.fates[event_id] = decision.fate
         self.lanes.end(attempt.lane)
-        if self.engine.rests_may_end():
+        if self.engine.deferred_may_return():
             self.backlog.end_rests()
 
     def run(self, outcome: Outcome) -> Decision:
@@ -212,12 +212,12 @@ class Driver:
         assert attempt.is_probe
         return attempt
 
-    def give_back(self, decision: GoesBack) -> None:
+    def give_back(self, decision: Release) -> None:
         self._give_back(decision.events, decision.not_before)
 
     def _give_back(self, events: Sequence[Event], not_before: float) -> None:
         self.backlog.give_back(events, not_before=not_before)
-        self.lanes.have_gone(events)
+        self.lanes.were_released(events)
 
 
 def why(decision: Decision) -> str:
@@ -227,5 +227,5 @@ def why(decision: Decision) -> str:
             return reason
         case Ack():
             return "delivered"
-        case Waits(reason) | GoesBack(why=Waits(reason)):
+        case Waits(reason) | Release(why=Waits(reason)):
             return reason

@@ -28,7 +28,7 @@ class RandomDelays(Delays):
         """See RetrySchedule."""
         return super().delay_seconds(attempts) * self._numbers.random()
 
-    def rest_seconds(self) -> float:
+    def deferral_seconds(self) -> float:
         """See RetrySchedule."""
         return self._max * self._numbers.random()
 

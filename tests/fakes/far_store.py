@@ -7,6 +7,7 @@ the event was not handed out again.
 """
 
 import asyncio
+import copy
 import random
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from forwarder.buffer.base import (
     PutAnswer,
     Stored,
 )
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.turns import Turns
 from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
 from forwarder.observing.recent import Receipts
@@ -318,7 +319,7 @@ class FarBuffer:
         """Hand out another object after a revocation, so that an ack of the one before can be told."""
         event = row.event
         if row.out is not None:
-            event = Event(event.id, event.customer, event.name, event.body, event.accepted_at)
+            event = copy.copy(event)
         row.out = event
         self._here[row.place] = _Here(row, row.out)
 
@@ -451,7 +452,7 @@ class FarBuffer:
             self._here.pop(row.place, None)
             event = row.event
             match fate:
-                case Delivered():
+                case HandedOver():
                     store.counters["delivered"] += 1
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")

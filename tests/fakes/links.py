@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
 
-from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, LoopLag
 from forwarder.delivery.limiter import Limiter
+from forwarder.delivery.pacing import BUSY_INTERVAL_SECONDS, LoopLag
 
 BASE_SECONDS: Final = 0.05
 REFUSAL_SECONDS: Final = 0.005

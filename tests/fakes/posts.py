@@ -41,7 +41,9 @@ class ScriptedPost:
         """Whether an attempt that is cancelled has sent nothing."""
         self._numbers: Counter[int] = Counter()
 
-    async def __call__(self, body: bytes) -> Outcome:
+    async def __call__(self, body: bytes, may_leave: Callable[[], bool] | None = None, /) -> Outcome | None:
+        if may_leave is not None and not may_leave():
+            return None
         event = int(body)
         self._numbers[event] += 1
         attempt = Attempt(event, self._numbers[event], now())

@@ -239,7 +239,7 @@ async def test_send_and_load_that_are_not_let_in_say_what_to_do(
             assert await asyncio.to_thread(main, [*command, "--url", server.url]) == 1
         err = capsys.readouterr().err
         assert "no token (unauthorized)" in err
-        assert "use --unix-socket, or --token-file where the daemon has a token" in err
+        assert "use --unix-socket, or --token-file if the daemon has a token" in err
 
 
 def test_arguments_that_cannot_be_meant_end_with_64(capsys: pytest.CaptureFixture[str]) -> None:
@@ -470,7 +470,7 @@ def test_healthcheck_finds_the_daemon_by_its_settings_whatever_else_is_wrong_wit
         ("127.0.0.1:0", "admin.http has port 0"),
         ("nonsense", "admin.http is not an address"),
         ("127.0.0.1:{closed}", "no daemon can be reached at http://127.0.0.1:{closed}: Connection refused"),
-        ("{intake}", "http://{intake}/livez did not answer 200; is it admin.http?"),
+        ("{intake}", "http://{intake}/livez answered 404, not 200; is this the daemon's admin.http?"),
     ],
 )
 def test_healthcheck_says_on_one_line_why_it_is_not_well(

@@ -37,6 +37,20 @@ async def a_few_turns() -> None:
         await asyncio.sleep(0)
 
 
+async def test_a_post_that_may_not_leave_sends_nothing_and_keeps_its_connection() -> None:
+    async def behave(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(OK)
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        assert await client.post(BODY, lambda: False) is None, "on a new connection"
+        assert await client.post(BODY, lambda: True) == Delivered()
+        assert await client.post(BODY, lambda: False) is None, "on the kept one"
+        assert await client.post(BODY) == Delivered()
+        assert (len(server.connections), len(server.requests)) == (1, 2)
+
+
 async def test_a_post_after_the_server_closed_the_idle_connection_connects_anew() -> None:
     async def behave(connection: Connection) -> None:
         await connection.request()

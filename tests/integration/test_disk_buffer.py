@@ -51,7 +51,7 @@ class Alteration:
 
 def write_what_nobody_writes(transaction: Transaction) -> None:
     checksum = rows._checksum(99, b"\xff", b"n", b"{}", 0.0)
-    transaction.connection.execute("INSERT INTO events VALUES (99, x'ff', ?, ?, 0.0, ?)", (b"n", b"{}", checksum))
+    transaction.connection.execute("INSERT INTO events VALUES (99, x'ff', ?, ?, 0.0, ?, NULL)", (b"n", b"{}", checksum))
 
 
 def find_damage(_: Transaction) -> None:

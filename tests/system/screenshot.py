@@ -80,7 +80,7 @@ async def take() -> bytes:
             busy = asyncio.create_task(keep_busy(daemon, sandbox))
             await page.go(f"{daemon.base}/")
             await asyncio.wait({busy}, timeout=BUSY_SECONDS - 4)
-            await page.until_shown("Nothing is lost, and it keeps up.")
+            await page.until_shown("All events are safe. Delivery is keeping up.")
             picture = await page.picture()
             await busy
     return picture

@@ -56,7 +56,7 @@ async def test_it_shows_live_data_and_names_of_strangers_are_text(tmp_path: Path
         browsing(tmp_path) as page,
     ):
         await page.go(f"{daemon.base}/")
-        await page.until_shown("Nothing is lost, and it keeps up.", "h1")
+        await page.until_shown("All events are safe. Delivery is keeping up.", "h1")
         await page.until_shown("No event has come yet.", "#ledger")
         assert not await page.text("#advice-section"), "there is nothing to do"
 
@@ -81,8 +81,8 @@ async def test_it_shows_live_data_and_names_of_strangers_are_text(tmp_path: Path
         assert "60 received = 55 accepted + 0 duplicates + 5 refused" in await page.text("#ledger")
         assert await picture(page) == {"came": ["accepted", "refused"], "went": ["out", "dead"]}
         assert "5 events were not delivered, and are kept as dead letters." in await page.text("#advice")
-        assert await page.text("h1") == "Nothing is lost, and it keeps up."
-        assert await page.value("document.title") == "✓ Nothing is lost, and it keeps up."
+        assert await page.text("h1") == "All events are safe. Delivery is keeping up."
+        assert await page.value("document.title") == "✓ All events are safe. Delivery is keeping up."
         assert await page.value("document.querySelectorAll('img, iframe, a, link, [onerror], [style]').length") == 0
         assert await page.value("document.scripts.length") == 1
 
@@ -136,7 +136,7 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         assert page.complaints == []
 
         await page.type("wrong ☺")
-        await page.until_shown("The daemon does not take this token.", "#wrong")
+        await page.until_shown("The daemon does not accept this token.", "#wrong")
         assert not await page.text("main")
         assert len(page.complaints) == 1, "the browser notes each answer of 401"
         assert "401" in page.complaints.pop()
@@ -158,10 +158,10 @@ async def test_an_outage_of_growlytics_and_of_the_daemon_is_said_and_old_figures
     async with running_sandbox() as sandbox, browsing(tmp_path) as page:
         async with running_daemon(tmp_path, sandbox.url, delivery__breaker_failures=3) as daemon:
             await page.go(f"{daemon.base}/")
-            await page.until_shown("Nothing is lost, and it keeps up.", "h1")
+            await page.until_shown("All events are safe. Delivery is keeping up.", "h1")
             await sandbox.faults(down=True)
             await post(daemon, *map(example_event, range(20)))
-            await page.until_shown("Nothing is lost, but Growlytics does not answer, or fails: events wait.", "h1")
+            await page.until_shown("All events are safe. Growlytics does not answer, or fails: events wait.", "h1")
             advice = await page.text("#advice")
             assert "growlytics.url" in advice
             assert "probe" in advice
@@ -173,13 +173,13 @@ async def test_an_outage_of_growlytics_and_of_the_daemon_is_said_and_old_figures
             assert page.complaints == []
         await page.until_shown("The daemon cannot be reached.", "h1")
         pace = await page.text("#pace")
-        assert pace.startswith("It answered last at ")
-        assert " s ago; what is below is of then." in pace
+        assert pace.startswith("It last answered at ")
+        assert " s ago; the status below is from then." in pace
         assert "grayscale" in await page.value(grey)
         assert "20 delivered" in await page.text("#ledger"), "what it said last is still there"
         assert "cannot be reached" in await page.value("document.title")
         async with running_daemon(tmp_path, sandbox.url, intake__http=daemon.ready["http"]):
-            await page.until_shown("Nothing is lost, and it keeps up.", "h1")
+            await page.until_shown("All events are safe. Delivery is keeping up.", "h1")
             assert await page.value(grey) == "none"
 
 
@@ -202,60 +202,60 @@ OLD: Final = {"buffer": {"events": {"ready": 900}, "oldest_event_age_seconds": 9
 LOST: Final = {"ledger": {"since_start": {"dropped": {"drop_oldest": 1204}}}}
 CONFLICT: Final = {"conflicts": [{"name": "n"}], "policy": "observe"}
 VERDICTS: Final[dict[str, tuple[dict[str, Any], str, str, str]]] = {
-    "nothing": ({}, "good", "Nothing is lost, and it keeps up.", ""),
-    "breaker": (held("breaker"), "warn", "but Growlytics does not answer", "the next probe goes in 12 s"),
+    "nothing": ({}, "good", "All events are safe. Delivery is keeping up.", ""),
+    "breaker": (held("breaker"), "warn", "safe. Growlytics does not answer", "the next probe goes in 12 s"),
     "breaker, and why": (
         merged(held("breaker"), {"delivery": {"last_failure": FAILURE}}),
         "warn",
-        "but Growlytics does not answer",
+        "safe. Growlytics does not answer",
         "for 3 min now. <b>certificate has expired</b> (dc.growlytics.in:443)",
     ),
     "probing": (held("breaker", None), "warn", "events wait.", "a probe is due or under way"),
-    "retry after": (held("retry_after"), "warn", "asks to be left alone", "delivery.rate_limit_per_second"),
+    "retry after": (held("retry_after"), "warn", "asks the forwarder to wait", "delivery.rate_limit_per_second"),
     "key": (held("auth"), "bad", "Growlytics refuses the forwarder", "growlytics.api_key_file"),
     "systemic": (held("systemic"), "bad", "rejects every event", "deployed last"),
-    "a cause of later": (held("eclipse"), "warn", "but delivery is paused (hold): events wait.", "log"),
-    "full": (FULL, "bad", "Nothing is lost, but the buffer is full.", "buffer.when_full"),
+    "a cause of later": (held("eclipse"), "warn", "Delivery is paused (hold): events wait.", "log"),
+    "full": (FULL, "bad", "All events are safe. The buffer is full.", "buffer.when_full"),
     "filling": (
         {"buffer": {"bytes": 90_000_000}, "forecasts": {"full_in_seconds": 600.0}},
         "warn",
-        "it keeps up.",
+        "Delivery is keeping up.",
         "The buffer is 34 % full, and is full in 10 min if this goes on.",
     ),
-    "nearly full": ({"buffer": {"events": {"ready": 85_000}}}, "warn", "it keeps up.", "85 % full. Raise"),
-    "in memory": (merged(FULL, {"buffer": {"kind": "memory"}}), "bad", "the buffer is full.", "does not outlive"),
-    "disk": ({"buffer": {"available": False}}, "bad", "the buffer's disk fails", "buffer.directory"),
-    "behind": (OLD, "warn", "but it does not keep up.", "The oldest event has waited for 2 min."),
+    "nearly full": ({"buffer": {"events": {"ready": 85_000}}}, "warn", "Delivery is keeping up.", "85 % full. Raise"),
+    "in memory": (merged(FULL, {"buffer": {"kind": "memory"}}), "bad", "The buffer is full.", "does not outlive"),
+    "disk": ({"buffer": {"available": False}}, "bad", "The buffer's disk fails", "buffer.directory"),
+    "behind": (OLD, "warn", "Delivery is falling behind.", "The oldest event has waited for 2 min."),
     "catching up": (
         merged(OLD, {"forecasts": {"drained_in_seconds": 45.0}}),
         "good",
-        "Nothing is lost, and it catches up.",
+        "All events are safe. Delivery is catching up.",
         "",
     ),
-    "lost": (LOST, "bad", "1,204 events are lost, but it keeps up.", "buffer.when_full"),
-    "lost and held": (merged(LOST, held("auth")), "bad", "lost, and Growlytics refuses the forwarder", "api_key"),
-    "damaged": ({"ledger": {"since_start": {"dropped": {"corrupt": 1}}}}, "bad", "1 event is lost", "check the disk"),
+    "lost": (LOST, "bad", "1,204 events are lost. Delivery is keeping up.", "buffer.when_full"),
+    "lost and held": (merged(LOST, held("auth")), "bad", "lost. Growlytics refuses the forwarder", "api_key"),
+    "damaged": ({"ledger": {"since_start": {"dropped": {"corrupt": 1}}}}, "bad", "1 event is lost.", "check the disk"),
     "unaccounted": (
         {"ledger": {"for_ever": {"unaccounted": -3}}},
         "bad",
         "The ledger does not balance",
-        "Of 3 events nothing is known",
+        "3 events unaccounted for",
     ),
-    "dead letters": ({"dead_letters": {"events": 1}}, "good", "it keeps up.", "growlytics-forwarder dead-letters list"),
-    "many dead letters": ({"dead_letters": {"events": 90_000}}, "warn", "keeps up.", "room for 10 % more"),
-    "conflicts": ({"attribute_types": CONFLICT}, "good", "keeps up.", "growlytics-forwarder attribute-types list"),
-    "types full": ({"attribute_types": {"full": True}}, "good", "keeps up.", "contract.max_attribute_types"),
-    "stopping": ({"state": "draining"}, "warn", "Nothing is lost; the daemon is draining.", ""),
+    "dead letters": ({"dead_letters": {"events": 1}}, "good", "keeping up.", "growlytics-forwarder dead-letters list"),
+    "many dead letters": ({"dead_letters": {"events": 90_000}}, "warn", "keeping up.", "room for 10 % more"),
+    "conflicts": ({"attribute_types": CONFLICT}, "good", "keeping up.", "growlytics-forwarder attribute-types list"),
+    "types full": ({"attribute_types": {"full": True}}, "good", "keeping up.", "contract.max_attribute_types"),
+    "stopping": ({"state": "draining"}, "warn", "All events are safe. The daemon is draining.", ""),
     "restart": (
         {"settings": {"restart_needed": ["intake.http", "<b>"], "error": None}},
         "good",
-        "keeps up.",
+        "keeping up.",
         "need a restart: intake.http <b>",
     ),
     "wrong settings": (
         {"settings": {"restart_needed": [], "error": "<b>`line` 3</b>"}},
         "warn",
-        "keeps up.",
+        "keeping up.",
         "<b>`line` 3</b>",
     ),
 }
@@ -289,7 +289,7 @@ async def test_every_trouble_is_named_with_what_to_do_and_the_page_is_legible(tm
         browsing(tmp_path) as page,
     ):
         await page.go(f"{daemon.base}/")
-        await page.until_shown("Nothing is lost, and it keeps up.", "h1")
+        await page.until_shown("All events are safe. Delivery is keeping up.", "h1")
         status = merged(await daemon.status(), {"forecasts": {"full_in_seconds": None, "drained_in_seconds": None}})
         await page.value("clearTimeout(timer); asking = true")
         for what, (changes, mood, sentence, advice) in VERDICTS.items():
@@ -342,7 +342,7 @@ async def test_out_of_sight_it_asks_nothing_and_in_sight_again_it_asks_at_once(t
         browsing(tmp_path) as page,
     ):
         await page.go(f"{daemon.base}/")
-        await page.until_shown("Nothing is lost", "h1")
+        await page.until_shown("All events are safe", "h1")
         asked = "performance.getEntriesByType('resource').length"
         hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true}), "
         hide += "document.dispatchEvent(new Event('visibilitychange')), "

@@ -658,7 +658,7 @@ def test_forget_takes_effect_at_once_and_the_next_event_decides() -> None:
     assert guard.types.forget("Buy", "f") == {}
     assert guard.types.forget("buy", None) == {}
     guard.types.forget("Other", None)
-    assert guard.types._known._of.keys() == {"Buy"}, "nothing is kept of names that have no types"
+    assert guard.types._known.usual.keys() == {"Buy"}, "nothing is kept of names that have no types"
 
 
 def test_an_event_that_matched_what_is_forgotten_meanwhile_does_not_teach_it_again() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forwarder.buffer import fates
-from forwarder.delivery.engine import Ack, Attempt, GoesBack
+from forwarder.delivery.engine import Ack, Attempt, Release
 from forwarder.delivery.holds import MAX_RETRY_AFTER_SECONDS
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
@@ -131,7 +131,7 @@ class EngineInvariants(RuleBasedStateMachine):
         if isinstance(decision, Ack):
             self.check_fate(attempt, outcome, decision.fate, before)
             self.committing.append((attempt, decision))
-        elif isinstance(decision, GoesBack):
+        elif isinstance(decision, Release):
             assert decision.events == lane_before, "the whole lane goes back"
             assert decision.not_before > some.now
             some.give_back(decision)
@@ -157,7 +157,7 @@ class EngineInvariants(RuleBasedStateMachine):
     def check_fate(self, attempt: Attempt, outcome: Outcome, fate: fates.Fate, before: Before) -> None:
         some = self.driver
         assert attempt.taken.event.id not in some.fates
-        assert (fate == fates.Delivered()) == (outcome == DELIVERED)
+        assert (fate == fates.HandedOver()) == (outcome == DELIVERED)
         if not isinstance(fate, fates.DeadLettered):
             return
         match fate.reason:
@@ -216,7 +216,7 @@ class EngineInvariants(RuleBasedStateMachine):
         if isinstance(decision, Ack):
             some.lanes.end(attempt.lane)
         else:
-            assert not isinstance(decision, GoesBack)
+            assert not isinstance(decision, Release)
         assert list(attempt.lane.events) == before
         assert not attempt.lane.revoked
         some.feed()

@@ -3,7 +3,7 @@
 import pytest
 
 from forwarder.buffer import fates
-from forwarder.delivery.engine import Ack, Attempt, GoesBack, Waits
+from forwarder.delivery.engine import Ack, Attempt, Release, Waits
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Retryable
 from forwarder.settings import DeliverySettings
 from tests.fakes.engine_harness import BLOCKED, FAILED, OLD, PROXY, REFUSED, REJECTED, Driver, why
@@ -508,7 +508,7 @@ def test_what_went_back_is_tried_again_as_soon_as_there_is_room_for_it(outcome: 
     """And not when its rest is over, which is chosen long."""
     some = Driver(DeliverySettings(max_concurrency=1, systemic_rejections=OUT_OF_REACH, breaker_failures=OUT_OF_REACH))
     some.put([f"c{number}" for number in range(30)])
-    went_back = [number for number in range(1, 31) if isinstance(some.run(outcome), GoesBack)]
+    went_back = [number for number in range(1, 31) if isinstance(some.run(outcome), Release)]
     assert len(went_back) == 30 - 8, "half of the window is retried"
     some.now += 0.5
     while len(some.delivered) < 30:

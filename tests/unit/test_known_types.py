@@ -31,7 +31,7 @@ class Known:
         """Accept an event with these attributes."""
         new = {}
         for place in places:
-            if place[1] in self.types.of(place[0]):
+            if place[1] in self.types.usual.get(place[0], {}):
                 continue
             if self.types.type_of(place) is None:
                 new[place] = LearnedType("number", self.now, seen_again)
@@ -228,8 +228,8 @@ class Machine(RuleBasedStateMachine):
         of = Counter(name for name, _ in types.learned)
         assert all(number <= 50 for number in of.values())
         for place in types.learned:
-            assert types.of(place[0]).get(place[1]) in (None, types.type_of(place))
-        assert all(types.of(name)[attribute] == "number" for name, attribute in types.fixed)
+            assert types.usual.get(place[0], {}).get(place[1]) in (None, types.type_of(place))
+        assert all(types.usual[name][attribute] == "number" for name, attribute in types.fixed)
         self.known.put({})
         assert self.known.table == types.learned
 

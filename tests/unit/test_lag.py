@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from forwarder.delivery.lag import BUSY_INTERVAL_SECONDS, WAITS_OF_AN_ATTEMPT, LagTimer
+from forwarder.delivery.pacing import BUSY_INTERVAL_SECONDS, WAITS_OF_AN_ATTEMPT, LagTimer
 from tests.fakes.virtual_time import VirtualTimeLoop, in_virtual_time, turns
 
 

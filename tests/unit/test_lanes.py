@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from forwarder.delivery.lane import Lane
-from forwarder.delivery.lanes import Lanes
-from forwarder.delivery.suspects import Refusals
+from forwarder.delivery.lanes import Lane, Lanes
+from forwarder.delivery.suspects import RefusalHistory
 from forwarder.event import Event
 from tests.fakes.events import EventMaker, ids
 
@@ -41,14 +40,14 @@ def probe(lanes: Lanes) -> Lane:
 def take(lanes: Lanes, events: Sequence[Event]) -> list[int]:
     """Have events come from the buffer; what must go back is there at once."""
     back = lanes.add(events)
-    lanes.have_gone(back)
+    lanes.were_released(back)
     return ids(back)
 
 
 def go_back(lanes: Lanes, lane: Lane) -> list[int]:
     """Park a lane that must go back, and is there at once."""
     back = lanes.park(lane, until=1.0)
-    lanes.have_gone(back)
+    lanes.were_released(back)
     return ids(back)
 
 
@@ -272,7 +271,7 @@ def test_when_the_hold_ends_refused_probes_are_retried_and_the_others_are_as_if_
     lanes.hold_begins()
     for lane in (probe(lanes), probe(lanes)):
         if lane.key == "a":
-            lane.first.story.refusals = Refusals(0, 1, suspect=True)
+            lane.first.story.refusals = RefusalHistory(0, 1, suspect=True)
         lanes.put_back_probed(lane)
     assert (lanes.ready, lanes.has_fresh) == (2, False)
     lanes.hold_ends()
@@ -338,7 +337,7 @@ def test_a_lane_that_is_more_than_half_of_the_window_goes_back_even_if_it_is_the
     lanes = holding(make.of("aaa"), max_events=4)
     events = lanes.park(started(lanes), until=1.0)
     assert ids(events) == [1, 2, 3]
-    lanes.have_gone(events)
+    lanes.were_released(events)
     assert take(lanes, events) == [3], "it comes again as far as there is room"
     assert started(lanes).retried
 
@@ -444,9 +443,9 @@ def test_what_comes_behind_an_event_that_went_back_goes_back_as_well_until_that_
     large, small, behind = make("a", size_bytes=2), make("a", size_bytes=1), make("a", size_bytes=1)
     assert lanes.add([large]) == [large]
     assert lanes.add([small]) == [small], "there would be room for it, but it is behind"
-    lanes.have_gone([large])
+    lanes.were_released([large])
     assert lanes.add([behind]) == [behind], "what is ahead of it is still on its way"
-    lanes.have_gone([small, behind])
+    lanes.were_released([small, behind])
     assert lanes.add([small]) == []
 
 
@@ -459,9 +458,9 @@ def test_what_comes_of_a_lane_that_is_on_its_way_back_goes_back_as_well(make: Ev
     lanes.end(started(lanes))
     third = make("b")
     assert lanes.add([third]) == [third]
-    lanes.have_gone([first, second])
+    lanes.were_released([first, second])
     assert lanes.add([first]) == [first], "what is behind it is still on its way"
-    lanes.have_gone([first, third])
+    lanes.were_released([first, third])
     assert lanes.add([first]) == []
 
 

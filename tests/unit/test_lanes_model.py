@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from forwarder.delivery.lane import Lane
-from forwarder.delivery.lanes import Lanes
-from forwarder.delivery.suspects import Refusals
+from forwarder.delivery.lanes import Lane, Lanes
+from forwarder.delivery.suspects import RefusalHistory
 from forwarder.event import Event
 from tests.fakes.events import ids
 
@@ -86,7 +85,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     @rule()
     def has_gone_back(self) -> None:
         self.waiting = sorted([*self.waiting, *ids(self.going_back)])
-        self.lanes.have_gone(self.going_back)
+        self.lanes.were_released(self.going_back)
         self.going_back = []
 
     # Attempts
@@ -152,7 +151,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
     def put_back_probed(self, place: int, refused: bool) -> None:
         lane = self.started.pop(place % len(self.started))
         if refused:
-            lane.first.story.refusals = Refusals(0, 0, suspect=True)
+            lane.first.story.refusals = RefusalHistory(0, 0, suspect=True)
         self.lanes.put_back_probed(lane)
         self.probed.append(lane)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.delivery.rate_limit import RateLimit
+from forwarder.delivery.pacing import RateLimit
 
 NOW = 1000.0
 CATCH_UP_SECONDS = 0.05

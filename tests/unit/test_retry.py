@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwarder.delivery.retry import RetrySchedule
+from forwarder.delivery.pacing import RetrySchedule
 from forwarder.settings import DeliverySettings
 
 DRAWS = 20_000

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forwarder.buffer.base import Stored
-from forwarder.delivery.worker import Delivery, Progress
+from forwarder.delivery.worker import Delivery, Post, Progress
 from forwarder.event import Event
 from forwarder.growlytics.outcome import DELIVERED, Blocked, Outcome, Rejected, Retryable
 from forwarder.observing.recent import Receipts
@@ -50,6 +50,7 @@ class Fleet:
     servings: list[asyncio.Task[None]] = field(default_factory=list)
     outcome: Callable[[], Outcome] = lambda: DELIVERED
     seconds: Callable[[], float] = lambda: 0.01
+    connecting_seconds: Callable[[], float] = lambda: 0.0
     make: EventMaker = field(default_factory=EventMaker)
     customers: dict[int, str] = field(default_factory=dict)
     on_wire: Counter[str] = field(default_factory=Counter)
@@ -62,8 +63,12 @@ class Fleet:
         assert await self.buffers[by].put(events, intake="http") == Stored()
         return events
 
-    async def post(self, by: int, body: bytes) -> Outcome:
+    async def post(self, by: int, body: bytes, may_leave: Callable[[], bool]) -> Outcome | None:
         event = int(body)
+        if seconds := self.connecting_seconds():
+            await asyncio.sleep(seconds)
+        if not may_leave():
+            return None
         customer = self.customers[event]
         assert self.store.owner(customer) is self.buffers[by], "an attempt began after its lane was revoked"
         assert not self.ordered or not self.on_wire[f"{by} {customer}"], (
@@ -85,6 +90,16 @@ class Fleet:
             while self.store.rows:
                 await asyncio.sleep(0.1)
         await asyncio.sleep(100.0)
+
+
+def poster(all_of_it: Fleet, number: int) -> Post:
+    """Return how a forwarder posts."""
+
+    async def post(body: bytes, may_leave: Callable[[], bool] | None = None, /) -> Outcome | None:
+        assert may_leave is not None
+        return await all_of_it.post(number, body, may_leave)
+
+    return post
 
 
 @asynccontextmanager
@@ -112,10 +127,7 @@ async def fleet(**settings: Any) -> AsyncIterator[Fleet]:
         )
         await buffer.open()
 
-        async def post(body: bytes, number: int = number) -> Outcome:
-            return await all_of_it.post(number, body)
-
-        delivery = Delivery(delivery_settings, buffer=buffer, post=post, telemetry=telemetry)
+        delivery = Delivery(delivery_settings, buffer=buffer, post=poster(all_of_it, number), telemetry=telemetry)
         all_of_it.buffers.append(buffer)
         all_of_it.deliveries.append(delivery)
         all_of_it.telemetries.append(telemetry)
@@ -171,6 +183,23 @@ async def test_a_lane_that_comes_back_waits_for_the_attempt_from_before() -> Non
         assert both.on_wire["0 a"] == 1, "the attempt from before, and no other"
         await both.until_empty()
         assert firsts(both.arrived) == [1, 2]
+
+
+@in_virtual_time
+async def test_an_event_whose_lane_is_revoked_while_its_attempt_connects_is_not_sent() -> None:
+    async with fleet() as both:
+        both.connecting_seconds = lambda: 5.0
+        await both.put("ab")
+        await asyncio.sleep(1.0)
+        assert both.deliveries[0].progress().attempting == 2
+        await both.store.move({"a"}, both.buffers[1])
+        both.connecting_seconds = lambda: 0.0
+        await asyncio.sleep(3.0)
+        assert both.begun == [1], "by the other forwarder"
+        await both.until_empty()
+        assert both.begun == [1, 2]
+        assert counted(both.telemetries[0], "delivery_attempts_total", outcome="delivered") == 1
+        assert counted(both.telemetries[1], "delivery_attempts_total", outcome="delivered") == 1
 
 
 @in_virtual_time
@@ -305,6 +334,7 @@ async def run_course(course: list[Any], *, order: str, on_ambiguous: str, breake
     async with fleet(order=order, on_ambiguous=on_ambiguous, breaker_failures=breaker_failures) as both:
         both.outcome = lambda: random.choice(OUTCOMES)
         both.seconds = lambda: random.choice([0.0, 0.001, 0.01, 0.3, 2.0])
+        both.connecting_seconds = lambda: random.choice([0.0, 0.0, 0.0, 0.005, 0.5])
         moves: list[asyncio.Task[None]] = []
         moving: set[str] = set()
 

@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from forwarder.delivery.suspects import Refusals, Refused, Suspects
+from forwarder.delivery.suspects import RefusalHistory, Suspects, Verdict
 from forwarder.settings import DeliverySettings
 from forwarder.words import EventBlockedWhy
 
@@ -21,7 +21,7 @@ class Run:
     def __init__(self, *, lanes_in_a_row: int = 3, seconds: float = 60.0) -> None:
         self.suspects = Suspects(DeliverySettings(systemic_rejections=lanes_in_a_row, systemic_seconds=seconds))
         self.now = 1000.0
-        self.refusals: dict[str, Refusals] = {}
+        self.refusals: dict[str, RefusalHistory] = {}
         self.tried: set[str] = set()
 
     def deliver(self, *, key_number: int | None = None, event: str = "another") -> None:
@@ -33,7 +33,7 @@ class Run:
 
     def refuse(
         self, event: str = "a", why: EventBlockedWhy = "refusal", *, status: int = 403, key_number: int | None = None
-    ) -> Refused:
+    ) -> Verdict:
         self.attempt_begins()
         refused = self.suspects.refused(
             self.refusals.get(event),

@@ -538,7 +538,7 @@ def test_holds_that_come_and_go_have_one_line_each_way_every_ten_seconds_that_sa
     for _ in range(100):
         telemetry.hold_started("retry_after", probe_in_seconds=0.0)
         telemetry.hold_ended("retry_after", seconds=0.1)
-        telemetry.holds_last()
+        telemetry.write_late_holds()
         clock.now += 0.25
     assert [record.levelname for record in lines] == ["WARNING", "INFO"] * 3
     assert [fields(record).get("repeats_not_logged") for record in lines[::2]] == [None, 39, 39]
@@ -552,7 +552,7 @@ def test_a_hold_that_lasts_has_its_line_a_little_later_although_another_came_jus
     telemetry.hold_started("auth", probe_in_seconds=2.0)
     for _ in range(10):
         clock.now += 2.0
-        telemetry.holds_last()
+        telemetry.write_late_holds()
     assert [record.levelname for record in lines] == ["WARNING", "INFO", "WARNING"]
     assert fields(lines[2])["cause"] == "auth"
     telemetry.hold_ended("auth", seconds=20.0)

@@ -1,4 +1,4 @@
-// What the daemon's status comes to, in a sentence, and what to do about it. Pure.
+// What the daemon's status means, in two sentences, and what to do about it. Pure.
 
 const NEARLY_FULL = 0.8;
 const FILLING = 0.05;
@@ -15,40 +15,40 @@ const HOLDS = {
   },
   systemic: {
     mood: "bad", short: "Growlytics rejects every event",
-    fix: "So it is probably not the events: look at what was deployed last, here or there. What it says of them, "
-      + "`growlytics-forwarder dead-letters list` shows.",
+    fix: "The cause is probably not the events: check what was deployed last, in the app or by Growlytics. "
+      + "`growlytics-forwarder dead-letters list` shows its answers.",
   },
   not_growlytics: {
     mood: "bad", short: "Something else answers in place of Growlytics",
-    fix: "Such as a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
-      + "`growlytics.proxy`. It ends by itself when Growlytics answers.",
+    fix: "It may be a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
+      + "`growlytics.proxy`. The pause ends by itself when Growlytics answers.",
   },
   breaker: {
     mood: "warn", short: "Growlytics does not answer, or fails",
-    fix: "It ends by itself when Growlytics is back. If others reach it, check this machine's network, and "
+    fix: "The pause ends by itself when Growlytics is back. If other machines reach it, check this machine's network, and "
       + "`growlytics.url`, `growlytics.proxy` and `growlytics.ca_file`.",
   },
   retry_after: {
-    mood: "warn", short: "Growlytics asks to be left alone for a while",
-    fix: "It ends by itself. If it comes often, set `delivery.rate_limit_per_second`, or a lower `delivery.max_concurrency`.",
+    mood: "warn", short: "Growlytics asks the forwarder to wait",
+    fix: "The pause ends by itself. If it comes often, set `delivery.rate_limit_per_second`, or a lower `delivery.max_concurrency`.",
   },
 };
-const UNKNOWN_HOLD = { mood: "warn", short: "delivery is paused (hold)", fix: "The daemon's log says more." };
+const UNKNOWN_HOLD = { mood: "warn", short: "Delivery is paused (hold)", fix: "The daemon's log says more." };
 
 const DROPPED = {
-  drop_oldest: "The buffer was full, and the oldest made room, as `buffer.when_full = \"drop_oldest\"` says. Raise "
-    + "`buffer.max_events` and `buffer.max_bytes`, or set `reject`: then apps are told to come again.",
+  drop_oldest: "The buffer was full, and the oldest events were dropped, as `buffer.when_full = \"drop_oldest\"` says. Raise "
+    + "`buffer.max_events` and `buffer.max_bytes`, or set `reject`, which refuses new events instead.",
   corrupt: "The disk lost or altered them: check the disk of `buffer.directory`.",
   shutdown: "The daemon stopped before they were delivered: `buffer.kind = \"disk\"` outlives it.",
 };
 
-/** How full the buffer is, from 0 to 1, by the bound that is nearer. */
+/** How full the buffer is, from 0 to 1, by the nearer of its two bounds. */
 function fullness(buffer) {
   const share = (used, most) => (most ? used / most : 0);
   return Math.max(share(sum(buffer.events), buffer.max_events), share(buffer.bytes, buffer.max_bytes));
 }
 
-/** What was wrong with the last attempt that failed, and with whom. */
+/** Why the last failed attempt failed, and at which host. */
 const failed = ({ error, host }) => `${error}${host ? ` (${host})` : ""}`;
 
 function holdNotes({ holds, delivery: { last_failure: failure } }) {
@@ -56,7 +56,7 @@ function holdNotes({ holds, delivery: { last_failure: failure } }) {
   return Object.entries(holds).map(([cause, { seconds, probe_in_seconds: probe }]) => {
     const { mood, short, fix } = HOLDS[cause] ?? UNKNOWN_HOLD;
     const next = typeof probe === "number" ? `the next probe goes ${probe < 1 ? "at once" : `in ${duration(probe)}`}` : "a probe is due or under way";
-    return { mood, what: `${short[0].toUpperCase()}${short.slice(1)}, for ${duration(seconds)} now.`, said, how: `Events wait in the buffer; ${next}. ${fix}` };
+    return { mood, what: `${short}, for ${duration(seconds)} now.`, said, how: `Events wait in the buffer; ${next}. ${fix}` };
   });
 }
 
@@ -67,7 +67,7 @@ function bufferNotes({ buffer, forecasts }) {
     : "Raise `buffer.max_events` and `buffer.max_bytes` if the disk has room, and restart: what is buffered stays.";
   if (buffer.available === false) {
     notes.push({ mood: "bad", what: "The buffer's disk is full, fails or is gone: new events are refused.",
-      how: "Make room on the disk of `buffer.directory`, or repair it; the log names the error. It is tried again by itself." });
+      how: "Make room on the disk of `buffer.directory`, or repair it; the log names the error. The daemon tries again by itself." });
   }
   if (fullness(buffer) >= 0.999) {
     notes.push({ mood: "bad", what: "The buffer is full.", how: `New events are refused (429), or the oldest dropped, as \`buffer.when_full\` says. ${raise}` });
@@ -83,8 +83,8 @@ function suspectNotes({ delivery: { suspects } }) {
   const { name, status, refusals } = suspects.first;
   return [{ mood: "warn", what: `${events(suspects.events)} ${suspects.events === 1 ? "is" : "are"} refused, while others may be delivered.`,
     said: [`${name}: ${status}, refused ${refusals} ${refusals === 1 ? "time" : "times"}`],
-    how: "A web application firewall or a filter before Growlytics may object to what is in it. It is tried again, and its customer's later events "
-      + "wait for it; it becomes a dead letter once others have been delivered meanwhile, for long enough." }];
+    how: "A web application firewall or a filter before Growlytics may object to its content. It is tried again, and later events of its customer "
+      + "wait for it; it becomes a dead letter after others have been delivered for long enough." }];
 }
 
 function lossNotes(ledger) {
@@ -92,7 +92,7 @@ function lossNotes(ledger) {
   const notes = dropped.map(([reason, number]) =>
     ({ mood: "bad", what: `${events(number)} ${number === 1 ? "was" : "were"} lost since the start.`, how: DROPPED[reason] ?? "The daemon's log says why." }));
   if (ledger.for_ever.unaccounted) {
-    notes.push({ mood: "bad", what: `Of ${events(Math.abs(ledger.for_ever.unaccounted))} nothing is known: the ledger does not balance.`,
+    notes.push({ mood: "bad", what: `${events(Math.abs(ledger.for_ever.unaccounted))} unaccounted for: the ledger does not balance.`,
       how: "This is a bug, or the buffer's file was changed by something else. Keep the log, and report it." });
   }
   return notes;
@@ -110,9 +110,9 @@ function deadLetterNotes({ dead_letters: dead }) {
 function typeNotes({ attribute_types: types }) {
   const notes = [];
   const how = {
-    observe: "Growlytics ignores such attributes. Mend the app, or let the forwarder convert them: "
+    observe: "Growlytics ignores such attributes. Fix the app, or let the forwarder convert them: "
       + "`contract.types_file` with `contract.attribute_types = \"coerce\"`. All of them: `growlytics-forwarder attribute-types list`.",
-  }[types.policy] ?? "What was done about it, `contract.attribute_types` says. All of them: `growlytics-forwarder attribute-types list`.";
+  }[types.policy] ?? "`contract.attribute_types` says what was done about it. All of them: `growlytics-forwarder attribute-types list`.";
   if (types.conflicts.length) notes.push({ mood: "note", what: "Attributes came with another type than before; they are listed below.", how });
   if (types.full) notes.push({ mood: "note", what: "The table of attribute types is full: new ones replace those that were seen once.", how: "Look for ids in the names of events and attributes, or raise `contract.max_attribute_types`." });
   return notes;
@@ -120,12 +120,12 @@ function typeNotes({ attribute_types: types }) {
 
 function settingsNotes({ settings }) {
   const notes = [];
-  if (settings?.error) notes.push({ mood: "warn", what: "The settings that were read last cannot be used; those before hold.", said: [settings.error], how: "Mend them, and send SIGHUP again." });
+  if (settings?.error) notes.push({ mood: "warn", what: "The settings that were read last cannot be used; the earlier ones stay in use.", said: [settings.error], how: "Fix them, and send SIGHUP again." });
   if (settings?.restart_needed?.length) notes.push({ mood: "note", what: "Settings have changed that need a restart:", said: settings.restart_needed, how: "" });
   return notes;
 }
 
-/** Whether it is behind: what waits has waited for long. `catching` says whether what waits gets less. */
+/** Whether delivery is `behind`, as the oldest event has waited long; and if so, whether it is `catching` up. */
 function lag({ buffer, forecasts, holds }) {
   const behind = !Object.keys(holds).length && sum(buffer.events) > 0 && buffer.oldest_event_age_seconds > BEHIND_SECONDS;
   return { behind, catching: behind && forecasts.drained_in_seconds !== null };
@@ -136,24 +136,22 @@ function lagNotes(status) {
   const { concurrency_limit: limit, max_concurrency: most } = status.delivery;
   if (!behind || catching) return [];
   const how = limit >= most
-    ? "All permits are in use: raise `delivery.max_concurrency` if Growlytics takes more, or see whether `delivery.rate_limit_per_second` is meant."
-    : "Growlytics slows down when asked for more, so the forwarder asks for less; or events of one customer are many, which go one by one (`delivery.order`).";
+    ? "As many attempts as allowed are made: raise `delivery.max_concurrency` if Growlytics can take more, or check `delivery.rate_limit_per_second`."
+    : "Growlytics slows down under more load, so the forwarder sends less; or one customer has many events, which are sent one by one (`delivery.order`).";
   return [{ mood: "warn", what: `The oldest event has waited for ${duration(status.buffer.oldest_event_age_seconds)}.`, how }];
 }
 
 function sentence(status) {
   const { ledger, buffer, holds } = status;
   const lost = sum(ledger.since_start.dropped), unaccounted = ledger.for_ever.unaccounted;
-  const loss = unaccounted ? "The ledger does not balance" : lost ? `${events(lost)} ${lost === 1 ? "is" : "are"} lost` : "Nothing is lost";
-  const but = lost || unaccounted ? ", and" : ", but";
+  const loss = unaccounted ? "The ledger does not balance." : lost ? `${events(lost)} ${lost === 1 ? "is" : "are"} lost.` : "All events are safe.";
   const [cause] = Object.keys(HOLDS).filter((each) => each in holds).concat(Object.keys(holds));
-  if (status.state !== "ready") return `${loss}${lost || unaccounted ? ", and" : ";"} the daemon is ${status.state}.`;
-  if (buffer.available === false) return `${loss}${but} the buffer's disk fails: new events are refused.`;
-  if (fullness(buffer) >= 0.999) return `${loss}${but} the buffer is full.`;
-  if (cause) return `${loss}${but} ${(HOLDS[cause] ?? UNKNOWN_HOLD).short}: events wait.`;
+  if (status.state !== "ready") return `${loss} The daemon is ${status.state}.`;
+  if (buffer.available === false) return `${loss} The buffer's disk fails: new events are refused.`;
+  if (fullness(buffer) >= 0.999) return `${loss} The buffer is full.`;
+  if (cause) return `${loss} ${(HOLDS[cause] ?? UNKNOWN_HOLD).short}: events wait.`;
   const { behind, catching } = lag(status);
-  if (catching) return `${loss}${lost || unaccounted ? ", but" : ", and"} it catches up.`;
-  return behind ? `${loss}${but} it does not keep up.` : `${loss}${lost || unaccounted ? ", but" : ", and"} it keeps up.`;
+  return `${loss} Delivery is ${catching ? "catching up" : behind ? "falling behind" : "keeping up"}.`;
 }
 
 /** Return {mood, sentence, notes}: mood is good, note, warn or bad; notes are {mood, what, said, how}, the worst first. */

@@ -19,7 +19,7 @@ async function ask() {
 
 function showOutage(reason) {
   const since = heardAt === null ? "It has not answered yet."
-    : `It answered last at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago; what is below is of then.`;
+    : `It last answered at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago; the status below is from then.`;
   headline("bad", `The daemon cannot be reached${reason}.`);
   draw("pace", since, () => `${since} Is it running, and is this still its address?`);
   document.body.classList.add("stale");
@@ -34,7 +34,7 @@ function askForToken() {
   const wrong = token !== null;
   token = null;
   locked = true;
-  byId("wrong").textContent = wrong ? "The daemon does not take this token. Is it the one of this daemon, and whole?" : "";
+  byId("wrong").textContent = wrong ? "The daemon does not accept this token. Check that it is complete, and the token of this daemon." : "";
   byId("ask").hidden = false;
   byId("shown").hidden = true;
   headline("note", "This daemon asks for its token.");
