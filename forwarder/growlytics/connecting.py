@@ -7,6 +7,7 @@ nothing here depends on how aiohttp builds requests, which changes between versi
 """
 
 import asyncio
+import errno
 import hashlib
 import socket
 import ssl
@@ -78,6 +79,8 @@ class _Resolver(aiohttp.ThreadedResolver):
         self.pending += 1
         try:
             return await super().resolve(host, port, family)
+        except RuntimeError:  # no thread can be started
+            raise OSError(errno.EAGAIN, "no thread can be started") from None
         finally:
             self.pending -= 1
 

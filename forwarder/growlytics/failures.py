@@ -36,6 +36,7 @@ _NO_CONNECTION: Final[Mapping[int, str]] = {
     errno.EHOSTDOWN: "host is down",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files in the whole system",
+    errno.EAGAIN: "no thread can be started: raise the limit of processes (ulimit -u)",
     errno.EADDRNOTAVAIL: "no local address or port is free",
     errno.EAFNOSUPPORT: "this machine does not support the address family",
     errno.EACCES: "the system does not permit it, as a firewall may",

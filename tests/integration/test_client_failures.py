@@ -13,7 +13,7 @@ import pytest
 from forwarder.growlytics.outcome import Blocked, Failure, Outcome, Rejected, Retryable
 from forwarder.words import FailureKind
 from tests.fakes.certificates import Authority
-from tests.fakes.client_harness import BODY, NO_ANSWER, PATIENCE_SECONDS, RISING_SECONDS, comes_to, opened
+from tests.fakes.client_harness import BODY, NEVER_SENT, NO_ANSWER, PATIENCE_SECONDS, RISING_SECONDS, comes_to, opened
 from tests.fakes.raw_server import Behaviour, Connection, answer, answering, raw_server
 
 BOTH_LOOPS = True
@@ -74,6 +74,23 @@ async def test_a_host_that_does_not_exist_is_named() -> None:
 async def test_a_host_that_cannot_exist_is_named(host: str) -> None:
     assert await attempt(f"https://{host}/track/event") == Failure(
         "dns", f"not a valid host name: {host}", f"{host}:443"
+    )
+
+
+async def test_a_name_that_no_thread_can_be_started_to_resolve_is_a_failed_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """asyncio's loop resolves names in threads, which cannot be started where the limit of processes is reached."""
+
+    async def exhausted(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", exhausted)
+    async with opened("http://localhost:1/track/event") as client:
+        outcome = await client.post(BODY)
+    assert outcome == NEVER_SENT
+    assert failure_of(outcome) == Failure(
+        "connect", "no thread can be started: raise the limit of processes (ulimit -u)", "localhost:1"
     )
 
 
