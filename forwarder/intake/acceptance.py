@@ -90,7 +90,7 @@ class Acceptor:
         self._forgotten_to = 0
         """The buffer knows that the keys of events up to this id are forgotten."""
         self._large = asyncio.Lock()
-        """Held by the one large body that is being read; if it exceeds LARGE_BODY_BYTES, also while it is stored."""
+        """Held while a body is read that takes more than one turn; beyond LARGE_BODY_BYTES also while it is stored."""
         self._telemetry = telemetry
         self._ids = ids
         self._clock = clock
@@ -181,9 +181,9 @@ class Acceptor:
             await asyncio.wait(claims)
 
     def _sift(self, request: Judgement) -> tuple[list[Draft], dict[int, int | Key], Collection[int]]:
-        """Return the new drafts; which drafts repeat which event, or which key of a new draft; and the others, refused.
+        """Return the new drafts; the repeated ones, by index; and the indexes of those that use the key of another event.
 
-        The others use the key of another event. Drafts that are not new are named by their indexes.
+        A repeated draft has the id of the event that it repeats, or the key of a new draft. The last ones are refused here.
         """
         fresh: list[Draft] = []
         repeats: dict[int, int | Key] = {}
