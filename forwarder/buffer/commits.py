@@ -416,6 +416,7 @@ class GroupCommit(Generic[T]):
     def _proved_room(self, result: Committed[bool] | Exception) -> None:
         if isinstance(result, Committed) and result.value and not self.restoring:
             self.available = True
+            self._stalled = self._failure is not None  # no retry follows
             self._telemetry.buffer_recovered()
             self.commit()
         else:
