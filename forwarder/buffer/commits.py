@@ -131,9 +131,9 @@ class GroupCommit(Generic[T]):
 
     def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
         """Change marks."""
-        self._raise_if_failed()
         self.waiting.marks |= changes
         if done is not None:
+            self._raise_if_failed()
             self.waiting.waiters.append(done)
         self.commit()
 
@@ -404,6 +404,7 @@ class GroupCommit(Generic[T]):
         for done in chain(batch.all_waiters(), self.waiting.all_waiters(), noted):
             if not done.done():
                 done.set_exception(error)
+        self.waiting.puts.clear()  # the close must not store what its caller may put again
 
     def _try_again(self) -> None:
         self._retry = None

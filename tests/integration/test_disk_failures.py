@@ -107,6 +107,40 @@ async def test_an_ack_that_was_begun_before_a_bug_failed_its_commit_is_committed
         assert disk.buffer.ledger().delivered == 2
 
 
+async def test_a_put_that_waited_behind_a_bug_is_not_stored_by_the_close(tmp_path: Path) -> None:
+    """Its caller was told of the bug, and may try again."""
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        first, second = make.of("ab")
+        await disk.put([first])
+        database.hangs = "after the job"
+        puts = []
+        for event in (first, second):  # the same id again, which no intake does
+            puts.append(asyncio.create_task(disk.buffer.put([event], intake="http")))
+            await asyncio.sleep(0.01)
+        database.answer()
+        told = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(each) for each in told] == [sqlite3.IntegrityError, sqlite3.IntegrityError]
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [first.id]
+
+
+async def test_an_ack_of_a_marked_event_that_is_begun_after_a_bug_is_committed_by_the_close(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        await disk.put(make.of("ab"))
+        marked, other = await disk.take()
+        await disk.buffer.mark([(marked, 1)])
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.put([other], intake="http")  # the same id again, which no intake does
+        disk.buffer.begin_ack(marked, Delivered())
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [other.id]
+        ledger = disk.buffer.ledger()
+        assert (ledger.delivered, ledger.dead_lettered["ambiguous"]) == (1, 0)
+
+
 async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_directory(tmp_path: Path) -> None:
     def never_sound(*_: object) -> int:
         raise AlteredError("the test says so")
