@@ -130,7 +130,7 @@ class Upkeep:
 
     async def _compare_rows(self, *, as_found: bool) -> None:
         """Compare the ledger with the rows. A difference at the start comes from the disk; a later one is a bug."""
-        self._count.forget()
+        await self._database.run(self._count.start_again)
         missing: int | None = None
         while missing is None:
             missing = await self._database.run(partial(compare_rows, count=self._count, as_found=as_found))

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -285,3 +286,19 @@ async def test_a_taker_is_told_of_an_error_that_nobody_expects(tmp_path: Path) -
         async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(UnicodeDecodeError):
                 await disk.take()
+
+
+async def test_rows_are_counted_on_the_thread_of_the_database_alone(tmp_path: Path) -> None:
+    """It reads the count for each removal: what the event loop changed meanwhile could be None in the middle of it."""
+    threads: set[str] = set()
+
+    class Watched(rows.RowCount):
+        def __setattr__(self, name: str, value: object) -> None:
+            threads.add(threading.current_thread().name)
+            super().__setattr__(name, value)
+
+    async with open_disk(tmp_path, inline=False, serve=False) as disk:
+        disk.buffer._upkeep._count = Watched()
+        threads.clear()
+        await disk.buffer._upkeep._compare_rows(as_found=True)
+        assert threads == {"database_0"}
