@@ -295,7 +295,11 @@ class GroupCommit(Generic[T]):
             self._watch(now + _LATE_SECONDS)
             return
         if (oldest := self._oldest_put()) is not None and oldest.deadline <= now + _TOGETHER_SECONDS:
-            self.stall()
+            try:
+                self.stall()
+            except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+                self._fail(self._current, error)
+                return
             oldest = self._oldest_put()
         if oldest is not None:
             self._watch(oldest.deadline)
@@ -312,8 +316,8 @@ class GroupCommit(Generic[T]):
                     self._restore = None
                     if self._then is not None:
                         self._then()
-                case DamagedError():  # `restore` was called again, with another job
-                    pass
+                case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
+                    self._damages_in_a_row += 1  # `restore` was called again, with another job
                 case UnavailableError():
                     self._give_way(result, more=False)
                 case _:

@@ -149,17 +149,20 @@ class MemoryBuffer(LocalBuffer):
     def _kept(
         self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
     ) -> None:
-        if not isinstance(result, Committed):
-            self._failure = result
+        try:
+            if not isinstance(result, Committed):
+                raise result
+            self._telemetry.dead_letters_evicted(result.value, reason="full")
+            self._remove(fates)
+        except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+            self._failure = error
             self._failed.set()
             if not done.done():
-                done.set_exception(result)
+                done.set_exception(error)
                 done.exception()  # nobody may wait for an ack that was begun
-            return
-        self._telemetry.dead_letters_evicted(result.value, reason="full")
-        self._remove(fates)
-        if not done.done():
-            done.set_result(None)
+        else:
+            if not done.done():
+                done.set_result(None)
 
     def _remove(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         if not self._left:
