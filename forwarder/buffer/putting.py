@@ -85,6 +85,7 @@ class Room:
         """Count a put if there is room for it, or if dropping the oldest makes room; return the answer if not."""
         refused: Full | Unavailable | None
         if drop_oldest:
+            self._turns.forget()  # the settings may have been others
             refused = await self._drop_oldest(put)
         else:
             assert put.intake is not None, "salvaged events ask for no room"
