@@ -30,7 +30,7 @@ from forwarder.database.connection import (
     UnavailableError,
     return_space,
 )
-from forwarder.database.marks import Changes
+from forwarder.database.marks import Changes, Mark
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 
@@ -131,10 +131,10 @@ class GroupCommit(Generic[T]):
 
     def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
         """Change marks."""
-        self.waiting.marks |= changes
         if done is not None:
             self._raise_if_failed()
             self.waiting.waiters.append(done)
+        self.waiting.marks |= changes
         self.commit()
 
     def note(self, noted: Noted) -> None:
@@ -356,7 +356,7 @@ class GroupCommit(Generic[T]):
             case _:
                 self._fail(batch, error)
                 # The acks are true, so the close tries once more to commit them.
-                self.waiting = Batch(acks=batch.acks, marks=batch.marks) + self.waiting
+                self.waiting = Batch(acks=batch.acks, marks=_removals(batch.marks)) + self.waiting
 
     def _go_on(self) -> None:
         self.commit()
@@ -408,7 +408,9 @@ class GroupCommit(Generic[T]):
         for done in chain(batch.all_waiters(), self.waiting.all_waiters(), noted):
             if not done.done():
                 done.set_exception(error)
-        self.waiting.puts.clear()  # the close must not store what its caller may put again
+        # The close must neither store what may be put again, nor mark an event whose attempt does not begin now.
+        self.waiting.puts.clear()
+        self.waiting.marks = _removals(self.waiting.marks)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -428,6 +430,11 @@ class GroupCommit(Generic[T]):
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
             )
+
+
+def _removals(changes: Changes) -> dict[int, Mark | None]:
+    """Return those changes of marks that remove one."""
+    return {event_id: None for event_id, mark in changes.items() if mark is None}
 
 
 def tell(done: asyncio.Future[F], value: F) -> None:

@@ -143,6 +143,30 @@ async def test_an_ack_of_a_marked_event_that_is_begun_after_a_bug_is_committed_b
         assert (ledger.delivered, ledger.dead_lettered["ambiguous"]) == (1, 0)
 
 
+async def test_a_mark_whose_commit_met_a_bug_is_not_committed_by_the_close(tmp_path: Path) -> None:
+    """Its attempt never began, so the event is delivered later and does not become a dead letter."""
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        await disk.put(make.of("abc"))
+        first, second, third = await disk.take()
+        database.hangs = "after the job"
+        calls = [  # the same id again, which no intake does
+            asyncio.create_task(disk.buffer.put([third], intake="http")),
+            asyncio.create_task(disk.buffer.mark([(first, 1)])),
+        ]
+        await asyncio.sleep(0.01)
+        calls.append(asyncio.create_task(disk.buffer.mark([(second, 1)])))
+        await asyncio.sleep(0.01)
+        database.answer()
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in told} == {sqlite3.IntegrityError}
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.mark([(third, 1)])
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == ids([first, second, third])
+
+
 async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_directory(tmp_path: Path) -> None:
     def never_sound(*_: object) -> int:
         raise AlteredError("the test says so")
