@@ -261,7 +261,7 @@ class GroupCommit(Generic[T]):
             if timer is not None:
                 timer.cancel()
 
-    def stall(self) -> None:
+    def disk_hangs(self) -> None:
         """Refuse the puts that wait for a disk that does not answer in time, and accept none until it does.
 
         Of the puts being written, those whose time is up get this answer, too, but are stored if the disk still does that.
@@ -296,7 +296,7 @@ class GroupCommit(Generic[T]):
             return
         if (oldest := self._oldest_put()) is not None and oldest.deadline <= now + _TOGETHER_SECONDS:
             try:
-                self.stall()
+                self.disk_hangs()
             except Exception as error:  # noqa: BLE001 - a bug, which ends the process
                 self._fail(self._current, error)
                 return

@@ -101,7 +101,7 @@ class DiskBuffer(LocalBuffer):
             reading=self._reading,
             news=self._news,
             clock=clock,
-            stall=self._commits.stall,
+            disk_hangs=self._commits.disk_hangs,
         )
         self._salvaging = Salvaging(
             database,
