@@ -101,7 +101,7 @@ class DiskBuffer(LocalBuffer):
             reading=self._reading,
             news=self._news,
             clock=clock,
-            stall=self._commits.stall,
+            disk_hangs=self._commits.disk_hangs,
         )
         self._salvaging = Salvaging(
             database,
@@ -182,6 +182,7 @@ class DiskBuffer(LocalBuffer):
         put = Put(events, size, intake, self._loop.create_future(), deadline, replayed=replayed, notes=notes)
         async with self._room.turn():  # whoever is before it in the queue has an earlier deadline
             if not self._room.claim(len(events), size):
+                self._commits.hurry_acks()  # what was acked takes its room until that is committed
                 refused = await self._room.find(put, drop_oldest=self._when_full == "drop_oldest")
                 if refused is not None:
                     return refused
