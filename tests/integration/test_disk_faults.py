@@ -25,6 +25,7 @@ from tests.fakes.disk_buffers import REJECTED, OpenDisk, open_disk
 from tests.fakes.events import EventMaker
 from tests.fakes.virtual_time import in_virtual_time
 
+FATES: tuple[Fate, ...] = (HandedOver(), REJECTED)
 STEPS = 150
 QUIET_SECONDS = 20
 """Within which a disk that works again has committed everything."""
@@ -128,7 +129,7 @@ class Run:
                 self._begin(buffer.release([event], not_before=asyncio.get_running_loop().time() + chance))
                 return
             self.acked.add(event.body)
-            fate: Fate = self.rng.choice([HandedOver(), REJECTED])
+            fate = self.rng.choice(FATES)
             if chance < 0.95:
                 buffer.begin_ack(event, fate)
             else:
