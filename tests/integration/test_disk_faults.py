@@ -181,7 +181,7 @@ def test_whatever_fails_all_that_was_stored_is_there_once_and_counted_and_all_ac
             assert all(task.done() and not task.exception() for task in run.tasks)
             assert (disk.buffer.available, disk.buffer.stalled) == (True, False)
             assert sorted(run.left) == sorted(run.acked)
-            disk.buffer.end_rests()
+            disk.buffer.end_deferrals()
             for _ in range(100):
                 run.take(50)
                 await asyncio.sleep(0.1)
