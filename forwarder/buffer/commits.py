@@ -30,7 +30,7 @@ from forwarder.database.connection import (
     UnavailableError,
     return_space,
 )
-from forwarder.database.marks import Changes
+from forwarder.database.marks import Changes, Mark
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 
@@ -131,10 +131,10 @@ class GroupCommit(Generic[T]):
 
     def mark(self, changes: Changes, done: asyncio.Future[None] | None = None) -> None:
         """Change marks."""
-        self._raise_if_failed()
-        self.waiting.marks |= changes
         if done is not None:
+            self._raise_if_failed()
             self.waiting.waiters.append(done)
+        self.waiting.marks |= changes
         self.commit()
 
     def note(self, noted: Noted) -> None:
@@ -261,7 +261,7 @@ class GroupCommit(Generic[T]):
             if timer is not None:
                 timer.cancel()
 
-    def stall(self) -> None:
+    def disk_hangs(self) -> None:
         """Refuse the puts that wait for a disk that does not answer in time, and accept none until it does.
 
         Of the puts being written, those whose time is up get this answer, too, but are stored if the disk still does that.
@@ -295,7 +295,11 @@ class GroupCommit(Generic[T]):
             self._watch(now + _LATE_SECONDS)
             return
         if (oldest := self._oldest_put()) is not None and oldest.deadline <= now + _TOGETHER_SECONDS:
-            self.stall()
+            try:
+                self.disk_hangs()
+            except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+                self._fail(self._current, error)
+                return
             oldest = self._oldest_put()
         if oldest is not None:
             self._watch(oldest.deadline)
@@ -312,8 +316,8 @@ class GroupCommit(Generic[T]):
                     self._restore = None
                     if self._then is not None:
                         self._then()
-                case DamagedError():  # `restore` was called again, with another job
-                    pass
+                case DamagedError() if self._damages_in_a_row < MAX_DAMAGES_IN_A_ROW:
+                    self._damages_in_a_row += 1  # `restore` was called again, with another job
                 case UnavailableError():
                     self._give_way(result, more=False)
                 case _:
@@ -352,7 +356,7 @@ class GroupCommit(Generic[T]):
             case _:
                 self._fail(batch, error)
                 # The acks are true, so the close tries once more to commit them.
-                self.waiting = Batch(acks=batch.acks, marks=batch.marks) + self.waiting
+                self.waiting = Batch(acks=batch.acks, marks=_removals(batch.marks)) + self.waiting
 
     def _go_on(self) -> None:
         self.commit()
@@ -404,6 +408,9 @@ class GroupCommit(Generic[T]):
         for done in chain(batch.all_waiters(), self.waiting.all_waiters(), noted):
             if not done.done():
                 done.set_exception(error)
+        # The close must neither store what may be put again, nor mark an event whose attempt does not begin now.
+        self.waiting.puts.clear()
+        self.waiting.marks = _removals(self.waiting.marks)
 
     def _try_again(self) -> None:
         self._retry = None
@@ -416,12 +423,18 @@ class GroupCommit(Generic[T]):
     def _proved_room(self, result: Committed[bool] | Exception) -> None:
         if isinstance(result, Committed) and result.value and not self.restoring:
             self.available = True
+            self._stalled = self._failure is not None  # no retry follows
             self._telemetry.buffer_recovered()
             self.commit()
         else:
             self.lacks_room(
                 result if isinstance(result, Exception) else UnavailableError("there is no room in reserve")
             )
+
+
+def _removals(changes: Changes) -> dict[int, Mark | None]:
+    """Return those changes of marks that remove one."""
+    return {event_id: None for event_id, mark in changes.items() if mark is None}
 
 
 def tell(done: asyncio.Future[F], value: F) -> None:

@@ -101,7 +101,7 @@ class DiskBuffer(LocalBuffer):
             reading=self._reading,
             news=self._news,
             clock=clock,
-            stall=self._commits.stall,
+            disk_hangs=self._commits.disk_hangs,
         )
         self._salvaging = Salvaging(
             database,
@@ -182,6 +182,7 @@ class DiskBuffer(LocalBuffer):
         put = Put(events, size, intake, self._loop.create_future(), deadline, replayed=replayed, notes=notes)
         async with self._room.turn():  # whoever is before it in the queue has an earlier deadline
             if not self._room.claim(len(events), size):
+                self._commits.hurry_acks()  # what was acked takes its room until that is committed
                 refused = await self._room.find(put, drop_oldest=self._when_full == "drop_oldest")
                 if refused is not None:
                     return refused
@@ -283,7 +284,7 @@ class DiskBuffer(LocalBuffer):
         return Occupancy(
             events=counters["buffered"],
             bytes=counters["buffered_bytes"],
-            resting=self._ordering.count_deferred(self._clock()),
+            deferred=self._ordering.count_deferred(self._clock()),
             oldest_accepted_at=min((time for time in times if time is not None), default=None)
             if counters["buffered"]
             else None,
@@ -407,7 +408,7 @@ class DiskBuffer(LocalBuffer):
 
     def _restore(self, file: str) -> None:
         """Have the ledger and what is in memory written to the new file; the rest is salvaged from the damaged one."""
-        self._telemetry.database_set_aside(file)
+        self._telemetry.database_quarantined(file)
         dropped = chain(self._room.dropping, *(put.dropped for put in self._commits.uncommitted_puts()))
         kept = sorted(chain(self._ordering, self._taken.values(), dropped), key=lambda event: event.id)
         counters = dict(self._database.ledger)

@@ -26,22 +26,22 @@ def cost_bytes(event: Event) -> int:
 class RisingIds:
     """Ids in order, 8 bytes each. Removing the first one costs nothing, however many there are."""
 
-    __slots__ = ("_array", "_left")
+    __slots__ = ("_array", "_removed")
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._array = array("q", ids)
-        self._left = 0  # how many at its start were removed
+        self._removed = 0  # how many at its start were removed
 
     def __len__(self) -> int:
-        return len(self._array) - self._left
+        return len(self._array) - self._removed
 
     def first(self) -> int:
         """Return the first one, which there must be."""
-        return self._array[self._left]
+        return self._array[self._removed]
 
     def next(self, number: int) -> Sequence[int]:
         """Return the first ones."""
-        return self._array[self._left : self._left + number]
+        return self._array[self._removed : self._removed + number]
 
     def append(self, event_id: int) -> None:
         """Add an id that is higher than all."""
@@ -49,17 +49,17 @@ class RisingIds:
 
     def insert(self, event_id: int) -> None:
         """Add an id in its place."""
-        self._array.insert(bisect(self._array, event_id, lo=self._left), event_id)
+        self._array.insert(bisect(self._array, event_id, lo=self._removed), event_id)
 
     def remove_first(self) -> None:
         """Remove the first one."""
-        self._left += 1
-        if 2 * self._left > len(self._array):
-            del self._array[: self._left]
-            self._left = 0
+        self._removed += 1
+        if 2 * self._removed > len(self._array):
+            del self._array[: self._removed]
+            self._removed = 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._array[self._left :])
+        return iter(self._array[self._removed :])
 
 
 class StoredLane:

@@ -149,16 +149,21 @@ class MemoryBuffer(LocalBuffer):
     def _kept(
         self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
     ) -> None:
-        if not isinstance(result, Committed):
+        if isinstance(result, Committed):
+            try:
+                self._telemetry.dead_letters_evicted(result.value, reason="full")
+                self._remove(fates)
+            except Exception as error:  # noqa: BLE001 - a bug, which ends the process
+                result = error
+        if isinstance(result, Exception):
             self._failure = result
             self._failed.set()
-            if not done.done():
-                done.set_exception(result)
-                done.exception()  # nobody may wait for an ack that was begun
+        if done.done():
             return
-        self._telemetry.dead_letters_evicted(result.value, reason="full")
-        self._remove(fates)
-        if not done.done():
+        if isinstance(result, Exception):
+            done.set_exception(result)
+            done.exception()  # nobody may wait for an ack that was begun
+        else:
             done.set_result(None)
 
     def _remove(self, fates: Sequence[tuple[Event, Fate]]) -> None:
@@ -201,9 +206,9 @@ class MemoryBuffer(LocalBuffer):
         """See Buffer."""
         waiting = self._ordering.oldest_accepted_at()
         times = chain(() if waiting is None else (waiting,), (event.accepted_at for event in self._taken.values()))
-        resting = self._ordering.count_deferred(self._clock())
+        deferred = self._ordering.count_deferred(self._clock())
         return Occupancy(
-            events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=min(times, default=None)
+            events=self._events, bytes=self._bytes, deferred=deferred, oldest_accepted_at=min(times, default=None)
         )
 
     async def close(self) -> None:

@@ -195,7 +195,7 @@ class Ordering:
             lane.read(event)
             if (awaited := lane.awaited()) is not None:
                 who_awaits[awaited] = customer
-            self._first_left(customer, lane)
+            self._offer_again(customer, lane)
         return gone
 
     def forget_unread(self) -> None:
@@ -203,7 +203,7 @@ class Ordering:
         self.more_fresh = False
         for customer, lane in list(self._aside.items()):
             lane.forget_unread()
-            self._first_left(customer, lane)
+            self._offer_again(customer, lane)
 
     # What may be known of it
 
@@ -295,9 +295,10 @@ class Ordering:
             self._aside_bytes -= cost_bytes(event)
             if lane.first() is None:
                 del self._keeping[self._lane_of(event)]
-            self._first_left(self._lane_of(event), lane)
+            self._offer_again(self._lane_of(event), lane)
 
-    def _first_left(self, customer: str, lane: StoredLane) -> None:
+    def _offer_again(self, customer: str, lane: StoredLane) -> None:
+        """Offer a lane with another first event, if it was offered."""
         if lane.offered:
             self._offer(customer, lane)
 

@@ -1,7 +1,7 @@
 """Room for new events in the disk buffer, and dropping the oldest to make it. Used by that buffer alone.
 
-What is committed counts, and what is put and not yet committed, less what is dropped for it. Events to be dropped leave the
-ordering at once, so that nobody takes them, and return to it if what they make room for is not stored.
+Committed events count, and those of puts that are not committed yet, less the events that these puts drop. Events to be
+dropped leave the ordering at once, so that nobody takes them, and return to it if their put is not stored.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from forwarder.event import Clock, Event
 from forwarder.settings import BufferSettings
 
 _COMMIT_SECONDS: Final = 0.5
-"""What of the time that a put may take is left for its commit, when it or the one before it waited for room."""
+"""How much of its time a put keeps for its commit, if it or the put before it waits for room."""
 
 
 class Room:
     """Counts the room that puts need. `news` wakes whenever anything is put, acked, released, read or refused.
 
-    `stall` is called when the disk does not answer a read in time.
+    `disk_hangs` is called when the disk does not answer a read in time.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Room:
         reading: Reading,
         news: News,
         clock: Clock,
-        stall: Callable[[], None],
+        disk_hangs: Callable[[], None],
     ) -> None:
         self.queued = 0
         """How many puts are in the queue, the one whose turn it is included."""
@@ -51,7 +51,7 @@ class Room:
         self._ordering = ordering
         self._reading = reading
         self._news = news
-        self._stall = stall
+        self._disk_hangs = disk_hangs
         self._turns = Turns(settings, clock)
         self._uncommitted_puts = 0
         self._uncommitted_events = 0
@@ -85,6 +85,7 @@ class Room:
         """Count a put if there is room for it, or if dropping the oldest makes room; return the answer if not."""
         refused: Full | Unavailable | None
         if drop_oldest:
+            self._turns.forget()  # the settings may have been others
             refused = await self._drop_oldest(put)
         else:
             assert put.intake is not None, "salvaged events ask for no room"
@@ -121,7 +122,7 @@ class Room:
             return Unavailable()
         except TimeoutError:
             if self._reading.waiting_seconds() > PUT_SECONDS / 2:  # else there was only much to do
-                self._stall()
+                self._disk_hangs()
             return Unavailable()
         if dropped is None:
             return Full()
@@ -166,7 +167,7 @@ class Room:
         )
 
     def _keep(self, events: Sequence[Event]) -> None:
-        """Return events that are not dropped after all to their places."""
+        """Put events that are not dropped after all back in their places."""
         self._ordering.release(events, not_before=0.0)
         if events:
             self._news.tell()

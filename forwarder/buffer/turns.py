@@ -114,6 +114,11 @@ class Turns:
                 kind.turns[key] = _Turn(size, units, kind.until)
         return Full(retry_after_seconds=seconds)
 
+    def forget(self) -> None:
+        """Keep nothing for anybody."""
+        self._kinds.clear()
+        self.waiting = False
+
     def _share_out(self, now: float, free: tuple[int, int]) -> None:
         """Share what became free since the last time, and what was kept for kinds that wait no more."""
         for place, kind in list(self._kinds.items()):

@@ -46,7 +46,7 @@ _TYPE_BYTES: Final = 1400
 """For a row of attribute_types, as above: 442 bytes at most, of which a name takes 147 and an attribute 256."""
 _ACKED_BYTES: Final = 4 * PAGE_BYTES
 """The pages that change when one event is removed."""
-_GIVEN_UP_BYTES: Final = 8 * 1024 * 1024
+_DEAD_LETTER_BYTES: Final = 8 * 1024 * 1024
 """The bodies that may become dead letters at once: as much as delivery takes at a time."""
 
 
@@ -108,7 +108,7 @@ class Upkeep:
     async def _look(self, *, then: Job[bool] | None = None) -> Look:
         found = await self._database.look(then=then)
         for name in found.recreated:
-            self._telemetry.buffer_file_made_anew(name)
+            self._telemetry.buffer_file_recreated(name)
         if found.moved is not None:
             self._telemetry.buffer_moved(found.moved, is_news=not self._is_away)
             self._moved(found.moved)
@@ -130,7 +130,7 @@ class Upkeep:
 
     async def _compare_rows(self, *, as_found: bool) -> None:
         """Compare the ledger with the rows. A difference at the start comes from the disk; a later one is a bug."""
-        self._count.forget()
+        await self._database.run(self._count.start_again)
         missing: int | None = None
         while missing is None:
             missing = await self._database.run(partial(compare_rows, count=self._count, as_found=as_found))
@@ -194,7 +194,7 @@ def max_log_bytes(*, max_put_bytes: int, max_concurrency: int, max_keys: int = 0
     events are dropped, those of one put come on top. Keys and types may all change at once.
     """
     transaction = (
-        _ROW_FACTOR * max(MAX_COMMIT_BYTES, max_put_bytes) + 2 * max_concurrency * _ACKED_BYTES + _GIVEN_UP_BYTES
+        _ROW_FACTOR * max(MAX_COMMIT_BYTES, max_put_bytes) + 2 * max_concurrency * _ACKED_BYTES + _DEAD_LETTER_BYTES
     )
     return CHECKPOINT_PAGES * PAGE_BYTES + transaction + _note_bytes(max_keys, max_types)
 

@@ -438,9 +438,8 @@ class Database:
             self._moved = None
             self._recreate(self.directory, self._connection)
             return
-        with suppress(
-            sqlite3.Error, OSError
-        ):  # somebody may return the file to its place: it must hold what the log has
+        # Somebody may return the file to its place: it must hold what the log has.
+        with suppress(sqlite3.Error, OSError):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self.directory.disown_log()
         self._moved = MovedError(why)

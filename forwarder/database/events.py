@@ -171,8 +171,8 @@ class RowCount:
         self._up_to = last
         return None
 
-    def forget(self) -> None:
-        """Start again."""
+    def start_again(self, _: Transaction) -> None:
+        """Count from the first row. A job, as the loop must not change what the database's thread is reading."""
         self._up_to = None
 
     def removing(self, transaction: Transaction, removals: Sequence[tuple[int, int]]) -> None:

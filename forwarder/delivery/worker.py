@@ -170,7 +170,7 @@ class Delivery:
         """Retry everything that is parked or deferred at once, as the process is about to stop."""
         self._lanes.end_waits()
         self._ask()
-        self._buffer.end_rests()
+        self._buffer.end_deferrals()
 
     # What may be known of it
 
@@ -452,7 +452,7 @@ class Delivery:
         self._unacked -= len(events)
         try:
             if self._engine.some_deferred and self._engine.deferred_may_return():
-                self._buffer.end_rests()
+                self._buffer.end_deferrals()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._for_serve.put_nowait(bug)
         if self._waits_for_acks:

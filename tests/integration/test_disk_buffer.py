@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,8 +11,10 @@ from typing import Any, Literal
 
 import pytest
 
-from forwarder.buffer.base import Stored, Unavailable
+from forwarder.buffer.base import Full, Stored, Unavailable
+from forwarder.buffer.commits import ACK_SECONDS
 from forwarder.buffer.disk import DiskBuffer
+from forwarder.buffer.fates import HandedOver
 from forwarder.buffer.lane import cost_bytes
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
@@ -24,6 +27,7 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
 from tests.fakes.disk_buffers import OpenDisk, open_disk
 from tests.fakes.events import EventMaker, ids
+from tests.fakes.virtual_time import in_virtual_time
 
 TWO_EVENTS = 1200
 """A window in which there is room for about so many."""
@@ -285,3 +289,46 @@ async def test_a_taker_is_told_of_an_error_that_nobody_expects(tmp_path: Path) -
         async with asyncio.timeout(DEADLINE_SECONDS):
             with pytest.raises(UnicodeDecodeError):
                 await disk.take()
+
+
+async def test_rows_are_counted_on_the_thread_of_the_database_alone(tmp_path: Path) -> None:
+    """It reads the count for each removal: what the event loop changed meanwhile could be None in the middle of it."""
+    threads: set[str] = set()
+
+    class Watched(rows.RowCount):
+        def __setattr__(self, name: str, value: object) -> None:
+            threads.add(threading.current_thread().name)
+            super().__setattr__(name, value)
+
+    async with open_disk(tmp_path, inline=False, serve=False) as disk:
+        disk.buffer._upkeep._count = Watched()
+        threads.clear()
+        await disk.buffer._upkeep._compare_rows(as_found=True)
+        assert threads == {"database_0"}
+
+
+async def test_a_single_event_has_its_short_way_again_when_the_oldest_are_dropped_from_now_on(tmp_path: Path) -> None:
+    """Nothing is kept any more for the put that was refused before."""
+    make = EventMaker()
+    async with open_disk(tmp_path, settings=settings(2, "reject"), serve=False) as disk:
+        await disk.put(make.of("ab"))
+        assert await disk.buffer.put(make.of("c"), intake="http") == Full()
+        disk.buffer.use("drop_oldest")
+        await disk.put(make.of("d"))
+        await disk.deliver(await disk.take())
+        assert disk.buffer.begin_put(make("e"), intake="http") is not None
+
+
+@in_virtual_time
+async def test_what_was_delivered_makes_room_at_once_when_a_put_needs_it(tmp_path: Path) -> None:
+    """Its ack may wait for company, but not while somebody is refused for want of room."""
+    make = EventMaker()
+    async with open_disk(tmp_path, settings=settings(2, "reject"), serve=False) as disk:
+        await disk.put(make.of("ab"))
+        left = asyncio.Event()
+        disk.buffer.listen(changed=lambda: None, left=lambda _: left.set())
+        for event in await disk.take():
+            disk.buffer.begin_ack(event, HandedOver())
+        assert await disk.buffer.put(make.of("c"), intake="http") == Full()
+        await asyncio.wait_for(left.wait(), ACK_SECONDS / 2)
+        await disk.put(make.of("c"))

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
+from forwarder.buffer.commits import RETRY_SECONDS
 from forwarder.buffer.fates import HandedOver
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
@@ -183,6 +184,24 @@ async def test_begun_acks_that_cannot_be_committed_are_committed_as_soon_as_they
         assert sorted(left) == ids([first, second, third])
         ledger = disk.buffer.ledger()
         assert (ledger.delivered, ledger.buffered, ledger.unaccounted) == (3, 0, 0)
+
+
+@in_virtual_time
+async def test_acks_are_committed_when_the_disk_recovers_while_it_still_looks_for_the_reserve(tmp_path: Path) -> None:
+    """The next try comes while the commits wait for the space of a reserve that is gone; it finds that there is room."""
+    make = EventMaker()
+    async with stubborn(tmp_path) as (disk, database):
+        await disk.put(make.of("a"))
+        taken = await disk.take()
+        assert database.directory is not None
+        database.directory.free_reserve()
+        database.fails_to_commit = 1
+        database.reserve_hangs = True
+        acking = await begin(disk.deliver(taken))
+        await asyncio.sleep(RETRY_SECONDS + 0.5)
+        database.answer()
+        await done(acking, seconds=0.1)
+        assert (disk.buffer.available, disk.buffer.stalled) == (True, False)
 
 
 @in_virtual_time

@@ -3,22 +3,24 @@
 import asyncio
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
-from forwarder.buffer.commits import MAX_DAMAGES_IN_A_ROW
+from forwarder.buffer.commits import MAX_DAMAGES_IN_A_ROW, PUT_SECONDS
 from forwarder.buffer.fates import HandedOver
 from forwarder.database import dead_letters
-from forwarder.database.connection import Database, Transaction
+from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import DeadLetter
 from forwarder.settings import BufferSettings
 from tests.fakes.databases import StubbornDatabase
 from tests.fakes.disk_buffers import OpenDisk, copy_of, open_disk
 from tests.fakes.events import EventMaker, counted, ids
+from tests.fakes.virtual_time import in_virtual_time
 
 DEADLINE_SECONDS = 20.0
 
@@ -107,6 +109,64 @@ async def test_an_ack_that_was_begun_before_a_bug_failed_its_commit_is_committed
         assert disk.buffer.ledger().delivered == 2
 
 
+async def test_a_put_that_waited_behind_a_bug_is_not_stored_by_the_close(tmp_path: Path) -> None:
+    """Its caller was told of the bug, and may try again."""
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        first, second = make.of("ab")
+        await disk.put([first])
+        database.hangs = "after the job"
+        puts = []
+        for event in (first, second):  # the same id again, which no intake does
+            puts.append(asyncio.create_task(disk.buffer.put([event], intake="http")))
+            await asyncio.sleep(0.01)
+        database.answer()
+        told = await asyncio.gather(*puts, return_exceptions=True)
+        assert [type(each) for each in told] == [sqlite3.IntegrityError, sqlite3.IntegrityError]
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [first.id]
+
+
+async def test_an_ack_of_a_marked_event_that_is_begun_after_a_bug_is_committed_by_the_close(tmp_path: Path) -> None:
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False) as disk:
+        await disk.put(make.of("ab"))
+        marked, other = await disk.take()
+        await disk.buffer.mark([(marked, 1)])
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.put([other], intake="http")  # the same id again, which no intake does
+        disk.buffer.begin_ack(marked, HandedOver())
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == [other.id]
+        ledger = disk.buffer.ledger()
+        assert (ledger.delivered, ledger.dead_lettered["ambiguous"]) == (1, 0)
+
+
+async def test_a_mark_whose_commit_met_a_bug_is_not_committed_by_the_close(tmp_path: Path) -> None:
+    """Its attempt never began, so the event is delivered later and does not become a dead letter."""
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        await disk.put(make.of("abc"))
+        first, second, third = await disk.take()
+        database.hangs = "after the job"
+        calls = [  # the same id again, which no intake does
+            asyncio.create_task(disk.buffer.put([third], intake="http")),
+            asyncio.create_task(disk.buffer.mark([(first, 1)])),
+        ]
+        await asyncio.sleep(0.01)
+        calls.append(asyncio.create_task(disk.buffer.mark([(second, 1)])))
+        await asyncio.sleep(0.01)
+        database.answer()
+        told = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(each) for each in told} == {sqlite3.IntegrityError}
+        with pytest.raises(sqlite3.IntegrityError):
+            await disk.buffer.mark([(third, 1)])
+    async with open_disk(tmp_path) as disk:
+        assert ids(await disk.take_all()) == ids([first, second, third])
+
+
 async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_directory(tmp_path: Path) -> None:
     def never_sound(*_: object) -> int:
         raise AlteredError("the test says so")
@@ -120,6 +180,43 @@ async def test_damage_in_every_new_file_ends_what_serves_and_does_not_fill_the_d
             await asyncio.wait_for(task, DEADLINE_SECONDS)
         left = damaged_files(tmp_path)
         assert 1 <= len(left) <= 3 * (MAX_DAMAGES_IN_A_ROW + 1)
+
+
+async def test_damage_in_every_new_file_before_it_is_restored_ends_what_serves_too(tmp_path: Path) -> None:
+    def never_sound(_: Transaction) -> None:
+        raise AlteredError("the test says so")
+
+    class NeverRestored(Database):
+        def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+            super().submit(never_sound if how.get("restores") else job, then, **how)
+
+    async with open_disk(tmp_path, serve=False, of=NeverRestored) as disk:
+        task = serving(disk)
+        disk.database.submit(never_sound, lambda _: None)
+        with pytest.raises(ExceptionGroup):
+            await asyncio.wait_for(task, DEADLINE_SECONDS)
+    assert 1 <= len(damaged_files(tmp_path)) <= 3 * (MAX_DAMAGES_IN_A_ROW + 3)
+
+
+@in_virtual_time
+async def test_a_bug_while_a_put_is_refused_in_time_ends_what_serves(tmp_path: Path) -> None:
+    def bug(_: object) -> None:
+        raise LookupError("the test says so")
+
+    make = EventMaker()
+    async with open_disk(tmp_path, serve=False, of=StubbornDatabase) as disk:
+        database = cast("StubbornDatabase", disk.database)
+        watching = asyncio.create_task(disk.buffer._commits.watch())
+        disk.buffer._commits._refuse = bug
+        database.hangs = "before the job"
+        puts = []
+        for event in make.of("ab"):
+            puts.append(asyncio.create_task(disk.buffer.put([event], intake="http")))
+            await asyncio.sleep(0.01)
+        with pytest.raises(LookupError):
+            await asyncio.wait_for(watching, PUT_SECONDS + 1)
+        database.answer()
+        await asyncio.wait(puts, timeout=1)
 
 
 async def test_refusals_are_written_to_the_ledger_although_nothing_is_accepted(tmp_path: Path) -> None:
