@@ -12,7 +12,7 @@ MAX_ANSWER_BYTES: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class HandedOver:
     """Growlytics has it."""
 
 
@@ -37,7 +37,7 @@ class Dropped:
     reason: DropReason
 
 
-Fate = Delivered | DeadLettered | Dropped
+Fate = HandedOver | DeadLettered | Dropped
 
 
 def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:
@@ -52,7 +52,7 @@ def letters_of(fates: Iterable[tuple[Event, Fate]]) -> Iterable[DeadLetter]:
 def counter_of(fate: Fate) -> str:
     """Return the name of a fate's counter in the ledger."""
     match fate:
-        case Delivered():
+        case HandedOver():
             return "delivered"
         case DeadLettered(reason=reason):
             return f"dead_lettered.{reason}"

@@ -10,7 +10,7 @@ from functools import partial
 from typing import assert_never
 
 from forwarder.buffer.base import MAX_PAGE_BYTES, BufferUnavailableError, Ledger
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import DamagedError, Database, Job, T, UnavailableError
@@ -272,7 +272,7 @@ class LocalBuffer:
         """Tell metrics and receipts of events that have left."""
         for event, fate in fates:
             match fate:
-                case Delivered():
+                case HandedOver():
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")
                 case DeadLettered(reason=reason, status=status):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from forwarder.buffer.base import NO_NOTES, Notes
 from forwarder.buffer.batch import Batch, Noted, Put
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate, counter_of, letters_of
+from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver, counter_of, letters_of
 from forwarder.database import attribute_types, dead_letters, duplicate_keys, events, marks, salvage
 from forwarder.database.connection import Transaction
 from forwarder.event import DeadLetter, Event
@@ -51,7 +51,7 @@ def _remove(
         size_bytes = len(event.body)
         removals.append((event.id, size_bytes))
         size += size_bytes
-        if type(fate) is Delivered:
+        if type(fate) is HandedOver:
             name = "delivered"
         else:
             name = counter_of(fate)

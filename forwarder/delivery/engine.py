@@ -258,7 +258,7 @@ class Engine:
             self.lanes.unpark_suspects()
         if attempt.is_probe or self.holds.causes:
             self._end_holds(attempt, now)
-        return Ack(fates.Delivered())
+        return Ack(fates.HandedOver())
 
     def _end_holds(self, attempt: Attempt, now: float) -> None:
         """End the holds that are over, as a probe, or an attempt from before the hold, was delivered."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from forwarder.buffer.base import Buffer, Ledger, Occupancy, Stored
-from forwarder.buffer.fates import DeadLettered, Delivered, Fate
+from forwarder.buffer.fates import DeadLettered, Fate, HandedOver
 from forwarder.event import Event
 from forwarder.words import DEAD_REASONS, DROP_REASONS, DropReason
 from tests.contract.conftest import Kind
@@ -105,7 +105,7 @@ async def waiting_taker(
 
 
 async def ack(buffer: Buffer, events: Sequence[Event], fate: Fate | None = None) -> None:
-    await buffer.ack([(event, fate or Delivered()) for event in events])
+    await buffer.ack([(event, fate or HandedOver()) for event in events])
 
 
 async def release(buffer: Buffer, events: Sequence[Event], *, rest_seconds: float = 0.0) -> float:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Occupancy, Stored
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 from tests.contract.conftest import Kind, OpenBuffer
@@ -556,7 +556,7 @@ async def test_ledger_and_occupancy_are_right_at_every_step(
     assert is_right(5, 0, 0, events)
     await ack(buffer, taken[:1])
     assert is_right(5, 1, 0, [events[0], *events[2:]])
-    await buffer.ack([(taken[1], REJECTED), (taken[2], Delivered())])
+    await buffer.ack([(taken[1], REJECTED), (taken[2], HandedOver())])
     assert is_right(5, 2, 1, [events[0], events[2]])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from forwarder.buffer.base import Buffer, Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
-from forwarder.buffer.fates import DeadLettered, Delivered
+from forwarder.buffer.fates import DeadLettered, HandedOver
 from forwarder.buffer.reading import READ_BYTES, READ_EVENTS
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import Transaction
@@ -55,7 +55,7 @@ async def test_a_dead_letter_is_kept_with_all_that_is_known_of_it(buffer: Buffer
     taken = await take(buffer)
     fate = DeadLettered("rejected", 422, b"\x00\xff no", attempts=7, first_attempt_at=1e9 + 0.25, last_attempt_at=2e9)
     silent = DeadLettered("rejected", None, b"", attempts=1, first_attempt_at=3e9, last_attempt_at=3e9)
-    await buffer.ack([(taken[0], fate), (taken[1], Delivered()), (taken[2], silent)])
+    await buffer.ack([(taken[0], fate), (taken[1], HandedOver()), (taken[2], silent)])
     one, other = await letters(buffer)
     for letter, event in ((one, first), (other, third)):
         for name in ("id", "customer", "name", "body", "accepted_at"):
@@ -142,9 +142,9 @@ async def test_a_put_that_is_cancelled_while_it_is_committed_is_stored_and_count
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 6])
-@pytest.mark.parametrize("fate", [Delivered(), REJECTED], ids=["delivered", "dead-lettered"])
+@pytest.mark.parametrize("fate", [HandedOver(), REJECTED], ids=["delivered", "dead-lettered"])
 async def test_an_ack_that_is_cancelled_while_it_is_committed_holds(
-    buffer: Buffer, make: EventMaker, turns: int, fate: Delivered | DeadLettered
+    buffer: Buffer, make: EventMaker, turns: int, fate: HandedOver | DeadLettered
 ) -> None:
     await put(buffer, make.of("ab"))
     taken = await take(buffer)
@@ -156,7 +156,7 @@ async def test_an_ack_that_is_cancelled_while_it_is_committed_holds(
     async with asyncio.timeout(DEADLINE_SECONDS):
         while buffer.ledger().buffered:
             await asyncio.sleep(0.001)
-    assert len(await letters(buffer)) == buffer.ledger().dead_lettered["rejected"] == (0 if fate == Delivered() else 2)
+    assert len(await letters(buffer)) == buffer.ledger().dead_lettered["rejected"] == (0 if fate == HandedOver() else 2)
     assert await nothing_to_take(buffer)
 
 
@@ -331,7 +331,7 @@ async def test_the_ledger_and_the_dead_letters_are_the_same_when_it_is_opened_ag
     await put(buffer, make.of("ab"))
     telemetry.events_refused(3, intake="http", reason="malformed_json")
     taken = await take(buffer, 3)
-    await buffer.ack([(taken[0], Delivered()), (taken[1], REJECTED)])
+    await buffer.ack([(taken[0], HandedOver()), (taken[1], REJECTED)])
     before, kept = buffer.ledger(), ids(letter.event for letter in await letters(buffer))
     assert (before.received, before.accepted, before.rejected, before.buffered) == (11, 8, 3, 4)
     await buffer.close()

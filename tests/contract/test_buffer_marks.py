@@ -6,7 +6,7 @@ import time
 import pytest
 
 from forwarder.buffer.base import Buffer
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeadLettersSettings
@@ -76,7 +76,7 @@ async def test_what_was_unmarked_released_or_acked_is_not_found_marked(
     await mark(buffer, taken)
     await buffer.unmark(taken[:1])
     await release(buffer, taken[1:2])
-    await buffer.ack([(taken[2], Delivered()), (taken[3], REJECTED)])
+    await buffer.ack([(taken[2], HandedOver()), (taken[3], REJECTED)])
     again = await reopened(kind, buffer, open_buffer)
     assert ids(await take_all(again)) == [1, 2]
     assert [(letter.event.id, letter.reason) for letter in await letters(again)] == [(4, "rejected"), (5, "ambiguous")]

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored
 from forwarder.buffer.disk import DiskBuffer
-from forwarder.buffer.fates import DeadLettered, Delivered, Fate
+from forwarder.buffer.fates import DeadLettered, Fate, HandedOver
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.turns import MAX_RETRY_AFTER_SECONDS, SLACK_SECONDS
 from forwarder.database import dead_letters as stored_letters
@@ -130,7 +130,7 @@ class Model:
         for event, fate in fates:
             self.taken.remove(event)
             self.marked.discard(event.id)
-            if fate == Delivered():
+            if fate == HandedOver():
                 self.delivered += 1
             else:
                 self.dead_lettered += 1
@@ -358,7 +358,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             assert event.accepted_at == original.accepted_at
 
     @precondition(lambda self: self.model.taken)
-    @rule(places=picks, fates=st.lists(st.sampled_from([Delivered(), REJECTED]), min_size=6, max_size=6))
+    @rule(places=picks, fates=st.lists(st.sampled_from([HandedOver(), REJECTED]), min_size=6, max_size=6))
     def ack(self, places: list[int], fates: list[Fate]) -> None:
         acked = list(zip(self.chosen(places), fates, strict=False))
         self.run(self.buffer.ack(acked))

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from forwarder.buffer.base import Buffer, Full, NeverFits, Stored
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings
 from forwarder.words import Intake
@@ -105,7 +105,7 @@ class Contest:
         while True:
             await asyncio.sleep(1 / per_second)
             for event in await self.buffer.take(max_events=1, max_bytes=1):
-                await self.buffer.ack([(event, Delivered())])
+                await self.buffer.ack([(event, HandedOver())])
 
     async def run(self, *clients: object, seconds: float, per_second: int = PER_SECOND) -> None:
         async with asyncio.TaskGroup() as group:
@@ -271,5 +271,5 @@ async def test_an_empty_buffer_keeps_nothing_for_anybody(tmp_path: Path) -> None
         await each.fill(10)
         assert isinstance(await each.put("gone", 10, intake="http", customer="g", size_bytes=20), Full)
         for event in await each.buffer.take(max_events=10, max_bytes=1000):
-            await each.buffer.ack([(event, Delivered())])
+            await each.buffer.ack([(event, HandedOver())])
         assert await each.put("other", 1, intake="http", customer="c", size_bytes=20) is None

@@ -8,7 +8,7 @@ import pytest
 
 from forwarder.buffer.base import Buffer
 from forwarder.buffer.commits import MAX_WAITING_ACKS
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.event import Event
 from tests.contract.conftest import Kind, OpenBuffer, database_of
 from tests.contract.steps import (
@@ -187,7 +187,7 @@ async def test_an_event_whose_ack_has_begun_leaves_with_its_fate(listener: Liste
     events = make.of("abc")
     await put(listener.buffer, events)
     delivered, rejected, kept = await listener.take(3)
-    listener.buffer.begin_ack(delivered, Delivered())
+    listener.buffer.begin_ack(delivered, HandedOver())
     listener.buffer.begin_ack(rejected, REJECTED)
     await listener.buffer.settle_acks()
     assert sorted(event.id for event in listener.left) == [delivered.id, rejected.id]
@@ -202,7 +202,7 @@ async def test_the_listener_is_told_which_events_have_left_although_nobody_settl
     events = make.of("ab")
     await put(listener.buffer, events)
     for event in await listener.take(2):
-        listener.buffer.begin_ack(event, Delivered())
+        listener.buffer.begin_ack(event, HandedOver())
     await listener.until_left(events)
     assert listener.buffer.occupancy().events == 0
 
@@ -216,7 +216,7 @@ async def test_an_ack_that_has_begun_is_committed_with_the_next_put(
     await put(listener.buffer, [first])
     assert await listener.take(1) == [first]
     before = database_of(listener.buffer).jobs
-    listener.buffer.begin_ack(first, Delivered())
+    listener.buffer.begin_ack(first, HandedOver())
     await put(listener.buffer, [second])
     assert listener.left == [first]
     assert database_of(listener.buffer).jobs == before + 1
@@ -232,7 +232,7 @@ async def test_many_acks_that_have_begun_are_committed_together_at_once(
     assert await listener.take(len(events)) == events
     before = database_of(listener.buffer).jobs
     for event in events:
-        listener.buffer.begin_ack(event, Delivered())
+        listener.buffer.begin_ack(event, HandedOver())
     await listener.until_left(events)
     assert database_of(listener.buffer).jobs == before + 1
 
@@ -241,7 +241,7 @@ async def test_the_listener_is_told_of_acks_that_somebody_waits_for(listener: Li
     [event] = make.of("a")
     await put(listener.buffer, [event])
     await listener.take(1)
-    await listener.buffer.ack([(event, Delivered())])
+    await listener.buffer.ack([(event, HandedOver())])
     await listener.until_left([event])
 
 
@@ -258,7 +258,7 @@ async def test_acks_that_have_begun_are_committed_when_the_buffer_is_closed(
     events = make.of("ab")
     await put(listener.buffer, events)
     for event in await listener.take(2):
-        listener.buffer.begin_ack(event, Delivered())
+        listener.buffer.begin_ack(event, HandedOver())
     await listener.buffer.close()
     assert listener.buffer.ledger() == ledger_of(accepted=2, delivered=2, buffered=0)
     assert listener.left == events
@@ -274,7 +274,7 @@ async def test_a_listener_that_fails_harms_neither_puts_nor_acks(
     buffer.listen(changed=fail, left=fail)
     await put(buffer, [event])
     assert buffer.take_ready(max_events=1, max_bytes=1000) == [event]
-    buffer.begin_ack(event, Delivered())
+    buffer.begin_ack(event, HandedOver())
     await buffer.settle_acks()
     assert buffer.ledger() == ledger_of(accepted=1, delivered=1, buffered=0)
     await put(buffer, make.of("b"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from forwarder.buffer.base import NO_NOTES, Notes, Stored
 from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
-from forwarder.buffer.fates import DeadLettered, Delivered
+from forwarder.buffer.fates import DeadLettered, HandedOver
 from forwarder.database import events as rows
 from forwarder.database.connection import DamagedError, Database
 from forwarder.event import Event, EventIds
@@ -75,7 +75,7 @@ class OpenDisk:
         )
 
     async def deliver(self, events: Sequence[Event]) -> None:
-        await self.buffer.ack([(event, Delivered()) for event in events])
+        await self.buffer.ack([(event, HandedOver()) for event in events])
 
     async def reject(self, events: Sequence[Event]) -> None:
         await self.buffer.ack([(event, REJECTED) for event in events])

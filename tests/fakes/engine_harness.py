@@ -116,7 +116,7 @@ class Driver:
 
     @property
     def delivered(self) -> list[int]:
-        return [event_id for event_id, fate in self.fates.items() if fate == fates.Delivered()]
+        return [event_id for event_id, fate in self.fates.items() if fate == fates.HandedOver()]
 
     @property
     def dead(self) -> dict[int, str]:

@@ -28,7 +28,7 @@ from forwarder.buffer.base import (
     PutAnswer,
     Stored,
 )
-from forwarder.buffer.fates import DeadLettered, Delivered, Dropped, Fate
+from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.turns import Turns
 from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
 from forwarder.observing.recent import Receipts
@@ -452,7 +452,7 @@ class FarBuffer:
             self._here.pop(row.place, None)
             event = row.event
             match fate:
-                case Delivered():
+                case HandedOver():
                     store.counters["delivered"] += 1
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")

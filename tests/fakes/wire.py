@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-SECONDS: Final = 10.0
+SECONDS: Final = 30.0
 """Of every single wait; nothing takes nearly so long unless it hangs."""
 ONE: Final = "/track/event"
 BATCH: Final = "/v1/events"

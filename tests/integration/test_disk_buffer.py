@@ -14,7 +14,7 @@ import pytest
 from forwarder.buffer.base import Full, Stored, Unavailable
 from forwarder.buffer.commits import ACK_SECONDS
 from forwarder.buffer.disk import DiskBuffer
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.buffer.lane import cost_bytes
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
@@ -328,7 +328,7 @@ async def test_what_was_delivered_makes_room_at_once_when_a_put_needs_it(tmp_pat
         left = asyncio.Event()
         disk.buffer.listen(changed=lambda: None, left=lambda _: left.set())
         for event in await disk.take():
-            disk.buffer.begin_ack(event, Delivered())
+            disk.buffer.begin_ack(event, HandedOver())
         assert await disk.buffer.put(make.of("c"), intake="http") == Full()
         await asyncio.wait_for(left.wait(), ACK_SECONDS / 2)
         await disk.put(make.of("c"))

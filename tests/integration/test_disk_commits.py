@@ -13,7 +13,7 @@ import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
 from forwarder.buffer.commits import RETRY_SECONDS
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.delivery.worker import Delivery
@@ -137,7 +137,7 @@ async def test_a_new_file_is_restored_at_once_although_the_damaged_one_took_not_
         await disk.put(make.of("ab"))
         taken = await disk.take()
         database.fails_to_commit = MANY
-        acking = await begin(disk.buffer.ack([(event, Delivered()) for event in taken]))
+        acking = await begin(disk.buffer.ack([(event, HandedOver()) for event in taken]))
         tries = database.commits
         await asyncio.sleep(0.3)
         assert not acking.done()
@@ -173,13 +173,13 @@ async def test_begun_acks_that_cannot_be_committed_are_committed_as_soon_as_they
         await disk.put(make.of("abc"))
         first, second, third = await disk.take()
         database.fails_to_commit = MANY
-        disk.buffer.begin_ack(first, Delivered())
+        disk.buffer.begin_ack(first, HandedOver())
         await asyncio.sleep(20)
-        disk.buffer.begin_ack(second, Delivered())
+        disk.buffer.begin_ack(second, HandedOver())
         await asyncio.sleep(20)
         assert (left, disk.buffer.ledger().buffered) == ([], 3)
         database.fails_to_commit = 0
-        disk.buffer.begin_ack(third, Delivered())
+        disk.buffer.begin_ack(third, HandedOver())
         await asyncio.sleep(1.2)
         assert sorted(left) == ids([first, second, third])
         ledger = disk.buffer.ledger()
@@ -210,7 +210,7 @@ async def test_begun_acks_that_are_hurried_are_committed_at_once(tmp_path: Path)
     async with stubborn(tmp_path) as (disk, _):
         await disk.put(make.of("ab"))
         for delivered, event in enumerate(await disk.take(), 1):
-            disk.buffer.begin_ack(event, Delivered())
+            disk.buffer.begin_ack(event, HandedOver())
             disk.buffer.hurry_acks()
             await asyncio.sleep(SOON_SECONDS)
             assert disk.buffer.ledger().delivered == delivered

@@ -11,7 +11,7 @@ import pytest
 
 from forwarder.buffer.base import Stored, Unavailable
 from forwarder.buffer.commits import MAX_DAMAGES_IN_A_ROW, PUT_SECONDS
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.database import dead_letters
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
@@ -63,7 +63,7 @@ async def test_a_bug_while_a_commit_is_applied_ends_what_serves_and_answers_who_
         taken = await disk.take()
         disk.buffer._taken.clear()  # so that the ack cannot be applied
         with pytest.raises(KeyError):
-            await disk.buffer.ack([(taken[0], Delivered())])
+            await disk.buffer.ack([(taken[0], HandedOver())])
         with pytest.raises(ExceptionGroup):
             await asyncio.wait_for(task, DEADLINE_SECONDS)
 
@@ -81,7 +81,7 @@ async def test_a_bug_before_or_after_a_commit_ends_what_serves_with_its_reason(t
         (taken,) = await disk.take()
         setattr(disk.buffer._commits, where, bug)
         database.fails_to_commit = where == "_refuse"
-        disk.buffer.begin_ack(taken, Delivered())
+        disk.buffer.begin_ack(taken, HandedOver())
         putting = asyncio.create_task(disk.buffer.put(make.of("b"), intake="http"))
         with pytest.raises(ExceptionGroup) as ended:
             await asyncio.wait_for(task, DEADLINE_SECONDS)
@@ -98,10 +98,10 @@ async def test_an_ack_that_was_begun_before_a_bug_failed_its_commit_is_committed
         task = serving(disk)
         await disk.put(make.of("abc"))
         first, second, third = await disk.take()
-        disk.buffer.begin_ack(first, Delivered())
+        disk.buffer.begin_ack(first, HandedOver())
         with pytest.raises(sqlite3.IntegrityError):
             await disk.buffer.put([second], intake="http")  # the same id again, which no intake does
-        disk.buffer.begin_ack(third, Delivered())
+        disk.buffer.begin_ack(third, HandedOver())
         with pytest.raises(ExceptionGroup):
             await asyncio.wait_for(task, DEADLINE_SECONDS)
     async with open_disk(tmp_path) as disk:
@@ -136,7 +136,7 @@ async def test_an_ack_of_a_marked_event_that_is_begun_after_a_bug_is_committed_b
         await disk.buffer.mark([(marked, 1)])
         with pytest.raises(sqlite3.IntegrityError):
             await disk.buffer.put([other], intake="http")  # the same id again, which no intake does
-        disk.buffer.begin_ack(marked, Delivered())
+        disk.buffer.begin_ack(marked, HandedOver())
     async with open_disk(tmp_path) as disk:
         assert ids(await disk.take_all()) == [other.id]
         ledger = disk.buffer.ledger()

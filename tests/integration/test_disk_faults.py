@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from forwarder.buffer.base import Stored
-from forwarder.buffer.fates import Delivered, Fate
+from forwarder.buffer.fates import Fate, HandedOver
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
@@ -128,7 +128,8 @@ class Run:
                 self._begin(buffer.release([event], not_before=asyncio.get_running_loop().time() + chance))
                 return
             self.acked.add(event.body)
-            fate: Fate = self.rng.choice([Delivered(), REJECTED])
+            fates: list[Fate] = [HandedOver(), REJECTED]
+            fate = self.rng.choice(fates)
             if chance < 0.95:
                 buffer.begin_ack(event, fate)
             else:

@@ -14,7 +14,7 @@ import pytest
 from forwarder.buffer.base import PutAnswer, Stored, Unavailable
 from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.database.connection import Job, Transaction, UnavailableError
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
@@ -250,7 +250,7 @@ async def test_begun_acks_wait_for_a_disk_that_hangs_while_puts_are_refused_in_t
         handed_out = await disk.take()
         database.hangs = "before the job"
         for event in handed_out:
-            disk.buffer.begin_ack(event, Delivered())
+            disk.buffer.begin_ack(event, HandedOver())
         await asyncio.sleep(30)
         assert (await timed(disk, make.of("c")))[0] == Unavailable()
         assert left == []

@@ -13,7 +13,7 @@ import pytest
 from forwarder.buffer import commits
 from forwarder.buffer.base import NO_NOTES, Notes, Stored, Unavailable
 from forwarder.buffer.batch import Batch
-from forwarder.buffer.fates import Delivered
+from forwarder.buffer.fates import HandedOver
 from forwarder.database import events, schema
 from forwarder.database.connection import DamagedError, Job, Transaction
 from forwarder.database.ledger import AlteredError
@@ -331,9 +331,9 @@ async def test_acks_are_committed_on_a_full_disk_and_notes_when_there_is_room_ag
             disk.buffer.put(refused, intake="http", notes=notes_of(refused, x=learned("date"), y=learned("number")))
         )
         async with asyncio.timeout(DEADLINE_SECONDS):
-            await disk.buffer.ack([(first, Delivered())])
+            await disk.buffer.ack([(first, HandedOver())])
             assert await putting == Unavailable()
-            await disk.buffer.ack([(second, Delivered())])
+            await disk.buffer.ack([(second, HandedOver())])
         assert not noting.done()
         assert disk.database.directory is not None
         assert disk.database.directory.has_reserve, "notes do not take it up"

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from forwarder.buffer.base import Stored
-from forwarder.buffer.fates import DeadLettered, Delivered
+from forwarder.buffer.fates import DeadLettered, HandedOver
 from forwarder.delivery.engine import WINDOW_EVENTS_PER_PERMIT
 from forwarder.delivery.worker import LAST_ACKS_SECONDS, Delivery, Progress
 from forwarder.event import Event, by_customer, each_alone
@@ -138,7 +138,7 @@ async def test_a_delivered_event_is_acked_as_delivered_after_one_attempt() -> No
     async with delivering(ScriptedPost()) as running:
         events = await running.put(running.make.of("abc"))
         await running.until_empty()
-        assert sorted(running.buffer.acked) == [(event.id, Delivered()) for event in events]
+        assert sorted(running.buffer.acked) == [(event.id, HandedOver()) for event in events]
         assert len(running.post.attempts) == 3
         assert counted(running.telemetry, "events_delivered_total") == 3
         assert counted(running.telemetry, "delivery_attempts_total", outcome="delivered") == 3
@@ -171,7 +171,7 @@ async def test_a_retryable_event_is_tried_until_it_is_delivered(reason: Retryabl
     async with delivering(post) as running:
         (event,) = await running.put(running.make.of("a"))
         await running.until_empty()
-        assert running.buffer.acked == [(event.id, Delivered())]
+        assert running.buffer.acked == [(event.id, HandedOver())]
         assert len(post.attempts) == 4
         assert counted(running.telemetry, "delivery_retries_total", reason=reason) == 3
         assert counted(running.telemetry, "delivery_attempts_total", outcome="retryable") == 3
@@ -184,7 +184,7 @@ async def test_a_blocked_event_is_kept_and_tried_again(status: int) -> None:
     async with delivering(ScriptedPost(first_attempts_fail(2, Blocked(status, "key")))) as running:
         (event,) = await running.put(running.make.of("a"))
         await running.until_empty()
-        assert running.buffer.acked == [(event.id, Delivered())]
+        assert running.buffer.acked == [(event.id, HandedOver())]
         assert counted(running.telemetry, "delivery_attempts_total", outcome="blocked") == 2
         assert counted(running.telemetry, "possible_duplicates_total") == 0
 
@@ -641,7 +641,7 @@ async def test_an_event_that_is_never_repeated_is_marked_before_each_attempt_and
         await running.until_empty()
         fates_of = dict(running.buffer.acked)
         assert all(marked)
-        assert fates_of[1] == fates_of[3] == Delivered()
+        assert fates_of[1] == fates_of[3] == HandedOver()
         assert isinstance(fates_of[2], DeadLettered)
         assert (fates_of[2].reason, fates_of[2].attempts) == ("ambiguous", 1)
         assert running.buffer.unmarked == [3], "its attempt ended in a way that says that it is not there"
@@ -656,7 +656,7 @@ async def test_the_policy_of_an_events_name_wins_and_others_are_not_marked() -> 
         await running.until_empty()
         fates_of = dict(running.buffer.acked)
         assert isinstance(fates_of[1], DeadLettered)
-        assert fates_of[2] == Delivered()
+        assert fates_of[2] == HandedOver()
         assert running.buffer.ever_marked == {1}
         assert counted(running.telemetry, "possible_duplicates_total") == 1
 
@@ -816,7 +816,7 @@ async def test_an_outage_of_a_minute_costs_some_probes_and_is_followed_by_no_bur
             f"all delivered {now() - end:.0f} s after it"
         )
         assert sorted(event for event, _ in running.buffer.acked) == ids(events)
-        assert all(fate == Delivered() for _, fate in running.buffer.acked)
+        assert all(fate == HandedOver() for _, fate in running.buffer.acked)
         assert post.most_on_wire <= 64
         assert during <= 64 + 10
         assert max(tenths) <= 2 * steady, "a burst"

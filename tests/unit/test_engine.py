@@ -62,7 +62,7 @@ def test_the_next_event_of_a_customer_starts_only_when_the_one_before_has_left()
     some.put("aa")
     attempt = some.start()
     decision = some.engine.ended(attempt, DELIVERED, some.now)
-    assert decision == Ack(fates.Delivered())
+    assert decision == Ack(fates.HandedOver())
     assert some.try_start() is None
     some.lanes.end(attempt.lane)
     assert some.start().taken.event.id == 2
@@ -78,7 +78,7 @@ def test_an_event_that_waits_for_its_retry_holds_up_its_own_customer_only() -> N
     some = driver()
     some.put("aabb")
     assert some.run(FAILED) == Waits("status_5xx", maybe_delivered=False)
-    assert [some.run(DELIVERED), some.run(DELIVERED), some.try_start()] == [Ack(fates.Delivered())] * 2 + [None]
+    assert [some.run(DELIVERED), some.run(DELIVERED), some.try_start()] == [Ack(fates.HandedOver())] * 2 + [None]
     assert some.engine.wakes_at() == some.now + 1.0
     some.wait(1.0)
     assert [some.start().taken.event.id, some.try_start()] == [1, None]
@@ -223,7 +223,7 @@ def test_a_cancelled_attempt_leaves_its_event_pending_and_gives_its_permit_back(
     some.put("ab")
     some.engine.cancelled(some.start())
     assert some.limiter.in_flight == 0
-    assert [some.run(DELIVERED), some.run(DELIVERED)] == [Ack(fates.Delivered())] * 2
+    assert [some.run(DELIVERED), some.run(DELIVERED)] == [Ack(fates.HandedOver())] * 2
     assert some.delivered == [2, 1]
 
 

@@ -157,7 +157,7 @@ class EngineInvariants(RuleBasedStateMachine):
     def check_fate(self, attempt: Attempt, outcome: Outcome, fate: fates.Fate, before: Before) -> None:
         some = self.driver
         assert attempt.taken.event.id not in some.fates
-        assert (fate == fates.Delivered()) == (outcome == DELIVERED)
+        assert (fate == fates.HandedOver()) == (outcome == DELIVERED)
         if not isinstance(fate, fates.DeadLettered):
             return
         match fate.reason:

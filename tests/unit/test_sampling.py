@@ -9,7 +9,7 @@ from math import inf
 import pytest
 
 from forwarder.buffer.base import Ledger, Stored
-from forwarder.buffer.fates import DeadLettered, Delivered, Fate
+from forwarder.buffer.fates import DeadLettered, Fate, HandedOver
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.observing.telemetry import Telemetry
 from forwarder.sampling import Forecast, Sample, Sampling
@@ -49,7 +49,7 @@ class Sampled:
 
     async def deliver(self, number: int) -> None:
         events = await self.buffer.take(max_events=number, max_bytes=10**9)
-        await self.buffer.ack([(event, Delivered()) for event in events])
+        await self.buffer.ack([(event, HandedOver()) for event in events])
 
     def rates(self, name: str) -> list[float]:
         rates = self.sampling.history.described()[name]
@@ -173,7 +173,7 @@ async def test_the_line_of_a_hold_that_was_left_out_is_written_although_nothing_
 async def test_every_way_out_of_the_buffer_wakes_who_sleeps() -> None:
     async with sampled() as system:
         await system.put(3)
-        fates: list[Fate] = [Delivered(), DeadLettered("expired", None, b"", 1, 1.0, 1.0)]
+        fates: list[Fate] = [HandedOver(), DeadLettered("expired", None, b"", 1, 1.0, 1.0)]
         for number, fate in enumerate(fates, 1):
             await asyncio.sleep(HOUR)
             (event,) = await system.buffer.take(max_events=1, max_bytes=10**9)
