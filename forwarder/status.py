@@ -151,7 +151,7 @@ class Status:
         """Return the gauges as of now."""
         occupancy, forecast = self._buffer.occupancy(), self._sampling.forecast
         progress = self._delivery.progress()
-        parked = progress.parked + occupancy.resting
+        parked = progress.parked + occupancy.deferred
         # Delivery still counts events whose acks were committed just now.
         in_flight = min(progress.in_flight, occupancy.events - parked)
         return Gauges(

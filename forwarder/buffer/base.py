@@ -105,7 +105,7 @@ class Occupancy:
 
     events: int
     bytes: int
-    resting: int
+    deferred: int
     """How many events are deferred: they were released, or are behind such an event in their lane, and must wait."""
     oldest_accepted_at: float | None
     """Seconds since 1970; None if it is empty. May be too early while the oldest event is only on disk."""
@@ -292,7 +292,7 @@ class Buffer(Protocol):
         """
         ...
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         """Let everything that is deferred be taken at once."""
         ...
 

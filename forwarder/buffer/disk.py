@@ -284,7 +284,7 @@ class DiskBuffer(LocalBuffer):
         return Occupancy(
             events=counters["buffered"],
             bytes=counters["buffered_bytes"],
-            resting=self._ordering.count_deferred(self._clock()),
+            deferred=self._ordering.count_deferred(self._clock()),
             oldest_accepted_at=min((time for time in times if time is not None), default=None)
             if counters["buffered"]
             else None,
@@ -408,7 +408,7 @@ class DiskBuffer(LocalBuffer):
 
     def _restore(self, file: str) -> None:
         """Have the ledger and what is in memory written to the new file; the rest is salvaged from the damaged one."""
-        self._telemetry.database_set_aside(file)
+        self._telemetry.database_quarantined(file)
         dropped = chain(self._room.dropping, *(put.dropped for put in self._commits.uncommitted_puts()))
         kept = sorted(chain(self._ordering, self._taken.values(), dropped), key=lambda event: event.id)
         counters = dict(self._database.ledger)

@@ -255,7 +255,7 @@ class LocalBuffer:
             if event.id not in self._taken:
                 raise KeyError(event.id)
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         """See Buffer."""
         self._ordering.end_deferrals()
         self._news.tell()

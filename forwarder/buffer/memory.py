@@ -206,9 +206,9 @@ class MemoryBuffer(LocalBuffer):
         """See Buffer."""
         waiting = self._ordering.oldest_accepted_at()
         times = chain(() if waiting is None else (waiting,), (event.accepted_at for event in self._taken.values()))
-        resting = self._ordering.count_deferred(self._clock())
+        deferred = self._ordering.count_deferred(self._clock())
         return Occupancy(
-            events=self._events, bytes=self._bytes, resting=resting, oldest_accepted_at=min(times, default=None)
+            events=self._events, bytes=self._bytes, deferred=deferred, oldest_accepted_at=min(times, default=None)
         )
 
     async def close(self) -> None:

@@ -74,7 +74,7 @@ class Salvaging:
         known = {each.file: each for file in found for each in file.salvages}
         self._progress |= {name: known.get(name, Salvage(name)) for name in names}
         for name in names:
-            self._telemetry.database_set_aside(name)
+            self._telemetry.database_quarantined(name)
         if counters is None:
             self._telemetry.ledger_lost(names[-1])
         return partial(salvage.begin, salvages=tuple(self._progress.values()), counters=counters)

@@ -108,7 +108,7 @@ class Upkeep:
     async def _look(self, *, then: Job[bool] | None = None) -> Look:
         found = await self._database.look(then=then)
         for name in found.recreated:
-            self._telemetry.buffer_file_made_anew(name)
+            self._telemetry.buffer_file_recreated(name)
         if found.moved is not None:
             self._telemetry.buffer_moved(found.moved, is_news=not self._is_away)
             self._moved(found.moved)

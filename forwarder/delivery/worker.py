@@ -170,7 +170,7 @@ class Delivery:
         """Retry everything that is parked or deferred at once, as the process is about to stop."""
         self._lanes.end_waits()
         self._ask()
-        self._buffer.end_rests()
+        self._buffer.end_deferrals()
 
     # What may be known of it
 
@@ -394,13 +394,17 @@ class Delivery:
         if not attempt.lane.revoked:  # or what is in it now came again
             self._revoked({attempt.taken.event.customer})
         self._engine.cancelled(attempt)
+        self._ask()  # another may start now, and this worker is not free yet
         if attempt.never_repeated:
             await self._buffer.unmark([attempt.taken.event])
         await asyncio.sleep(0)  # so that a store that hands out the same event again and again does not block the loop
 
     def _revoked(self, lanes: AbstractSet[str]) -> None:
         """Remove from the window what has not started of these lanes: another process has them now."""
-        self._lanes.revoke(lanes)
+        try:
+            self._lanes.revoke(lanes)
+        except Exception as bug:  # noqa: BLE001 - which ends `serve`
+            self._for_serve.put_nowait(bug)
         self._changed()  # there is room for other lanes
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
@@ -448,7 +452,7 @@ class Delivery:
         self._unacked -= len(events)
         try:
             if self._engine.some_deferred and self._engine.deferred_may_return():
-                self._buffer.end_rests()
+                self._buffer.end_deferrals()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._for_serve.put_nowait(bug)
         if self._waits_for_acks:

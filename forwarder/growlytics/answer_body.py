@@ -1,7 +1,8 @@
 """What the body of a 2xx says, in whatever encoding it came: success, failure, or a page of somebody else. Pure.
 
-Growlytics documents `200: OK`, and `{"success": true}` elsewhere. So any body is a success but for two kinds: an object
-whose `success` means no; and a page, that is HTML, or what is declared as HTML and has no `success`. Used by `outcome`.
+Growlytics documents `200: OK`, and `{"success": true}` elsewhere. So a body is a success unless it is of one of two kinds.
+An object whose `success` means no is a failure. A page is HTML, or is declared as HTML and has no `success`. Used by
+`outcome`.
 """
 
 import json

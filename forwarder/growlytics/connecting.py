@@ -1,8 +1,9 @@
 """How a connection to Growlytics is made: whom to trust, and aiohttp with its proxies, TLS and name resolution.
 
-aiohttp has no function that only connects. Its session prepares a request, and then calls the connector's `connect`, which
-is documented. Ours hands the new connection to us there, so the session never sends the request. This way nothing here
-depends on how aiohttp builds requests, which changes between versions. Used by `connections`, `client` and `reload`.
+aiohttp has no function that only connects. Its session prepares a request, and then calls the documented `connect` of its
+connector. Our connector raises the new connection as an exception there, so the session never sends the request. This way
+nothing here depends on how aiohttp builds requests, which changes between versions. Used by `connections`, `client` and
+`reload`.
 """
 
 import asyncio

@@ -66,7 +66,7 @@ class ApiConnection(asyncio.Protocol):
 
         An answer counts once its head is complete. The future has it when the answer has ended; or at `deadline`, a time of
         the event loop, or when the connection ends, with as much of the body as came. Otherwise it fails with TimeoutError
-        or NoAnswerError. Then, or after cancelling the future, close the connection; after an answer, `keep` it.
+        or NoAnswerError. After an answer `keep` the connection; after a failure, or after cancelling the future, `close` it.
         """
         self._waiter = waiter = self._loop.create_future()
         self.is_fit = False
@@ -172,7 +172,7 @@ class ApiConnections:
         self._idle: deque[ApiConnection] = deque()
         """Those idle for longest come first."""
         self.members: Final[set[ApiConnection]] = set()
-        """All that are open."""
+        """All that were made and not closed here."""
         self.quiet_seconds: Final = quiet_seconds
         self.sweep: Final = Sweep(self._look)
         """Ends exchanges that are late and connections that were idle for long."""
@@ -180,13 +180,13 @@ class ApiConnections:
     def use_tls(self, tls: Trust) -> None:
         """Trust these authorities from now on; connections made before carry no further request."""
         self._tls = tls
-        self._set_ends()
+        self._set_expiries()
         self._close_idle()
 
     def use_max_age(self, seconds: float) -> None:
         """Let connections, including those that exist, become this old; 0 is no limit."""
         self._max_age_seconds = seconds
-        self._set_ends()
+        self._set_expiries()
 
     def take(self) -> ApiConnection | None:
         """Return an idle connection to which a request may be written at once; None if there is none.
@@ -194,13 +194,14 @@ class ApiConnections:
         This closes connections that have ended or expired, or on which something came unasked. The kernel is asked too,
         because the loop may not have noticed yet.
         """
-        idle = self._idle
+        idle, now = self._idle, self.time()
         while idle:
             connection = idle.pop()
             if (
                 connection.is_fit
                 and not connection.transport.is_closing()
-                and self.time() < connection.expires_at
+                and now < connection.expires_at
+                and now < connection.idle_since + self._keepalive_seconds  # after a standstill the sweep is late
                 and not connection.unread.poll(0)
             ):
                 return connection
@@ -212,7 +213,7 @@ class ApiConnections:
         tls = self._tls
         made = await self._connector.connect(tls, within_seconds=within_seconds)
         connection = ApiConnection(made, self, tls=tls, share_of_age=1 - _AGE_JITTER * self._random_share())
-        connection.expires_at = self._end_of(connection)
+        connection.expires_at = self._expiry_of(connection)
         self.members.add(connection)
         return connection
 
@@ -228,8 +229,10 @@ class ApiConnections:
             connection.close()
 
     async def close(self) -> None:
-        """Close every connection. May be called again."""
-        self._close_idle()
+        """Close every connection, which ends the posts under way. May be called again."""
+        self._idle.clear()
+        for connection in tuple(self.members):
+            connection.close()
         self.sweep.cancel()
         await self._connector.close()
         await asyncio.sleep(0)  # in this turn the loop closes the sockets
@@ -238,11 +241,11 @@ class ApiConnections:
         while self._idle:
             self._idle.pop().close()
 
-    def _set_ends(self) -> None:
+    def _set_expiries(self) -> None:
         for connection in self.members:
-            connection.expires_at = self._end_of(connection)
+            connection.expires_at = self._expiry_of(connection)
 
-    def _end_of(self, connection: ApiConnection) -> float:
+    def _expiry_of(self, connection: ApiConnection) -> float:
         """Return when a connection expires: the host's name may mean another address by then."""
         if connection.tls is not self._tls:
             return -inf

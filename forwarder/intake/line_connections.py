@@ -215,6 +215,7 @@ class LineConnection:
             self._keeper.telemetry.request_failed(error)
             self._pause()
             self._has_ended = True
+            self._received = Received(self._keeper.settings.max_line_bytes)  # nothing more is accepted
         self.task = None
         if self._has_ended:
             self._finish()

@@ -204,7 +204,7 @@ class DeliveryTelemetry(TelemetryBase):
         """The buffer's file is in its place again."""
         log.warning("the buffer's file is in its place again")
 
-    def buffer_file_made_anew(self, name: str) -> None:
+    def buffer_file_recreated(self, name: str) -> None:
         """A file beside the buffer's, its log or its lock, was removed while it was in use."""
         self._metrics.buffer_errors["directory"] += 1
         log.warning(
@@ -229,7 +229,7 @@ class DeliveryTelemetry(TelemetryBase):
 
     # Damage
 
-    def database_set_aside(self, file: str) -> None:
+    def database_quarantined(self, file: str) -> None:
         """The buffer's file is damaged. It was renamed to `file` and replaced by a new one."""
         log.error(
             "the buffer's file is damaged and was renamed; what can be read of it is restored, and may follow newer events",

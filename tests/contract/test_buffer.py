@@ -453,12 +453,12 @@ async def test_ending_the_rests_lets_all_be_taken_at_once_and_in_order(buffer: B
     await put(buffer, events)
     await release(buffer, await take(buffer, 3), rest_seconds=3600)
     assert await nothing_to_take(buffer)
-    assert buffer.occupancy().resting == 5, "those behind a released one rest with it"
+    assert buffer.occupancy().deferred == 5, "those behind a released one rest with it"
     waiting = asyncio.create_task(take(buffer))
     await asyncio.sleep(0)
-    buffer.end_rests()
+    buffer.end_deferrals()
     assert await waiting == events
-    assert buffer.occupancy().resting == 0
+    assert buffer.occupancy().deferred == 0
     await release(buffer, events[:1], rest_seconds=3600)
     assert await nothing_to_take(buffer), "a rest that begins later holds"
 
@@ -560,7 +560,7 @@ async def test_ledger_and_occupancy_are_right_at_every_step(
     assert is_right(5, 2, 1, [events[0], events[2]])
 
 
-@pytest.mark.parametrize("where", ["waiting", "taken", "resting", "skipped"])
+@pytest.mark.parametrize("where", ["waiting", "taken", "deferred", "skipped"])
 async def test_the_oldest_event_counts_wherever_it_is(kind: Kind, buffer: Buffer, make: EventMaker, where: str) -> None:
     oldest, younger, other = events = make.of("aab")
     await put(buffer, events)
@@ -568,7 +568,7 @@ async def test_the_oldest_event_counts_wherever_it_is(kind: Kind, buffer: Buffer
         assert await take(buffer, skip={"a"}) == [other]
     elif where != "waiting":
         taken = await take(buffer, 1)
-        if where == "resting":
+        if where == "deferred":
             await release(buffer, taken, rest_seconds=LONG_REST_SECONDS)
     assert is_oldest(kind, buffer.occupancy(), oldest.accepted_at)
     if where == "taken":
@@ -656,7 +656,7 @@ async def test_closing_drops_what_the_buffer_cannot_keep_wherever_it_is(
     await buffer.close()
     closed = ledger_of(accepted=6, delivered=1, dropped={"shutdown": 5}, buffered=0)
     assert buffer.ledger() == closed
-    assert buffer.occupancy() == Occupancy(events=0, bytes=0, resting=0, oldest_accepted_at=None)
+    assert buffer.occupancy() == Occupancy(events=0, bytes=0, deferred=0, oldest_accepted_at=None)
     assert counted(telemetry, "events_dropped_total", reason="shutdown") == 5
     await buffer.close()
     assert buffer.ledger() == closed

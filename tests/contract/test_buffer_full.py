@@ -74,7 +74,7 @@ async def test_what_rests_and_what_is_skipped_goes_as_well_in_its_turn(
     await put(buffer, make.of("d"))
     assert await take_all(buffer, skip={"d"}) == [events[4]]
     assert ids(await take_all(buffer)) == [7, 8]
-    buffer.end_rests()
+    buffer.end_deferrals()
     assert await take_all(buffer) == [events[3]]
     assert buffer.ledger().dropped["drop_oldest"] == 2
 
@@ -87,7 +87,7 @@ async def test_a_rest_goes_on_when_all_that_rested_was_dropped(open_buffer: Open
     newer = make("a")
     await put(buffer, [newer])
     assert await nothing_to_take(buffer), "Growlytics asked for the rest, not the event that is gone"
-    buffer.end_rests()
+    buffer.end_deferrals()
     assert await take(buffer) == [newer]
     await ack(buffer, [other, newer])
 
@@ -102,7 +102,7 @@ async def test_it_is_full_when_what_must_stay_leaves_too_little_room(open_buffer
     assert await buffer.put(make.of("cccc"), intake="http") == Full()
     assert (buffer.ledger(), buffer.occupancy().events) == before
     assert await take_all(buffer) == [events[3]], "nothing was dropped, and a rests as before"
-    buffer.end_rests()
+    buffer.end_deferrals()
     assert await take_all(buffer) == [events[0], events[2]]
     assert await buffer.put(make.of("c"), intake="http") == Full()
 
@@ -132,7 +132,7 @@ async def test_a_put_that_is_cancelled_while_it_makes_room_is_stored_or_loses_no
     await asyncio.wait({putting})
     await put(buffer, [])  # whatever was being committed is so after this
     assert not await take_all(buffer, skip=set("abcd"))
-    buffer.end_rests()
+    buffer.end_deferrals()
     left = await take_all(buffer)
     assert left in (events, [*events[30:], *newer])
     assert buffer.ledger().unaccounted == 0

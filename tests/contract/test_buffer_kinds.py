@@ -60,7 +60,7 @@ async def test_an_event_counts_the_same_whatever_its_kind(buffer: Buffer, make: 
     events = of_both_kinds(make, 4)
     await put(buffer, events)
     oldest = events[0].accepted_at
-    assert buffer.occupancy() == Occupancy(events=4, bytes=80, resting=0, oldest_accepted_at=oldest)
+    assert buffer.occupancy() == Occupancy(events=4, bytes=80, deferred=0, oldest_accepted_at=oldest)
     taken = await take(buffer)
     await ack(buffer, taken[:2], REJECTED)
     await ack(buffer, taken[2:3])

@@ -146,7 +146,7 @@ async def test_lanes_that_are_skipped_or_rest_stay_out_of_every_share(buffer: Bu
         found += await take_share(buffer, 3, skip={"b"})
     assert found == of_c
     assert await nothing_to_take(buffer, skip={"b"})
-    buffer.end_rests()
+    buffer.end_deferrals()
     takes = await take_shares(buffer, 3, 8)
     assert by_lane([event for each in takes for event in each]) == by_lane([e for e in events if e.customer != "c"])
 

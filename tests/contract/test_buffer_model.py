@@ -152,7 +152,7 @@ class Model:
             self.waiting.append(event)
             self.rests[event.customer] = max(self.rests.get(event.customer, 0.0), not_before)
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         self.rests.clear()
 
     def restart(self) -> None:
@@ -386,9 +386,9 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.model.marked.difference_update(ids(events))
 
     @rule()
-    def end_rests(self) -> None:
-        self.buffer.end_rests()
-        self.model.end_rests()
+    def end_deferrals(self) -> None:
+        self.buffer.end_deferrals()
+        self.model.end_deferrals()
 
     @rule(seconds=st.integers(1, 4))
     def time_passes(self, seconds: int) -> None:

@@ -148,7 +148,7 @@ async def test_the_listener_is_told_when_all_rests_are_ended(listener: Listener,
     await release(listener.buffer, [event], rest_seconds=LONG_REST_SECONDS)
     assert listener.take_ready() == []
     before = listener.changes
-    listener.buffer.end_rests()
+    listener.buffer.end_deferrals()
     assert listener.changes > before
     assert await listener.take(1) == [event]
 

@@ -61,7 +61,7 @@ class ObservedBuffer:
         self.bug: Exception | None = None
         """What `take_ready` raises."""
         self.bug_of_rests: Exception | None = None
-        """What `end_rests` raises."""
+        """What `end_deferrals` raises."""
         self.out: set[int] = set()
         """The ids of the events that are taken now."""
         self.acked: list[tuple[int, Fate]] = []
@@ -214,10 +214,10 @@ class ObservedBuffer:
     def ledger(self) -> Ledger:
         return self.inner.ledger()
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         if self.bug_of_rests is not None:
             raise self.bug_of_rests
-        self.inner.end_rests()
+        self.inner.end_deferrals()
 
     def ready_at(self, now: float, *, skip_lanes: AbstractSet[str] = frozenset()) -> float | None:
         return self.inner.ready_at(now, skip_lanes=skip_lanes)

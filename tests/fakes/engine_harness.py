@@ -76,7 +76,7 @@ class Backlog:
         for event in events:
             self._rests[event.customer] = max(not_before, self._rests.get(event.customer, not_before))
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         self._rests.clear()
 
     @property
@@ -176,7 +176,7 @@ class Driver:
         self.fates[event_id] = decision.fate
         self.lanes.end(attempt.lane)
         if self.engine.deferred_may_return():
-            self.backlog.end_rests()
+            self.backlog.end_deferrals()
 
     def run(self, outcome: Outcome) -> Decision:
         """Start the next attempt, and end it so."""

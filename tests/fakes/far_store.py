@@ -497,7 +497,7 @@ class FarBuffer:
 
         await self.store.submit(work)
 
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         self._rests.clear()
         self._tell_changed()
 
@@ -534,7 +534,7 @@ class FarBuffer:
         return Occupancy(
             events=len(rows),
             bytes=sum(row.event.size_bytes for row in rows),
-            resting=sum(self._rests.get(here.event.customer, now) > now for here in resting),
+            deferred=sum(self._rests.get(here.event.customer, now) > now for here in resting),
             oldest_accepted_at=min((row.event.accepted_at for row in rows), default=None),
         )
 

@@ -703,6 +703,22 @@ async def test_closing_ends_idle_connections_and_may_be_done_again() -> None:
         await client.close()
 
 
+@pytest.mark.parametrize("body", [BODY, b"x" * 20_000_000], ids=["all of it has left", "most of it has not left"])
+async def test_closing_ends_posts_under_way(body: bytes) -> None:
+    begun = asyncio.Event()
+
+    async def behave(connection: Connection) -> None:
+        await connection.reader.readuntil(b"\r\n\r\n")
+        begun.set()  # and nothing more is read
+
+    async with raw_server(behave) as server, opened(server.url) as client:
+        post = asyncio.create_task(client.post(body))
+        await begun.wait()
+        async with asyncio.timeout(PATIENCE_SECONDS / 2):
+            await client.close()
+            assert await post == LOST
+
+
 async def test_a_client_that_was_never_opened_closes() -> None:
     client = GrowlyticsClient(GrowlyticsSettings(api_key=Secret(KEY)))
     await client.close()

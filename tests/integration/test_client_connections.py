@@ -413,6 +413,18 @@ async def test_connections_that_are_idle_for_long_are_closed_and_those_in_use_ar
         await connections.close()
 
 
+async def test_a_connection_that_was_idle_for_long_while_the_process_stood_still_is_not_used_again() -> None:
+    """Whatever is between may have forgotten it without a word: the sweep comes too late to close it."""
+    async with raw_server(answering(OK)) as server:
+        connections = connections_to(server, keepalive_seconds=0.05)
+        connection = await connections.connect(within_seconds=PATIENCE_SECONDS)
+        connections.keep(connection)
+        time.sleep(0.1)  # noqa: ASYNC251 - the process stands still
+        assert connections.take() is None
+        assert connection.transport.is_closing()
+        await connections.close()
+
+
 async def test_a_connection_that_ended_right_before_the_post_is_noticed_before_anything_is_written() -> None:
     async with raw_server(answering(OK)) as server, opened(server.url) as client:
         for number in range(1, 50):

@@ -25,6 +25,7 @@ from tests.fakes.disk_buffers import REJECTED, OpenDisk, open_disk
 from tests.fakes.events import EventMaker
 from tests.fakes.virtual_time import in_virtual_time
 
+FATES: tuple[Fate, ...] = (HandedOver(), REJECTED)
 STEPS = 150
 QUIET_SECONDS = 20
 """Within which a disk that works again has committed everything."""
@@ -128,8 +129,7 @@ class Run:
                 self._begin(buffer.release([event], not_before=asyncio.get_running_loop().time() + chance))
                 return
             self.acked.add(event.body)
-            fates: list[Fate] = [HandedOver(), REJECTED]
-            fate = self.rng.choice(fates)
+            fate = self.rng.choice(FATES)
             if chance < 0.95:
                 buffer.begin_ack(event, fate)
             else:
@@ -181,7 +181,7 @@ def test_whatever_fails_all_that_was_stored_is_there_once_and_counted_and_all_ac
             assert all(task.done() and not task.exception() for task in run.tasks)
             assert (disk.buffer.available, disk.buffer.stalled) == (True, False)
             assert sorted(run.left) == sorted(run.acked)
-            disk.buffer.end_rests()
+            disk.buffer.end_deferrals()
             for _ in range(100):
                 run.take(50)
                 await asyncio.sleep(0.1)

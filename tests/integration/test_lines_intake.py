@@ -83,6 +83,23 @@ async def settled(served: WayIn, received: int) -> None:
     await until(lambda: served.counts().received >= received, what=f"{received} events are counted")
 
 
+async def test_a_bug_closes_the_connection_even_in_the_middle_of_another_line(
+    served: WayIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(served.intake, LinesIntake)
+
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(served.intake.acceptor, "accept", broken)
+    client = await served.connect()
+    client.writer.write(numbered(1) + b"\n" + numbered(2))
+    assert await client.reader.read() == b"", "the connection is closed"
+    assert not served.intake.connections
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ZeroDivisionError]
+    caplog.clear()
+
+
 # What is a line
 
 

@@ -124,7 +124,7 @@ def test_events_put_behind_a_skipped_lane_cost_one_look_each() -> None:
     assert skip.asked <= rounds * 15
 
 
-@pytest.mark.parametrize("how", ["skipped", "resting"])
+@pytest.mark.parametrize("how", ["skipped", "deferred"])
 def test_takes_behind_a_huge_lane_take_as_long_as_without_it(how: str) -> None:
     """Looks at events are counted above; this sees whatever else grows, but only widely."""
 
@@ -139,7 +139,7 @@ def test_takes_behind_a_huge_lane_take_as_long_as_without_it(how: str) -> None:
     def behind() -> float:
         ordering = behind_a_huge_lane()
         skip: AbstractSet[str] = frozenset({"huge"}) if how == "skipped" else NOBODY
-        if how == "resting":
+        if how == "deferred":
             ordering.release(hand_out(ordering), not_before=1000.0)
         hand_out(ordering, skip)
         return takes(ordering, skip)

@@ -161,7 +161,7 @@ class OrderingAgainstModel(RuleBasedStateMachine):
             self.rests[event.customer] = max(self.rests.get(event.customer, 0.0), self.now + rest_seconds)
 
     @rule()
-    def end_rests(self) -> None:
+    def end_deferrals(self) -> None:
         self.ordering.end_deferrals()
         self.rests.clear()
 

@@ -47,6 +47,7 @@ class Fleet:
     buffers: list[FarBuffer] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
     telemetries: list[Telemetry] = field(default_factory=list)
+    servings: list[asyncio.Task[None]] = field(default_factory=list)
     outcome: Callable[[], Outcome] = lambda: DELIVERED
     seconds: Callable[[], float] = lambda: 0.01
     connecting_seconds: Callable[[], float] = lambda: 0.0
@@ -105,7 +106,7 @@ def poster(all_of_it: Fleet, number: int) -> Post:
 async def fleet(**settings: Any) -> AsyncIterator[Fleet]:
     """Serve with two forwarders while the block runs; then every count of theirs is 0, and the ledger balances."""
     all_of_it = Fleet(FarStore(), ordered=settings.get("order") != "none")
-    serving: list[asyncio.Task[None]] = []
+    serving = all_of_it.servings
     chosen = {
         "max_concurrency": 3,
         "max_age_seconds": 1e12,
@@ -218,6 +219,48 @@ async def test_an_event_whose_lane_is_revoked_before_its_bytes_leave_is_no_attem
         assert both.arrived == [2, 1]
         assert ids(await putting) == [1, 2]
         await moving
+
+
+@in_virtual_time
+async def test_others_do_not_wait_until_an_event_that_was_not_started_is_unmarked() -> None:
+    async with fleet(on_ambiguous="dead_letter", breaker_failures=1) as both:
+        both.outcome = lambda: FAILED
+        await both.put("bc")
+        await asyncio.sleep(0.02)
+        assert both.deliveries[0].holds()
+        both.outcome = lambda: DELIVERED
+        marked: list[tuple[float, str]] = []
+        mark = both.buffers[0].mark
+
+        async def slow_mark(events: Sequence[tuple[Event, int]]) -> None:
+            marked.extend((now(), event.customer) for event, _ in events)
+            await mark(events)
+            await asyncio.sleep(20.0 if len(marked) == 1 else 0.0)  # so the lane is revoked before
+
+        both.buffers[0].mark = slow_mark  # type: ignore[method-assign]  # this one is slow
+        await both.put("a")
+        both.store._delay = lambda: 5.0
+        began = now()
+        await asyncio.sleep(1.0)
+        assert [customer for _, customer in marked] == ["a"], "the probe"
+        await both.store.move({"a"}, both.buffers[1])
+        await both.until_empty()
+        assert marked[1][0] - began == pytest.approx(25.0, abs=0.1), "when the probe had not started; 30 when unmarked"
+
+
+@in_virtual_time
+async def test_a_bug_while_a_lane_is_revoked_ends_serve_with_it() -> None:
+    bug = RuntimeError("a bug")
+
+    def broken(customers: object) -> None:
+        raise bug
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the fleet ends in it
+        async with fleet() as both:
+            both.deliveries[0]._lanes.revoke = broken  # type: ignore[method-assign]  # a bug
+            await both.store.move({"a"}, both.buffers[1])
+            await both.servings[0]
+    assert caught.value.exceptions == (bug,)
 
 
 @pytest.mark.parametrize("outcome", [DELIVERED, FAILED, LOST, Rejected(400), Blocked(401, "key")])

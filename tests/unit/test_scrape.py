@@ -69,7 +69,7 @@ def after_a_course_of_events() -> Telemetry:
     telemetry.events_dropped(3, reason="corrupt")
     telemetry.dead_letters_evicted(2, reason="full")
     telemetry.buffer_failed("commit", OSError("no space left"))
-    telemetry.buffer_file_made_anew("lock")
+    telemetry.buffer_file_recreated("lock")
     telemetry.file_reloaded("growlytics.api_key_file", "changed")
     telemetry.file_reload_failed("growlytics.api_key_file", "is empty", notable=False)
     telemetry.reloaded((), restart_needed=())
