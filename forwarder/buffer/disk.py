@@ -414,7 +414,7 @@ class DiskBuffer(LocalBuffer):
         counters = dict(self._database.ledger)
         self._ordering.forget_unread()
         self._commits.forget_corrupt()  # the salvage will miss them, too
-        job = self._salvaging.restoring(file, counters=counters, kept=kept, marked=dict(self._marking.marks))
+        job = self._salvaging.job_to_restore(file, counters=counters, kept=kept, marked=dict(self._marking.marks))
         self._commits.restore(job, then=self._restored)
 
     def _restored(self) -> None:

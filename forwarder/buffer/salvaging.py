@@ -83,7 +83,9 @@ class Salvaging:
         """Return the names of the files that are being salvaged."""
         return list(self._progress)
 
-    def restoring(self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes) -> Job[None]:
+    def job_to_restore(
+        self, file: str, *, counters: Mapping[str, int], kept: Sequence[Event], marked: Changes
+    ) -> Job[None]:
         """Return a job that begins to salvage a file which was quarantined now, and restores what is in memory."""
         self._progress[file] = Salvage(file, skip=frozenset(event.id for event in kept))
         salvages = tuple(self._progress.values())
