@@ -403,6 +403,8 @@ class Delivery:
         """Remove from the window what has not started of these lanes: another process has them now."""
         try:
             self._lanes.revoke(lanes)
+            if self._engine.some_deferred and self._engine.deferred_may_return():
+                self._buffer.end_deferrals()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._for_serve.put_nowait(bug)
         self._changed()  # there is room for other lanes

@@ -121,10 +121,10 @@ class GrowlyticsClient:
             connection, connecting_seconds = connected, clock() - began
             if connecting_seconds > within_seconds:  # this process stood still: the answer gets the whole timeout
                 began = clock()
-        if may_leave is not None and not may_leave():
-            connections.keep(connection)
-            return None
         try:
+            if may_leave is not None and not may_leave():
+                connections.keep(connection)
+                return None
             answer = await connection.exchange(request, began + timeout_seconds)
         except (NoAnswerError, OSError) as error:
             connection.close()
