@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.bench.calls import count_way
 from tests.system.processes import KEY, example_event, running_daemon, running_sandbox, until
 
-MOST_CALLS, MOST_CHANGES = 290, 200
+MOST_CALLS, MOST_CHANGES = 140, 120
 """For one plain post, alone, from the socket to the committed ack. Lower it when the way has become shorter."""
 MOST_IDLE_CALLS, MOST_IDLE_SWITCHES = 60, 3
 """A second."""
