@@ -15,7 +15,6 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from forwarder.database.directory import RESERVE_BYTES, Directory, DirectoryErro
 from forwarder.database.files import UnfitFileError
 from forwarder.database.ledger import Counters
 from forwarder.database.schema import PAGE_BYTES
+from forwarder.host.threads import JobThread
 
 CHECKPOINT_PAGES: Final = 1000
 LOOK_SECONDS: Final = 1.0
@@ -127,7 +127,7 @@ class Database:
         """Called with the damaged file's new name before the job's callback; must schedule the restore."""
         self._synchronous = "FULL" if fsync else "NORMAL"
         self._max_pages = max(1024, max_bytes // PAGE_BYTES)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
+        self._thread = JobThread("database")
         self._connection: sqlite3.Connection | None = None
         # On the thread's side:
         self._is_open = False
@@ -170,7 +170,7 @@ class Database:
         `restores`: the job writes to a new file what is known of the quarantined one.
         """
         loop = asyncio.get_running_loop()
-        self._thread.submit(self._run, loop, job, then, generation=self.generation, restores=restores)
+        self._thread.post(self._run, loop, job, then, self.generation, restores)
 
     def _deliver(
         self,
@@ -200,7 +200,7 @@ class Database:
             given = self.directory is not None and self.directory.free_reserve()
             loop.call_soon_threadsafe(then, given)
 
-        self._thread.submit(work)
+        self._thread.post(work)
 
     async def look(self, *, then: Job[bool] | None = None) -> Look:
         """Look whether the file, its log and the lock are in their places. Call it now and then, and at the end.
@@ -225,6 +225,7 @@ class Database:
     async def close(self) -> None:
         """Write everything to the file and unlock the directory. May be called again."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.end()
 
     # On the thread
 
@@ -322,9 +323,8 @@ class Database:
         loop: asyncio.AbstractEventLoop,
         job: Job[T],
         then: Callable[[Committed[T] | Exception], None],
-        *,
         generation: int,
-        restores: bool,
+        restores: bool,  # noqa: FBT001 - as `post` passes it
     ) -> None:
         """Run a job that was submitted when the file was of this generation, and send its result to `then`."""
         result: Committed[T] | Exception

@@ -5,7 +5,6 @@ And one whose disk does not answer for a while, or cannot be read.
 
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +12,21 @@ from typing import Any, Literal
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database.connection import Committed, Database, Job, Transaction, UnavailableError
+from forwarder.host.threads import JobThread
 
 MAX_COMMITS = 1000
 
 _to_close: list[Callable[[], object]] = []
 
 
-class InlineExecutor(Executor):
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - told to who waits
-            done.set_exception(error)
-        return done
+class InlineThread(JobThread):
+    """Runs each job at once."""
+
+    def __init__(self) -> None:
+        super().__init__("inline")
+
+    def post(self, job: Callable[..., object], *args: Any) -> None:
+        job(*args)
 
 
 class StubbornDatabase(Database):
@@ -96,7 +96,7 @@ def inline_database(directory: Path | None = None, *, of: type[Database] = Datab
     """Return a database, not yet open; in memory without a directory. It is closed after the test if not before."""
     database = of(directory, **options)
     database._thread.shutdown()
-    database._thread = InlineExecutor()  # type: ignore[assignment]  # it stands in for the thread
+    database._thread = InlineThread()
     close_after_test(database._close)
     return database
 

@@ -304,7 +304,7 @@ async def test_rows_are_counted_on_the_thread_of_the_database_alone(tmp_path: Pa
         disk.buffer._upkeep._count = Watched()
         threads.clear()
         await disk.buffer._upkeep._compare_rows(as_found=True)
-        assert threads == {"database_0"}
+        assert threads == {"database"}
 
 
 async def test_a_single_event_has_its_short_way_again_when_the_oldest_are_dropped_from_now_on(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import random
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from forwarder.buffer.fates import Fate, HandedOver
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import Event
+from forwarder.host.threads import JobThread
 from forwarder.settings import BufferSettings
 from tests.fakes.disk_buffers import REJECTED, OpenDisk, open_disk
 from tests.fakes.events import EventMaker
@@ -32,26 +33,18 @@ QUIET_SECONDS = 20
 SETTINGS = BufferSettings(max_events=40)
 
 
-class DelayedExecutor(Executor):
+class DelayedThread(JobThread):
     """Runs what it is given in its order, each after a delay."""
 
     def __init__(self, delay: Callable[[], float]) -> None:
+        super().__init__("delayed")
         self._delay = delay
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[Callable[[], object]] = deque()
         self._due = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                done.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - told to who waits
-                done.set_exception(error)
-
-        self._waiting.append(run)
+    def post(self, job: Callable[..., object], *args: Any) -> None:
+        self._waiting.append(partial(job, *args))
         self._go_on()
-        return done
 
     def _go_on(self) -> None:
         if self._waiting and not self._due:
@@ -93,7 +86,7 @@ class FaultyDatabase(Database):
 
     def free_reserve(self, then: Callable[[bool], None]) -> None:
         if self.rng.random() < self.failing:
-            self._thread.submit(asyncio.get_running_loop().call_soon_threadsafe, then, False)
+            self._thread.post(asyncio.get_running_loop().call_soon_threadsafe, then, False)
         else:
             super().free_reserve(then)
 
@@ -168,7 +161,7 @@ def test_whatever_fails_all_that_was_stored_is_there_once_and_counted_and_all_ac
             database = disk.database
             assert isinstance(database, FaultyDatabase)
             database.rng = rng
-            database._thread = DelayedExecutor(database.delay)  # type: ignore[assignment]  # it stands in for the thread
+            database._thread = DelayedThread(database.delay)
             run = Run(disk, rng)
             disk.buffer.listen(changed=lambda: None, left=lambda events: run.left.extend(each.body for each in events))
             database.failing, database.damaged = rng.choice([(0.0, 0.0), (0.1, 0.02), (0.5, 0.0), (0.9, 0.0)])

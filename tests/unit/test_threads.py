@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from forwarder.host.threads import NoThreadError, end_threads, in_own_thread
+from forwarder.host.threads import JobThread, NoThreadError, end_threads, in_own_thread
 
 ENDS_WHILE_IT_IS_STUCK = """
 import asyncio, threading
@@ -76,3 +76,50 @@ async def test_the_end_waits_for_work_that_is_about_to_end_and_not_for_what_hang
     hangs.set()
     end_threads(within_seconds=30)
     assert ended.is_set()
+
+
+def test_jobs_run_in_their_order_in_one_thread_and_a_bug_in_one_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda hooked: told.append(hooked.exc_type))
+    thread = JobThread("jobs")
+    found: list[int] = []
+    for number in range(5):
+        thread.post(found.append, number)
+        thread.post(int, "no number")
+    assert thread.submit(lambda: threading.current_thread().name).result(30) == "jobs"
+    assert found == [0, 1, 2, 3, 4]
+    assert told == [ValueError] * 5
+    with pytest.raises(ValueError, match="no number"):
+        thread.submit(int, "no number").result(30)
+    thread.end()
+
+
+def test_a_thread_ends_after_its_jobs_and_the_next_job_begins_another() -> None:
+    thread = JobThread("jobs")
+    thread.end()  # it has not begun
+    first = thread.submit(threading.current_thread)
+    may_go_on = threading.Event()
+    thread.post(may_go_on.wait, 30)
+    last = thread.submit(threading.current_thread)
+    thread.end()
+    second = thread.submit(threading.current_thread)
+    assert second.result(30) is not first.result(30)
+    may_go_on.set()
+    assert last.result(30) is first.result(30)
+    first.result().join(30)
+    assert not first.result().is_alive()
+    thread.end()
+
+
+def test_a_job_that_was_cancelled_in_time_is_not_run() -> None:
+    thread, may_go_on = JobThread("jobs"), threading.Event()
+    found: list[int] = []
+    thread.post(may_go_on.wait, 30)
+    assert thread.submit(found.append, 1).cancel()
+    after = thread.submit(found.append, 2)
+    may_go_on.set()
+    after.result(30)
+    assert found == [2]
+    thread.end()
