@@ -27,7 +27,7 @@ SECONDS = 20
 _ROWS = 40
 _SAMPLES_PER_SECOND = 500
 _WARM_UP_SECONDS = 2.0
-_WAITING = ("_worker (concurrent/futures/thread.py", "_Writer._run (forwarder/observing/logs.py")
+_WAITING = ("_run (forwarder/host/threads.py", "_Writer._run (forwarder/observing/logs.py")
 """Where a thread waits for work, which py-spy takes for work."""
 _BELOW_THE_LOOP = "Runner.run ("
 

@@ -119,8 +119,8 @@ def test_a_profile_counts_a_function_once_a_sample_and_tells_what_it_does_itself
 
 
 def test_a_profile_leaves_out_threads_that_wait_for_work_and_what_started_the_program() -> None:
-    waits = "bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:69) 9\n"
-    works = "bootstrap (threading.py:1);_worker (concurrent/futures/thread.py:69);commit 1\n"
+    waits = "bootstrap (threading.py:1);_run (forwarder/host/threads.py:110) 9\n"
+    works = "bootstrap (threading.py:1);_run (forwarder/host/threads.py:110);commit 1\n"
     shown = sampled.table(f"{waits}{works}main;Runner.run (asyncio/runners.py:86);walk 3\n")
     assert "| `walk` | 75.0% | 75.0% |" in shown
     assert "| `commit` | 25.0% | 25.0% |" in shown
