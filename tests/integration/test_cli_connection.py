@@ -104,7 +104,10 @@ async def test_a_daemon_that_trickles_cannot_keep_a_command_beyond_its_deadline(
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "the connection was closed within the answer"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{", "the connection was closed within the answer"),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n", "got more than 100 headers"),
-        (b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n", "got more than 65536 bytes when reading header line"),
+        (
+            b"HTTP/1.1 200 OK\r\nA: " + b"b" * 100_000 + b"\r\n\r\n",
+            "got more than 65536 bytes when reading header line",
+        ),
     ],
 )
 async def test_an_answer_that_is_none_is_lost_and_says_why(said: bytes, why: str) -> None:
