@@ -160,7 +160,7 @@ class App:
         if self.stop.is_set():
             return False
         self._opened.push_async_callback(self._intakes.close)
-        await self._intakes.open(self._live.now.intake)
+        await self._intakes.open(self._live.now)
         self.state = "ready"
         self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
         return True

@@ -1,10 +1,13 @@
 """Makes the buffer and the intakes that the settings choose, and opens all listeners. Called by `app.py` alone."""
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, assert_never
+
+import attrs
 
 from forwarder.admin import Admin
 from forwarder.ages import Ages
@@ -15,7 +18,14 @@ from forwarder.buffer.upkeep import max_file_bytes, reserve_bytes
 from forwarder.database.connection import Database
 from forwarder.database.elsewhere import look_elsewhere
 from forwarder.event import Clock, EventIds, by_customer, each_alone
-from forwarder.host.sockets import bind_tcp, bind_unix, bind_unix_datagram, remove_unix
+from forwarder.host.sockets import (
+    CannotBindError,
+    bind_tcp,
+    bind_unix,
+    bind_unix_datagram,
+    remove_unix,
+    share_unix,
+)
 from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
 from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
@@ -30,8 +40,11 @@ from forwarder.intake.operations import Operations
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
+from forwarder.settings.control import control_socket
 from forwarder.words import Intake
 
+MAX_CONTROL_CONNECTIONS: Final = 32
+_CONTROL_MODE: Final = 0o600
 _HELD_PER_PARSED: Final = 4
 """All large bodies that are coming or waiting to be parsed may take so many times `intake.max_parsing_bytes`."""
 
@@ -120,6 +133,7 @@ class Intakes:
         telemetry: Telemetry,
     ) -> None:
         """`looking` are the operations that show the status and receipts."""
+        self._telemetry = telemetry
         intake = settings.intake
         acceptor = Acceptor(
             knowledge.elements,
@@ -143,12 +157,14 @@ class Intakes:
             **dead_letters.operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
+        control_only: Operations = {}
+        """What can be asked for over the control socket alone."""
         bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)
         budget = ParsingBudget(intake.max_parsing_bytes)
 
-        def http(name: Intake) -> HttpIntake:
+        def http(name: Intake, settings_of_it: IntakeSettings, operations: Operations) -> HttpIntake:
             return HttpIntake(
-                intake,
+                settings_of_it,
                 control=settings.control,
                 intake=name,
                 events=EventRoutes(intake, intake=name, acceptor=acceptor, budget=budget, telemetry=telemetry),
@@ -158,7 +174,9 @@ class Intakes:
                 operations=operations,
             )
 
-        self._http = http("http"), http("unix")
+        few = attrs.evolve(intake, max_connections=min(intake.max_connections, MAX_CONTROL_CONNECTIONS))
+        self._control = http("unix", few, {**operations, **control_only})
+        self._http = http("http", intake, operations), http("unix", intake, operations), self._control
         self._all: dict[str, HttpIntake | LinesIntake | DatagramIntake] = {
             "http": self._http[0],
             "unix": self._http[1],
@@ -170,8 +188,9 @@ class Intakes:
         self.addresses: dict[str, str] = {}
         """The addresses of the open intakes, by their names."""
 
-    async def open(self, settings: IntakeSettings) -> None:
+    async def open(self, all_settings: Settings) -> None:
         """Open the intakes that the settings name. Call `close` in any case. Raise CannotBindError."""
+        settings = all_settings.intake
         if settings.http:
             await self._open("http", listener := bind_tcp(settings.http, setting="intake.http"))
             self.addresses["http"] = _address_text(listener.getsockname())
@@ -185,14 +204,44 @@ class Intakes:
                 self._paths.append(Path(path))
                 await self._open(name, listener)
                 self.addresses[name] = path
+        await self._open_control(all_settings)
+
+    async def _open_control(self, settings: Settings) -> None:
+        """Open the control socket, if it is not off. Where that fails, only say so: no app needs it."""
+        if (path := control_socket(settings, os.environ)) is None:
+            if settings.control.socket is not None:
+                self._telemetry.control_socket_unusable("the app has a socket in buffer.directory")
+            return
+        try:
+            listener = bind_unix(path, mode=_CONTROL_MODE, setting="control.socket")
+        except CannotBindError as error:
+            self._telemetry.control_socket_unusable(str(error))
+            return
+        self._paths.append(path)
+        self._share_control(settings)
+        await self._control.open(listener)
+        self.addresses["control"] = str(path)
+
+    def _share_control(self, settings: Settings) -> None:
+        """Let the group of these settings connect to the control socket, and nobody else but its owner."""
+        if (path := control_socket(settings, os.environ)) in self._paths:
+            try:
+                share_unix(path, group=settings.control.group.number if settings.control.group else None)
+            except OSError as error:
+                self._telemetry.control_group_unusable(error)
 
     async def stop(self) -> None:
-        """Accept nothing more, and return when all that came is answered. The sockets' files stay."""
+        """Accept no more events, and return when all that came is answered. The sockets' files stay.
+
+        Operators may still look, over the control socket.
+        """
+        self._control.refuse_posts()
         await asyncio.gather(*(intake.close() for intake in self._opened))
 
     async def close(self) -> None:
         """Stop, and remove the sockets' files. May be called again."""
         await self.stop()
+        await self._control.close()
         while self._paths:
             remove_unix(self._paths.pop())
 
@@ -201,6 +250,7 @@ class Intakes:
         for intake in self._http:
             intake.use(settings.intake)
             intake.use_control(settings.control)
+        self._share_control(settings)
 
     async def _open(self, name: str, listener: socket.socket) -> None:
         self._opened.append(self._all[name])

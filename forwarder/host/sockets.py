@@ -61,6 +61,13 @@ def bind_unix(path: Path, *, mode: int, setting: str) -> socket.socket:
     return listener
 
 
+def share_unix(path: Path, *, group: int | None) -> None:
+    """Let the members of a group connect to a socket, besides its owner; with None the owner alone. Raise OSError."""
+    if group is not None:
+        os.chown(path, -1, group)
+    path.chmod(0o600 if group is None else 0o660)
+
+
 def bind_unix_datagram(path: Path, *, mode: int, setting: str) -> socket.socket:
     """Receive datagrams at a Unix socket with the given mode. Existing files are treated as by `bind_unix`."""
     return _bound(path, socket.SOCK_DGRAM, mode=mode, setting=setting)

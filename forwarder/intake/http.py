@@ -90,10 +90,14 @@ class HttpIntake:
             self._locks = None
         await self.connections.open(listener)
 
-    async def close(self) -> None:
-        """Accept no more connections and requests; wait a while for those being answered. May be called again."""
+    def refuse_posts(self) -> None:
+        """From now on answer only what changes nothing."""
         self._closing = True
         self.connections.known_heads.forget()
+
+    async def close(self) -> None:
+        """Accept no more connections and requests; wait a while for those being answered. May be called again."""
+        self.refuse_posts()
         await self.connections.close(seconds=CLOSING_SECONDS)
 
     # From the server

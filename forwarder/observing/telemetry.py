@@ -61,6 +61,20 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         """The buffer and all intakes are open."""
         log.info("ready", extra={"fields": fields})
 
+    def control_socket_unusable(self, error: str) -> None:
+        """The control socket cannot be made."""
+        log.warning(
+            "there is no control socket, so commands need --url or --unix-socket: set control.socket to another path",
+            extra={"fields": {"error": error}},
+        )
+
+    def control_group_unusable(self, error: OSError) -> None:
+        """The control socket cannot be opened to the group of the settings."""
+        log.warning(
+            "the members of control.group cannot use the control socket: the daemon's user must be one of them",
+            extra={"fields": {"error": error.strerror or str(error)}},
+        )
+
     def shutdown_began(self, *, signal: str, buffered: int) -> None:
         """A signal asked the daemon to stop."""
         log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})

@@ -200,8 +200,12 @@ class AdminSettings:
 class ControlSettings:
     """Who may operate the daemon over a Unix socket: see the contents of dead letters, and change something."""
 
+    socket: str | None = fixed("auto", values.CONTROL_SOCKET,
+        "The Unix socket of the commands, for the daemon's own user and root; auto is control.sock in buffer.directory, or "
+        "under systemd in a RuntimeDirectory of the unit in which no socket of [intake] is")
     group: Group | None = live(None, values.GROUP,
-        "A group whose members may operate the daemon over intake.unix_socket, besides the daemon's own user and root")
+        "A group whose members may operate the daemon over control.socket and intake.unix_socket, besides the daemon's own "
+        "user and root")
 
 
 @attrs.frozen(kw_only=True)

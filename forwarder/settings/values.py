@@ -437,6 +437,19 @@ SOCKET_PATH: Final = Reader(
 """None is no socket; so is the empty string."""
 
 
+def _control_socket(value: object) -> str | None:
+    return "auto" if value == "auto" else _path(value) or None
+
+
+CONTROL_SOCKET: Final = Reader(
+    '"auto", the path of a Unix socket, or "" for off',
+    _control_socket,
+    doubt=lambda path: "" if path in {None, "auto"} else mistakes.path_doubt(path),
+    toml=lambda path: _toml(path or ""),
+)
+"""A path that is too long is no error here: a daemon must start without its control socket, too."""
+
+
 def _file_mode(value: object) -> int:
     if isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{3,4}", value):
         return _within(int(value, 8), 0, 0o777)

@@ -1338,8 +1338,8 @@ def test_a_group_is_named_by_its_name_or_its_number(configuration: Configuration
     for number in ("54321", "'54321'"):  # which need not be known here, as in a container
         assert configuration.load(f"[control]\ngroup = {number}").control.group == Group("54321", 54321)
     shown_as = to_toml(configuration.load(f"[control]\ngroup = '{GROUP.gr_name}'"))
-    assert f'[control]\ngroup = "{GROUP.gr_name}"\n' in shown_as
-    assert "[control]" not in to_toml(configuration.load(""))
+    assert f'\ngroup = "{GROUP.gr_name}"\n' in shown_as
+    assert "group = " not in to_toml(configuration.load(""))
 
 
 @pytest.mark.parametrize(
