@@ -48,7 +48,9 @@ SharedCode = Literal[
     "too_slow",
 ]
 """Why a request is refused before it is split into events; requests for other things may be refused so too."""
-_EventlessCode = Literal["malformed_http", "forbidden_user", "not_found", "method_not_allowed", "internal_error"]
+_EventlessCode = Literal[
+    "malformed_http", "forbidden_user", "not_found", "method_not_allowed", "too_many_taps", "internal_error"
+]
 """Why a request is refused that may not be for events at all."""
 
 RequestCode = Literal[_BufferCode, SharedCode, _EventlessCode]
@@ -158,6 +160,13 @@ DelayCause = Literal["rate_limit", "concurrency", "order", "retry", "commit"]
 `order`: other events of their customers are being sent. `retry`: the time of their next attempts. `commit`: the disk.
 """
 DELAY_CAUSES: Final[tuple[DelayCause, ...]] = get_args(DelayCause)
+
+Passing = OutcomeName | Literal["accepted", "dead_letter", "dropped"]
+"""What a tap shows of an event: the outcome of an attempt, that it was accepted, or that it left without being delivered."""
+
+TapEnd = Literal["closed", "unread", "stopping"]
+"""Why a tap ended: its reader closed it, nobody read it for a while, or the daemon stops."""
+TAP_ENDS: Final[tuple[TapEnd, ...]] = get_args(TapEnd)
 
 OnAmbiguous = Literal["retry", "dead_letter"]
 """What to do with an event that may have arrived: see `delivery.on_ambiguous`."""
