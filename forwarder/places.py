@@ -17,6 +17,8 @@ BUFFER_DIRECTORY: Final = "/var/lib/growlytics-forwarder"
 """The default of `buffer.directory`."""
 CONFIG: Final = Path("/etc/growlytics-forwarder/config.toml")
 """Where packages and images keep the settings."""
+CONFIG_VARIABLE: Final = "FORWARDER_CONFIG"
+"""The variable of the environment that names a file of settings, where no `--config` does."""
 
 _NAME: Final = "control.sock"
 DEFAULT_CONTROL_SOCKETS: Final = (Path("/run/growlytics-forwarder-control") / _NAME, Path(BUFFER_DIRECTORY) / _NAME)

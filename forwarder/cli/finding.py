@@ -19,9 +19,6 @@ from forwarder.cli.daemon import HostPort, Place
 from forwarder.places import control_sockets
 from forwarder.text import printable
 
-VARIABLE: Final = "FORWARDER_CONFIG"
-"""The variable of the environment that names a file of settings."""
-
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 _MAX_TOKEN_FILE_BYTES: Final = 64 * 1024
 _APP_SOCKETS: Final = ("intake.unix_socket", "intake.lines_socket", "intake.datagram_socket")
@@ -86,8 +83,8 @@ def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Default
 def _usual(environ: Mapping[str, str], defaults: Defaults) -> Iterator[Place | str]:
     from_environ = _read(None, environ, [])
     token, token_fault = _token(from_environ)
-    if path := environ.get(VARIABLE):
-        yield from _places_in(Path(path), environ, f"{VARIABLE}: ")
+    if path := environ.get(places.CONFIG_VARIABLE):
+        yield from _places_in(Path(path), environ, f"{places.CONFIG_VARIABLE}: ")
     elif "STATE_DIRECTORY" in environ or any(re.match("FORWARDER_.+__", name) for name in environ):
         yield from _places(from_environ, environ, default_http=False)
     for each in defaults.control_sockets:
