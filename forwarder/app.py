@@ -116,6 +116,7 @@ class App:
             wall=wall,
             clock=self._clock,
             telemetry=self.telemetry,
+            addresses=lambda: self.addresses,
         )
         self._intakes = Intakes(
             settings,

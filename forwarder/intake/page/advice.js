@@ -156,7 +156,7 @@ function sentence(status) {
 
 /** Return {mood, sentence, notes}: mood is good, note, warn or bad; notes are {mood, what, said, how}, the worst first. */
 function judge(status) {
-  const order = ["bad", "warn", "note", "good"];
+  const order = "{{MOODS}}";
   const notes = [
     ...lossNotes(status.ledger), ...holdNotes(status), ...suspectNotes(status), ...bufferNotes(status), ...lagNotes(status),
     ...settingsNotes(status), ...deadLetterNotes(status), ...typeNotes(status),
