@@ -196,6 +196,9 @@ class AdminSettings:
     http: Address | None = fixed(Address(*places.ADMIN_HTTP), values.LISTEN_ADDRESS,
         "Where /metrics, /livez and /readyz answer, to IP addresses and the names in intake.allowed_hosts; they show no "
         "events and change nothing")
+    page: bool = live(False, values.FLAG,
+        "Show the status page there, too, at /status, for all who reach it: read-only, and without the names of events, "
+        "customers and attributes")
 
 
 @attrs.frozen(kw_only=True)
