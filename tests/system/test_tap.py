@@ -211,7 +211,7 @@ async def test_it_goes_on_while_the_daemon_drains_and_is_told_of_the_end(tmp_pat
 
             async def drains() -> bool:
                 async with control.get("/v1/status") as answer:
-                    return (await answer.json())["state"] == "draining"
+                    return bool((await answer.json())["state"] == "draining")
 
             await until(drains, "it drains")
             async with control.post("/v1/tap", json={}) as answer:
