@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS: Final = 30
 """The longest that the daemon may take; it answers a read after a few seconds, if nothing happens."""
 _CLOSE_SECONDS: Final = 2
-_STALLED_SECONDS: Final = 5.0
-"""If there was no read for so long, the daemon may have ended the tap."""
+_STALLED_SECONDS: Final = 8.0
+"""If the read before began so long ago, the daemon may have ended the tap because of us."""
 _NOT_HERE_FIX: Final = (
     "taps are on the control socket alone: use --unix-socket with the path of control.socket, as the daemon's user, root or "
     "a member of control.group"
@@ -94,12 +94,11 @@ class _Watching:
             if hasattr(sys.stdout, "reconfigure"):
                 sys.stdout.reconfigure(errors="backslashreplace")
             print(HEADINGS, flush=True)
-        read_at = monotonic()
+        asked_at = monotonic()
         while not _has(select.POLLERR | select.POLLNVAL):
-            idle_seconds = monotonic() - read_at
+            asked_before, asked_at = asked_at, monotonic()
             answer = self._daemon.get(f"/v1/tap/{self._tap}", answer_seconds=_ANSWER_SECONDS)
-            read_at = monotonic()
-            if answer.status == 404 and idle_seconds > _STALLED_SECONDS:
+            if answer.status == 404 and asked_at - asked_before > _STALLED_SECONDS:
                 self._open()
                 self._say_not_shown(None)
                 continue
