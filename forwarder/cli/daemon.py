@@ -182,9 +182,11 @@ class Daemon:
                 raise
         return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
 
-    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(
+        self, path: str, body: bytes, *, content_type: str, answer_seconds: float = ANSWER_SECONDS
+    ) -> DaemonAnswer:
         """Send one POST. Raises UnreachableError or AnswerLostError."""
-        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + ANSWER_SECONDS)
+        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + answer_seconds)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
         """Return the content of an answer as a msgspec struct. Raises StoppedError if it does not fit."""

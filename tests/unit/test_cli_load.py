@@ -47,7 +47,7 @@ class ScriptedDaemon(Daemon):
         self.posted: list[bytes] = []
         self._script: Iterator[DaemonAnswer | DaemonError] = iter(script)
 
-    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(self, path: str, body: bytes, *, content_type: str, **_: float) -> DaemonAnswer:
         assert (path, content_type) == ("/v1/events", "application/x-ndjson")
         self.posted.append(body)
         step = next(self._script)
