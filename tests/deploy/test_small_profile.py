@@ -1,4 +1,4 @@
-"""The small profile: the same for Kustomize and Helm, its limits by the sums of deploy/README.md, and a daemon that keeps them."""
+"""The small profile: one for Kustomize and Helm, with limits by the sums of deploy/README.md, which a daemon keeps."""
 
 import asyncio
 import json
@@ -12,7 +12,16 @@ import pytest
 
 from forwarder.settings import Settings
 from tests.deploy.manifests import (
-    Manifest, chart, helmed, kustomized, mebibytes, pods, sidecar, small_overlay, small_values, volume,
+    Manifest,
+    chart,
+    helmed,
+    kustomized,
+    mebibytes,
+    pods,
+    sidecar,
+    small_overlay,
+    small_values,
+    volume,
 )  # fmt: skip
 from tests.deploy.test_kubernetes import settings_of
 from tests.deploy.test_readme import README, limit_mib
@@ -90,7 +99,7 @@ async def test_a_daemon_with_it_stays_below_the_limit_of_memory_while_its_buffer
         print(f"idle {idle / MIB:.0f} MiB, at most {daemon.peak_bytes() / MIB:.0f} MiB")
         assert idle < helm_profile.memory_request_bytes
         assert daemon.peak_bytes() < helm_profile.memory_limit_bytes
-        said = re.search(r"(\d+) MiB when it is idle and (\d+) MiB at the most", README)
+        said = re.search(r"(\d+) MiB when it is idle and\s(\d+) MiB at the most", README)
         assert said is not None
         assert idle / MIB < int(said[1]) + 8
         assert daemon.peak_bytes() / MIB < int(said[2]) + 16
