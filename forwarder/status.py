@@ -22,6 +22,7 @@ from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
 from forwarder.sampling import SMOOTHING_SECONDS, Sampling
+from forwarder.shared_status import without_names
 from forwarder.text import printable
 from forwarder.words import DaemonState
 
@@ -168,6 +169,11 @@ class Status:
             "history": self._sampling.history.described(),
             "recent": self._recent.described(),
         }
+
+    def without_names(self, state: DaemonState) -> dict[str, object]:
+        """Return what everybody may see of that. It is advised on what they see, so no text can name an event either."""
+        facts = without_names(self._facts(state))
+        return {**facts, **advise(facts)}
 
     def _described_suspects(self) -> dict[str, object]:
         suspects = self._delivery.suspects()

@@ -44,6 +44,11 @@ def roughly(seconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def rate(per_second: float) -> str:
+    """Return how many a second, from a number with at most two decimals, which no more than 100 a second show."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:g}"
+
+
 def count(number: int | None) -> str:
     """Return a number with thousands separators."""
     return _UNKNOWN if number is None else f"{number:,}"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from forwarder.advice.failures import explain_failure
 from forwarder.advice.problem import Commands, Content, StatusProblem
 from forwarder.advice.reading import ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
-from forwarder.text import are, count, duration, events, roughly
+from forwarder.text import are, count, duration, events, rate, roughly
 from forwarder.words import DelayCause
 
 NEARLY_FULL: Final = 0.8
@@ -85,7 +85,8 @@ def _why_it_fills(status: Content) -> str:
 
 def _rates(status: Content) -> str:
     rates = status["rates"]
-    return f"{rates['accepted_per_second']:g} events a second come in, {rates['delivered_per_second']:g} are delivered"
+    come, go = rate(rates["accepted_per_second"]), rate(rates["delivered_per_second"])
+    return f"{come} events a second come in, {go} are delivered"
 
 
 # Delivery
@@ -129,6 +130,7 @@ def _behind(status: Content, delay: DelayCause | None, commands: Commands) -> St
 def _suspects(suspects: Content, commands: Commands) -> StatusProblem:
     first, number = suspects["first"], suspects["events"]
     of = f" of {first['name']}" if first["name"] else ""
+    which = "an event" if first["id"] is None else f"event {first['id']}{of}"
     page = " with a web page" if 200 <= first["status"] < 300 else ""
     times = f"{count(first['refusals'])} time{'' if first['refusals'] == 1 else 's'}"
     fix = (
@@ -140,9 +142,9 @@ def _suspects(suspects: Content, commands: Commands) -> StatusProblem:
         "suspect",
         "warn",
         f"{events(number)} {are(number)} refused again and again, while others may be delivered.",
-        f"event {first['id']}{of}: answered {first['status']}{page}, refused {times}",
+        f"{which}: answered {first['status']}{page}, refused {times}",
         fix,
-        commands.operating(f"dead-letters bury {first['id']}"),
+        () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}"),
     )
 
 
