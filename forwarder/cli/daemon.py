@@ -12,10 +12,11 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
+from forwarder.cli.options import ErrorShown
 from forwarder.text import printable
 
 if TYPE_CHECKING:
-    from forwarder.cli.connection import Connection, RawAnswer
+    from forwarder.cli.connection import DaemonConnection, RawAnswer
 
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
@@ -147,7 +148,7 @@ class Daemon:
         self._where = where
         self._barred: Place | None = None
         """A control socket that is there, but not for this user."""
-        self._connection: Connection | None = None
+        self._connection: DaemonConnection | None = None
 
     @property
     def place(self) -> Place:
@@ -274,7 +275,7 @@ class Daemon:
 
 
 def _connected(place: Place, deadline: float) -> "DaemonConnection":
-    from forwarder.cli.connection import Connection
+    from forwarder.cli.connection import DaemonConnection
 
     host, port = place.host_port or ("localhost", None)
     connection = DaemonConnection(host, port, unix_socket=place.unix_socket)
@@ -282,10 +283,15 @@ def _connected(place: Place, deadline: float) -> "DaemonConnection":
     return connection
 
 
+def shown_errors(content: Mapping[str, object]) -> list[ErrorShown]:
+    """Return the `errors` of an answer, safe to print; none if no forwarder gave the answer."""
+    errors = content.get("errors")
+    return [_shown(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+
+
 def described_errors(content: Mapping[str, object]) -> list[str]:
     """Return the `errors` of an answer, each as `field: message (code)`; none if no forwarder gave the answer."""
-    errors = content.get("errors")
-    return [_described(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    return list(map(str, shown_errors(content)))
 
 
 def not_a_forwarder(place: Place, status: int) -> str:
@@ -296,10 +302,10 @@ def not_a_forwarder(place: Place, status: int) -> str:
     )
 
 
-def _described(error: Mapping[str, object]) -> str:
+def _shown(error: Mapping[str, object]) -> ErrorShown:
     field, message, code = (error.get(key) for key in ("field", "message", "code"))
-    where = f"{printable(field, 200)}: " if isinstance(field, str) else ""
-    return f"{where}{printable(str(message), 500)} ({printable(str(code))})"
+    where = printable(field, 200) if isinstance(field, str) else None
+    return ErrorShown(printable(str(code)), where, printable(str(message), 500))
 
 
 def _answer(raw: "RawAnswer") -> DaemonAnswer:
