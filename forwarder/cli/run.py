@@ -1,8 +1,6 @@
 """`run`: runs the daemon in the foreground."""
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -30,6 +28,9 @@ def run(args: argparse.Namespace) -> int:
 
     def load_anew() -> "Settings":
         return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
+
+    import asyncio
+    import logging
 
     from forwarder import process
     from forwarder.attribute_types.types_file import TypesFileError
