@@ -27,6 +27,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look": {
         "top": "watch a running daemon in the terminal",
+        "tap": "watch events as they pass through a running daemon",
     },
     "Act": {
         "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",

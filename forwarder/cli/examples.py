@@ -24,6 +24,10 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
     "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
+    "tap": (
+        "growlytics-forwarder tap",
+        "growlytics-forwarder tap --name 'Order Completed' --json",
+    ),
     "send": (
         "growlytics-forwarder send --customer 42 --name 'Signed Up' --attribute Plan=pro",
         "growlytics-forwarder send --unix-socket /run/growlytics-forwarder/intake.sock --customer 42 --name 'Signed Up'",
