@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from forwarder.text import printable
 
 if TYPE_CHECKING:
-    from forwarder.cli.connection import Connection, RawAnswer
+    from forwarder.cli.connection import DaemonConnection, RawAnswer
 
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
@@ -147,7 +147,7 @@ class Daemon:
         self._where = where
         self._barred: Place | None = None
         """A control socket that is there, but not for this user."""
-        self._connection: Connection | None = None
+        self._connection: DaemonConnection | None = None
 
     @property
     def place(self) -> Place:
@@ -274,7 +274,7 @@ class Daemon:
 
 
 def _connected(place: Place, deadline: float) -> "DaemonConnection":
-    from forwarder.cli.connection import Connection
+    from forwarder.cli.connection import DaemonConnection
 
     host, port = place.host_port or ("localhost", None)
     connection = DaemonConnection(host, port, unix_socket=place.unix_socket)
