@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -90,11 +90,16 @@ class Problem:
 class SettingsError(Exception):
     """The configuration cannot be used."""
 
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], warnings: Sequence[str] = (), *, log: LogSettings | None = None
+    ) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+        """What a person must know first comes first: how to give the key."""
         self.warnings = tuple(warnings)
         """As in `Loaded`; for example, a misspelt variable that was ignored may explain a problem."""
+        self.log: Final = log or LogSettings()
+        """How to log this: the settings as far as they can be used, else the defaults."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,8 @@ def load(
             if failures.keys().isdisjoint((name, other)):
                 problems.append(_problem(name, message, given))
     if problems:
-        raise SettingsError(problems, warnings)
+        problems.sort(key=lambda problem: problem.path != "growlytics.api_key")
+        raise SettingsError(problems, warnings, log=settings.log)
     return Loaded(settings, tuple(warnings))
 
 
