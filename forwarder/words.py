@@ -32,6 +32,9 @@ EventCode = Literal[
 """What can be wrong with one event."""
 
 _BufferCode = Literal["buffer_full", "buffer_unavailable"]
+TransientCode = Literal[_BufferCode, "busy", "shutting_down"]
+"""Why the daemon refuses what it may accept a little later, so that apps repeat it."""
+TRANSIENT_CODES: Final[tuple[TransientCode, ...]] = get_args(TransientCode)
 SharedCode = Literal[
     "body_too_large",
     "busy",
