@@ -11,9 +11,17 @@ from forwarder.event import DeadLetter, Event
 from forwarder.settings import DeadLettersSettings
 
 
-def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
+def write(
+    transaction: Transaction,
+    batch: Batch,
+    *,
+    count: events.RowCount,
+    bounds: DeadLettersSettings,
+    overwrites: bool = False,
+) -> int:
     """Write a batch, without its overdue puts, and return how many dead letters that evicted.
 
+    With `overwrites`, what is removed is overwritten in the file.
     Raise MovedError if the file is not in its place and there are puts: the caller tries again without them.
     """
     puts: list[Put] = []
@@ -23,6 +31,8 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
             puts.append(put)
     if puts and transaction.moved:
         raise transaction.moved
+    if overwrites:
+        transaction.overwrite()
     letters = _remove(transaction, batch.acks, count=count) if batch.acks else ()
     if batch.corrupt:
         _drop_corrupt(transaction, batch.corrupt, count=count)
