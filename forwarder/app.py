@@ -15,9 +15,10 @@ The memory of the whole process is at most the sum of:
   yet, 128 KiB and one more; one small batch, up to ten times its body below 64 KiB. For each of the 64 connections of the
   admin listener the same, without bodies;
 - for each connection of lines_socket, at most as many, 1 MiB and twice `intake.max_line_bytes` while it has lines to accept;
-  for the datagrams 8 MiB and `intake.max_line_bytes`; for each attempt its answer as far as it came, at most 2 MiB.
+  for the datagrams 8 MiB and `intake.max_line_bytes`; for each attempt its answer as far as it came, at most 2 MiB;
+- for each of the four taps that may be open, 2 MiB, and once more while its reader is answered.
 
-With default settings that is 190 MiB, and what connections and attempts use at the same moment.
+With default settings that is 190 MiB, and what connections, attempts and taps use at the same moment.
 """
 
 import asyncio
@@ -115,6 +116,7 @@ class App:
             wall=wall,
             clock=self._clock,
             telemetry=self.telemetry,
+            addresses=lambda: self.addresses,
         )
         self._intakes = Intakes(
             settings,
@@ -128,9 +130,10 @@ class App:
         )
         self._admin = Admin(
             settings.intake,
-            own=settings.admin.http,
+            admin=settings.admin,
             telemetry=self.telemetry,
             is_ready=lambda: self.state == "ready",
+            status=lambda: self._status.without_names(self.state),
         )
         self._admin_address: dict[str, str] = {}
         self._opened = AsyncExitStack()
@@ -229,7 +232,7 @@ class App:
 
     def _use_access(self, settings: Settings) -> None:
         self._intakes.use(settings)
-        self._admin.use(settings.intake)
+        self._admin.use(settings.intake, settings.admin)
 
     async def _shut_down(self) -> None:
         self.state = "stopping"

@@ -125,6 +125,11 @@ class DatabaseDeadLetters:
         """See DeadLetters."""
         return self._database.ledger["dead_letters_bytes"]
 
+    @property
+    def by_reason(self) -> Mapping[DeadReason, int]:
+        """See DeadLetters. In a file of an earlier version it is 0 until the first count, right after the start."""
+        return {reason: self._database.ledger[f"{stored.HELD}{reason}"] for reason in DEAD_REASONS}
+
     async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
         """See DeadLetters."""
         bounded = partial(stored.page, max_letters=max_letters, max_bytes=MAX_PAGE_BYTES)
@@ -312,9 +317,13 @@ class LocalBuffer:
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered", None, event.customer)
                 case DeadLettered(reason=reason, status=status):
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dead_lettered(event, reason=reason)
                     self._telemetry.event_dead_lettered(event.id, reason=reason, status=status, name=event.name)
                     self._receipts.ended(event.id, "dead_letter", reason, event.customer)
                 case Dropped(reason):
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dropped(event, reason=reason)
                     self._telemetry.events_dropped(1, reason=reason)
                     if reason != "erased":
                         self._receipts.ended(event.id, "dropped", reason, event.customer)

@@ -5,17 +5,16 @@ answer, no path or query of a URL, no key and no password. Used by `client` alon
 """
 
 import errno
-import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
 from forwarder.growlytics.answer import CutAnswerError, MalformedAnswerError
+from forwarder.growlytics.causes import LOST, of_errno, of_name, of_tls
 from forwarder.growlytics.connecting import NoNameServerError
 from forwarder.growlytics.connections import NoAnswerError
 from forwarder.growlytics.outcome import Failure
@@ -28,59 +27,8 @@ _MAX_DEPTH: Final = 10
 
 _Told = tuple[FailureKind, str]
 
-_NO_CONNECTION: Final[Mapping[int, str]] = {
-    errno.ECONNREFUSED: "connection refused",
-    errno.ENETUNREACH: "network is unreachable",
-    errno.ENETDOWN: "network is down",
-    errno.EHOSTUNREACH: "no route to host",
-    errno.EHOSTDOWN: "host is down",
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
-    errno.ENFILE: "too many open files in the whole system",
-    errno.EAGAIN: "no thread can be started: raise the limit of processes (ulimit -u)",
-    errno.EADDRNOTAVAIL: "no local address or port is free",
-    errno.EAFNOSUPPORT: "this machine does not support the address family",
-    errno.EACCES: "the system does not permit it, as a firewall may",
-    errno.EPERM: "the system does not permit it, as a firewall may",
-}
-_LOST: Final[Mapping[int, str]] = {
-    errno.ECONNRESET: "connection reset by peer",
-    errno.ECONNABORTED: "connection aborted",
-    errno.EPIPE: "broken pipe",
-    errno.ENOTCONN: "connection closed",
-    errno.ESHUTDOWN: "connection closed",
-}
-_NO_SUCH_NAME: Final = frozenset(
-    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
-)
 _CUT: Final = "connection closed in the middle of an answer"
 _NO_HTTP: Final = "the answer is not valid HTTP"
-_UNKNOWN_AUTHORITY: Final = "certificate of an unknown authority (see growlytics.ca_file)"
-_CERTIFICATE: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
-    2: _UNKNOWN_AUTHORITY,
-    9: "certificate is not yet valid (or this machine's clock is wrong)",
-    10: "certificate has expired",
-    18: "self-signed certificate (see growlytics.ca_file)",
-    19: _UNKNOWN_AUTHORITY,
-    20: _UNKNOWN_AUTHORITY,
-    21: _UNKNOWN_AUTHORITY,
-    23: "certificate was revoked",
-}
-_OF_ANOTHER_HOST: Final = frozenset({62, 64})
-_NO_TLS: Final = "the other side does not speak TLS"
-_NO_COMMON_VERSION: Final = "the other side speaks no version of TLS that is allowed here"
-_TLS: Final[Mapping[str, str]] = {  # by OpenSSL's reason
-    "WRONG_VERSION_NUMBER": _NO_TLS,
-    "HTTP_REQUEST": _NO_TLS,
-    "UNKNOWN_PROTOCOL": _NO_TLS,
-    "PACKET_LENGTH_TOO_LONG": _NO_TLS,
-    "RECORD_LAYER_FAILURE": _NO_TLS,
-    "UNSUPPORTED_PROTOCOL": _NO_COMMON_VERSION,
-    "WRONG_SSL_VERSION": _NO_COMMON_VERSION,
-    "NO_PROTOCOLS_AVAILABLE": _NO_COMMON_VERSION,
-    "TLSV1_ALERT_PROTOCOL_VERSION": _NO_COMMON_VERSION,
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the other side demands a client certificate",
-    "TLSV1_UNRECOGNIZED_NAME": "the other side does not know this host name",
-}
 
 
 def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_seconds: float) -> Failure:
@@ -88,8 +36,9 @@ def of_connecting(error: BaseException, *, url: URL, proxy: URL | None, within_s
     peer = proxy if proxy is not None and _is_about(proxy, error) else url
     host = peer.raw_host or ""
     root = _root(error)
+    kind: FailureKind
     if isinstance(root, NoNameServerError):
-        kind, text = _unresolved(host)
+        kind, text = "dns", of_name(host)
     elif isinstance(root, TimeoutError) and root.errno is None:
         kind, text = "timeout_connect", f"no connection within {within_seconds:.3g} s"
     else:
@@ -144,9 +93,9 @@ def _told(error: BaseException, root: BaseException, host: str, *, is_connecting
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             told = _closed(is_connecting=is_connecting)
         case ssl.SSLError():
-            told = "tls", _tls(root, host)
+            told = "tls", of_tls(root, host)
         case socket.gaierror():
-            told = _unresolved(host, root.errno)
+            told = "dns", of_name(host, root.errno)
         case UnicodeError() | aiohttp.InvalidURL():
             told = "dns", f"not a valid host name: {host}"
         case MalformedAnswerError():
@@ -164,27 +113,6 @@ def _told(error: BaseException, root: BaseException, host: str, *, is_connecting
     return told
 
 
-def _tls(error: ssl.SSLError, host: str) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        code = getattr(error, "verify_code", None)
-        if code in _OF_ANOTHER_HOST:
-            return f"certificate is not valid for {host}"
-        return _CERTIFICATE.get(code or 0) or getattr(error, "verify_message", None) or "certificate cannot be verified"
-    reason = getattr(error, "reason", None) or ""
-    if text := _TLS.get(reason):
-        return text
-    words = reason.lower().replace("_", " ") or "no reason is known"
-    return f"the other side refuses TLS: {words}" if " alert " in words else f"TLS fails: {words}"
-
-
-def _unresolved(host: str, code: int | None = socket.EAI_AGAIN) -> _Told:
-    if code in _NO_SUCH_NAME:
-        return "dns", f"no such host {host}"
-    if code == socket.EAI_AGAIN:
-        return "dns", f"the name server does not answer (for {host})"
-    return "dns", f"the name {host} cannot be resolved"
-
-
 def _closed(*, is_connecting: bool) -> _Told:
     return "reset", f"connection closed {'during the TLS handshake' if is_connecting else 'before an answer'}"
 
@@ -195,17 +123,11 @@ def _of_system(error: BaseException, root: OSError, host: str, *, is_connecting:
         # If several addresses fail in different ways, one error without a number holds the texts of all.
         numbers = dict.fromkeys(int(each) for each in re.findall(r"\[Errno (\d+)\]", str(root)))
         if numbers:
-            return "connect", "; ".join(_NO_CONNECTION.get(each) or _strerror(each) for each in numbers)
+            return "connect", "; ".join(map(of_errno, numbers))
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return _unresolved(host, None)
+            return "dns", of_name(host, None)
         return _closed(is_connecting=is_connecting)
     if number == errno.ETIMEDOUT:
         return "timeout_connect" if is_connecting else "timeout_answer", "connection timed out"
-    if number in _LOST:
-        return "reset", _LOST[number]
-    return ("connect" if is_connecting else "reset"), _NO_CONNECTION.get(number) or _strerror(number)
-
-
-def _strerror(number: int) -> str:
-    text = os.strerror(number)
-    return text[:1].lower() + text[1:]
+    is_lost = number in LOST or not is_connecting
+    return ("reset" if is_lost else "connect"), of_errno(number)
