@@ -329,8 +329,8 @@ class Buffer(Protocol):
         """Remove all events and dead letters of a customer whose ids are at most `up_to`, by default all that are in now.
 
         Nothing of them is kept that this store could restore, nor any trace in its files, unless an attempt is under way:
-        then call this again with the same `up_to` when it has ended. Removed events are dropped, reason `erased`. It may wait
-        as `ack` does. Raise BufferUnavailableError if it must be repeated.
+        then call this again with the same `up_to` when it has ended. Removed events are dropped, reason `erased`. It may
+        wait as `ack` does. Raise BufferUnavailableError if it must be repeated.
         """
         ...
 

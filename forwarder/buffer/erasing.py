@@ -1,9 +1,9 @@
 """Erasing all events of one customer from a buffer: from memory at once, then from the database in portions.
 
 An event is meant if it is of the customer and its id is at most the one that the erasure began with; newer ones are treated
-like all others. From the first step on nothing that is meant is handed out: it leaves the ordering and delivery's window, and
-what a read or a put that failed would bring back is left out. Events of which an attempt is under way, and those whose acks
-are not committed, stay taken: see `leaving`.
+like all others. From the first step on nothing that is meant is handed out: it leaves the ordering and delivery's window,
+and what a read or a put that failed would bring back is left out. Events of which an attempt is under way, and those whose
+acks are not committed, stay taken: see `leaving`.
 
 Each portion is one transaction, and the ledger changes in it. If the disk fails, the portion is tried again. If the process
 ends in between, what is not removed yet is there again at the next start, and the erasure must be repeated. Used by the disk
@@ -32,9 +32,12 @@ EVENTS_AT_ONCE: Final = 500
 
 
 class Erasing:
-    """Erases from the disk buffer. `leave` removes from memory what is meant of a customer; `stay` returns which rows stay."""
+    """Erases from the disk buffer.
 
-    def __init__(
+    `leave` removes from memory what is meant of a customer; `stay` returns the ids of rows that something else removes.
+    """
+
+    def __init__(  # noqa: PLR0913 - the disk buffer alone makes it
         self,
         database: Database,
         commits: GroupCommit[int],

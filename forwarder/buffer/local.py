@@ -278,9 +278,7 @@ class LocalBuffer:
 
     def _leave(self, customer: str, is_meant: Callable[[Event], bool], acked: set[int]) -> list[Event]:
         """Remove from memory what is meant of a customer, but not what has an attempt under way; return it."""
-        gone, back = self._leaving.leave(
-            customer, is_meant, taken=self._taken, acked=acked, revoke=self._news.revoke
-        )
+        gone, back = self._leaving.leave(customer, is_meant, taken=self._taken, acked=acked, revoke=self._news.revoke)
         gone += self._ordering.discard(is_meant)
         if back:
             self._ordering.release(back, not_before=0.0)

@@ -27,7 +27,6 @@ from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.words import Intake
 
-
 EVENTS_AT_ONCE: Final = 500
 """How many dead letters are erased in one transaction."""
 

@@ -31,9 +31,7 @@ def write(
             puts.append(put)
     if puts and transaction.moved:
         raise transaction.moved
-    if overwrites:
-        transaction.overwrite()
-    letters = _remove(transaction, batch.acks, count=count) if batch.acks else ()
+    letters = _remove(transaction, batch.acks, count=count, overwrites=overwrites) if batch.acks else ()
     if batch.corrupt:
         _drop_corrupt(transaction, batch.corrupt, count=count)
     if batch.noted is not None:
@@ -50,9 +48,15 @@ def write(
 
 
 def _remove(
-    transaction: Transaction, fates: Sequence[tuple[Event, Fate]], *, count: events.RowCount
+    transaction: Transaction,
+    fates: Sequence[tuple[Event, Fate]],
+    *,
+    count: events.RowCount,
+    overwrites: bool = False,
 ) -> Sequence[DeadLetter]:
     """Remove events, and return the dead letters that some of them are to be."""
+    if overwrites:
+        transaction.overwrite()
     ledger = transaction.ledger
     removals: list[tuple[int, int]] = []
     dead = False

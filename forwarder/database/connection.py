@@ -386,14 +386,16 @@ class Database:
         if transaction.then_shrink:
             with suppress(sqlite3.Error):  # the next commit shows the error
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        if transaction.then_clear_log:
-            try:
-                busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.Error as error:
-                return self._judge(error)
-            if busy:
-                return UnavailableError("the log cannot be written into the file")
-        return Committed(value)
+        failure = self._clear_log(connection) if transaction.then_clear_log else None
+        return failure or Committed(value)
+
+    def _clear_log(self, connection: sqlite3.Connection) -> Exception | None:
+        """Write the log into the file and empty it; return why that cannot be done."""
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            return self._judge(error)
+        return UnavailableError("the log cannot be written into the file") if busy else None
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         self._failed += 1

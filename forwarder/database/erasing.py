@@ -23,8 +23,9 @@ _WRITTEN_ROWS: Final = 1000
 _WRITTEN_BYTES: Final = 256 * 1024
 """How many rows are written anew in one transaction: at least two, however large they are."""
 _OVERLAP_BYTES: Final = 4 * PAGE_BYTES
-"""How much of a portion is written once more with the next. SQLite joins and splits pages with up to three neighbours, so the
-pages at a portion's end may keep copies of rows that were on them before."""
+"""How much of a portion is written once more with the next. SQLite joins and splits up to three pages at a time, so those at
+a portion's end may keep copies of rows that were on them before.
+"""
 _LEAST_ROW_BYTES: Final = 50
 _KEYS: Final[dict[Table, str]] = {"events": "id", "dead_letters": "place"}
 _COLUMNS: Final[dict[Table, str]] = {

@@ -205,6 +205,13 @@ class Delivery:
         self._bury(event, self._lanes.story_of(event_id) or Story())
         return "buried"
 
+    async def _obey(self, attempt: Attempt, outcome: Outcome, *, was_revoked: bool) -> None:
+        """Do what an operator or the store has asked for while an attempt was under way that did not deliver the event."""
+        if was_revoked:
+            await self._buffer.release([attempt.taken.event], not_before=self._loop.time())
+        elif attempt.taken.event.id in self._to_bury:
+            await self._bury_after(attempt, outcome)
+
     async def _bury_after(self, attempt: Attempt, outcome: Outcome) -> None:
         """Bury an event whose attempt did not deliver it, wherever it is now."""
         event_id = attempt.taken.event.id
@@ -418,12 +425,9 @@ class Delivery:
                 if attempt.never_repeated:
                     await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                     attempt.started_at = self._loop.time()
-                if attempt.lane.revoked:
-                    ended, attempt = attempt, None
-                    await self._drop(ended)
-                    continue
-                may_have_left = True
-                outcome = await self._post(event.body, None if always_may else partial(self._may_leave, attempt))
+                may_have_left = not attempt.lane.revoked
+                may_leave = None if always_may else partial(self._may_leave, attempt)
+                outcome = await self._post(event.body, may_leave) if may_have_left else None
                 ended, attempt, may_have_left = attempt, None, False
                 if outcome is None:
                     await self._drop(ended)
@@ -432,10 +436,7 @@ class Delivery:
                 decision = self._ended(ended, outcome)
                 if not isinstance(decision, Ack):
                     await self._carry_out(ended, decision)
-                    if was_revoked:
-                        await self._buffer.release([ended.taken.event], not_before=self._loop.time())
-                    elif ended.taken.event.id in self._to_bury:
-                        await self._bury_after(ended, outcome)
+                    await self._obey(ended, outcome, was_revoked=was_revoked)
         except BaseException as end:
             if handed and handed.done() and not handed.cancelled():
                 attempt = handed.result()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -284,4 +283,3 @@ async def test_an_event_that_waits_for_a_retry_can_be_pulled(buffer: Buffer, mak
     await ack(buffer, [pulled])
     buffer.end_deferrals()
     assert ids(await take_all(buffer)) == [2, 3]
-
