@@ -111,13 +111,13 @@ event may have arrived, and `delivery.on_ambiguous` says not to send such events
 """
 DEAD_REASONS: Final[tuple[DeadReason, ...]] = get_args(DeadReason)
 
-DropReason = Literal["drop_oldest", "corrupt", "shutdown"]
+DropReason = Literal["drop_oldest", "corrupt", "shutdown", "erased"]
 """`drop_oldest`: the event made room for newer ones. `corrupt`: the disk lost or changed it. `shutdown`: the process stopped
-before it was delivered.
+before it was delivered. `erased`: an operator erased all events of its customer.
 """
 DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
 
-EvictionReason = Literal["full", "purged", "shutdown"]
+EvictionReason = Literal["full", "purged", "shutdown", "erased"]
 """Why a dead letter is removed, other than by replaying it."""
 EVICTION_REASONS: Final[tuple[EvictionReason, ...]] = get_args(EvictionReason)
 
