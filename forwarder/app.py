@@ -15,9 +15,10 @@ The memory of the whole process is at most the sum of:
   yet, 128 KiB and one more; one small batch, up to ten times its body below 64 KiB. For each of the 64 connections of the
   admin listener the same, without bodies;
 - for each connection of lines_socket, at most as many, 1 MiB and twice `intake.max_line_bytes` while it has lines to accept;
-  for the datagrams 8 MiB and `intake.max_line_bytes`; for each attempt its answer as far as it came, at most 2 MiB.
+  for the datagrams 8 MiB and `intake.max_line_bytes`; for each attempt its answer as far as it came, at most 2 MiB;
+- for each of the four taps that may be open, 2 MiB, and once more while its reader is answered.
 
-With default settings that is 190 MiB, and what connections and attempts use at the same moment.
+With default settings that is 190 MiB, and what connections, attempts and taps use at the same moment.
 """
 
 import asyncio

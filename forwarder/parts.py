@@ -37,6 +37,7 @@ from forwarder.intake.http import HttpIntake
 from forwarder.intake.judging import Knowledge
 from forwarder.intake.lines import LinesIntake
 from forwarder.intake.operations import Operations
+from forwarder.intake.tap_routes import TapRoutes
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
@@ -157,7 +158,7 @@ class Intakes:
             **dead_letters.operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
-        control_only: Operations = {}
+        control_only = {**TapRoutes(telemetry).operations}
         """What can be asked for over the control socket alone."""
         bodies = Bodies(_HELD_PER_PARSED * intake.max_parsing_bytes)
         budget = ParsingBudget(intake.max_parsing_bytes)
@@ -241,6 +242,7 @@ class Intakes:
     async def close(self) -> None:
         """Stop, and remove the sockets' files. May be called again."""
         await self.stop()
+        self._telemetry.taps.close()
         await self._control.close()
         while self._paths:
             remove_unix(self._paths.pop())

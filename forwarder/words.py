@@ -48,7 +48,9 @@ SharedCode = Literal[
     "too_slow",
 ]
 """Why a request is refused before it is split into events; requests for other things may be refused so too."""
-_EventlessCode = Literal["malformed_http", "forbidden_user", "not_found", "method_not_allowed", "internal_error"]
+_EventlessCode = Literal[
+    "malformed_http", "forbidden_user", "not_found", "method_not_allowed", "too_many_taps", "internal_error"
+]
 """Why a request is refused that may not be for events at all."""
 
 RequestCode = Literal[_BufferCode, SharedCode, _EventlessCode]
@@ -152,6 +154,13 @@ REFUSAL_CAUSES: Final[tuple[RefusalCause, ...]] = get_args(RefusalCause)
 HoldCause = Literal["breaker", "retry_after", RefusalCause]
 """Why delivery is paused, and only one probe at a time is sent."""
 HOLD_CAUSES: Final[tuple[HoldCause, ...]] = get_args(HoldCause)
+
+Passing = OutcomeName | Literal["accepted", "dead_letter", "dropped"]
+"""What a tap shows of an event: the outcome of an attempt, that it was accepted, or that it left without being delivered."""
+
+TapEnd = Literal["closed", "unread", "stopping"]
+"""Why a tap ended: its reader closed it, nobody read it for a while, or the daemon stops."""
+TAP_ENDS: Final[tuple[TapEnd, ...]] = get_args(TapEnd)
 
 OnAmbiguous = Literal["retry", "dead_letter"]
 """What to do with an event that may have arrived: see `delivery.on_ambiguous`."""

@@ -1,4 +1,7 @@
-"""The tables of settings and metrics in the documents, made from the code. `make docs` writes them; a test checks them."""
+"""The tables of settings and metrics in the documents, made from the code, and what Kubernetes needs of the alert rules.
+
+`make docs` writes them; tests check them.
+"""
 
 import re
 from pathlib import Path
@@ -77,6 +80,26 @@ def with_table(document: Path) -> str:
     return re.sub(f"(?s){re.escape(start)}.*{re.escape(end)}", lambda _: f"{start}\n{table()}\n{end}", text)
 
 
+PROMETHEUS_RULE = ROOT / "deploy" / "kubernetes" / "monitoring" / "cluster" / "prometheus-rule.yaml"
+_HEAD = """\
+# Written by `make docs` out of prometheus/rules.yml, whose comments say what each alert is about. Change that one.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: growlytics-forwarder
+spec:
+"""
+
+
+def prometheus_rule() -> str:
+    """Return the operator's manifest of the alert rules: Kustomize cannot put a file into a field."""
+    text = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text(encoding="utf-8")
+    groups = text[text.index("groups:\n") :]
+    without_comments = re.sub(r"(?m)^ *#.*\n", "", groups)
+    return _HEAD + re.sub(r"(?m)^(?=.)", "  ", without_comments)
+
+
 if __name__ == "__main__":
+    PROMETHEUS_RULE.write_text(prometheus_rule(), encoding="utf-8")
     for document in TABLES:
         document.write_text(with_table(document), encoding="utf-8")

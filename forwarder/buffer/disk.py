@@ -376,6 +376,8 @@ class DiskBuffer(LocalBuffer):
                 assert put.intake is not None, "only salvaged events came by no intake"
                 accepted[put.intake] = accepted.get(put.intake, 0) + len(put.events)
                 self._reading.add(put.events)
+                if self._telemetry.taps.open:
+                    self._telemetry.taps.accepted(put.events, intake=put.intake)
             else:
                 self._salvaging.committed(put.salvaged)
                 self._tell_fates(put.ended)

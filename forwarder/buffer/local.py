@@ -276,9 +276,13 @@ class LocalBuffer:
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")
                 case DeadLettered(reason=reason, status=status):
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dead_lettered(event, reason=reason)
                     self._telemetry.event_dead_lettered(event.id, reason=reason, status=status, name=event.name)
                     self._receipts.ended(event.id, "dead_letter", reason)
                 case Dropped(reason):
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dropped(event, reason=reason)
                     self._telemetry.events_dropped(1, reason=reason)
                     self._receipts.ended(event.id, "dropped", reason)
                 case _:

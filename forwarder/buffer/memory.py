@@ -104,6 +104,8 @@ class MemoryBuffer(LocalBuffer):
         self._bytes += size
         self._counters["accepted"] += len(events)
         self._telemetry.events_accepted(len(events), intake=intake)
+        if self._telemetry.taps.open:
+            self._telemetry.taps.accepted(events, intake=intake)
         self._news.tell()
         return Stored()
 

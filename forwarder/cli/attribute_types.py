@@ -4,10 +4,9 @@ Names are strangers' text, so they are escaped, also in the file that `export` w
 """
 
 import argparse
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 from urllib.parse import urlencode
@@ -129,13 +128,13 @@ def _row(known: KnownType) -> tuple[str, ...]:
     return printable(known.name), printable(known.attribute), known.type, first_seen, str(known.conflicts)
 
 
-async def _known(daemon: Daemon) -> tuple[list[KnownType], TypesPage]:
+def _known(daemon: Daemon) -> tuple[list[KnownType], TypesPage]:
     """Ask for all types page by page; return them and the last page. Raises DaemonError."""
     found: dict[tuple[str, str], KnownType] = {}  # by place, as types may come twice if others are forgotten meanwhile
     listed = 0
     after: str | None = None
     while True:
-        answer = await daemon.get(_PATH if after is None else f"{_PATH}?{urlencode({'after': after})}")
+        answer = daemon.get(_PATH if after is None else f"{_PATH}?{urlencode({'after': after})}")
         page = _read(daemon, answer, TypesPage)
         listed += len(page.types)
         found.update((each.place, each) for each in page.types)
@@ -206,18 +205,15 @@ def _import(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _ask(args: argparse.Namespace, what: Callable[[Daemon], Awaitable[_Result]]) -> _Result:
-    async def ask() -> _Result:
-        async with daemon_of(args) as daemon:
-            return await what(daemon)
-
-    return asyncio.run(ask())
+def _ask(args: argparse.Namespace, what: Callable[[Daemon], _Result]) -> _Result:
+    with daemon_of(args) as daemon:
+        return what(daemon)
 
 
-async def _post(daemon: Daemon, action: str, asked: Mapping[str, object], kind: type[_Content]) -> _Content:
+def _post(daemon: Daemon, action: str, asked: Mapping[str, object], kind: type[_Content]) -> _Content:
     # ASCII, so that any name that a shell can pass on can be sent.
     body = json.dumps(asked, separators=(",", ":")).encode()
-    return _read(daemon, await daemon.post(f"{_PATH}/{action}", body, content_type="application/json"), kind)
+    return _read(daemon, daemon.post(f"{_PATH}/{action}", body, content_type="application/json"), kind)
 
 
 def _read(daemon: Daemon, answer: DaemonAnswer, kind: type[_Content]) -> _Content:

@@ -1,11 +1,11 @@
 """What the commands that talk to a daemon share: arguments that say where it is, their actions, and asking again."""
 
 import argparse
-import asyncio
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import sleep
 from typing import Final, NamedTuple
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO
@@ -46,7 +46,7 @@ def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def daemon_of(args: argparse.Namespace) -> Daemon:
-    """Return the daemon that the arguments or settings name, not yet opened; exit with 78 if they are wrong."""
+    """Return the daemon that the arguments or settings name, not yet connected; exit with 78 if they are wrong."""
     return Daemon(place_of(args), token=None if args.token_file is None else _token(args.token_file))
 
 
@@ -162,7 +162,7 @@ class Patience:
         *,
         say: Callable[[str], object],
         note: Callable[[str], object],
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], object] = sleep,
         retry_seconds: Sequence[float] = RETRY_SECONDS,
     ) -> None:
         """`say` prints each failure, `note` shows why nothing moves."""
@@ -171,7 +171,7 @@ class Patience:
         self._sleep = sleep
         self._retry_seconds = retry_seconds
 
-    async def answer(self, ask: Callable[[], Awaitable[DaemonAnswer]], *, doing: str, doubt: str = "") -> Answered:
+    def answer(self, ask: Callable[[], DaemonAnswer], *, doing: str, doubt: str = "") -> Answered:
         """Ask until there is an answer. Raises DaemonError if too many attempts in a row fail.
 
         For messages, `doing` says what is asked, and `doubt` what is unknown after a lost answer.
@@ -179,7 +179,7 @@ class Patience:
         failures = lost = 0
         while True:
             try:
-                answer = await ask()
+                answer = ask()
             except DaemonError as error:
                 if failures == len(self._retry_seconds):
                     raise
@@ -187,7 +187,7 @@ class Patience:
                 lost += is_lost
                 seconds = self._retry_seconds[failures]
                 self._say(f"{error}{f'; {doubt}' if is_lost and doubt else ''}; {doing} again in {seconds:g} s")
-                await self._sleep(seconds)
+                self._sleep(seconds)
                 failures += 1
                 continue
             wait = later(answer)
@@ -195,7 +195,7 @@ class Patience:
                 return Answered(answer, lost)
             failures = 0
             self._note(f"waiting {wait.seconds:g} s: {wait.why}")
-            await self._sleep(wait.seconds)
+            self._sleep(wait.seconds)
 
 
 def in_one_line(errors: Sequence[str]) -> str:

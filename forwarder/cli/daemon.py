@@ -1,23 +1,22 @@
 """How a command asks a running daemon over HTTP, on TCP or on a Unix socket.
 
 An answer is checked like a stranger's text, as the address may be another program's. This module imports little, as
-`healthcheck` uses it too; aiohttp is imported just before the first request. Only commands use it.
+`healthcheck` uses it too; `connection` is imported just before the first request. Only commands use it.
 """
 
 import argparse
-import io
 import os
 import re
 from collections.abc import Mapping
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from forwarder.text import printable
 
 if TYPE_CHECKING:
-    import aiohttp
+    from forwarder.cli.connection import Connection, RawAnswer
 
-CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
 
@@ -128,49 +127,46 @@ class DaemonAnswer(NamedTuple):
 
 
 class Daemon:
-    """A running daemon. Open, use and close it on one event loop."""
+    """A running daemon. The first request connects; the connection is kept until `close`, at the end of a `with`."""
 
     def __init__(self, place: Place, *, token: str | None = None) -> None:
         self.place: Final = place
-        self._token = token
-        self._session: aiohttp.ClientSession | None = None
+        self._headers = {"Accept": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._connection: Connection | None = None
 
-    async def open(self) -> Self:
-        """Prepare; the first request connects."""
-        import aiohttp
+    def close(self) -> None:
+        """Close the connection. May be called again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-        socket = self.place.unix_socket
-        authorization = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector() if socket is None else aiohttp.UnixConnector(socket),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-            # A compressed answer could inflate to any size.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"} | authorization,
-            auto_decompress=False,
-        )
+    def __enter__(self) -> Self:
         return self
 
-    async def close(self) -> None:
-        """Close the connection. May be called again."""
-        if self._session is not None:
-            await self._session.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        self.close()
 
-    async def get(self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> DaemonAnswer:
+    def get(
+        self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES, answer_seconds: float = ANSWER_SECONDS
+    ) -> DaemonAnswer:
         """Send one GET. Raises UnreachableError or AnswerLostError."""
-        return await self._exchange("GET", path, fix="try again", max_answer_bytes=max_answer_bytes)
+        deadline = monotonic() + answer_seconds
+        was_kept = self._connection is not None and self._connection.is_usable
+        try:
+            return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
+        except AnswerLostError as error:
+            # The daemon may have closed a kept connection just then.
+            if not was_kept or not isinstance(error.__cause__, ConnectionError):
+                raise
+        return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
 
-    async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
         """Send one POST. Raises UnreachableError or AnswerLostError."""
-        fix = "the daemon may or may not have accepted what was sent"
-        return await self._exchange("POST", path, body, content_type=content_type, fix=fix)
+        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + ANSWER_SECONDS)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
         """Return the content of an answer as a msgspec struct. Raises StoppedError if it does not fit."""
@@ -195,37 +191,47 @@ class Daemon:
         """Return the error for an answer that no forwarder gives."""
         return StoppedError(not_a_forwarder(self.place, answer.status))
 
-    async def _exchange(
+    def _exchange(
         self,
         method: str,
         path: str,
         body: bytes | None = None,
         *,
-        fix: str,
         content_type: str | None = None,
+        deadline: float,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> DaemonAnswer:
-        import aiohttp
+        from http.client import HTTPException
 
-        assert self._session is not None, "open it first"
+        connection = self._connected(deadline)
+        headers = self._headers if content_type is None else self._headers | {"Content-Type": content_type}
         try:
-            async with self._session.request(
-                method,
-                self.place.url + path,
-                # A BytesIO is written piece by piece; aiohttp warns about long bytes.
-                data=None if body is None else io.BytesIO(body),
-                headers=None if content_type is None else {"Content-Type": content_type},
-                allow_redirects=False,
-            ) as response:
-                text = await _read(response, max_answer_bytes)
-                retry_after_seconds = _seconds(response.headers.get("Retry-After"))
-                return DaemonAnswer(response.status, _object(text), retry_after_seconds, text)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raw = connection.exchange(method, path, body, headers, deadline=deadline, max_answer_bytes=max_answer_bytes)
+        except (HTTPException, OSError) as error:
+            self.close()
+            fix = "try again" if body is None else "the daemon may or may not have accepted what was sent"
+            raise AnswerLostError(f"the answer of {self.place} was lost: {_reason(error)}", fix=fix) from error
+        except BaseException:
+            self.close()  # half an answer is of no use to the next request
+            raise
+        return _answer(raw)
+
+    def _connected(self, deadline: float) -> "Connection":
+        """Return the kept connection, or a new one if there is none or it was closed meanwhile."""
+        from forwarder.cli.connection import Connection
+
+        if self._connection is not None and self._connection.is_usable:
+            return self._connection
+        self.close()
+        host, port = self.place.host_port or ("localhost", None)
+        connection = Connection(host, port, unix_socket=self.place.unix_socket)
+        try:
+            connection.open(deadline=deadline)
+        except OSError as error:
             message = f"no daemon can be reached at {self.place}: {_reason(error)}"
             raise UnreachableError(message, fix=_fix(self.place, error)) from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            message = f"the answer of {self.place} was lost: {_reason(error)}"
-            raise AnswerLostError(message, fix=fix) from error
+        self._connection = connection
+        return connection
 
 
 def described_errors(content: Mapping[str, object]) -> list[str]:
@@ -248,13 +254,8 @@ def _described(error: Mapping[str, object]) -> str:
     return f"{where}{printable(str(message), 500)} ({printable(str(code))})"
 
 
-async def _read(response: "aiohttp.ClientResponse", max_bytes: int) -> bytes | None:
-    text = bytearray()
-    async for chunk in response.content.iter_any():
-        text += chunk
-        if len(text) > max_bytes:
-            return None
-    return bytes(text)
+def _answer(raw: "RawAnswer") -> DaemonAnswer:
+    return DaemonAnswer(raw.status, _object(raw.text), _seconds(raw.retry_after), raw.text)
 
 
 def _object(text: bytes | None) -> Mapping[str, object]:
@@ -278,19 +279,23 @@ def _seconds(retry_after: str | None) -> int | None:
 def _fix(place: Place, error: Exception) -> str:
     if place.host_port is not None and place.host_port.port == 0:
         return "port 0 is another port at each start: take the port from the daemon's log and use --url"
-    if isinstance(_cause(error), PermissionError):
+    if isinstance(error, PermissionError):
         return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
     return "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 
 
-def _cause(error: Exception) -> BaseException:
-    cause = getattr(error, "os_error", error)
-    return cause if isinstance(cause, BaseException) else error
-
-
 def _reason(error: Exception) -> str:
-    cause = _cause(error)
-    # asyncio replaces the system's text with its own, which repeats the address.
-    number = cause.errno if isinstance(cause, OSError) else None
-    text = os.strerror(number) if number is not None and number > 0 else getattr(cause, "strerror", None)
-    return printable(text or str(cause) or type(cause).__name__, 200)
+    from http.client import BadStatusLine, IncompleteRead
+
+    match error:
+        case TimeoutError() if error.errno is None:
+            return "it took too long"
+        case ConnectionError() if error.errno is None:
+            return "the connection was closed"
+        case IncompleteRead():
+            return "the connection was closed within the answer"
+        case BadStatusLine():
+            return "it is not HTTP"
+        case OSError() if error.errno is not None and error.errno > 0:
+            return printable(os.strerror(error.errno))
+    return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)

@@ -4,10 +4,9 @@ A chunk whose answer was lost is sent again. That does no harm: a replayed event
 replayed twice, even if the command is interrupted and started again.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 from forwarder.cli.clients import Patience, in_one_line
@@ -77,7 +76,7 @@ class Changer:
         tally: ChangeTally,
         ticker: Ticker,
         per_second: int | None = None,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], object] = sleep,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.tally: Final = tally
@@ -90,7 +89,7 @@ class Changer:
         self._clock = clock
         self._sent_at = clock()
 
-    async def change(self, ids: Sequence[str], *, name_missing: bool = False) -> None:
+    def change(self, ids: Sequence[str], *, name_missing: bool = False) -> None:
         """Replay or purge `ids` in order. Raises DaemonError."""
         self.tally.asked = len(ids)
         # A stack: the last chunk is first.
@@ -98,10 +97,8 @@ class Changer:
         while pending:
             chunk = pending.pop()
             if wait_seconds := self._pace.wait_seconds(self._clock()):
-                await self._sleep(wait_seconds)
-            # Let the loop run once: only then a connection that was closed meanwhile shows it.
-            await asyncio.sleep(0)
-            decided = await self._decided(chunk)
+                self._sleep(wait_seconds)
+            decided = self._decided(chunk)
             if decided is None:
                 middle = len(chunk) // 2
                 pending += [chunk[middle:], chunk[:middle]]
@@ -127,8 +124,8 @@ class Changer:
         if tally.refused > MAX_LISTED:
             self._ticker.say(f"… and {tally.refused - MAX_LISTED} more were refused")
 
-    async def _decided(self, chunk: Sequence[str]) -> Decided | None:
-        answer, lost = await self._patience.answer(
+    def _decided(self, chunk: Sequence[str]) -> Decided | None:
+        answer, lost = self._patience.answer(
             lambda: self._ask(chunk),
             doing=f"sending {len(chunk)} dead letters",
             doubt="" if self.tally.dry_run else f"they may have been {self.tally.done_word}",
@@ -145,12 +142,12 @@ class Changer:
                 self.tally.missing_after_loss += len(decided.missing)
         return decided
 
-    async def _ask(self, chunk: Sequence[str]) -> DaemonAnswer:
+    def _ask(self, chunk: Sequence[str]) -> DaemonAnswer:
         before = self.tally.in_doubt
         self.tally.in_doubt = 0 if self.tally.dry_run else len(chunk)
         self._sent_at = self._clock()
         try:
-            answer = await post(self._daemon, self.tally.action, chunk, dry_run=self.tally.dry_run)
+            answer = post(self._daemon, self.tally.action, chunk, dry_run=self.tally.dry_run)
         except UnreachableError:
             self.tally.in_doubt = before
             raise

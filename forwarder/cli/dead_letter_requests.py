@@ -3,7 +3,6 @@
 Each event is cut out of the answer as bytes, so that its numbers keep every digit.
 """
 
-import asyncio
 import json
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -170,12 +169,12 @@ class DeadLetterRequests:
         self._daemon = daemon
         self._patience = patience
 
-    async def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> LetterPage | None:
+    def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> LetterPage | None:
         """Return the page after a cursor; None if `limit` letters are too long for one page."""
         query = {"limit": str(limit), "after": after, "reason": reason, "payload": "true" if payload else None}
         path = f"{_PATH}?{urlencode({name: value for name, value in query.items() if value is not None})}"
         max_bytes = MAX_ANSWER_BYTES if not payload else MAX_PAGE_BYTES if limit > 1 else MAX_LETTER_BYTES
-        answer = await self._get(path, max_bytes)
+        answer = self._get(path, max_bytes)
         if answer.status != 200:
             raise self._daemon.refused(answer)
         if answer.text is None and payload and limit > 1:
@@ -188,9 +187,9 @@ class DeadLetterRequests:
             raise self._daemon.strange(answer)
         return page
 
-    async def one(self, letter_id: str) -> DeadLetterShown | None:
+    def one(self, letter_id: str) -> DeadLetterShown | None:
         """Return a dead letter with its payload; None if no dead letter has this id."""
-        answer = await self._get(f"{_PATH}/{letter_id}", MAX_LETTER_BYTES)
+        answer = self._get(f"{_PATH}/{letter_id}", MAX_LETTER_BYTES)
         if answer.status == 404 and described_errors(answer.content):
             return None
         if answer.status != 200:
@@ -200,10 +199,8 @@ class DeadLetterRequests:
         except msgspec.ValidationError:
             raise self._daemon.strange(answer) from None
 
-    async def _get(self, path: str, max_answer_bytes: int) -> DaemonAnswer:
-        # Let the loop run once: only then a connection that was closed meanwhile shows it.
-        await asyncio.sleep(0)
-        answered = await self._patience.answer(
+    def _get(self, path: str, max_answer_bytes: int) -> DaemonAnswer:
+        answered = self._patience.answer(
             lambda: self._daemon.get(path, max_answer_bytes=max_answer_bytes), doing="asking"
         )
         return answered.answer
@@ -234,11 +231,11 @@ class Pages:
         self._after: str | None = None
         self._is_end = False
 
-    async def next(self) -> Sequence[DeadLetterShown] | None:
+    def next(self) -> Sequence[DeadLetterShown] | None:
         """Return the next dead letters, perhaps none; None at the end."""
         if self._is_end:
             return None
-        page = await self._page()
+        page = self._page()
         self._limit = min(self._limit * 2, self._max_letters)
         if self.held is None:
             self.held = page.events
@@ -251,26 +248,26 @@ class Pages:
         self._is_end = page.next is None or not self._left
         return found
 
-    async def all(self) -> list[DeadLetterShown]:
+    def all(self) -> list[DeadLetterShown]:
         """Return all of them."""
         found: list[DeadLetterShown] = []
-        while (letters := await self.next()) is not None:
+        while (letters := self.next()) is not None:
             found += letters
         return found
 
-    async def _page(self) -> LetterPage:
+    def _page(self) -> LetterPage:
         while True:
             limit = self._limit if self._left is None else min(self._limit, self._left)
-            page = await self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)
+            page = self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)
             if page is not None:
                 return page
             self._limit = limit // 2
 
 
-async def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -> DaemonAnswer:
+def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -> DaemonAnswer:
     """Ask once to replay or purge `ids`. Raises DaemonError."""
     content = {"ids": ids, "dry_run": dry_run} if action == "replay" else {"ids": ids}
-    return await daemon.post(f"{_PATH}/{action}", json.dumps(content).encode(), content_type="application/json")
+    return daemon.post(f"{_PATH}/{action}", json.dumps(content).encode(), content_type="application/json")
 
 
 def judge(action: Action, answer: DaemonAnswer, ids: Sequence[str], daemon: Daemon) -> Decided | None:

@@ -5,7 +5,6 @@ were.
 """
 
 import argparse
-import asyncio
 import json
 import re
 import sys
@@ -68,26 +67,20 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
 def _list(args: argparse.Namespace) -> int:
     from forwarder.cli.dead_letter_requests import Pages
 
-    async def ask() -> "tuple[list[DeadLetterShown], int]":
-        async with daemon_of(args) as daemon:
-            pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
-            return await pages.all(), pages.held or 0
-
-    letters, held = asyncio.run(ask())
+    with daemon_of(args) as daemon:
+        pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
+        letters = pages.all()
     for line in map(as_json, letters) if args.json else rows(letters):
         print(line)
     of_what = "dead letters of all reasons" if args.reason else "dead letters"
     # Not among the JSON, which a program reads.
-    print(f"shown {len(letters)} of {held} {of_what}", file=sys.stderr if args.json else sys.stdout)
+    print(f"shown {len(letters)} of {pages.held or 0} {of_what}", file=sys.stderr if args.json else sys.stdout)
     return EXIT_OK
 
 
 def _show(args: argparse.Namespace) -> int:
-    async def ask() -> "DeadLetterShown | None":
-        async with daemon_of(args) as daemon:
-            return await _impatient(daemon).one(args.id)
-
-    letter = asyncio.run(ask())
+    with daemon_of(args) as daemon:
+        letter = _impatient(daemon).one(args.id)
     if letter is None:
         print(f"there is no dead letter with the id {args.id}, or no longer; `list` shows the ids", file=sys.stderr)
         return EXIT_NO
@@ -106,16 +99,13 @@ def _change(args: argparse.Namespace) -> int:
     changer = Changer(daemon, tally=tally, ticker=ticker, per_second=args.rate)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
 
-    async def change() -> None:
-        async with daemon:
-            # All ids are listed first: an event that is rejected again meanwhile has a new id.
-            pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
-            ids = args.ids or [each.id for each in await pages.all()]
-            await changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
-
     stopped = ""
     try:
-        asyncio.run(change())
+        with daemon:
+            # All ids are listed first: an event that is rejected again meanwhile has a new id.
+            pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
+            ids = args.ids or [each.id for each in pages.all()]
+            changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
     except DaemonError as error:
         stopped = error.explained
     except KeyboardInterrupt:
@@ -143,21 +133,18 @@ def _export(args: argparse.Namespace) -> int:
             sys.stdout.buffer.write(b"".join(on_one_line(event) + b"\n" for event in events))
             sys.stdout.buffer.flush()
 
-    # Written outside the event loop, so that Ctrl-C also ends the wait for a pipe that nobody reads.
-    with asyncio.Runner() as runner:
-        try:
-            runner.run(daemon.open())
-            while (letters := runner.run(pages.next())) is not None:
+    try:
+        with daemon:
+            while (letters := pages.next()) is not None:
                 write(each.event for each in letters)
                 exported += len(letters)
-        except DaemonError as error:
-            stopped = error.explained
-        except BrokenPipeError:
-            discard_output()
-            stopped = "the reader of the output left"
-        except KeyboardInterrupt:
-            stopped = "interrupted"
-        runner.run(daemon.close())
+    except DaemonError as error:
+        stopped = error.explained
+    except BrokenPipeError:
+        discard_output()
+        stopped = "the reader of the output left"
+    except KeyboardInterrupt:
+        stopped = "interrupted"
     ticker.clear()
     if stopped:
         ticker.say(stopped)

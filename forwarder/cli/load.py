@@ -10,13 +10,12 @@ summary says how many at most.
 """
 
 import argparse
-import asyncio
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
@@ -64,32 +63,25 @@ def run(args: argparse.Namespace) -> int:
     daemon = daemon_of(args)
     name = file_name(args.file)
     try:
-        with open_lines(args.file) as file, asyncio.Runner() as runner:
-            return _load(
-                numbered_lines(file, name=name), daemon, runner, LoadProgress(sys.stderr, _size_bytes(file)), args
-            )
+        with open_lines(args.file) as file, daemon:
+            return _load(numbered_lines(file, name=name), daemon, LoadProgress(sys.stderr, _size_bytes(file)), args)
     except UnreadableError as error:
         print(error, file=sys.stderr)
         return EXIT_NO
 
 
-def _load(
-    lines: Iterable[Line], daemon: Daemon, runner: asyncio.Runner, progress: "LoadProgress", args: argparse.Namespace
-) -> int:
+def _load(lines: Iterable[Line], daemon: Daemon, progress: "LoadProgress", args: argparse.Namespace) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
-    # The file is read outside the event loop, so that Ctrl-C also ends the wait for a silent pipe.
     try:
-        runner.run(daemon.open())
         for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
-            runner.run(loader.send(batch))
+            loader.send(batch)
     except DaemonError as error:
         stopped = error.explained
     except UnreadableError as error:
         stopped = str(error)
     except KeyboardInterrupt:
         stopped = "interrupted"
-    runner.run(daemon.close())
     loader.finish(stopped)
     print(loader.tally)
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
@@ -226,7 +218,7 @@ class Loader:
         daemon: Daemon,
         *,
         progress: LoadProgress,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], object] = sleep,
     ) -> None:
         self.tally = LoadTally()
         self._daemon = daemon
@@ -244,14 +236,12 @@ class Loader:
             else:
                 yield line
 
-    async def send(self, batch: LoadBatch) -> None:
+    def send(self, batch: LoadBatch) -> None:
         """Send a batch until the daemon has accepted or refused every line. Raises DaemonError."""
-        # Let the loop run once: only then a connection that was closed meanwhile shows it.
-        await asyncio.sleep(0)
         pending = [batch]
         while pending:
             part = pending.pop()
-            if (judged := await self._judged(part)) is not None:
+            if (judged := self._judged(part)) is not None:
                 self._count(part, judged)
             else:
                 middle = len(part.lines) // 2
@@ -267,9 +257,9 @@ class Loader:
             self._progress.say(f"the lines after line {self._judged_to} were not sent, or got no answer")
         self._progress.clear()
 
-    async def _judged(self, batch: LoadBatch) -> LoadJudged | None:
+    def _judged(self, batch: LoadBatch) -> LoadJudged | None:
         body = batch.body
-        answer, lost = await self._patience.answer(
+        answer, lost = self._patience.answer(
             lambda: self._daemon.post("/v1/events", body, content_type="application/x-ndjson"),
             doing=f"sending {batch.where}",
             doubt="they may have been accepted",

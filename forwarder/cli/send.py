@@ -1,7 +1,6 @@
 """`send`: sends one event to a running daemon, for example to test that everything is connected."""
 
 import argparse
-import asyncio
 import json
 import re
 import sys
@@ -13,7 +12,6 @@ from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
     UNAUTHORIZED_FIX,
-    Daemon,
     DaemonAnswer,
     DaemonError,
     Place,
@@ -54,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     body = event_json(args.customer, args.name, time_milliseconds, args.attributes)
     daemon = daemon_of(args)
     try:
-        answer = asyncio.run(_post(daemon, body))
+        with daemon:
+            answer = daemon.post("/track/event", body, content_type="application/json")
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
         return EXIT_NO
@@ -116,11 +115,6 @@ def _is_json_string(value: str) -> bool:
 
 def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
-
-
-async def _post(daemon: Daemon, body: bytes) -> DaemonAnswer:
-    async with daemon:
-        return await daemon.post("/track/event", body, content_type="application/json")
 
 
 def _report(place: Place, answer: DaemonAnswer) -> int:

@@ -5,21 +5,23 @@ imported when the command runs.
 """
 
 import argparse
-import asyncio
 import os
+import select
 import signal
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
-from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonError, StoppedError
+from forwarder.cli.daemon import Daemon, DaemonError, StoppedError
 from forwarder.cli.options import discard_output
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_CONFIGURATION
     is_live = not args.once and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     try:
-        asyncio.run(_top(daemon_of(args), interval_seconds=args.interval if is_live else None))
+        _top(daemon_of(args), interval_seconds=args.interval if is_live else None)
         sys.stdout.flush()
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
@@ -75,79 +77,96 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-async def _top(daemon: Daemon, *, interval_seconds: float | None) -> None:
-    async with daemon:
-        view = _View(daemon)
-        await view.ask()
+def _top(daemon: Daemon, *, interval_seconds: float | None) -> None:
+    with daemon:
+        view = _View(str(daemon.place))
+        view.take(_ask(daemon))
         to = _console()
         if interval_seconds is None:
             to.print(_table(view.rows(to.size.width)))
             return
-        await _until_told_to_end(view, _Screen(to), interval_seconds)
+        _until_told_to_end(view, _Screen(to), _Asker(daemon, interval_seconds))
 
 
-async def _until_told_to_end(view: "_View", screen: "_Screen", interval_seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    watching = asyncio.create_task(_watch(view, screen, interval_seconds), name="watch")
-
-    def draw() -> None:
-        screen.draw(view.rows)
+def _until_told_to_end(view: "_View", screen: "_Screen", asker: "_Asker") -> None:
+    """Draw whatever comes. Signals and answers come as bytes through one pipe, so that none can be missed."""
+    woken, waking = os.pipe()
+    os.set_blocking(waking, False)
+    for number in (*_END_SIGNALS, signal.SIGWINCH, signal.SIGTSTP):
+        signal.signal(number, _only_wake)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
 
     def suspend() -> None:
         screen.close()
         # As if the signal were not handled: without a shell, as in a container, it does nothing.
-        loop.remove_signal_handler(signal.SIGTSTP)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTSTP)
-        loop.add_signal_handler(signal.SIGTSTP, suspend)
+        signal.signal(signal.SIGTSTP, _only_wake)
         screen.open()
-        draw()
 
-    def typed() -> None:
-        keys = os.read(sys.stdin.fileno(), 1024)
-        if not keys or b"q" in keys.lower():
-            watching.cancel()
-
-    for number in _END_SIGNALS:
-        loop.add_signal_handler(number, watching.cancel)
-    loop.add_signal_handler(signal.SIGWINCH, draw)
-    loop.add_signal_handler(signal.SIGTSTP, suspend)
     with screen:  # on any signal from here on, the terminal is restored
-        if screen.reads_keys:
-            loop.add_reader(sys.stdin.fileno(), typed)
-        await asyncio.wait([watching])
-    if not watching.cancelled():
-        watching.result()  # it ends only with an error
-
-
-async def _watch(view: "_View", screen: "_Screen", interval_seconds: float) -> None:
-    while True:
         screen.draw(view.rows)
-        await asyncio.sleep(interval_seconds)
-        await view.ask_again()
+        asker.start(waking)
+        keys = [sys.stdin.fileno()] if screen.reads_keys else []
+        while True:
+            readable, _, _ = select.select([woken, *keys], [], [])
+            came = os.read(woken, 1024) if woken in readable else b""
+            typed = os.read(keys[0], 1024) if keys and keys[0] in readable else None
+            if not {*_END_SIGNALS}.isdisjoint(came) or typed == b"" or b"q" in (typed or b"").lower():
+                return
+            if signal.SIGTSTP in came:
+                suspend()
+            while not asker.answers.empty():
+                view.take(asker.answers.get())
+            if came:
+                screen.draw(view.rows)
+
+
+def _only_wake(*_: object) -> None:
+    """Handle a signal: its number is in the pipe already."""
+
+
+class _Asker:
+    """Asks the daemon again and again, in a thread, as an answer may take long while keys are typed."""
+
+    def __init__(self, daemon: Daemon, interval_seconds: float) -> None:
+        self.answers: Final[SimpleQueue[Snapshot | Exception]] = SimpleQueue()
+        self._daemon = daemon
+        self._interval_seconds = interval_seconds
+
+    def start(self, waking: int) -> None:
+        """Begin, and write a zero byte to a pipe for each of the answers."""
+        threading.Thread(target=self._run, args=(waking,), name="asker", daemon=True).start()
+
+    def _run(self, waking: int) -> None:
+        while True:
+            time.sleep(self._interval_seconds)
+            try:
+                self.answers.put(_ask(self._daemon))
+            except Exception as error:  # noqa: BLE001 - the main thread raises it
+                self.answers.put(error)
+            os.write(waking, b"\0")
 
 
 class _View:
     """The last two answers of the daemon, and why there is no newer one."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(self, place: str) -> None:
+        self._place = place
         self._now: Snapshot | None = None
         self._earlier: Snapshot | None = None
         self._why = ""
         """Why the last request failed; empty if it did not."""
 
-    async def ask(self) -> None:
-        """Ask once. Raises DaemonError."""
-        found = await _ask(self._daemon)
-        self._earlier, self._now = self._now, found
-        self._why = ""
-
-    async def ask_again(self) -> None:
-        """Ask once; if that fails, keep the answers so far."""
-        try:
-            await self.ask()
-        except DaemonError as error:
-            self._why = str(error)
+    def take(self, found: "Snapshot | Exception") -> None:
+        """Show a new answer. If there is none, keep the answers so far; raise what is no DaemonError."""
+        if isinstance(found, DaemonError):
+            self._why = str(found)
+        elif isinstance(found, Exception):
+            raise found
+        else:
+            self._earlier, self._now = self._now, found
+            self._why = ""
 
     def rows(self, columns: int) -> "list[Row]":
         """Return the rows to show."""
@@ -157,23 +176,19 @@ class _View:
         return rows(
             self._now,
             self._earlier,
-            place=str(self._daemon.place),
+            place=self._place,
             trouble=Trouble(monotonic() - self._now.at, self._why) if self._why else None,
             unix_seconds=time.time(),
             columns=columns,
         )
 
 
-async def _ask(daemon: Daemon) -> "Snapshot":
+def _ask(daemon: Daemon) -> "Snapshot":
+    """Ask once. Raises DaemonError."""
     from forwarder.cli.answers import StrangeStatusError, is_status, read_status
     from forwarder.cli.top_rows import Snapshot
 
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            answer = await daemon.get("/v1/status", max_answer_bytes=_MAX_ANSWER_BYTES)
-    except TimeoutError as error:
-        message = f"{daemon.place} gave no answer within {ANSWER_SECONDS} s"
-        raise AnswerLostError(message, fix="try again; if this repeats, the daemon hangs") from error
+    answer = daemon.get("/v1/status", max_answer_bytes=_MAX_ANSWER_BYTES, answer_seconds=ANSWER_SECONDS)
     if answer.status != 200 or not is_status(answer.content):
         raise daemon.refused(answer)
     try:

@@ -32,7 +32,7 @@ from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivere
 from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
-from forwarder.words import HoldCause, OutcomeName
+from forwarder.words import HoldCause, OutcomeName, RetryReason
 
 LAST_ACKS_SECONDS: Final = 2.0
 """How long `serve` waits at its end for the last acks. If they are not committed, the next process sends those events again;
@@ -435,6 +435,8 @@ class Delivery:
         else:
             failure = outcome.failure.described()
             self._tell_of_failure(attempt, outcome, decision, now - attempt.started_at, failure)
+        if self._telemetry.taps.open:
+            self._tell_taps(attempt, outcome, decision, now - attempt.started_at, failure)
         if self._engine.holds.has_news:
             self._tell_of_holds(failure)
         if isinstance(decision, Ack):
@@ -506,6 +508,25 @@ class Delivery:
                 is_rejected = isinstance(fate, DeadLettered) and fate.reason == "rejected"
                 if is_rejected and isinstance(outcome, Rejected | Blocked):
                     self._telemetry.event_rejected(name=attempt.taken.event.name, status=outcome.status)
+
+    def _tell_taps(
+        self, attempt: Attempt, outcome: Outcome, decision: Decision, seconds: float, failure: FailureFields | None
+    ) -> None:
+        retry: RetryReason | None = None
+        match decision:
+            case Waits(reason) | Release(why=Waits(reason)):
+                retry = reason
+            case Ack():
+                pass
+        self._telemetry.taps.attempted(
+            attempt.taken.event,
+            _NAMES.get(type(outcome), "delivered"),
+            attempt=attempt.taken.story.attempts + attempt.is_probe,
+            seconds=seconds,
+            retry=retry,
+            failure=failure,
+            answer=b"" if isinstance(outcome, Delivered) else outcome.answer,
+        )
 
     def _tell_of_refusal(self, attempt: Attempt, outcome: Blocked) -> None:
         refusals = attempt.taken.story.refusals

@@ -58,6 +58,8 @@ class Retryable:
     retry_after_seconds: float | None = None
     """How long Growlytics asks us to wait, 0 to `MAX_RETRY_AFTER_SECONDS`; None if it does not say."""
     failure: Failure = field(default=UNEXPLAINED, compare=False)
+    answer: bytes = field(default=b"", repr=False, compare=False)
+    """The answer's body, if there was one, at most `MAX_ANSWER_BYTES`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def of_answer(
         return Rejected(status, body, failure)
     if reason := _RETRYABLE.get(status) or ("status_5xx" if 500 <= status < 600 else None):
         maybe_delivered = status in _GATEWAY_LOST_THE_ANSWER
-        return Retryable(reason, maybe_delivered=maybe_delivered, retry_after_seconds=wait, failure=failure)
+        return Retryable(reason, maybe_delivered, wait, failure, body)
     return Blocked(status, _BLOCKED_BY.get(status, "refusal"), failure, body)
 
 

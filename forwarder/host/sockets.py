@@ -147,6 +147,13 @@ def peer_of(connected: Any) -> Peer | None:
     return Peer(None if user == _stand_in("uid") else user, {group, *groups} - {_stand_in("gid")})
 
 
+def user_of(connected: Any) -> int | None:
+    """Return the number of the user who connected this socket; None if the system does not tell, or over TCP."""
+    if getattr(connected, "family", None) != socket.AF_UNIX or (peer := peer_of(connected)) is None:
+        return None
+    return peer.user
+
+
 def _stand_in(kind: str) -> int | None:
     """Return the number of all users, or groups, outside this user namespace; None if there are none."""
     with suppress(OSError, ValueError):

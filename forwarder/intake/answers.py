@@ -72,11 +72,17 @@ _MESSAGES: Final[Mapping[RequestCode, tuple[int, str]]] = {
         429,
         "too much is being parsed at once (intake.max_parsing_bytes), so this was not accepted: send it again later",
     ),
+    "too_many_taps": (429, "as many taps are open as may be: end another one, or wait until it has ended"),
     "internal_error": (500, "the forwarder failed, and this request was not accepted; the log says more"),
 }
 _CLOSING: Final = frozenset({400, 401, 403, 408, 413, 414, 415, 431, 500, 501})
 """After an answer with one of these the connection is closed: the rest of the request is not read, or its end is unknown."""
-_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {"busy": 1, "buffer_unavailable": 5, "shutting_down": 5}
+_RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
+    "busy": 1,
+    "too_many_taps": 10,
+    "buffer_unavailable": 5,
+    "shutting_down": 5,
+}
 _SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _JSON: Final = {"Content-Type": "application/json", **_SAFE}
 _PAGE: Final = {

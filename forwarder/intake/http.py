@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from forwarder.host.sockets import peer_of
+from forwarder.host.sockets import peer_of, user_of
 from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
 from forwarder.intake import answers
@@ -238,7 +238,13 @@ class HttpIntake:
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]
-        asked = Asked(int(last) if last.isdecimal() else 0, request.query, b"", partial(self._lacking, request))
+        asked = Asked(
+            int(last) if last.isdecimal() else 0,
+            request.query,
+            b"",
+            partial(self._lacking, request),
+            partial(user_of, request.peer),
+        )
         if operation.method == "GET":
             return await operation.ask(asked)
         try:

@@ -73,6 +73,8 @@ class Asked(NamedTuple):
     """Empty unless the request is a POST."""
     lacking: Callable[[], RequestCode | None]
     """Returns why the client is not an operator; None if it is one."""
+    user: Callable[[], int | None] = lambda: None
+    """Returns the number of the client's user over a Unix socket; None if it is unknown."""
 
     def demand_operator(self) -> None:
         """Raise RefusedOperationError unless the client may see payloads and change something."""

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from forwarder.event import Clock
 from forwarder.observing.metrics import Metrics
 from forwarder.observing.recent import Recent
+from forwarder.observing.tap import Tap, Taps
 from forwarder.tally import Tally
 from forwarder.words import HoldCause
 
@@ -107,6 +108,8 @@ class TelemetryBase:
         self.age_seconds = age_seconds or (lambda accepted_at: max(0.0, clock() - accepted_at))
         """Returns how long ago this time, in seconds since 1970, was."""
         self._clock = clock
+        self.taps = Taps(clock=clock, age_seconds=self.age_seconds, has_ended=self._tap_ended)
+        """What operators watch. Who tells it of an event looks first whether `taps.open` is empty."""
         self._metrics = Metrics()
         self.registry.register(self._metrics)
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -125,6 +128,21 @@ class TelemetryBase:
         if self._awaited is None:
             self._awaited = asyncio.get_running_loop().create_future()
         return self._awaited
+
+    def tap_opened(self, tap: Tap) -> None:
+        """An operator watches events; that one who sees payloads does so is logged."""
+        if tap.request.with_payloads:
+            log.warning("a tap with payloads was opened", extra={"fields": {"user": tap.request.user}})
+
+    def _tap_ended(self, tap: Tap) -> None:
+        if tap.request.with_payloads:
+            fields = {
+                "user": tap.request.user,
+                "reason": tap.ended,
+                "lines": tap.told - tap.lost,
+                "lines_lost": tap.lost,
+            }
+            log.warning("a tap with payloads has ended", extra={"fields": fields})
 
     def _tell_of_change(self, awaited: asyncio.Future[None]) -> None:
         self._awaited = None

@@ -10,21 +10,23 @@ import yaml
 from tests.deploy.tools import DEPLOY, optional, output
 
 Manifest = dict[str, Any]
+_LINKED_TO = ("example-app", "grafana", "prometheus")
+"""Where links in the charts lead: Helm follows them."""
 
 
-def kustomized() -> list[Manifest]:
-    return documents(output(optional("kubectl"), "kustomize", str(DEPLOY / "kubernetes/example")))
+def kustomized(directory: str | Path = "kubernetes/example") -> list[Manifest]:
+    """Render one, which is a path below deploy/ or a whole one."""
+    return documents(output(optional("kubectl"), "kustomize", str(DEPLOY / directory)))
 
 
 def chart(tmp_path: Path) -> Path:
     """Return a copy of the example chart with its dependency beside it, and built into it."""
     import helm_python as helm  # noqa: PLC0415 - installed by `make test-deploy` alone
 
-    shutil.copytree(DEPLOY / "helm", tmp_path / "helm", ignore=shutil.ignore_patterns("charts", "Chart.lock"))
-    example = tmp_path / "helm/example"
-    # The link leads out of what was copied.
-    (example / "app.py").unlink(missing_ok=True)
-    shutil.copy(DEPLOY / "example-app/app.py", example / "app.py")
+    for name in ("helm", *_LINKED_TO):
+        ignored = shutil.ignore_patterns("charts", "Chart.lock")
+        shutil.copytree(DEPLOY / name, tmp_path / "deploy" / name, symlinks=True, ignore=ignored)
+    example = tmp_path / "deploy/helm/example"
     helm.dependency_update(str(example))
     return example
 

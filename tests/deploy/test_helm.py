@@ -32,6 +32,10 @@ def test_the_linter_finds_nothing(tmp_path: Path) -> None:
         ({"env": {"FORWARDER_BUFFER__MAX_BYTES": "9 GiB"}}, "FORWARDER_BUFFER__MAX_BYTES"),
         ({"env": {"FORWARDER_DELIVERY__MAX_CONCURRENCY": 32}}, "/env/FORWARDER_DELIVERY__MAX_CONCURRENCY"),
         ({"podMonitor": {"interval": "often"}}, "/podMonitor/interval"),
+        ({"prometheusRule": {"runbooks": "git.example"}}, "/prometheusRule/runbooks"),
+        ({"prometheusRule": {"runbooks": "https://git.example/#x"}}, "/prometheusRule/runbooks"),
+        ({"prometheusRule": {"labels": {"release": 1}}}, "/prometheusRule/labels/release"),
+        ({"dashboard": {"enable": True}}, "enable"),
     ],
 )
 def test_the_schema_refuses_what_cannot_be(values: dict[str, Any], named: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.deploy.tools import from_npm, installed, output, run
 
 MIB = 1024 * 1024
 KUBERNETES = ["1.29", "1.33"]
+OF_THE_OPERATOR = {"PodMonitor", "PrometheusRule"}
 
 
 @pytest.fixture(params=["kustomize", "helm"])
@@ -44,7 +45,7 @@ def settings_of(manifests: list[Manifest], tmp_path: Path) -> Settings:
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_the_schemas_accept_all(version: str, manifests: list[Manifest], tmp_path: Path) -> None:
     file = tmp_path / "all.yaml"
-    file.write_text(yaml.safe_dump_all(one for one in manifests if one["kind"] != "PodMonitor"))
+    file.write_text(yaml.safe_dump_all(one for one in manifests if one["kind"] not in OF_THE_OPERATOR))
     output(installed("kubernetes-validate"), "--strict", "-k", version, str(file))
 
 
@@ -56,13 +57,19 @@ def test_the_schema_refuses_a_field_that_does_not_exist(manifests: list[Manifest
     assert run(installed("kubernetes-validate"), "--strict", "-k", "1.33", str(file)).returncode != 0
 
 
+def against_the_operators_schemas(*manifests: Manifest) -> list[Any]:
+    """Return what is wrong with each, or None."""
+    node, schemas = from_npm("@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1")
+    check = str(Path(__file__).with_name("operator_schema.mjs"))
+    found: list[Any] = json.loads(output(node, check, schemas, stdin=json.dumps(manifests)))
+    return found
+
+
 def test_the_pod_monitor_is_one_and_finds_the_pods(manifests: list[Manifest]) -> None:
     monitor = next(one for one in manifests if one["kind"] == "PodMonitor")
     wrong = copy.deepcopy(monitor)
     wrong["spec"]["podMetricsEndpoints"][0]["interval"] = "often"
-    node, schema = from_npm("@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PodMonitor.js")
-    check = str(Path(__file__).with_name("pod_monitor.mjs"))
-    found = json.loads(output(node, check, schema, stdin=json.dumps([monitor, wrong])))
+    found = against_the_operators_schemas(monitor, wrong)
     assert found[0] is None
     assert "interval" in found[1]
     template = next(one for one in manifests if one["kind"] == "Deployment")["spec"]["template"]

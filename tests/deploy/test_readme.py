@@ -36,12 +36,18 @@ UP_SANDBOX = (
     "GROWLYTICS_URL=http://127.0.0.1:8930/track/event docker compose -f deploy/compose/compose.yaml"
     " --profile sandbox up --build"
 )
+ALERTS = (
+    "kubectl kustomize deploy/kubernetes/monitoring/cluster"
+    " | sed 's|https://git.example/growlytics-forwarder|https://git.company.example/team/forwarder|'"
+    " | kubectl apply -n monitoring -f -"
+)
+"""Run without its end by test_monitoring.py."""
 NEEDS_AN_ENGINE = {UP, UP_SANDBOX}
 """Only their file is checked (test_compose.py), and the sandbox's arguments below."""
 
 
 def test_every_command_is_known_here() -> None:
-    assert {BUILD, SECRET, KUSTOMIZE, *HELM, *NEEDS_AN_ENGINE} == COMMANDS
+    assert {BUILD, SECRET, KUSTOMIZE, *HELM, ALERTS, *NEEDS_AN_ENGINE} == COMMANDS
 
 
 def test_the_secret_is_made_by_the_command(tmp_path: Path) -> None:
@@ -60,7 +66,8 @@ def test_helm_renders(tmp_path: Path) -> None:
     example = chart(tmp_path)
     helm.dependency_build(str(example))
     assert helm.lint(str(example))["errors"] == []
-    assert {one["kind"] for one in helmed(example, {})} == {"ConfigMap", "Deployment", "PodMonitor"}
+    kinds = {"ConfigMap", "Deployment", "PodMonitor", "PrometheusRule"}
+    assert {one["kind"] for one in helmed(example, {})} == kinds
 
 
 def test_the_sums_of_the_defaults() -> None:

@@ -226,7 +226,7 @@ async def test_send_says_that_an_event_without_an_answer_may_have_been_taken(
     out, err = capsys.readouterr()
     assert out == ""
     fix = "the daemon may or may not have accepted what was sent"
-    assert err == f"the answer of {server.url} was lost: Server disconnected; {fix}\n"
+    assert err == f"the answer of {server.url} was lost: the connection was closed; {fix}\n"
 
 
 async def test_send_and_load_that_are_not_let_in_say_what_to_do(

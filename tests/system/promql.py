@@ -20,7 +20,7 @@ OF_THE_SCRAPE: Final = {"job", "instance"}
 _GROUPING: Final = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 _SELECTOR: Final = re.compile(r"([a-zA-Z_:][\w:]*)(?:\s*\{([^}]*)\}|(?!\s*\(|[\w:]))")
 _MATCHER: Final = re.compile(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"')
-_WORDS: Final = {"and", "or", "unless", "offset", "bool", "Inf"}
+_WORDS: Final = {"and", "or", "unless", "offset", "bool", "Inf", "group_left", "group_right"}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from forwarder.words import DROP_REASONS, FAILURE_KINDS
+from tests.documents import commands
 from tests.system.processes import running_daemon
 from tests.system.promql import (
     OF_THE_SCRAPE,
@@ -27,12 +29,17 @@ from tests.system.tools import needs
 
 COLUMNS = 24
 BY_PROMETHEUS = {"up", "ALERTS"}
+RUNBOOK_BASE = "https://git.example/growlytics-forwarder"
 
 
 async def promtool(*arguments: str) -> str:
-    """Run it, check that it found nothing wrong, and return what it said."""
+    return await succeeds(needs("promtool"), *arguments)
+
+
+async def succeeds(*command: str) -> str:
+    """Run a tool, check that it found nothing wrong, and return what it said."""
     process = await asyncio.create_subprocess_exec(
-        needs("promtool"), *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     async with asyncio.timeout(30):
         out, _ = await process.communicate()
@@ -46,6 +53,16 @@ async def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
 
 async def test_each_alert_fires_when_it_should() -> None:
     assert "SUCCESS" in await promtool("test", "rules", str(RULE_TESTS))
+
+
+async def test_alertmanager_takes_the_documented_grouping(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(route:.*?)```", RUNBOOK.read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "alertmanager.yml"
+    file.write_text(example, encoding="utf-8")
+    await succeeds(needs("amtool"), "check-config", str(file))
+    file.write_text(example.replace("group_by", "group_buy"), encoding="utf-8")
+    with pytest.raises(AssertionError, match="group_buy"):
+        await succeeds(needs("amtool"), "check-config", str(file))
 
 
 def rule_tests(alert: str) -> Iterator[tuple[str, list[set[str]]]]:
@@ -71,11 +88,50 @@ def test_each_alert_is_tested_explained_and_in_the_runbook(alert: dict[str, Any]
         "the names of the tests say what they show"
     )
     assert alert["labels"]["severity"] in ("critical", "warning")
-    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
-    assert alert["annotations"]["runbook"].endswith(f" See deploy/prometheus/README.md#{name.lower()}")
+    assert set(alert["annotations"]) == {"summary", "description", "runbook", "runbook_url"}
     text = RUNBOOK.read_text(encoding="utf-8")
     section = text.partition(f"\n### {name}\n")[2].partition("\n#")[0]
     assert all(f"**{word}**:" in section for word in ("Means", "Look at", "Do")), section
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as code hosts make them."""
+    headings = re.findall(r"(?m)^#+ (.*)$", document.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_the_url_of_each_alert_leads_to_its_part_of_the_runbook(alert: dict[str, Any]) -> None:
+    base, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    assert base == f"{RUNBOOK_BASE}/deploy/prometheus/README.md"
+    assert anchor == alert["alert"].lower()
+    assert anchor in anchors(RUNBOOK)
+
+
+async def test_the_base_of_the_urls_is_replaced_by_the_documented_command(tmp_path: Path) -> None:
+    (command,) = (each for each in commands("deploy/prometheus/README.md") if each.startswith("sed "))
+    (tmp_path / "rules.yml").write_text(RULES.read_text(encoding="utf-8"), encoding="utf-8")
+    process = await asyncio.create_subprocess_shell(command, cwd=tmp_path)
+    assert await process.wait() == 0
+    changed = (tmp_path / "rules.yml").read_text(encoding="utf-8")
+    assert RUNBOOK_BASE not in changed
+    assert changed.count("https://git.company.example/team/forwarder/deploy/prometheus/README.md#") == len(alerts())
+
+
+def test_the_alert_about_failing_attempts_has_words_for_every_kind() -> None:
+    (alert,) = (each for each in alerts() if each["alert"] == "GrowlyticsForwarderAttemptsFailing")
+    in_words = set(re.findall(r'eq \$labels\.kind "(\w+)"', alert["annotations"]["summary"]))
+    assert in_words == set(FAILURE_KINDS)
+    text = RUNBOOK.read_text(encoding="utf-8").partition("\n### What went wrong\n")[2].partition("\n### ")[0]
+    assert in_words <= set(re.findall(r"(?m)^\| `(\w+)` \|", text)), "each has a row with its fix"
+
+
+def test_every_way_to_lose_an_event_fires_the_alert_and_erasing_does_not() -> None:
+    """An event that a person erased is not lost."""
+    (alert,) = (each for each in alerts() if each["alert"] == "GrowlyticsForwarderEventsLost")
+    for selector in selectors(alert["expr"]):
+        watched = set(selector.labels.get("reason", "").split("|"))
+        assert watched in ({""}, set(DROP_REASONS) - {"erased"})
 
 
 def test_the_runbook_is_about_nothing_else() -> None:

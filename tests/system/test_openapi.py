@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import pytest
 import yaml
 from openapi_spec_validator import validate
@@ -39,16 +40,31 @@ async def test_the_daemon_serves_a_document_that_is_openapi_and_names_every_code
 
 async def test_every_path_of_the_document_is_there_and_takes_its_methods_only(tmp_path: Path) -> None:
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, intake__token=TOKEN) as daemon:
-        for path, operations in (await served(daemon))["paths"].items():
-            url = daemon.base + path.replace("{id}", "1")
-            for method in ("get", "head", "post", "put", "patch", "delete"):
-                headers = {"x-growlytics-key": TOKEN, "Content-Type": "application/json"}
-                async with daemon.http.request(method, url, headers=headers) as response:
-                    if method in operations or (method == "head" and "get" in operations):
-                        assert response.status in (200, 400, 422) or path.endswith("{id}"), (method, path)
-                    else:
-                        assert response.status == 405, (method, path)
-                        assert response.headers["Allow"] == ("GET, HEAD" if "get" in operations else "POST")
+        over_unix = aiohttp.UnixConnector(daemon.ready["control"])
+        async with aiohttp.ClientSession("http://localhost", connector=over_unix) as control:
+            await check_methods(await served(daemon), daemon, control)
+
+
+async def check_methods(document: dict[str, Any], daemon: Daemon, control: aiohttp.ClientSession) -> None:
+    for path, operations in document["paths"].items():
+        alone = operations.pop("x-control-only", False)
+        for method in ("get", "head", "post", "put", "patch", "delete"):
+            headers = {"x-growlytics-key": TOKEN, "Content-Type": "application/json"}
+            url = path.replace("{id}", "1")
+            if alone:
+                async with daemon.http.request(method, daemon.base + url, headers=headers) as response:
+                    assert response.status == 404, (method, path)
+            where = (
+                control.request(method, url)
+                if alone
+                else daemon.http.request(method, daemon.base + url, headers=headers)
+            )
+            async with where as response:
+                if method in operations or (method == "head" and "get" in operations):
+                    assert response.status in (200, 400, 422) or path.endswith("{id}"), (method, path)
+                else:
+                    assert response.status == 405, (method, path)
+                    assert response.headers["Allow"] == ("GET, HEAD" if "get" in operations else "POST")
 
 
 @pytest.mark.timeout(300)
@@ -61,7 +77,9 @@ async def test_requests_made_from_the_document_break_no_promise_of_it(tmp_path: 
     settings = {"intake__token": TOKEN, "intake__duplicate_window_seconds": 0}
     async with running_sandbox() as sandbox, running_daemon(tmp_path, sandbox.url, **settings) as daemon:
         document = tmp_path / "openapi.yaml"
-        document.write_text(yaml.safe_dump(await served(daemon)), encoding="utf-8")
+        content = await served(daemon)
+        content["paths"] = {path: each for path, each in content["paths"].items() if "x-control-only" not in each}
+        document.write_text(yaml.safe_dump(content), encoding="utf-8")
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("schemathesis")),
             f"--config-file={HERE / 'schemathesis.toml'}",

@@ -47,7 +47,7 @@ class ScriptedDaemon(Daemon):
         self.posted: list[bytes] = []
         self._script: Iterator[DaemonAnswer | DaemonError] = iter(script)
 
-    async def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
         assert (path, content_type) == ("/v1/events", "application/x-ndjson")
         self.posted.append(body)
         step = next(self._script)
@@ -73,13 +73,13 @@ class Run:
     def clock(self) -> float:
         return sum(self.waits)
 
-    async def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    async def load(self, text: bytes, *, max_events: int = 500, max_line_bytes: int = 1000) -> LoadTally:
+    def load(self, text: bytes, *, max_events: int = 500, max_line_bytes: int = 1000) -> LoadTally:
         lines = numbered_lines(io.BytesIO(text), name="f", max_line_bytes=max_line_bytes)
         for batch in batches(self.loader.sendable(lines), max_events=max_events, max_bytes=10_000):
-            await self.loader.send(batch)
+            self.loader.send(batch)
         self.loader.finish("")
         return self.loader.tally
 
@@ -187,33 +187,33 @@ def test_where_no_batch_would_fare_better_loading_stops(strange: DaemonAnswer) -
         judge(strange, daemon=Daemon(PLACE), count=3)
 
 
-async def test_refused_lines_are_named_by_their_place_in_the_file() -> None:
+def test_refused_lines_are_named_by_their_place_in_the_file() -> None:
     run = Run(taken(1, 1), taken(0, 0))
-    tally = await run.load(b"\na\n\nb\nc\n", max_events=2)
+    tally = run.load(b"\na\n\nb\nc\n", max_events=2)
     assert run.daemon.posted == [b"a\nb", b"c"]
     assert run.lines_said == [f"line 4: {ERROR_TEXT}", f"line 5: {ERROR_TEXT}"]
     assert str(tally) == "read 3, accepted 1, refused 2"
     assert not tally.all_taken
 
 
-async def test_a_batch_that_is_refused_as_a_whole_is_refused_line_by_line() -> None:
+def test_a_batch_that_is_refused_as_a_whole_is_refused_line_by_line() -> None:
     run = Run(answer(400), taken(1))
-    tally = await run.load(b"a\nb\nc", max_events=2)
+    tally = run.load(b"a\nb\nc", max_events=2)
     assert run.lines_said == [f"line 1: {ERROR_TEXT}", f"line 2: {ERROR_TEXT}"]
     assert str(tally) == "read 3, accepted 1, refused 2"
 
 
-async def test_a_batch_too_large_for_the_daemon_is_sent_in_parts_and_in_order() -> None:
+def test_a_batch_too_large_for_the_daemon_is_sent_in_parts_and_in_order() -> None:
     run = Run(answer(413), answer(413), taken(1), answer(413), taken(2))
-    tally = await run.load(b"a\nb\nc\nd")
+    tally = run.load(b"a\nb\nc\nd")
     assert run.daemon.posted == [b"a\nb\nc\nd", b"a\nb", b"a", b"b", b"c\nd"]
     assert run.lines_said == [f"line 2: {ERROR_TEXT}"]
     assert str(tally) == "read 4, accepted 3, refused 1"
 
 
-async def test_the_same_batch_is_sent_again_after_the_time_the_daemon_asked_for() -> None:
+def test_the_same_batch_is_sent_again_after_the_time_the_daemon_asked_for() -> None:
     run = Run(answer(429, retry_after_seconds=3), answer(429, retry_after_seconds=8), answer(503, {}), taken(2))
-    tally = await run.load(b"a\nb")
+    tally = run.load(b"a\nb")
     assert run.daemon.posted == [b"a\nb"] * 4
     assert run.waits == [3, 8, 1]
     (first, second) = run.lines_said
@@ -223,68 +223,68 @@ async def test_the_same_batch_is_sent_again_after_the_time_the_daemon_asked_for(
     assert str(tally) == "read 2, accepted 2, refused 0"
 
 
-async def test_after_a_lost_answer_the_batch_is_sent_again_and_what_may_be_double_is_counted() -> None:
+def test_after_a_lost_answer_the_batch_is_sent_again_and_what_may_be_double_is_counted() -> None:
     run = Run(lost(), lost(), taken(1, 1), taken(1))
-    tally = await run.load(b"a\nb\nc", max_events=2)
+    tally = run.load(b"a\nb\nc", max_events=2)
     assert run.daemon.posted == [b"a\nb"] * 3 + [b"c"]
     assert str(tally) == "read 3, accepted 2, refused 1, possible duplicates up to 2"
     assert run.lines_said[0] == "the answer was lost; they may have been accepted; sending lines 1 to 2 again in 0.2 s"
 
 
-async def test_where_nothing_was_sent_nothing_can_be_double() -> None:
+def test_where_nothing_was_sent_nothing_can_be_double() -> None:
     run = Run(unreachable(), taken(1))
-    assert str(await run.load(b"a")) == "read 1, accepted 1, refused 0"
+    assert str(run.load(b"a")) == "read 1, accepted 1, refused 0"
     assert run.lines_said == ["no daemon; sending line 1 again in 0.2 s"]
 
 
-async def test_failures_in_a_row_are_bounded_and_wait_longer_and_longer() -> None:
+def test_failures_in_a_row_are_bounded_and_wait_longer_and_longer() -> None:
     run = Run(*[unreachable()] * (len(RETRY_SECONDS) + 1))
     with pytest.raises(UnreachableError):
-        await run.load(b"a\nb")
+        run.load(b"a\nb")
     assert run.waits == list(RETRY_SECONDS) == sorted(RETRY_SECONDS)
     assert str(run.loader.tally) == "read 2, accepted 0, refused 0, not confirmed 2"
 
 
-async def test_an_answer_ends_the_row_of_failures() -> None:
+def test_an_answer_ends_the_row_of_failures() -> None:
     failures = [unreachable()] * len(RETRY_SECONDS)
     run = Run(*failures, answer(503), *failures, taken(1))
-    assert (await run.load(b"a")).all_taken
+    assert (run.load(b"a")).all_taken
 
 
-async def test_a_line_too_long_for_any_daemon_is_refused_without_sending_it() -> None:
+def test_a_line_too_long_for_any_daemon_is_refused_without_sending_it() -> None:
     run = Run(taken(2))
-    tally = await run.load(b"a\n" + b"x" * 20 + b"\nb", max_line_bytes=10)
+    tally = run.load(b"a\n" + b"x" * 20 + b"\nb", max_line_bytes=10)
     assert run.daemon.posted == [b"a\nb"]
     assert run.lines_said[0].startswith("line 2: the line is longer than")
     assert str(tally) == "read 3, accepted 2, refused 1"
 
 
-async def test_of_many_refused_lines_the_first_are_listed_and_the_others_counted() -> None:
+def test_of_many_refused_lines_the_first_are_listed_and_the_others_counted() -> None:
     count = MAX_LISTED_LINES + 7
     run = Run(taken(0, *range(count)))
-    await run.load(b"a\n" * count)
+    run.load(b"a\n" * count)
     assert len(run.lines_said) == MAX_LISTED_LINES + 1
     assert run.lines_said[-1] == "… and 7 more lines were refused"
 
 
-async def test_refusals_that_the_daemon_does_not_list_are_counted() -> None:
+def test_refusals_that_the_daemon_does_not_list_are_counted() -> None:
     run = Run(taken(1, 0))
-    tally = await run.load(b"a\nb\nc\nd")
+    tally = run.load(b"a\nb\nc\nd")
     assert run.lines_said == [f"line 1: {ERROR_TEXT}", "… and 2 more lines were refused"]
     assert tally.refused == 3
 
 
-async def test_of_one_line_a_few_errors_are_listed_and_the_others_counted() -> None:
+def test_of_one_line_a_few_errors_are_listed_and_the_others_counted() -> None:
     rejected = [{"index": 0, "errors": [ERROR] * 8}]
     run = Run(answer(422, {"accepted": 0, "duplicates": 0, "rejected": rejected}))
-    await run.load(b"a")
+    run.load(b"a")
     assert run.lines_said == [f"line 1: {'; '.join([ERROR_TEXT] * 5)}; and 3 more"]
 
 
-async def test_who_is_stopped_is_told_where() -> None:
+def test_who_is_stopped_is_told_where() -> None:
     run = Run(taken(2), answer(404))
     with pytest.raises(StoppedError):
-        await run.load(b"a\n\nb\nc", max_events=2)
+        run.load(b"a\n\nb\nc", max_events=2)
     run.loader.finish("the reason")
     assert run.lines_said == ["the reason", "the lines after line 3 were not sent, or got no answer"]
 

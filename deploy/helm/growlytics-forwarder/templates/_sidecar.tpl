@@ -5,6 +5,7 @@ What an app's chart includes. Each takes the app's root context, with the values
   growlytics-forwarder.volumes      items of spec.template.spec.volumes
   growlytics-forwarder.labels       labels of the pod, by which the PodMonitor finds it
   growlytics-forwarder.podMonitor   a manifest of its own
+  growlytics-forwarder.prometheusRule, growlytics-forwarder.dashboard   the same: _monitoring.tpl
 */}}
 
 {{- define "growlytics-forwarder.labels" -}}
