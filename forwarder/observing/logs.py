@@ -30,7 +30,7 @@ _OURS: Final = "forwarder"
 """The logger whose messages and fields never show a value of an event."""
 _MAX_WAITING_LINES: Final = 10_000
 MAX_KEPT_LINES: Final = 1000
-MAX_KEPT_BYTES: Final = 2 * 1024 * 1024
+MAX_KEPT_BYTES: Final = 1024 * 1024
 """As Python holds them. With few long lines fewer are kept."""
 _MAX_KEPT_CHARACTERS: Final = 16 * 1024
 _MAX_VALUE_CHARACTERS: Final = 1000

@@ -5,11 +5,13 @@ section that is constructed directly, as tests do, is not checked. No error and 
 import this one; the others of this package are its inner parts.
 """
 
+import base64
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import attrs
 
@@ -69,6 +71,7 @@ __all__ = [
     "merge",
     "read_secret_file",
     "reference",
+    "secrets",
     "shown",
     "to_toml",
 ]
@@ -204,6 +207,19 @@ def to_toml(settings: Settings) -> str:
         if text is not None and getattr(section, f"{each.key}_file", None) is None:
             tables.setdefault(each.section, []).append(f"{each.key} = {text}\n")
     return "\n".join((f"[{section}]\n" if section else "") + "".join(lines) for section, lines in tables.items())
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Return every secret of the settings, and the passwords in those that are URLs: only to hide them elsewhere."""
+    found = [each.of(settings) for each in known_settings(Settings)]
+    revealed = [each.reveal() for each in found if isinstance(each, Secret)]
+    for url in revealed[:]:
+        login, is_login, _ = url.partition("://")[2].rpartition("@")
+        if is_login:
+            password = login.partition(":")[2]
+            encoded = base64.b64encode(unquote(login).encode()).decode("ascii")  # as a proxy gets it
+            revealed += [login, unquote(login), password, unquote(password), encoded]
+    return revealed
 
 
 def reference() -> list[KnownSetting]:
