@@ -6,8 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.fakes.commands import run
-from tests.system.processes import KEY, example_event, running_daemon, running_sandbox, until
+from tests.system.processes import KEY, example_event, running_daemon, running_sandbox
 
 PARTS = {"process", "versions", "settings", "metrics", "tasks", "threads", "log"}
 TOKEN = "s3cret-token-of-operators"
