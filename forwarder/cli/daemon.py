@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from forwarder.text import printable
 
 if TYPE_CHECKING:
-    from forwarder.cli.connection import Connection, RawAnswer
+    from forwarder.cli.connection import DaemonConnection, RawAnswer
 
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
@@ -134,7 +134,7 @@ class Daemon:
         self._headers = {"Accept": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._connection: Connection | None = None
+        self._connection: DaemonConnection | None = None
 
     def close(self) -> None:
         """Close the connection. May be called again."""
@@ -216,15 +216,15 @@ class Daemon:
             raise
         return _answer(raw)
 
-    def _connected(self, deadline: float) -> "Connection":
+    def _connected(self, deadline: float) -> "DaemonConnection":
         """Return the kept connection, or a new one if there is none or it was closed meanwhile."""
-        from forwarder.cli.connection import Connection
+        from forwarder.cli.connection import DaemonConnection
 
         if self._connection is not None and self._connection.is_usable:
             return self._connection
         self.close()
         host, port = self.place.host_port or ("localhost", None)
-        connection = Connection(host, port, unix_socket=self.place.unix_socket)
+        connection = DaemonConnection(host, port, unix_socket=self.place.unix_socket)
         try:
             connection.open(deadline=deadline)
         except OSError as error:

@@ -76,7 +76,7 @@ class Endpoint(NamedTuple):
         return str(self).rpartition(":")[0] if self.port == (443 if self.is_tls else 80) else str(self)
 
 
-class PeerAddress(NamedTuple):
+class Candidate(NamedTuple):
     """One address of a host."""
 
     family: int
@@ -138,7 +138,7 @@ def _ascii_host(host: str) -> str:
 # The name
 
 
-def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[PeerAddress]]:
+def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[Candidate]]:
     """Return the addresses to connect to."""
     host = printable(first.host)
     is_address = _is_address(first.host)
@@ -165,10 +165,10 @@ def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[P
     return places[:MAX_ADDRESSES]
 
 
-def _look_up(first: Endpoint, *, is_address: bool) -> list[PeerAddress]:
+def _look_up(first: Endpoint, *, is_address: bool) -> list[Candidate]:
     flags = socket.AI_NUMERICHOST if is_address else socket.AI_ADDRCONFIG  # as the daemon's resolver
     found = socket.getaddrinfo(first.host, first.port, type=socket.SOCK_STREAM, flags=flags)
-    return list(dict.fromkeys(PeerAddress(family, address) for family, _, _, _, address in found))
+    return list(dict.fromkeys(Candidate(family, address) for family, _, _, _, address in found))
 
 
 def _unresolved(error: OSError | UnicodeError, host: str) -> Checked:
@@ -208,18 +208,16 @@ def _is_address(host: str) -> bool:
 # The connection
 
 
-def _open(place: PeerAddress, seconds: float) -> Stream:
+def _open(place: Candidate, seconds: float) -> Stream:
     return TcpStream(place.family, place.address, deadline=monotonic() + seconds)
 
 
-def _connect(
-    first: Endpoint, places: Sequence[PeerAddress], seconds: float
-) -> Generator[Checked, None, list[PeerAddress]]:
+def _connect(first: Endpoint, places: Sequence[Candidate], seconds: float) -> Generator[Checked, None, list[Candidate]]:
     """Return the addresses that can be connected to."""
     outcomes = together(2 * seconds, [partial(_timed_connect, place, seconds) for place in places], name="connect")
-    reached: list[PeerAddress] = []
+    reached: list[Candidate] = []
     tried: list[dict[str, object]] = []
-    faults: list[tuple[PeerAddress, int | None, str]] = []
+    faults: list[tuple[Candidate, int | None, str]] = []
     for place, outcome in zip(places, outcomes, strict=True):
         try:
             took = outcome()
@@ -240,7 +238,7 @@ def _connect(
     return reached
 
 
-def _timed_connect(place: PeerAddress, seconds: float) -> float:
+def _timed_connect(place: Candidate, seconds: float) -> float:
     began = monotonic()
     _open(place, seconds).close()
     return monotonic() - began
