@@ -66,6 +66,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "ShutdownSettings",
+    "Tried",
     "certificates_fault",
     "load",
     "merge",
@@ -74,6 +75,7 @@ __all__ = [
     "secrets",
     "shown",
     "to_toml",
+    "try_to_load",
 ]
 
 
@@ -109,6 +111,16 @@ class Loaded:
     """Sentences for the log or the terminal, without secrets."""
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What `try_to_load` returns."""
+
+    settings: Settings
+    """A setting that cannot be used has its default, or none if it is a secret."""
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
 def load(
     config: Path | None,
     *,
@@ -128,6 +140,20 @@ def load(
     `GROWLYTICS_API_KEY_FILE` may be in the environment for the app, so a key or key file that a `FORWARDER_…` variable or
     an override gives replaces them. One in `config` does not, as the file ranks below the environment.
     """
+    tried = try_to_load(config, environ=environ, overrides=overrides, require_api_key=require_api_key)
+    if tried.problems:
+        raise SettingsError(tried.problems, tried.warnings)
+    return Loaded(tried.settings, tried.warnings)
+
+
+def try_to_load(
+    config: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    require_api_key: bool = False,
+) -> Tried:
+    """Return what `load` returns or raises: for a command that must look at what is wrong."""
     given, failures, warnings = gather(config, environ, overrides, Settings)
     failures |= read_secrets(given, Settings)
     settings, refused, doubts = structure(given, Settings)
@@ -144,9 +170,7 @@ def load(
         for name, other, message in broken_rules(settings, require_api_key=require_api_key):
             if failures.keys().isdisjoint((name, other)):
                 problems.append(_problem(name, message, given))
-    if problems:
-        raise SettingsError(problems, warnings)
-    return Loaded(settings, tuple(warnings))
+    return Tried(settings, tuple(problems), tuple(warnings))
 
 
 def _problem(name: Name, message: str, given: Layer) -> Problem:
