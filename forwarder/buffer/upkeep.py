@@ -17,6 +17,7 @@ from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.salvaging import Salvaging
 from forwarder.buffer.sizes import max_file_bytes, note_bytes
 from forwarder.database import connection, events, ledger
+from forwarder.database import dead_letters as letters
 from forwarder.database.connection import (
     CHECKPOINT_PAGES,
     DamagedError,
@@ -164,6 +165,7 @@ def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: 
     transaction.count("buffered", -missing)
     if not unsalvaged:
         transaction.ledger["buffered_bytes"] = size
+    letters.count_by_reason(transaction)
     return missing
 
 

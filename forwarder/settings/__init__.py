@@ -119,6 +119,8 @@ class Tried:
     """A setting that cannot be used has its default, or none if it is a secret."""
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    given: frozenset[str]
+    """The paths of the settings that some source gives; the others have their defaults."""
 
 
 def load(
@@ -170,7 +172,7 @@ def try_to_load(
         for name, other, message in broken_rules(settings, require_api_key=require_api_key):
             if failures.keys().isdisjoint((name, other)):
                 problems.append(_problem(name, message, given))
-    return Tried(settings, tuple(problems), tuple(warnings))
+    return Tried(settings, tuple(problems), tuple(warnings), frozenset(map(printable_path, given)))
 
 
 def _problem(name: Name, message: str, given: Layer) -> Problem:
