@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "lint": "check a file of events against the contract, without a daemon",
     "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",
     "attribute-types": "list, forget, export or import attribute types of a running daemon",
+    "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
     "top": "watch a running daemon in the terminal",
     "tap": "watch events as they pass through a running daemon",
     "healthcheck": "exit 0 if the daemon is alive",

@@ -113,7 +113,7 @@ def _write(place: Path) -> float:
     longest = 0.0
     try:
         for _ in range(_WRITES):
-            os.write(file, _WRITTEN)
+            os.pwrite(file, _WRITTEN, 0)
             began = monotonic()
             os.fsync(file)
             longest = max(longest, monotonic() - began)
