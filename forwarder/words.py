@@ -202,6 +202,14 @@ ReloadResult = Literal["changed", "unchanged", "failed"]
 """The result of reading settings again, or a file that they name."""
 RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
 
+DebugPart = Literal["process", "versions", "settings", "metrics", "tasks", "threads", "log"]
+"""What an operator may see of the inside of a running daemon: see `GET /v1/debug`."""
+DEBUG_PARTS: Final[tuple[DebugPart, ...]] = get_args(DebugPart)
+
+WayStep = Literal["dns", "connect", "proxy", "tls", "answer", "clock"]
+"""The checks of the way to Growlytics that `diagnose` makes, in this order."""
+WAY_STEPS: Final[tuple[WayStep, ...]] = get_args(WayStep)
+
 LoopName = Literal["auto", "uvloop", "asyncio"]
 """Which event loop to use; `auto`: uvloop if it is installed."""
 LOOP_NAMES: Final[tuple[LoopName, ...]] = get_args(LoopName)
