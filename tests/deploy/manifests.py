@@ -19,6 +19,25 @@ def kustomized(directory: str | Path = "kubernetes/example") -> list[Manifest]:
     return documents(output(optional("kubectl"), "kustomize", str(DEPLOY / directory)))
 
 
+def small_overlay(tmp_path: Path) -> Path:
+    """Return the example's directory in a copy of deploy/, with the small profile named as deploy/README.md says."""
+    for name in ("kubernetes", "example-app"):
+        shutil.copytree(DEPLOY / name, tmp_path / "small" / name)
+    file = tmp_path / "small/kubernetes/example/kustomization.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert text.count("  - ../component\n") == 1
+    file.write_text(text.replace("  - ../component\n", "  - ../component\n  - ../small\n"), encoding="utf-8")
+    return file.parent
+
+
+def small_values() -> dict[str, Any]:
+    """Return what the values file of the small profile gives the library chart."""
+    values: dict[str, Any] = yaml.safe_load((DEPLOY / "helm/values-small.yaml").read_text(encoding="utf-8"))
+    assert list(values) == ["growlytics-forwarder"]
+    chosen: dict[str, Any] = values["growlytics-forwarder"]
+    return chosen
+
+
 def chart(tmp_path: Path) -> Path:
     """Return a copy of the example chart with its dependency beside it, and built into it."""
     import helm_python as helm  # noqa: PLC0415 - installed by `make test-deploy` alone

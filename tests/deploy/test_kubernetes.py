@@ -12,7 +12,19 @@ import yaml
 from forwarder.buffer.upkeep import max_directory_bytes, max_file_bytes
 from forwarder.intake.datagram import MAX_PENDING_BYTES
 from forwarder.settings import Settings, load
-from tests.deploy.manifests import Manifest, chart, helmed, kustomized, mebibytes, pods, sidecar, violations, volume
+from tests.deploy.manifests import (
+    Manifest,
+    chart,
+    helmed,
+    kustomized,
+    mebibytes,
+    pods,
+    sidecar,
+    small_overlay,
+    small_values,
+    violations,
+    volume,
+)
 from tests.deploy.tools import from_npm, installed, output, run
 
 MIB = 1024 * 1024
@@ -20,11 +32,17 @@ KUBERNETES = ["1.29", "1.33"]
 OF_THE_OPERATOR = {"PodMonitor", "PrometheusRule"}
 
 
-@pytest.fixture(params=["kustomize", "helm"])
+@pytest.fixture(params=["kustomize", "kustomize-small", "helm", "helm-small"])
 def manifests(request: pytest.FixtureRequest, tmp_path: Path) -> list[Manifest]:
-    if request.param == "kustomize":
-        return kustomized()
-    return helmed(chart(tmp_path), {"podMonitor": {"enabled": True}})
+    match request.param:
+        case "kustomize":
+            return kustomized()
+        case "kustomize-small":
+            return kustomized(small_overlay(tmp_path))
+        case "helm":
+            return helmed(chart(tmp_path), {"podMonitor": {"enabled": True}})
+        case _:
+            return helmed(chart(tmp_path), {"podMonitor": {"enabled": True}, **small_values()})
 
 
 def settings_of(manifests: list[Manifest], tmp_path: Path) -> Settings:

@@ -107,7 +107,7 @@ def test_the_documented_overlay_sets_where_the_runbook_is(tmp_path: Path) -> Non
     rendered = kustomized(tmp_path)
     assert of_kind(rendered, "PrometheusRule")["spec"] == with_runbooks_at(TEAM)
     assert {one["metadata"]["namespace"] for one in rendered} == {"monitoring"}
-    assert sorted(one["kind"] for one in rendered) == ["ConfigMap", "PrometheusRule"], "no more"
+    assert sorted(one["kind"] for one in rendered) == ["ConfigMap", "PrometheusRule"], "the base itself is not applied"
 
 
 def test_the_documented_pipe_sets_where_the_runbook_is() -> None:
