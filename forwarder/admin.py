@@ -1,4 +1,6 @@
-"""The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`. It shows no payloads and changes nothing.
+"""The admin listener: `/metrics`, `/livez`, `/readyz`, `/healthz`, and links to them. It changes nothing.
+
+It shows no payloads. With `admin.page` it shows the status page, too, without the names of events and customers.
 
 Readiness is only about this process: while Growlytics is down or the buffer is full, the app's pod must stay in service. The
 listener has a few connections of its own, so its clients take none from those that post events.
@@ -13,9 +15,10 @@ from prometheus_client.exposition import choose_encoder
 
 from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Limits, Refusal, Request, Resource
+from forwarder.intake import answers, status_page
 from forwarder.intake.locks import AdminLock
 from forwarder.observing.telemetry import Telemetry
-from forwarder.settings import Address, IntakeSettings
+from forwarder.settings import AdminSettings, IntakeSettings
 from forwarder.words import RequestRefusalReason
 
 MAX_CONNECTIONS: Final = 64
@@ -25,14 +28,22 @@ _MAX_BODY_BYTES: Final = 4096
 
 
 class Admin:
-    """Serves one listening socket with the address `own`. `/readyz` shows `is_ready`."""
+    """Serves one listening socket. `/readyz` shows `is_ready`; the page shows `status`, which must name nothing."""
 
     def __init__(
-        self, settings: IntakeSettings, *, own: Address | None, telemetry: Telemetry, is_ready: Callable[[], bool]
+        self,
+        settings: IntakeSettings,
+        *,
+        admin: AdminSettings,
+        telemetry: Telemetry,
+        is_ready: Callable[[], bool],
+        status: Callable[[], Mapping[str, object]],
     ) -> None:
-        self._lock = AdminLock(settings, own=own)
+        self._lock = AdminLock(settings, own=admin.http)
+        self._has_page = admin.page
         self._telemetry = telemetry
         self._is_ready = is_ready
+        self._status = status
         self._connections = Connections(
             self,
             Limits(
@@ -43,19 +54,26 @@ class Admin:
             max_connections=MAX_CONNECTIONS,
             bodies=Bodies(0),
         )
-        self._routes: dict[str, Resource] = {
-            path: Resource(answer, _MAX_BODY_BYTES)
-            for path, answer in (
-                ("/metrics", self._metrics),
-                ("/livez", self._alive),
-                ("/healthz", self._alive),
-                ("/readyz", self._ready),
-            )
-        }
+        self._routes = _resources(
+            {
+                "/": lambda _: status_page.links(has_page=self._has_page),
+                "/metrics": self._metrics,
+                "/livez": self._alive,
+                "/healthz": self._alive,
+                "/readyz": self._ready,
+            }
+        )
+        self._page_routes = self._routes | _resources(
+            {
+                "/status": lambda _: status_page.shared_page(),
+                "/status.json": lambda _: answers.content(self._status()),
+            }
+        )
 
-    def use(self, settings: IntakeSettings) -> None:
-        """Use the hosts of these settings from now on."""
+    def use(self, settings: IntakeSettings, admin: AdminSettings) -> None:
+        """Use the hosts of these settings from now on, and show the page if they say so."""
         self._lock.use(settings)
+        self._has_page = admin.page
 
     async def open(self, listener: socket.socket) -> None:
         """Start to serve `listener`, which is bound and listens."""
@@ -70,8 +88,9 @@ class Admin:
         if (code := self._lock.refuse(request.headers, authority=request.authority)) is not None:
             self._telemetry.locked_out(code)
             return self._refusal(403, code, "use an IP address, or add this name to intake.allowed_hosts")
-        if (resource := self._routes.get(request.path)) is None:
-            return self._refusal(404, "not_found", f"the paths here are {', '.join(self._routes)}")
+        routes = self._page_routes if self._has_page else self._routes
+        if (resource := routes.get(request.path)) is None:
+            return self._refusal(404, "not_found", f"the paths here are {', '.join(routes)}")
         if request.method != "GET":
             return self._refusal(
                 405, "method_not_allowed", "only GET and HEAD are allowed here", {"Allow": "GET, HEAD"}
@@ -118,6 +137,10 @@ class Admin:
 
     def _ready(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
         return _text(200, "ok\n") if self._is_ready() else _text(503, "not ready\n")
+
+
+def _resources(routes: Mapping[str, Callable[[Request], Answer]]) -> dict[str, Resource]:
+    return {path: Resource(answer, _MAX_BODY_BYTES) for path, answer in routes.items()}
 
 
 _STATUSES: Final[dict[Refusal, int]] = {

@@ -116,6 +116,7 @@ class App:
             wall=wall,
             clock=self._clock,
             telemetry=self.telemetry,
+            addresses=lambda: self.addresses,
         )
         self._intakes = Intakes(
             settings,
@@ -129,9 +130,10 @@ class App:
         )
         self._admin = Admin(
             settings.intake,
-            own=settings.admin.http,
+            admin=settings.admin,
             telemetry=self.telemetry,
             is_ready=lambda: self.state == "ready",
+            status=lambda: self._status.without_names(self.state),
         )
         self._admin_address: dict[str, str] = {}
         self._opened = AsyncExitStack()
@@ -230,7 +232,7 @@ class App:
 
     def _use_access(self, settings: Settings) -> None:
         self._intakes.use(settings)
-        self._admin.use(settings.intake)
+        self._admin.use(settings.intake, settings.admin)
 
     async def _shut_down(self) -> None:
         self.state = "stopping"

@@ -29,7 +29,9 @@ class Sample:
     events: int
     bytes: int
     accepted_events: int
-    """In total, since any start. How many have left follows from this and `events`."""
+    """In total, since any start, as those below. How many have left follows from this and `events`."""
+    delivered_events: int = 0
+    refused_events: int = 0
 
 
 class Forecast:
@@ -46,6 +48,8 @@ class Forecast:
         self._weight = 0.0
         self.in_per_second = 0.0
         """Events accepted."""
+        self.delivered_per_second = 0.0
+        self.refused_per_second = 0.0
         self._growth_per_second = 0.0  # of the events, and of their bytes
         self._growth_bytes_per_second = 0.0
 
@@ -59,7 +63,16 @@ class Forecast:
         # While there are few samples, use their mean: a smoothed rate would begin at 0.
         self._weight += (1 - self._weight) * share
         share /= self._weight
-        self.in_per_second += share * ((sample.accepted_events - last.accepted_events) / seconds - self.in_per_second)
+
+        def smoothed(rate: float, total: int, before: int) -> float:
+            return rate + share * ((total - before) / seconds - rate)
+
+        self.in_per_second = smoothed(self.in_per_second, sample.accepted_events, last.accepted_events)
+        # A total shrinks if a damaged file was replaced by a new one.
+        delivered_before = min(last.delivered_events, sample.delivered_events)
+        refused_before = min(last.refused_events, sample.refused_events)
+        self.delivered_per_second = smoothed(self.delivered_per_second, sample.delivered_events, delivered_before)
+        self.refused_per_second = smoothed(self.refused_per_second, sample.refused_events, refused_before)
         self._growth_per_second += share * ((sample.events - last.events) / seconds - self._growth_per_second)
         growth_bytes = (sample.bytes - last.bytes) / seconds
         self._growth_bytes_per_second += share * (growth_bytes - self._growth_bytes_per_second)
@@ -204,5 +217,6 @@ class Sampling:
             self._add(self._last)
 
     def _add(self, seen: _Seen) -> None:
-        self._forecast.add(Sample(self._clock(), seen.events, seen.bytes, seen.accepted))
+        now = self._clock()
+        self._forecast.add(Sample(now, seen.events, seen.bytes, seen.accepted, seen.delivered, seen.refused))
         self._history.add(accepted=seen.accepted, delivered=seen.delivered, refused=seen.refused, buffered=seen.events)

@@ -1,11 +1,18 @@
 """What the daemon shows of its state: the ledger, /v1/status, receipts, and the gauges of a scrape."""
 
 import math
+import os
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from yarl import URL
 
 from forwarder import __version__
+from forwarder.advice.headline import advise
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.delivery.worker import Delivery
@@ -14,9 +21,14 @@ from forwarder.observing.metrics import Gauges
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.reload import Reloading
-from forwarder.sampling import Sampling
+from forwarder.sampling import SMOOTHING_SECONDS, Sampling
+from forwarder.shared_status import without_names
 from forwarder.text import printable
 from forwarder.words import DaemonState
+
+_TCP: Final = frozenset({"http", "admin"})
+"""The listeners whose addresses are no paths."""
+_MAX_URL_CHARACTERS: Final = 300
 
 
 class Status:
@@ -34,7 +46,9 @@ class Status:
         wall: Clock,
         clock: Clock,
         telemetry: Telemetry,
+        addresses: Callable[[], Mapping[str, str]],
     ) -> None:
+        """`addresses` returns where the listeners are, by their names."""
         self._reloading = reloading
         self._buffer = buffer
         self._delivery = delivery
@@ -43,6 +57,8 @@ class Status:
         self._receipts = receipts
         self._wall, self._clock = wall, clock
         self._telemetry = telemetry
+        self._addresses = addresses
+        self._instance = printable(socket.gethostname())
         self._recent = telemetry.recent
         self._age_seconds = telemetry.age_seconds
         self._started_at = time.monotonic()
@@ -79,51 +95,85 @@ class Status:
         return {"state": "dead_letter", "at": found[0].last_attempt_at, "reason": found[0].reason} if found else None
 
     def content(self, state: DaemonState) -> dict[str, object]:
-        """Return the content of /v1/status."""
+        """Return the content of /v1/status: the facts, and what they mean."""
+        facts = self._facts(state)
+        return {**facts, **advise(facts)}
+
+    def _facts(self, state: DaemonState) -> dict[str, object]:
         gauges, settings, forecast = self.gauges(), self._reloading.settings, self._sampling.forecast
         oldest = gauges.oldest_accepted_at
         return {
             "version": __version__,
             "state": state,
+            "at": round(self._wall(), 3),
+            "instance": self._instance,
+            "pid": os.getpid(),
+            "addresses": {name: _absolute(name, each) for name, each in self._addresses().items()},
             "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
-            "settings": self._reloading.status(),
+            "settings": {
+                **self._reloading.status(),
+                "key_file": _absolute_path(settings.growlytics.api_key_file),
+                "token_file": _absolute_path(settings.intake.token_file),
+            },
             "buffer": {
                 "kind": settings.buffer.kind,
+                "directory": _absolute_path(settings.buffer.directory) if settings.buffer.kind == "disk" else None,
+                "when_full": settings.buffer.when_full,
                 "available": self._buffer.available,
                 "events": gauges.buffer_events,
                 "bytes": gauges.buffer_bytes,
                 "max_events": settings.buffer.max_events,
                 "max_bytes": settings.buffer.max_bytes,
                 "oldest_event_age_seconds": 0 if oldest is None else round(self._age_seconds(oldest), 1),
+                "last_error": self._recent.buffer_failure(),
+                "last_dropped_at": self._recent.dropped_at(),
             },
             "delivery": {
+                "destination": _destination(settings.growlytics.url),
                 "in_flight": gauges.delivery_in_flight,
                 "concurrency_limit": gauges.concurrency_limit,
                 "max_concurrency": settings.delivery.max_concurrency,
+                "rate_limit_per_second": settings.delivery.rate_limit_per_second,
+                "order": settings.delivery.order,
+                "waits_for": self._delivery.waits_for(),
                 "attempts": dict(self._telemetry.attempts),
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
                 "last_failure": self._recent.last_failure(),
+                "last_delivery_at": self._telemetry.last_delivery_at,
                 "suspects": self._described_suspects(),
             },
             "holds": self._described_holds(),
             "dead_letters": {
                 "events": self._buffer.dead_letters.events,
+                "by_reason": dict(self._buffer.dead_letters.by_reason),
+                "evicted": dict(self._telemetry.evicted),
                 "bytes": self._buffer.dead_letters.bytes,
                 "max_events": settings.dead_letters.max_events,
                 "max_bytes": settings.dead_letters.max_bytes,
             },
             "attribute_types": self._types.status(),
+            "rates": {
+                "accepted_per_second": (accepted_per_second := round(forecast.in_per_second, 2)),
+                "delivered_per_second": round(forecast.delivered_per_second, 2),
+                "refused_per_second": round(forecast.refused_per_second, 2),
+                "over_seconds": SMOOTHING_SECONDS,
+            },
             "forecasts": {
-                "accepted_per_second": round(forecast.in_per_second, 1),
-                "done_with_per_second": round(forecast.out_per_second, 1),
+                "accepted_per_second": accepted_per_second,
+                "done_with_per_second": round(forecast.out_per_second, 2),
                 "full_in_seconds": _finite(gauges.full_seconds),
                 "drained_in_seconds": _finite(gauges.drain_seconds),
             },
             "history": self._sampling.history.described(),
             "recent": self._recent.described(),
         }
+
+    def without_names(self, state: DaemonState) -> dict[str, object]:
+        """Return what everybody may see of that. It is advised on what they see, so no text can name an event either."""
+        facts = without_names(self._facts(state))
+        return {**facts, **advise(facts)}
 
     def _described_suspects(self) -> dict[str, object]:
         suspects = self._delivery.suspects()
@@ -178,6 +228,20 @@ def _described(ledger: Ledger) -> dict[str, object]:
     described = {each.name: getattr(ledger, each.name) for each in fields(ledger)}
     described |= {name: dict(described[name]) for name in ("dead_lettered", "dropped")}
     return {**described, "unaccounted": ledger.unaccounted}
+
+
+def _destination(url: str) -> str:
+    """Return where events go, without what may be secret: user, password, query and fragment."""
+    return printable(str(URL(url).with_user(None).with_query(None).with_fragment(None)), _MAX_URL_CHARACTERS)
+
+
+def _absolute_path(path: str | None) -> str | None:
+    """Return a path that means the same from every directory."""
+    return None if path is None else str(Path(path).absolute())
+
+
+def _absolute(name: str, address: str) -> str:
+    return address if name in _TCP else str(Path(address).absolute())
 
 
 def _finite(seconds: float) -> float | None:

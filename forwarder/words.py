@@ -155,6 +155,12 @@ HoldCause = Literal["breaker", "retry_after", RefusalCause]
 """Why delivery is paused, and only one probe at a time is sent."""
 HOLD_CAUSES: Final[tuple[HoldCause, ...]] = get_args(HoldCause)
 
+DelayCause = Literal["rate_limit", "concurrency", "order", "retry", "commit"]
+"""What the events that wait wait for while there is no hold. `concurrency`: as many attempts are under way as may be now.
+`order`: other events of their customers are being sent. `retry`: the time of their next attempts. `commit`: the disk.
+"""
+DELAY_CAUSES: Final[tuple[DelayCause, ...]] = get_args(DelayCause)
+
 Passing = OutcomeName | Literal["accepted", "dead_letter", "dropped"]
 """What a tap shows of an event: the outcome of an attempt, that it was accepted, or that it left without being delivered."""
 
@@ -169,6 +175,25 @@ OnAmbiguous = Literal["retry", "dead_letter"]
 
 DaemonState = Literal["starting", "ready", "stopping", "draining", "stopped"]
 DAEMON_STATES: Final[tuple[DaemonState, ...]] = get_args(DaemonState)
+
+HeadlineState = Literal[
+    "starting",
+    "stopping",
+    "refusing",
+    "dropping",
+    "not_delivering",
+    "needs_attention",
+    "falling_behind",
+    "catching_up",
+    "no_events",
+    "delivering",
+]
+"""How the daemon is, in one word: see `forwarder/advice/headline.py`."""
+HEADLINE_STATES: Final[tuple[HeadlineState, ...]] = get_args(HeadlineState)
+
+Mood = Literal["bad", "warn", "note", "good"]
+"""How urgent something is. `bad`: somebody should act now. `warn`: somebody should look. `note`: worth knowing."""
+MOODS: Final[tuple[Mood, ...]] = get_args(Mood)
 
 ReloadResult = Literal["changed", "unchanged", "failed"]
 """The result of reading settings again, or a file that they name."""

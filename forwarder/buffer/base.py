@@ -127,6 +127,11 @@ class DeadLetters(Protocol):
         """How much they count against `dead_letters.max_bytes`."""
         ...
 
+    @property
+    def by_reason(self) -> Mapping[DeadReason, int]:
+        """How many there are of each reason."""
+        ...
+
     async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
         """Return up to `max_letters` (1 to `MAX_LETTERS`), oldest first; fewer, but at least one, if they are large."""
         ...

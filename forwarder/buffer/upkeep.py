@@ -16,6 +16,7 @@ from typing import Final
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.salvaging import Salvaging
 from forwarder.database import connection, events, ledger
+from forwarder.database import dead_letters as letters
 from forwarder.database.connection import (
     CHECKPOINT_PAGES,
     DamagedError,
@@ -171,6 +172,7 @@ def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: 
     transaction.count("buffered", -missing)
     if not unsalvaged:
         transaction.ledger["buffered_bytes"] = size
+    letters.count_by_reason(transaction)
     return missing
 
 

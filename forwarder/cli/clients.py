@@ -1,10 +1,9 @@
 """What the commands that talk to a daemon share: arguments that say where it is, their actions, and asking again."""
 
 import argparse
-import re
+import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import sleep
 from typing import Final, NamedTuple
 
@@ -14,14 +13,11 @@ from forwarder.cli.daemon import (
     Daemon,
     DaemonAnswer,
     DaemonError,
-    HostPort,
-    Place,
     add_url_argument,
     described_errors,
 )
-from forwarder.cli.options import add_config_arguments, discard_output, load_settings
+from forwarder.cli.options import add_config_arguments, discard_output
 
-_MAX_TOKEN_FILE_BYTES: Final = 64 * 1024
 RETRY_SECONDS: Final = (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0)
 """The wait after each failure in a row to connect or to get an answer; after the last, the command stops.
 
@@ -39,6 +35,7 @@ DEFAULT_WAIT_SECONDS: Final = 1
 def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, `--set`, `--url` and `--unix-socket`, which say where the daemon is, and `--token-file`."""
     add_config_arguments(parser)
+    parser.set_defaults(config=None)
     place = parser.add_mutually_exclusive_group()
     add_url_argument(place, "the daemon's intake.http; instead of --config")
     place.add_argument("--unix-socket", metavar="PATH", help="the daemon's intake.unix_socket; instead of --config")
@@ -46,49 +43,14 @@ def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def daemon_of(args: argparse.Namespace) -> Daemon:
-    """Return the daemon that the arguments or settings name, not yet connected; exit with 78 if they are wrong."""
-    return Daemon(place_of(args), token=None if args.token_file is None else _token(args.token_file))
+    """Return the daemon that the arguments name, or else the one to be found; exit with 78 if they cannot be used."""
+    from forwarder.cli.finding import UnusableError, find
 
-
-def place_of(args: argparse.Namespace) -> Place:
-    """Return where the daemon is, from the arguments or else its settings; exit with 78 if the settings are wrong."""
-    if args.unix_socket is not None:
-        return Place(None, args.unix_socket)
-    if args.url is not None:
-        return Place(args.url)
-    intake = load_settings(args, require_api_key=False).intake
-    if intake.unix_socket is not None:
-        return Place(None, intake.unix_socket)
-    if intake.http is None:
-        raise _ended(
-            "intake.http is off and intake.unix_socket is not set, so commands cannot reach the daemon; set one"
-        )
-    return Place(HostPort(intake.http.host, intake.http.port).reachable())
-
-
-def _token(path: str) -> str:
-    """Return the token in a file, or exit with 78. No message shows the path, which may be the token by mistake."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_MAX_TOKEN_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise _ended(
-            f"--token-file names a file that cannot be read: {getattr(error, 'strerror', None) or 'it has an invalid name'}"
-        ) from None
-    token = content.strip()
-    if len(content) > _MAX_TOKEN_FILE_BYTES:
-        raise _ended("--token-file names a file that is larger than 64 KiB, too large for a token")
-    if not token:
-        raise _ended("--token-file names a file that is empty")
-    if re.fullmatch(rb"[\x21-\x7e]+", token) is None:
-        raise _ended("--token-file names a file that does not hold a token, which is printable ASCII without spaces")
-    return token.decode("ascii")
-
-
-def _ended(why: str) -> SystemExit:
-    """Print why the arguments or settings cannot be used; return the exception that ends the command."""
-    print(why, file=sys.stderr)
-    return SystemExit(EXIT_CONFIGURATION)
+        return Daemon(*find(args, os.environ))
+    except UnusableError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_CONFIGURATION) from None
 
 
 # Actions

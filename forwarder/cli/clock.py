@@ -28,7 +28,7 @@ _FIX: Final = (
 _UNITS: Final = (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
-class Asked(NamedTuple):
+class TimedAnswer(NamedTuple):
     """An answer, and this machine's times around it."""
 
     head: Head
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     """This machine's time in the middle of asking, in seconds since 1970."""
 
 
-def ask(open_stream: Callable[[], Stream], *, authority: str, agent: str) -> Asked:
+def ask(open_stream: Callable[[], Stream], *, authority: str, agent: str) -> TimedAnswer:
     """Ask once. Raise NotHttpError, ClosedError, OSError, or what `open_stream` raises."""
     request = (
         f"HEAD / HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {agent}\r\nAccept: */*\r\nCache-Control: no-cache\r\n"
@@ -50,10 +50,10 @@ def ask(open_stream: Callable[[], Stream], *, authority: str, agent: str) -> Ask
         seconds = time.monotonic() - began
     finally:
         stream.close()
-    return Asked(head, seconds, wall + seconds / 2)
+    return TimedAnswer(head, seconds, wall + seconds / 2)
 
 
-def check_answer(asked: Asked) -> Checked:
+def check_answer(asked: TimedAnswer) -> Checked:
     """Return whether the other side answers as a web server."""
     status = asked.head.status
     text = f"{REQUEST} was answered with {status} in {milliseconds(asked.seconds)}"

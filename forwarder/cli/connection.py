@@ -32,7 +32,7 @@ class RawAnswer(NamedTuple):
     """None if it is longer than allowed; then the connection cannot be used again."""
 
 
-class Connection(HTTPConnection):
+class DaemonConnection(HTTPConnection):
     """A connection that stays open between requests."""
 
     auto_open = 0

@@ -7,7 +7,7 @@ An answer is checked like a stranger's text, as the address may be another progr
 import argparse
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 from forwarder.text import printable
 
 if TYPE_CHECKING:
-    from forwarder.cli.connection import Connection, RawAnswer
+    from forwarder.cli.connection import DaemonConnection, RawAnswer
 
 ANSWER_SECONDS: Final = 60
 """The longest that one request may take, from connecting to the end of the answer."""
@@ -48,7 +48,17 @@ class DaemonError(Exception):
 
 
 class UnreachableError(DaemonError):
-    """No connection was made, so nothing was sent."""
+    """No connection was made, so nothing was sent. `tried` has each place with the reason, in order."""
+
+    def __init__(self, tried: Sequence[str], *, fix: str) -> None:
+        super().__init__(f"no daemon can be reached{' at' if len(tried) == 1 else ':'} {'; '.join(tried)}", fix=fix)
+        self._tried = tried
+
+    @property
+    def explained(self) -> str:
+        if len(self._tried) == 1:
+            return super().explained
+        return "\n  ".join(["no daemon can be reached; tried, in this order:", *self._tried]) + f"\n{self._fix}"
 
 
 class AnswerLostError(DaemonError):
@@ -102,16 +112,19 @@ class Place(NamedTuple):
     host_port: HostPort | None
     unix_socket: str | None = None
     """Used instead of `host_port` if set."""
-
-    @property
-    def url(self) -> str:
-        """The base of all URLs."""
-        return "http://localhost" if self.host_port is None else f"http://{self.host_port}"
+    is_control: bool = False
+    """Whether the Unix socket is the one for operators."""
+    token: str | None = None
+    token_fault: str = ""
+    """Why there is no token although the settings have one."""
 
     def __str__(self) -> str:
         if self.unix_socket is None:
-            return self.url
-        return f"the Unix socket {printable(self.unix_socket, 200)}"
+            return f"http://{self.host_port}"
+        return f"the {'control' if self.is_control else 'Unix'} socket {printable(self.unix_socket, 200)}"
+
+    def __repr__(self) -> str:
+        return str(self)  # without the token
 
 
 class DaemonAnswer(NamedTuple):
@@ -129,12 +142,17 @@ class DaemonAnswer(NamedTuple):
 class Daemon:
     """A running daemon. The first request connects; the connection is kept until `close`, at the end of a `with`."""
 
-    def __init__(self, place: Place, *, token: str | None = None) -> None:
-        self.place: Final = place
-        self._headers = {"Accept": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._connection: Connection | None = None
+    def __init__(self, *where: Place | str) -> None:
+        """Look for it `where` it may be, in this order; it stays where it was found. A text says why a place is left out."""
+        self._where = where
+        self._barred: Place | None = None
+        """A control socket that is there, but not for this user."""
+        self._connection: DaemonConnection | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where it was found, or is looked for first."""
+        return next(each for each in self._where if isinstance(each, Place))
 
     def close(self) -> None:
         """Close the connection. May be called again."""
@@ -164,9 +182,11 @@ class Daemon:
                 raise
         return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
 
-    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(
+        self, path: str, body: bytes, *, content_type: str, answer_seconds: float = ANSWER_SECONDS
+    ) -> DaemonAnswer:
         """Send one POST. Raises UnreachableError or AnswerLostError."""
-        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + ANSWER_SECONDS)
+        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + answer_seconds)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
         """Return the content of an answer as a msgspec struct. Raises StoppedError if it does not fit."""
@@ -182,10 +202,17 @@ class Daemon:
         errors = described_errors(answer.content)
         if answer.status < 400 or not errors:
             return self.strange(answer)
-        fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
-        if answer.status == 403 and self.place.unix_socket is not None:
-            fix = FORBIDDEN_FIX
-        return StoppedError(f"{self.place} answered {answer.status}: {errors[0]}", fix=fix)
+        return StoppedError(f"{self.place} answered {answer.status}: {errors[0]}", fix=self.fix_for(answer.status))
+
+    def fix_for(self, status: int) -> str:
+        """Return what to do about an answer with this status; empty if that is not known."""
+        if status not in {401, 403}:
+            return ""
+        if self._barred:
+            return f"run it with sudo, or as the daemon's user, to use {self._barred}"
+        if status == 401:
+            return f"{self.place.token_fault}; {UNAUTHORIZED_FIX}" if self.place.token_fault else UNAUTHORIZED_FIX
+        return FORBIDDEN_FIX if self.place.unix_socket is not None else ""
 
     def strange(self, answer: DaemonAnswer) -> StoppedError:
         """Return the error for an answer that no forwarder gives."""
@@ -204,7 +231,11 @@ class Daemon:
         from http.client import HTTPException
 
         connection = self._connected(deadline)
-        headers = self._headers if content_type is None else self._headers | {"Content-Type": content_type}
+        headers = {"Accept": "application/json"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        if self.place.token is not None:
+            headers["Authorization"] = f"Bearer {self.place.token}"
         try:
             raw = connection.exchange(method, path, body, headers, deadline=deadline, max_answer_bytes=max_answer_bytes)
         except (HTTPException, OSError) as error:
@@ -216,22 +247,39 @@ class Daemon:
             raise
         return _answer(raw)
 
-    def _connected(self, deadline: float) -> "Connection":
+    def _connected(self, deadline: float) -> "DaemonConnection":
         """Return the kept connection, or a new one if there is none or it was closed meanwhile."""
-        from forwarder.cli.connection import Connection
-
         if self._connection is not None and self._connection.is_usable:
             return self._connection
         self.close()
-        host, port = self.place.host_port or ("localhost", None)
-        connection = Connection(host, port, unix_socket=self.place.unix_socket)
-        try:
-            connection.open(deadline=deadline)
-        except OSError as error:
-            message = f"no daemon can be reached at {self.place}: {_reason(error)}"
-            raise UnreachableError(message, fix=_fix(self.place, error)) from error
-        self._connection = connection
-        return connection
+        tried: list[str] = []
+        fix = ""
+        for each in self._where:
+            if isinstance(each, str):
+                tried.append(each)
+                continue
+            try:
+                self._connection = _connected(each, deadline)
+            except OSError as error:
+                tried.append(f"{each}: {_reason(error)}")
+                if each.is_control and isinstance(error, PermissionError):
+                    self._barred = each
+                fix = _fix(each, error)
+            else:
+                self._where = (each,)
+                return self._connection
+        if self._barred:
+            fix = f"run it with sudo, or as the daemon's user, to use {self._barred}"
+        raise UnreachableError(tried, fix=fix)
+
+
+def _connected(place: Place, deadline: float) -> "DaemonConnection":
+    from forwarder.cli.connection import DaemonConnection
+
+    host, port = place.host_port or ("localhost", None)
+    connection = DaemonConnection(host, port, unix_socket=place.unix_socket)
+    connection.open(deadline=deadline)
+    return connection
 
 
 def described_errors(content: Mapping[str, object]) -> list[str]:

@@ -1,8 +1,7 @@
 """`healthcheck`: exits with 0 if the daemon answers `/livez`. Container health checks run it again and again.
 
-So it must start fast and stay small: it uses a bare socket, and reads only `admin.http` of the settings, by hand. The
-settings package takes longer to import than all else, so it is imported only for the default address. Also, a mistake in
-another setting cannot make a running daemon look ill.
+So it must start fast and stay small: it uses a bare socket, and reads only `admin.http` of the settings, by hand. Also, a
+mistake in another setting cannot make a running daemon look ill.
 """
 
 import argparse
@@ -13,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from forwarder import places
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.daemon import HostPort, add_url_argument
 from forwarder.cli.options import add_config_arguments
@@ -50,19 +50,18 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def admin_http(args: argparse.Namespace) -> str:
-    """Return `admin.http` from the arguments, the environment or the file, in this order, or its default."""
+def admin_http(args: argparse.Namespace, *, usual: Path = places.CONFIG) -> str:
+    """Return `admin.http` from the arguments, the environment or a file, in this order, or its default.
+
+    The file is that of the arguments or of the environment, or else the `usual` one, if it can be read.
+    """
     given = [value for path, _, value in (each.partition("=") for each in args.overrides) if path == "admin.http"]
     if not given:
         variables = sorted(name for name in os.environ if name.startswith("FORWARDER_"))
         given = [os.environ[name] for name in variables if name.lower() == "forwarder_admin__http"]
-    if not given and args.config is not None:
-        given = _in_file(args.config)
-    if given:
-        return given[-1]
-    from forwarder.settings import AdminSettings
-
-    return str(AdminSettings().http)
+    if not given and (args.config is not None or os.access(usual, os.R_OK)):
+        given = _in_file(args.config or usual)
+    return given[-1] if given else str(HostPort(*places.ADMIN_HTTP))
 
 
 def _no(why: str) -> int:
@@ -77,7 +76,7 @@ def _in_file(config: Path) -> list[str]:
         section = tomllib.loads(config.read_bytes().decode("utf-8-sig")).get("admin", {})
     except OSError as error:
         raise _UnknownAddressError(
-            f"{config} cannot be read: {error.strerror}; correct --config, or use --url"
+            f"{config} cannot be read: {error.strerror}; correct --config or {places.CONFIG_VARIABLE}, or use --url"
         ) from None
     except (ValueError, RecursionError):
         raise _UnknownAddressError(f"{config} is not TOML; `check-config` says where") from None

@@ -21,7 +21,6 @@ from typing import BinaryIO, Final, NamedTuple, TextIO
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of, in_one_line
 from forwarder.cli.daemon import (
-    UNAUTHORIZED_FIX,
     Daemon,
     DaemonAnswer,
     DaemonError,
@@ -193,8 +192,7 @@ def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | N
         case 413 if count > 1:
             return None
         case 401 | 403 if errors:
-            fix = UNAUTHORIZED_FIX if answer.status == 401 else ""
-            raise StoppedError(f"{daemon.place} refused access: {errors[0]}", fix=fix)
+            raise StoppedError(f"{daemon.place} refused access: {errors[0]}", fix=daemon.fix_for(answer.status))
         case status if status >= 400 and status not in {404, 405, 415} and errors:
             return LoadJudged(0, 0, [(index, errors) for index in range(count)])
     raise daemon.strange(answer)

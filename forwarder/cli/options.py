@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, TextIO
 
 from forwarder.cli import EXIT_CONFIGURATION
+from forwarder.places import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +33,10 @@ LINE_SECONDS: Final = 5
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--config FILE` and the repeatable `--set section.key=value`."""
-    parser.add_argument("--config", metavar="FILE", type=Path, help="the settings, as TOML")
+    """Add `--config FILE`, by default that of the environment, and the repeatable `--set section.key=value`."""
+    default = os.environ.get(CONFIG_VARIABLE) or None
+    help_text = f"the settings, as TOML; by default what {CONFIG_VARIABLE} names"
+    parser.add_argument("--config", metavar="FILE", type=Path, default=default, help=help_text)
     parser.add_argument(
         "--set",
         metavar="SECTION.KEY=VALUE",

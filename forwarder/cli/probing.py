@@ -42,7 +42,8 @@ SECONDS: Final = 5.0
 MAX_ADDRESSES: Final = 8
 """How many addresses of a name are tried."""
 
-_STEPS: Final = ("dns", "connect", "proxy", "tls", "answer", "clock")
+_STEPS: Final = "dns connect proxy tls answer clock"
+"""In their order."""
 _SLOW_NAME_SECONDS: Final = 1.0
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 _RESOLVER_FILE: Final = Path("/etc/resolv.conf")
@@ -76,7 +77,7 @@ class Endpoint(NamedTuple):
         return str(self).rpartition(":")[0] if self.port == (443 if self.is_tls else 80) else str(self)
 
 
-class Place(NamedTuple):
+class Candidate(NamedTuple):
     """One address of a host."""
 
     family: int
@@ -138,7 +139,7 @@ def _ascii_host(host: str) -> str:
 # The name
 
 
-def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[Place]]:
+def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[Candidate]]:
     """Return the addresses to connect to."""
     host = printable(first.host)
     is_address = _is_address(first.host)
@@ -165,10 +166,10 @@ def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[P
     return places[:MAX_ADDRESSES]
 
 
-def _look_up(first: Endpoint, *, is_address: bool) -> list[Place]:
+def _look_up(first: Endpoint, *, is_address: bool) -> list[Candidate]:
     flags = socket.AI_NUMERICHOST if is_address else socket.AI_ADDRCONFIG  # as the daemon's resolver
     found = socket.getaddrinfo(first.host, first.port, type=socket.SOCK_STREAM, flags=flags)
-    return list(dict.fromkeys(Place(family, address) for family, _, _, _, address in found))
+    return list(dict.fromkeys(Candidate(family, address) for family, _, _, _, address in found))
 
 
 def _unresolved(error: OSError | UnicodeError, host: str) -> Checked:
@@ -208,16 +209,16 @@ def _is_address(host: str) -> bool:
 # The connection
 
 
-def _open(place: Place, seconds: float) -> Stream:
+def _open(place: Candidate, seconds: float) -> Stream:
     return TcpStream(place.family, place.address, deadline=monotonic() + seconds)
 
 
-def _connect(first: Endpoint, places: Sequence[Place], seconds: float) -> Generator[Checked, None, list[Place]]:
+def _connect(first: Endpoint, places: Sequence[Candidate], seconds: float) -> Generator[Checked, None, list[Candidate]]:
     """Return the addresses that can be connected to."""
     outcomes = together(2 * seconds, [partial(_timed_connect, place, seconds) for place in places], name="connect")
-    reached: list[Place] = []
+    reached: list[Candidate] = []
     tried: list[dict[str, object]] = []
-    faults: list[tuple[Place, int | None, str]] = []
+    faults: list[tuple[Candidate, int | None, str]] = []
     for place, outcome in zip(places, outcomes, strict=True):
         try:
             took = outcome()
@@ -238,7 +239,7 @@ def _connect(first: Endpoint, places: Sequence[Place], seconds: float) -> Genera
     return reached
 
 
-def _timed_connect(place: Place, seconds: float) -> float:
+def _timed_connect(place: Candidate, seconds: float) -> float:
     began = monotonic()
     _open(place, seconds).close()
     return monotonic() - began
@@ -380,6 +381,7 @@ def _ask(ways: _Ways, target: Endpoint, trust: Trust, seconds: float, *, verifie
 
 def _untried(first: str, proxy: Endpoint | None, *, asks: bool) -> Iterator[Checked]:
     """Yield the steps from `first` on as not tried."""
-    for step in _STEPS[_STEPS.index(first) :]:
+    steps = _STEPS.split()
+    for step in steps[steps.index(first) :]:
         if (step != "proxy" or proxy is not None) and (asks or step not in {"answer", "clock"}):
             yield Checked(step, "skip", "not tried: the step before it failed")

@@ -11,10 +11,9 @@ from typing import Final
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
-    UNAUTHORIZED_FIX,
+    Daemon,
     DaemonAnswer,
     DaemonError,
-    Place,
     described_errors,
     not_a_forwarder,
 )
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
         return EXIT_NO
-    return _report(daemon.place, answer)
+    return _report(daemon, answer)
 
 
 def attribute(text: str) -> tuple[str, str]:
@@ -117,15 +116,15 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _report(place: Place, answer: DaemonAnswer) -> int:
+def _report(daemon: Daemon, answer: DaemonAnswer) -> int:
     event_id = answer.content.get("id")
     if answer.status == 200 and isinstance(event_id, str):
         print(f"accepted, id {printable(event_id)}")
         return EXIT_OK
-    for line in described_errors(answer.content) or [not_a_forwarder(place, answer.status)]:
+    for line in described_errors(answer.content) or [not_a_forwarder(daemon.place, answer.status)]:
         print(line, file=sys.stderr)
-    if answer.status == 401:
-        print(UNAUTHORIZED_FIX, file=sys.stderr)
+    if fix := daemon.fix_for(answer.status):
+        print(fix, file=sys.stderr)
     if answer.retry_after_seconds is not None:
         print(f"try again in {answer.retry_after_seconds} s", file=sys.stderr)
     return EXIT_NO

@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _top(daemon: Daemon, *, interval_seconds: float | None) -> None:
     with daemon:
+        found = _ask(daemon)
         view = _View(str(daemon.place))
-        view.take(_ask(daemon))
+        view.take(found)
         to = _console()
         if interval_seconds is None:
             to.print(_table(view.rows(to.size.width)))

@@ -13,7 +13,7 @@ from forwarder.database import events
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
 from forwarder.event import DeadLetter, DeadLetterPage, Event
-from forwarder.words import DeadReason
+from forwarder.words import DEAD_REASONS, DeadReason
 
 COLUMNS: Final = (
     "id, customer, name, body, accepted_at, reason, status, answer, attempts, first_attempt_at, last_attempt_at, "
@@ -22,6 +22,8 @@ COLUMNS: Final = (
 _INSERT: Final = f"INSERT OR IGNORE INTO dead_letters ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
 _CHECKSUM: Final = 11
 """Its place in a row."""
+HELD: Final = "dead_letters."
+"""With a reason after it, the counter of those that are held with that reason."""
 _EVICTED_AT_ONCE: Final = 100
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
@@ -34,26 +36,26 @@ def insert(transaction: Transaction, letters: Sequence[DeadLetter], *, max_event
     for letter in letters:
         added = transaction.connection.execute(_INSERT, _row(letter)).rowcount
         transaction.count("dead_letters", added)
+        transaction.count(f"{HELD}{letter.reason}", added)
         transaction.count("dead_letters_bytes", added * letter.size_bytes)
     evicted = 0
     counters = transaction.ledger
     while counters.get("dead_letters", 0) > max_events or counters.get("dead_letters_bytes", 0) > max_bytes:
         oldest = transaction.connection.execute(
-            f"SELECT place, {_SIZE} FROM dead_letters ORDER BY place LIMIT ?",  # noqa: S608
+            f"SELECT place, {_SIZE}, reason FROM dead_letters ORDER BY place LIMIT ?",  # noqa: S608
             (_EVICTED_AT_ONCE,),
         ).fetchall()
         if not oldest:
             transaction.count("dead_letters", -counters.get("dead_letters", 0))
             transaction.count("dead_letters_bytes", -counters.get("dead_letters_bytes", 0))
             break
-        for place, size in oldest:
+        for place, size, reason in oldest:
             if counters["dead_letters"] <= max_events and counters["dead_letters_bytes"] <= max_bytes:
                 break
             deleted = transaction.connection.execute("DELETE FROM dead_letters WHERE place = ?", (place,)).rowcount
             if not deleted:
                 raise AlteredError("a dead letter is gone")
-            transaction.count("dead_letters", -1)
-            transaction.count("dead_letters_bytes", -size)
+            _count_removed(transaction, size, reason)
             evicted += 1
     return evicted
 
@@ -73,15 +75,31 @@ def remove(transaction: Transaction, ids: Sequence[int]) -> list[int]:
     found: list[int] = []
     for letter_id in ids:
         row = transaction.connection.execute(
-            f"SELECT {_SIZE} FROM dead_letters WHERE id = ?",  # noqa: S608
+            f"SELECT {_SIZE}, reason FROM dead_letters WHERE id = ?",  # noqa: S608
             (letter_id,),
         ).fetchone()
         if row is not None:
             transaction.connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
-            transaction.count("dead_letters", -1)
-            transaction.count("dead_letters_bytes", -row[0])
+            _count_removed(transaction, *row)
             found.append(letter_id)
     return found
+
+
+def count_by_reason(transaction: Transaction) -> None:
+    """Count the dead letters of each reason again if that does not add up, as in a file of an earlier version."""
+    ledger = transaction.ledger
+    if sum(ledger[f"{HELD}{reason}"] for reason in DEAD_REASONS) == ledger["dead_letters"]:
+        return
+    found = dict(transaction.connection.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason").fetchall())
+    for reason in DEAD_REASONS:
+        ledger[f"{HELD}{reason}"] = found.get(reason, 0)
+
+
+def _count_removed(transaction: Transaction, size: int, reason: object) -> None:
+    transaction.count("dead_letters", -1)
+    transaction.count("dead_letters_bytes", -size)
+    if reason in DEAD_REASONS:  # else the row was altered
+        transaction.count(f"{HELD}{reason}", -1)
 
 
 def page(

@@ -2,8 +2,8 @@
 
 The names are those of the public ledger; a counter with a reason is named like `dropped.corrupt`. Besides them it holds
 what must be known without counting rows: `buffered`, `buffered_bytes`, `unsalvaged` (how many of `buffered` are in damaged
-files), `dead_letters` and `dead_letters_bytes` (held now), `last_id` (the highest id ever given), and `notes_brought`: 1 if
-the file has all that damaged files said of types and keys.
+files), `dead_letters`, `dead_letters_bytes` and `dead_letters.rejected` and so on (held now), `last_id` (the highest id ever
+given), and `notes_brought`: 1 if the file has all that damaged files said of types and keys.
 """
 
 import json

@@ -19,6 +19,7 @@ from forwarder.database import attribute_types, dead_letters, duplicate_keys, ev
 from forwarder.database.connection import T, Transaction
 from forwarder.database.marks import Mark
 from forwarder.event import DeadLetter, DuplicateKey, Event
+from forwarder.words import DEAD_REASONS
 
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
@@ -84,6 +85,8 @@ def begin(
         transaction.ledger["unsalvaged"] = max(0, counters.get("buffered", 0) - len(kept))
         for name in ("dead_letters", "dead_letters_bytes"):  # counted again as they are restored
             transaction.ledger[name] = 0
+        for reason in DEAD_REASONS:
+            transaction.ledger.pop(f"{dead_letters.HELD}{reason}", None)
     transaction.ledger.pop("notes_brought", None)
     events.insert(transaction, kept)
     marks.write(transaction, marked or {})

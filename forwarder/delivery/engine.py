@@ -18,7 +18,7 @@ from forwarder.delivery.suspects import Suspects
 from forwarder.event import Event
 from forwarder.growlytics.outcome import Blocked, Delivered, Outcome, Rejected, Retryable
 from forwarder.settings import DeliverySettings
-from forwarder.words import HOLD_CAUSES, REFUSAL_CAUSES, DeadReason, HoldCause, RetryReason
+from forwarder.words import HOLD_CAUSES, REFUSAL_CAUSES, DeadReason, DelayCause, HoldCause, RetryReason
 
 WINDOW_EVENTS_PER_PERMIT: Final = 16
 WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
@@ -182,6 +182,19 @@ class Engine:
         else:
             time = self._rate_limit.next_at if self.limiter.in_flight < self.limiter.limit else None
         return None if time is None else max(time, self._rate_limit.next_at)
+
+    def delay(self) -> DelayCause | None:
+        """Return what keeps the events of the window from being tried, without a hold; None if nothing does."""
+        lanes = self.lanes
+        if self.holds.causes:
+            return None
+        if lanes.ready:
+            if self.limiter.in_flight >= self.limiter.limit:
+                return "concurrency"
+            return "rate_limit" if self._rate_limit.is_on else None
+        if lanes.events > lanes.started + lanes.parked_events:
+            return "order"
+        return "retry" if lanes.parked_events else None
 
     @property
     def _probe_at(self) -> float | None:

@@ -32,7 +32,7 @@ from forwarder.growlytics.outcome import Blocked, CancelledUnsentError, Delivere
 from forwarder.observing.recent import FailureFields
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import DeliverySettings
-from forwarder.words import HoldCause, OutcomeName, RetryReason
+from forwarder.words import DelayCause, HoldCause, OutcomeName, RetryReason
 
 LAST_ACKS_SECONDS: Final = 2.0
 """How long `serve` waits at its end for the last acks. If they are not committed, the next process sends those events again;
@@ -202,6 +202,12 @@ class Delivery:
         if not self._engine.holds.causes or (wakes_at := self._engine.wakes_at()) is None:
             return None
         return max(0.0, wakes_at - asyncio.get_running_loop().time())
+
+    def waits_for(self) -> DelayCause | None:
+        """Return what the events that wait wait for, without a hold; None if nothing keeps them."""
+        if self._unacked and self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency:
+            return "commit"
+        return self._engine.delay()
 
     @property
     def limit(self) -> int:

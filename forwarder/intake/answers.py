@@ -1,14 +1,7 @@
-"""The answers of the HTTP intake: JSON, with one shape for all errors; and the status page. Pure.
+"""The answers of the HTTP intake: JSON, with one shape for all errors; and the OpenAPI document. Pure."""
 
-The status page is one piece of HTML without data, made of the files in `page/`; it reads /v1/status in the browser. It needs
-nothing else, and its policy lets the browser use nothing else: style and script are named by their hashes, and no text can
-become markup (trusted types).
-"""
-
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, TypedDict, assert_never
 
@@ -85,15 +78,7 @@ _RETRY_AFTER_SECONDS: Final[Mapping[RequestCode, int]] = {
 }
 _SAFE: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _JSON: Final = {"Content-Type": "application/json", **_SAFE}
-_PAGE: Final = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    **_SAFE,
-}
 _FILES: Final = Path(__file__).parent
-_SCRIPTS: Final = ("drawing.js", "advice.js", "sections.js", "polling.js")
 
 
 class Error(TypedDict):
@@ -210,41 +195,4 @@ def document() -> Answer:
 
 @cache
 def _document() -> bytes:
-    return words.put_into(_read("openapi.yaml")).encode()
-
-
-def status_page(*, asks_for_token: bool) -> Answer:
-    """Show the status page. With `asks_for_token` it asks for the token at once, without trying to do without."""
-    page, policy = _page()
-    if asks_for_token:
-        page = page.replace("<body>", "<body data-token>", 1)
-    return Answer(200, {**_PAGE, "Content-Security-Policy": policy}, page.encode())
-
-
-@cache
-def _page() -> tuple[str, str]:
-    """Return the page and its Content-Security-Policy."""
-    style = _read("page/style.css")
-    script = words.put_into("".join(_read(f"page/{name}") for name in _SCRIPTS))
-    page = _read("page/page.html").replace("{{style}}", style).replace("{{script}}", script)
-    policy = (
-        "default-src 'none'",
-        f"script-src '{_hash(script)}'",
-        f"style-src '{_hash(style)}'",
-        "connect-src 'self'",
-        "img-src 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
-    return page, "; ".join(policy)
-
-
-def _read(name: str) -> str:
-    return (_FILES / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
+    return words.put_into((_FILES / "openapi.yaml").read_text(encoding="utf-8")).encode()

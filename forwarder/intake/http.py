@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from forwarder.host.sockets import peer_of, user_of
 from forwarder.http.connections import Bodies, Connections
 from forwarder.http.messages import Answer, CloseReason, Later, Limits, Refusal, Reply, Request, Resource
-from forwarder.intake import answers
+from forwarder.intake import answers, status_page
 from forwarder.intake.bodies import ParsingBudget, RefusedBodyError, inflater_for, unpacked
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.locks import Locks, Operators, may_be_unasked, preflight
@@ -234,7 +234,7 @@ class HttpIntake:
     # What is not for events
 
     def _show_page(self, request: Request) -> Answer:  # noqa: ARG002 - routes have it
-        return answers.status_page(asks_for_token=self._locks is not None and self._locks.needs_token)
+        return status_page.own_page(asks_for_token=self._locks is not None and self._locks.needs_token)
 
     async def _operate(self, operation: Operation, request: Request) -> Answer:
         last = request.path.rpartition("/")[2]

@@ -11,6 +11,7 @@ from forwarder.observing.recent import FailureFields
 from forwarder.text import printable
 from forwarder.words import BufferOperation, DeadReason, DropReason, EvictionReason, HoldCause, OutcomeName, RetryReason
 
+_MAX_ERROR_CHARACTERS: Final = 300
 _HOLDS: Final[Mapping[HoldCause, str]] = {
     "breaker": "delivery paused: one attempt after the other failed",
     "retry_after": "delivery paused: Growlytics asked to wait (Retry-After)",
@@ -71,6 +72,16 @@ class DeliveryTelemetry(TelemetryBase):
     def attempts(self) -> Mapping[OutcomeName, int]:
         """How many attempts there were since the start, by outcome."""
         return self._metrics.attempts
+
+    @property
+    def last_delivery_at(self) -> float | None:
+        """When the last event was delivered, in seconds since 1970; None if none was since the start."""
+        return self._metrics.last_delivery.value or None
+
+    @property
+    def evicted(self) -> Mapping[EvictionReason, int]:
+        """How many dead letters were removed since the start, by reason, other than by replaying them."""
+        return self._metrics.evicted
 
     # Refusals
 
@@ -166,6 +177,8 @@ class DeliveryTelemetry(TelemetryBase):
         self._metrics.dropped[reason] += count
         if self._awaited:
             self._tell_of_change(self._awaited)
+        if count:
+            self.recent.dropped(reason)
         if count and (message := _DROPPED.get(reason)):
             self._seldom.write(message, kind=reason, reason=reason, count=count)
 
@@ -182,6 +195,7 @@ class DeliveryTelemetry(TelemetryBase):
     def buffer_failed(self, operation: BufferOperation, error: Exception) -> None:
         """The buffer's disk is full or fails. The operation is tried again."""
         self._metrics.buffer_errors[operation] += 1
+        self.recent.buffer_failed(operation, printable(str(error), _MAX_ERROR_CHARACTERS))
         self._seldom.write(
             "the buffer's disk fails: see buffer.directory", kind=operation, operation=operation, error=str(error)
         )
@@ -193,6 +207,7 @@ class DeliveryTelemetry(TelemetryBase):
     def buffer_moved(self, error: Exception, *, is_news: bool) -> None:
         """The buffer's file is gone from its place."""
         self._metrics.buffer_errors["directory"] += 1
+        self.recent.buffer_failed("directory", printable(str(error), _MAX_ERROR_CHARACTERS))
         if is_news:
             log.error(
                 "the buffer's file is gone from its place: new events are refused, and buffered events are lost unless they "

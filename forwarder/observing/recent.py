@@ -13,7 +13,15 @@ from typing import Final, TypedDict
 from forwarder.event import Clock
 from forwarder.settings import ReceiptsSettings
 from forwarder.text import printable
-from forwarder.words import DeadReason, FailureKind, Intake, ReceiptState, RefusalReason
+from forwarder.words import (
+    BufferOperation,
+    DeadReason,
+    DropReason,
+    FailureKind,
+    Intake,
+    ReceiptState,
+    RefusalReason,
+)
 
 MAX_SHOWN: Final = 20
 """How many kinds of refusals and how many dead letters are kept."""
@@ -52,6 +60,8 @@ class Recent:
         """By intake, code, name and field, so that a flood of one kind does not hide the others. The latest is last."""
         self._dead_letters: deque[tuple[int, float, DeadReason, int | None, str]] = deque(maxlen=MAX_SHOWN)
         self._last_failure: tuple[float, FailureFields] | None = None
+        self._dropped_at: dict[DropReason, float] = {}
+        self._buffer_failure: tuple[float, BufferOperation, str] | None = None
         self.attempt_times: deque[float] = deque(maxlen=MAX_TIMES)
         """How many seconds the last attempts took. Telemetry appends."""
         self.latency_times: deque[float] = deque(maxlen=MAX_TIMES)
@@ -78,6 +88,25 @@ class Recent:
     def failed(self, failure: FailureFields) -> None:
         """An attempt did not deliver."""
         self._last_failure = self._clock(), failure
+
+    def dropped(self, reason: DropReason) -> None:
+        """Events were dropped."""
+        self._dropped_at[reason] = self._clock()
+
+    def buffer_failed(self, operation: BufferOperation, error: str) -> None:
+        """The buffer's disk failed in an operation."""
+        self._buffer_failure = self._clock(), operation, error
+
+    def dropped_at(self) -> dict[DropReason, float]:
+        """Return when events were dropped last, in seconds since 1970, by reason."""
+        return {**self._dropped_at}
+
+    def buffer_failure(self) -> dict[str, object] | None:
+        """Return when the buffer's disk failed last, in which operation, and how; None if it has not since the start."""
+        if self._buffer_failure is None:
+            return None
+        at, operation, error = self._buffer_failure
+        return {"at": at, "operation": operation, "error": error}
 
     def last_failure(self) -> dict[str, object] | None:
         """Return when the last attempt failed, in seconds since 1970, and why; None if none has failed since the start."""

@@ -1,7 +1,8 @@
 """Every setting that exists, by section: its default, its type and range, and what it is for.
 
-Defaults stand here and nowhere else. A running daemon takes up a `live` setting on SIGHUP; a `fixed` one needs a restart.
-The modules of this package read these tables; a component takes exactly its own section.
+Defaults stand here and nowhere else, but for those of `forwarder.places`. A running daemon takes up a `live` setting on
+SIGHUP; a `fixed` one needs a restart. The modules of this package read these tables; a component takes exactly its own
+section.
 """
 
 # A table: its layout shows each setting in two lines.
@@ -13,6 +14,7 @@ from typing import Literal, get_args
 
 import attrs
 
+from forwarder import places
 from forwarder.settings import values
 from forwarder.settings.values import KIB, MIB, Address, Group, Secret, fixed, live
 from forwarder.words import ConflictAction, LoopName, OnAmbiguous, WhenFull
@@ -51,7 +53,7 @@ class GrowlyticsSettings:
 class IntakeSettings:
     """Where apps post events, and how much of a request is accepted."""
 
-    http: Address | None = fixed(Address("127.0.0.1", 8920), values.LISTEN_ADDRESS,
+    http: Address | None = fixed(Address(*places.INTAKE_HTTP), values.LISTEN_ADDRESS,
         "Where apps post events over TCP")
     unix_socket: str | None = fixed(None, values.SOCKET_PATH,
         "Where apps post events over a Unix socket, which file permissions guard")
@@ -118,7 +120,7 @@ class BufferSettings:
 
     kind: BufferKind = fixed("disk", values.choice(BufferKind),
         "Where accepted events wait: disk outlives the process, memory is lost when the process ends")
-    directory: str = fixed("/var/lib/growlytics-forwarder", values.DIRECTORY,
+    directory: str = fixed(places.BUFFER_DIRECTORY, values.DIRECTORY,
         "The directory of the disk buffer, for one daemon alone; under systemd, unless set, the unit's StateDirectory")
     max_events: int = fixed(100_000, values.integer(1),
         "The most events to hold; beyond that see when_full")
@@ -191,9 +193,12 @@ class ReceiptsSettings:
 class AdminSettings:
     """Metrics and health checks, on an address of their own."""
 
-    http: Address | None = fixed(Address("127.0.0.1", 9920), values.LISTEN_ADDRESS,
+    http: Address | None = fixed(Address(*places.ADMIN_HTTP), values.LISTEN_ADDRESS,
         "Where /metrics, /livez and /readyz answer, to IP addresses and the names in intake.allowed_hosts; they show no "
         "events and change nothing")
+    page: bool = live(False, values.FLAG,
+        "Show the status page there, too, at /status, for all who reach it: read-only, and without the names of events, "
+        "customers and attributes")
 
 
 @attrs.frozen(kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from forwarder.places import CONFIG_VARIABLE
 from forwarder.settings import mistakes
 from forwarder.settings.values import KIB, SECRET, SECRET_FILE, About, Reader, RefusedError, Secret, Text
 
@@ -156,7 +157,7 @@ def _from_environ(
     layer: Layer = {}
     ignored = []
     for variable in sorted(environ):
-        if not variable.startswith("FORWARDER_"):
+        if not variable.startswith("FORWARDER_") or variable == CONFIG_VARIABLE:
             continue
         rest = variable.removeprefix("FORWARDER_").lower()
         section, separator, key = rest.partition("__")

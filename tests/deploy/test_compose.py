@@ -1,13 +1,16 @@
 """The compose file and what it mounts."""
 
+import socket
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import yaml
 
 from forwarder.intake.locks import AdminLock
 from forwarder.settings import IntakeSettings, load
 from tests.deploy.tools import DEPLOY, from_npm, output, run
+from tests.system.processes import running_daemon, running_sandbox
 from tests.system.tools import needs
 
 COMPOSE = DEPLOY / "compose/compose.yaml"
@@ -86,3 +89,59 @@ def test_prometheus_and_grafana_find_what_they_need() -> None:
     assert f"{dashboards['providers'][0]['options']['path']}/forwarder.json" in inside
     sources = yaml.safe_load((COMPOSE.parent / "grafana/datasources.yml").read_text(encoding="utf-8"))
     assert sources["datasources"][0]["url"] == "http://prometheus:9090"
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not 127.0.0.1, as a container's port is reached by another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            return "127.0.0.2"
+        address: str = probe.getsockname()[0]
+        return address
+
+
+def test_every_port_is_published_on_this_machine_s_loopback_alone() -> None:
+    ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert ports["forwarder"] == ["127.0.0.1:8920:8920"]
+    assert [port for each in ports.values() for port in each if not port.startswith("127.0.0.1:")] == []
+
+
+def test_what_may_connect_to_the_forwarder_is_what_shares_its_network_and_prometheus() -> None:
+    networks = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["networks"]
+    inside: dict[str, set[str]] = {name: set() for name in networks}
+    for name, service in services().items():
+        assert ("networks" in service) is ("network_mode" not in service), f"{name} is not in the default network"
+        for network in service.get("networks", []):
+            inside[network].add(name)
+    assert inside == {"forwarder": {"forwarder", "prometheus"}, "grafana": {"prometheus", "grafana"}}
+
+
+async def test_the_published_page_works_and_web_pages_cannot_use_the_port(tmp_path: Path) -> None:
+    settings = {
+        name.removeprefix("FORWARDER_").lower(): value for name, value in services()["forwarder"]["environment"].items()
+    }
+    del settings["growlytics__api_key_file"], settings["growlytics__url"]
+    (tmp_path / "run").mkdir()
+    async with running_sandbox() as sandbox:
+        settings["intake__unix_socket"] = tmp_path / "run/intake.sock"
+        # On any port, as others may be in use.
+        settings |= {name: str(settings[name]).rpartition(":")[0] + ":0" for name in ("intake__http", "admin__http")}
+        async with running_daemon(tmp_path, sandbox.url, **settings) as daemon:
+            port = daemon.ready["http"].rpartition(":")[2]
+            base = f"http://{own_address()}:{port}"
+            # What a browser sends for http://127.0.0.1:8920/, however it comes into the container.
+            for host in ("127.0.0.1:8920", "localhost:8920"):
+                for path in ("/", "/v1/status"):
+                    async with daemon.http.get(f"{base}{path}", headers={"Host": host}) as response:
+                        assert response.status == 200, await response.text()
+            evil = {"Host": "127.0.0.1:8920", "Origin": "https://evil.example"}
+            assert await status_of(daemon.http, f"{base}/v1/status", evil) == 403
+            assert await status_of(daemon.http, f"{base}/v1/status", {"Host": "rebound.example:8920"}) == 403
+            assert await status_of(daemon.http, f"{base}/v1/dead-letters/17", {"Host": "127.0.0.1:8920"}) == 401
+
+
+async def status_of(http: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> int:
+    async with http.get(url, headers=headers) as response:
+        return response.status

@@ -11,7 +11,7 @@ import copy
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -556,6 +556,11 @@ class FarDeadLetters:
     @property
     def bytes(self) -> int:
         return sum(letter.size_bytes for _, letter in self._store.letters)
+
+    @property
+    def by_reason(self) -> Mapping[DeadReason, int]:
+        found = Counter(letter.reason for _, letter in self._store.letters)
+        return {reason: found[reason] for reason in DEAD_REASONS}
 
     def add(self, event: Event, fate: DeadLettered) -> None:
         self._store.last_letter += 1

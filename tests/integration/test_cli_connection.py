@@ -23,7 +23,7 @@ OK = answer("200 OK", JSON)
 
 
 def daemon_at(server: RawServer) -> Daemon:
-    return Daemon(Place(HostPort("127.0.0.1", server.port)), token="T0K3N")
+    return Daemon(Place(HostPort("127.0.0.1", server.port), token="T0K3N"))
 
 
 async def asking(behave: Behaviour, ask: Callable[[Daemon], DaemonAnswer]) -> DaemonAnswer:

@@ -13,6 +13,7 @@ from forwarder.settings import Secret
 from tests.fakes.http_intake_harness import Answer, Served, serving
 
 TOKEN: Final = "the-token"
+MAX_BYTES: Final = 40_000
 GOOD: Final = b'{"customerId":"c","name":"Seen Nowhere","time":1700000000000,"attributes":{}}'
 
 
@@ -35,6 +36,7 @@ async def test_the_policy_names_the_style_and_the_script_of_the_page_by_their_ha
         assert inline.strip()
         assert policy.pop(directive) == f"'sha256-{b64encode(sha256(inline.encode()).digest()).decode()}'"
     assert policy.pop("connect-src") == "'self'"
+    assert policy.pop("img-src") == "data:", "the icon, which is in the page"
     assert policy.pop("require-trusted-types-for") == "'script'"
     assert "default-src" in policy
     assert set(policy.values()) == {"'none'"}
@@ -49,9 +51,11 @@ async def test_it_is_html_that_no_cache_keeps_and_that_names_nothing_outside() -
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-content-type-options"] == "nosniff"
     page = answer.body.decode().replace("http://www.w3.org/2000/svg", "")
-    assert "://" not in page
+    assert "://" not in page.replace("`http://${address}", ""), "but for the metrics of this daemon"
     assert "{{" not in page
-    assert not re.search(r"\s(src|href|on\w+|style)=", page)
+    assert not re.search(r"\s(src|on\w+|style)=", page)
+    assert re.findall(r"""href=['"]?([\w-]+:)?""", page) == ["data:"]
+    assert len(answer.body) < MAX_BYTES
 
 
 async def test_with_a_token_the_page_is_the_same_for_all_and_what_it_reads_is_not(

@@ -33,6 +33,18 @@ def test_a_good_configuration_is_ok(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("configuration ok\n", "")
 
 
+def test_without_the_argument_the_file_that_the_environment_names_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "named.toml").write_text(f"[growlytics]\napi_key = '{KEY}'\n")
+    (tmp_path / "given.toml").write_text("")
+    monkeypatch.setenv("FORWARDER_CONFIG", str(tmp_path / "named.toml"))
+    assert check() == 0
+    assert capsys.readouterr() == ("configuration ok\n", "")
+    with pytest.raises(SystemExit, match="78"):
+        check("--config", str(tmp_path / "given.toml"))
+
+
 def test_show_prints_the_effective_settings_on_standard_output_with_secrets_masked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

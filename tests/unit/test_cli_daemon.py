@@ -1,23 +1,10 @@
-"""How a command finds the daemon, and what it makes of answers."""
+"""How a command names a daemon, and what it makes of answers."""
 
 import argparse
 
 import pytest
 
-from forwarder.cli.clients import add_daemon_arguments, place_of
 from forwarder.cli.daemon import HostPort, described_errors, url_argument
-
-
-@pytest.fixture(autouse=True)
-def no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FORWARDER_INTAKE__HTTP", "FORWARDER_INTAKE__UNIX_SOCKET"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def place(*arguments: str) -> str:
-    parser = argparse.ArgumentParser()
-    add_daemon_arguments(parser)
-    return str(place_of(parser.parse_args(arguments)))
 
 
 @pytest.mark.parametrize(
@@ -69,26 +56,6 @@ def test_a_url_that_no_daemon_can_have_is_refused(url: str) -> None:
         url_argument(url)
 
 
-def test_without_arguments_the_daemon_is_where_it_is_by_default() -> None:
-    assert place() == "http://127.0.0.1:8920"
-
-
-def test_the_settings_say_where_the_daemon_is_and_a_unix_socket_comes_first() -> None:
-    http = ("--set", "intake.http=[::]:1", "--set", "intake.allow_remote_without_token=true")
-    assert place(*http) == "http://[::1]:1"
-    assert place(*http, "--set", "intake.unix_socket=/run/a.sock") == "the Unix socket /run/a.sock"
-
-
-def test_an_address_in_the_arguments_wins_over_the_settings_which_are_not_even_read() -> None:
-    assert place("--set", "no.such=setting", "--url", "http://127.0.0.1:1") == "http://127.0.0.1:1"
-    assert place("--set", "no.such=setting", "--unix-socket", "/run/b.sock") == "the Unix socket /run/b.sock"
-
-
-def test_a_url_and_a_unix_socket_together_are_a_usage_error() -> None:
-    with pytest.raises(SystemExit):
-        place("--url", "http://127.0.0.1:1", "--unix-socket", "/run/b.sock")
-
-
 def test_an_error_is_described_by_its_field_its_message_and_its_code() -> None:
     errors = [
         {"code": "empty", "field": "name", "message": "it is empty"},
@@ -105,12 +72,3 @@ def test_an_answer_cannot_play_with_the_terminal() -> None:
 @pytest.mark.parametrize("content", [{}, {"errors": None}, {"errors": "no"}, {"errors": ["no"]}])
 def test_an_answer_of_another_shape_has_no_errors(content: dict[str, object]) -> None:
     assert described_errors(content) == []
-
-
-@pytest.mark.parametrize("socket", ["lines_socket", "datagram_socket"])
-def test_a_daemon_without_http_and_unix_socket_is_said_to_be_out_of_reach(
-    socket: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="78"):
-        place("--set", "intake.http=", "--set", f"intake.{socket}=/run/events.sock")
-    assert capsys.readouterr().err.endswith("so commands cannot reach the daemon; set one\n")

@@ -47,7 +47,7 @@ class ScriptedDaemon(Daemon):
         self.posted: list[bytes] = []
         self._script: Iterator[DaemonAnswer | DaemonError] = iter(script)
 
-    def post(self, path: str, body: bytes, *, content_type: str) -> DaemonAnswer:
+    def post(self, path: str, body: bytes, *, content_type: str, **_: float) -> DaemonAnswer:
         assert (path, content_type) == ("/v1/events", "application/x-ndjson")
         self.posted.append(body)
         step = next(self._script)
@@ -106,7 +106,7 @@ def lost() -> AnswerLostError:
 
 
 def unreachable() -> UnreachableError:
-    return UnreachableError("no daemon", fix="")
+    return UnreachableError(["a: no"], fix="")
 
 
 @given(st.lists(st.integers(1, 40)), st.integers(1, 5), st.integers(1, 60))
@@ -234,7 +234,7 @@ def test_after_a_lost_answer_the_batch_is_sent_again_and_what_may_be_double_is_c
 def test_where_nothing_was_sent_nothing_can_be_double() -> None:
     run = Run(unreachable(), taken(1))
     assert str(run.load(b"a")) == "read 1, accepted 1, refused 0"
-    assert run.lines_said == ["no daemon; sending line 1 again in 0.2 s"]
+    assert run.lines_said == ["no daemon can be reached at a: no; sending line 1 again in 0.2 s"]
 
 
 def test_failures_in_a_row_are_bounded_and_wait_longer_and_longer() -> None:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.places import BUFFER_DIRECTORY, DEFAULT_CONTROL_SOCKETS, control_sockets
 from forwarder.settings import BufferSettings, ControlSettings, IntakeSettings, Settings
-from forwarder.settings.control import DEFAULT_CONTROL_SOCKETS, control_socket, control_sockets
+from forwarder.settings.control import control_socket
 
 UNIT = "/run/unit"
+UNITS = str(DEFAULT_CONTROL_SOCKETS[0])
 
 
 def settings(
@@ -44,12 +46,18 @@ def test_a_daemon_makes_it_in_a_directory_of_its_own(given: Settings, runtime: s
     assert control_socket(given, environ) == (None if place is None else Path(place))
 
 
-def test_a_command_also_looks_where_the_unit_makes_it() -> None:
-    assert control_sockets(settings(), {}) == (Path("/buffer/control.sock"), DEFAULT_CONTROL_SOCKETS[0])
-    assert control_sockets(settings("/elsewhere/c.sock"), {}) == (Path("/elsewhere/c.sock"),)
-    assert control_sockets(settings(None), {}) == ()
-
-
-def test_it_looks_there_too_where_the_buffers_directory_is_the_apps() -> None:
-    shared = settings(unix_socket="/buffer/intake.sock")
-    assert control_sockets(shared, {}) == (DEFAULT_CONTROL_SOCKETS[0],)
+@pytest.mark.parametrize(
+    ("wanted", "directory", "app_sockets", "found"),
+    [
+        ("auto", BUFFER_DIRECTORY, [], ["/var/lib/growlytics-forwarder/control.sock", UNITS]),
+        ("auto", BUFFER_DIRECTORY, [f"{BUFFER_DIRECTORY}/intake.sock"], [UNITS]),
+        ("auto", "/buffer", [], ["/buffer/control.sock"]),
+        ("/elsewhere/c.sock", BUFFER_DIRECTORY, [], ["/elsewhere/c.sock"]),
+        ("", BUFFER_DIRECTORY, [], []),
+    ],
+)
+def test_a_command_looks_where_the_daemon_or_its_unit_makes_it_and_never_where_another_daemon_does(
+    wanted: str, directory: str, app_sockets: list[str], found: list[str]
+) -> None:
+    sockets = control_sockets(wanted, directory=directory, app_sockets=app_sockets, environ={})
+    assert list(map(str, sockets)) == found

@@ -14,7 +14,7 @@ import forwarder
 from forwarder import words
 from forwarder.growlytics.contract import Refused, Violation
 from forwarder.growlytics.outcome import Outcome
-from forwarder.intake import answers
+from forwarder.intake import answers, status_page
 from forwarder.observing.telemetry import Telemetry
 from forwarder.words import (
     CLOSE_REASONS,
@@ -207,7 +207,7 @@ def test_the_openapi_document_has_the_words_and_no_placeholder() -> None:
 
 
 def test_the_status_page_has_the_words_and_no_placeholder() -> None:
-    text = answers.status_page(asks_for_token=False).body.decode()
+    text = status_page.own_page(asks_for_token=False).body.decode()
     assert "{{" not in text
     assert '["ready", "parked", "in_flight"].map' in text
 

@@ -2,6 +2,7 @@
 // Elements, texts and pictures. Whatever the daemon says becomes text nodes here, and never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const SHARED = "shared" in document.body.dataset; // the page without names, of the admin listener
 
 function filled(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -11,8 +12,8 @@ function filled(element, attributes, children) {
 const el = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) => filled(document.createElementNS(SVG, tag), attributes, children);
 
-/** A name that a stranger chose: its direction does not spill over. */
-const strange = (name) => el("bdi", {}, String(name));
+/** A name that a stranger chose: its direction does not spill over. The page without names has none. */
+const strange = (name) => el("bdi", {}, String(name ?? "–"));
 
 /** Our own text, in which backticks enclose code. */
 const rich = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
@@ -20,13 +21,11 @@ const rich = (text) => text.split("`").map((part, index) => (index % 2 ? el("cod
 /** A code with underscores, after which a line may end. */
 const codeOf = (code) => el("code", {}, code.split(/(?<=_)/).map((part) => [part, el("wbr")]));
 
-const count = (number) => Math.round(number).toLocaleString("en-US");
-const events = (number) => (number === 1 ? "1 event" : `${count(number)} events`);
+const halfEven = (number) => { const whole = Math.round(number); return whole % 2 && number % 1 === 0.5 ? whole - 1 : whole; };
+const count = (number) => halfEven(number).toLocaleString("en-US");
 
-function rate(perSecond) {
-  if (perSecond >= 100) return count(perSecond);
-  return String(Number(perSecond.toFixed(perSecond >= 10 ? 1 : 2)));
-}
+/** How many a second; as the daemon writes it in its texts, so that the same number looks the same everywhere. */
+const rate = (perSecond) => (perSecond >= 100 ? count(perSecond) : String(perSecond));
 
 function bytes(number) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -35,16 +34,28 @@ function bytes(number) {
   return `${power && number < 10 ? number.toFixed(1) : Math.round(number)} ${units[power]}`;
 }
 
+/** A time in its two largest units, again as the daemon writes it. */
 function duration(seconds) {
-  if (seconds < 0.9995) return `${seconds && seconds < 0.01 ? (1000 * seconds).toFixed(1) : Math.round(1000 * seconds)} ms`;
-  if (seconds < 9.95) return `${Number(seconds.toFixed(1))} s`;
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 90 * 60) return `${Math.round(seconds / 60)} min`;
-  const hours = Math.floor(seconds / 3600), minutes = Math.floor((seconds % 3600) / 60);
-  return hours < 48 ? `${hours} h${minutes ? ` ${minutes} min` : ""}` : `${Math.round(hours / 24)} days`;
+  if (seconds > 0 && seconds < 1) return `${halfEven(1000 * seconds)} ms`;
+  if (seconds < 10) return seconds ? `${seconds.toFixed(1)} s` : "0 s";
+  let left = halfEven(seconds);
+  const parts = [];
+  for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]]) {
+    if (left >= size || parts.length) parts.push(`${Math.floor(left / size)} ${unit}`);
+    left %= size;
+  }
+  return parts.slice(0, 2).filter((part) => !part.startsWith("0 ")).join(" ");
 }
 
-const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString("en-GB");
+const sum = (numbers) => Object.values(numbers ?? {}).reduce((total, number) => total + number, 0);
+
+/** A time with its zone, and with its date unless that is today. */
+function time(seconds) {
+  const at = new Date(1000 * seconds);
+  const isToday = at.toDateString() === new Date().toDateString();
+  const parts = { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short", ...(isToday ? {} : { day: "numeric", month: "short" }) };
+  return el("time", { datetime: at.toISOString() }, at.toLocaleString("en-GB", parts));
+}
 
 /** The lowest of 1, 2, 3, 4, 6, 8, 10, 20 … that is not below a number. */
 function ceiling(number) {
@@ -54,8 +65,8 @@ function ceiling(number) {
 }
 
 /**
- * The last five minutes; now is at the right. `series` are {name, values, area}, the values oldest first and alike long;
- * `most` is how many values five minutes have, and `least` the lowest that the scale ends with.
+ * The last five minutes; now is at the right. `series` are {name, label, values, now, area}, the values oldest first and alike
+ * long; `most` is how many values five minutes have, and `least` the lowest that the scale ends with.
  */
 function chart(title, series, { most = 60, least = 0, format = count } = {}) {
   const width = 600, height = 130;
@@ -70,8 +81,8 @@ function chart(title, series, { most = 60, least = 0, format = count } = {}) {
       svg("path", { class: `dot ${name}`, d: `M${points.at(-1)}h0` }),
     ];
   });
-  const said = series.map(({ label, values }) =>
-    values.length ? `${label}: ${format(values.at(-1))} now, ${format(Math.max(...values))} at most` : `${label}: nothing yet`);
+  const said = series.map(({ label, values, now }) =>
+    `${label}: ${format(now)} now${values.length ? `, from ${format(Math.min(...values))} to ${format(Math.max(...values))} before` : ""}`);
   return el("figure", { class: "chart" },
     el("div", { class: "scale", "aria-hidden": "true" }, el("span", {}, format(top)), el("span", {}, format(top / 2)), el("span", {}, "0")),
     svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img",
@@ -93,10 +104,11 @@ function meter(label, value, most, text) {
     el("span", { class: "figure" }, text));
 }
 
+/** A table, of which each cell knows its head: where the window is narrow, a row is a block of lines. */
 function table(label, heads, rows, empty) {
   if (!rows.length) return el("p", { class: "none" }, empty);
   return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
-    el("table", {},
-      el("thead", {}, el("tr", {}, heads.map((head) => el("th", { scope: "col" }, head)))),
-      el("tbody", {}, rows.map((cells) => el("tr", {}, cells.map((cell) => el("td", {}, cell)))))));
+    el("table", { role: "table" },
+      el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, heads.map((head) => el("th", { scope: "col", role: "columnheader" }, head)))),
+      el("tbody", { role: "rowgroup" }, rows.map((cells) => el("tr", { role: "row" }, cells.map((cell, index) => el("td", { role: "cell", "data-head": heads[index] }, el("div", {}, cell))))))));
 }

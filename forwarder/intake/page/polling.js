@@ -9,24 +9,25 @@ let locked = false;
 let timer = null;
 let heardAt = null;
 
+const get = (path) => fetch(path, { headers: token === null ? {} : { Authorization: `Bearer ${token}` }, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+
 async function ask() {
-  const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
-  const answer = await fetch("v1/status", { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
+  const answer = await get(SHARED ? "status.json" : "v1/status");
   if (answer.status === 401) return null;
   if (!answer.ok) throw new Error(`it answers ${answer.status}`);
   return answer.json();
 }
 
 function showOutage(reason) {
-  const since = heardAt === null ? "It has not answered yet."
-    : `It last answered at ${heardAt.toLocaleTimeString("en-GB")}, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago; the status below is from then.`;
+  const since = heardAt === null ? ["It has not answered yet."]
+    : ["It last answered at ", time(heardAt / 1000), `, ${duration(Math.max(1, (Date.now() - heardAt) / 1000))} ago; the status below is from then.`];
   headline("bad", `The daemon cannot be reached${reason}.`);
-  draw("pace", since, () => `${since} Is it running, and is this still its address?`);
+  draw(byId("pace"), since.map(String).concat(heardAt), () => [since, " Is it running, and is this still its address?"]);
   document.body.classList.add("stale");
 }
 
 function showHeard() {
-  heardAt = new Date();
+  heardAt = Date.now();
   document.body.classList.remove("stale");
 }
 
@@ -38,8 +39,22 @@ function askForToken() {
   byId("ask").hidden = false;
   byId("shown").hidden = true;
   headline("note", "This daemon asks for its token.");
-  for (const id of ["about", "pace"]) draw(id, null, () => []);
+  for (const id of ["about", "pace", "links", "receipt"]) draw(byId(id), null, () => []);
   byId("token").focus();
+}
+
+/** A link to the API document; the browser alone would not send the token with it. */
+function documentLink() {
+  const link = el("a", { href: "openapi.yaml" }, "API document");
+  link.addEventListener("click", async (event) => {
+    if (token === null) return;
+    event.preventDefault();
+    const answer = await get("openapi.yaml");
+    const saving = el("a", { href: URL.createObjectURL(await answer.blob()), download: "openapi.yaml" });
+    if (answer.ok) saving.click();
+    setTimeout(() => URL.revokeObjectURL(saving.href), POLL_MS);
+  });
+  return link;
 }
 
 async function poll() {
@@ -73,5 +88,6 @@ byId("ask").addEventListener("submit", (event) => {
 });
 document.addEventListener("visibilitychange", poll);
 
+if (SHARED) byId("receipt-section").remove();
 if ("token" in document.body.dataset) askForToken();
 else poll();

@@ -1,0 +1,122 @@
+"""What the status says about the questions of the headline: is anything lost, is the buffer full, do attempts fail?
+
+Pure. What happened counts as news for a while only: `REFUSED_SECONDS`, `NEWS_SECONDS` and `LOSS_SECONDS`.
+"""
+
+from typing import Final
+
+from forwarder.advice.problem import Content
+from forwarder.text import roughly
+from forwarder.words import DelayCause
+
+REFUSED_SECONDS: Final = 300.0
+"""Refusals count as under way for so long after the last one."""
+NEWS_SECONDS: Final = 3600.0
+"""Dead letters and type conflicts are new for so long."""
+LOSS_SECONDS: Final = 86_400.0
+"""A loss is bad news for so long. Until the daemon restarts it stays a warning."""
+BEHIND_SECONDS: Final = 30.0
+"""If the oldest event has waited for so long, delivery is behind."""
+FAILING_SECONDS: Final = 10.0
+"""If an attempt has failed, and nothing was delivered for so long, attempts fail."""
+_FULL: Final = 0.999
+_RATE_SHARE: Final = 0.8
+
+
+def ago(status: Content, at: float) -> str:
+    """Return how long ago a time was."""
+    seconds = max(0.0, status["at"] - at)
+    return "just now" if seconds < 1 else f"{roughly(seconds)} ago"
+
+
+def is_since(status: Content, at: float | None, seconds: float) -> bool:
+    """Return whether a time is at most so many seconds before the status."""
+    return at is not None and bool(status["at"] - at <= seconds)
+
+
+# The buffer
+
+
+def waiting(status: Content) -> int:
+    """Return how many events wait in the buffer."""
+    return sum(status["buffer"]["events"].values())
+
+
+def fullness(status: Content) -> float:
+    """Return how full the buffer is, from 0 to 1, by the nearer of its two bounds."""
+    buffer = status["buffer"]
+    return float(max(waiting(status) / buffer["max_events"], buffer["bytes"] / buffer["max_bytes"]))
+
+
+def is_full(status: Content) -> bool:
+    """Return whether there is no room for another event."""
+    return fullness(status) >= _FULL
+
+
+# Losses
+
+
+def lost(status: Content) -> dict[str, int]:
+    """Return how many events were lost since the start, by reason. What somebody erased is no loss."""
+    dropped = status["ledger"]["since_start"]["dropped"]
+    return {why: number for why, number in dropped.items() if number and why != "erased"}
+
+
+# Delivery
+
+
+def is_failing(status: Content) -> bool:
+    """Return whether attempts fail, and nothing is delivered, although there is no hold."""
+    delivery = status["delivery"]
+    failure, delivered_at = delivery["last_failure"], delivery["last_delivery_at"]
+    if status["holds"] or not waiting(status) or failure is None or delivery["suspects"]["events"]:
+        return False
+    if delivered_at is None:
+        return True
+    return bool(failure["at"] > delivered_at) and not is_since(status, delivered_at, FAILING_SECONDS)
+
+
+def is_behind(status: Content) -> bool:
+    """Return whether events wait too long although there is no hold."""
+    age = status["buffer"]["oldest_event_age_seconds"]
+    return not status["holds"] and waiting(status) > 0 and age > BEHIND_SECONDS
+
+
+def delay_of(status: Content) -> DelayCause | None:
+    """Return what keeps events waiting without a hold; None if it is not known."""
+    delivery = status["delivery"]
+    limit = delivery["rate_limit_per_second"]
+    if limit and status["rates"]["delivered_per_second"] >= _RATE_SHARE * limit:
+        return "rate_limit"
+    found: DelayCause | None = delivery["waits_for"]
+    return found
+
+
+# The app, and events that need attention
+
+
+def refusals(status: Content) -> list[Content]:
+    """Return the kinds of refusals that are under way, the latest first."""
+    return [each for each in status["recent"]["refusals"] if is_since(status, each["at"], REFUSED_SECONDS)]
+
+
+def newest_dead_letter(status: Content) -> Content | None:
+    """Return the newest dead letter since the start."""
+    return next(iter(status["recent"]["dead_letters"]), None)
+
+
+def has_new_dead_letters(status: Content) -> bool:
+    """Return whether an event became a dead letter not long ago, and dead letters are kept."""
+    newest = newest_dead_letter(status)
+    return (
+        bool(status["dead_letters"]["events"]) and newest is not None and is_since(status, newest["at"], NEWS_SECONDS)
+    )
+
+
+def new_conflicts(status: Content) -> list[Content]:
+    """Return the attributes that came with another type not long ago, unless a string came for a date or the reverse."""
+    return [
+        each
+        for each in status["attribute_types"]["conflicts"]
+        if is_since(status, each["last_at"], NEWS_SECONDS) and {each["expected"], each["found"]} != {"string", "date"}
+    ]

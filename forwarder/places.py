@@ -1,0 +1,54 @@
+"""Where a daemon is by default, and where its control socket is: a daemon makes it there, and a command looks there.
+
+All modules may import this one; it imports none of ours, so that a command that reads no settings starts fast. Only symbolic
+links are read here. The control socket must not be in a directory that the app shares, such as the one of
+`intake.unix_socket`: whoever may write to that could put a socket of their own there.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+INTAKE_HTTP: Final = ("127.0.0.1", 8920)
+"""The default of `intake.http`."""
+ADMIN_HTTP: Final = ("127.0.0.1", 9920)
+"""The default of `admin.http`."""
+BUFFER_DIRECTORY: Final = "/var/lib/growlytics-forwarder"
+"""The default of `buffer.directory`."""
+CONFIG: Final = Path("/etc/growlytics-forwarder/config.toml")
+"""Where packages and images keep the settings."""
+CONFIG_VARIABLE: Final = "FORWARDER_CONFIG"
+"""The variable of the environment that names a file of settings, where no `--config` does."""
+
+_NAME: Final = "control.sock"
+DEFAULT_CONTROL_SOCKETS: Final = (Path("/run/growlytics-forwarder-control") / _NAME, Path(BUFFER_DIRECTORY) / _NAME)
+"""Where a command finds a daemon without knowing its settings: the unit's directory, and the default buffer.directory."""
+
+
+def control_socket(
+    wanted: str | None, *, directory: str, app_sockets: Iterable[str], environ: Mapping[str, str]
+) -> Path | None:
+    """Return where a daemon makes its control socket.
+
+    `wanted` is `control.socket`, `directory` is `buffer.directory`, and `app_sockets` are those of `[intake]`. None if it is
+    off, or if the app has a socket in every directory it could be in. Under systemd, `RUNTIME_DIRECTORY` in `environ` lists
+    the unit's directories.
+    """
+    if wanted != "auto":
+        return Path(wanted) if wanted else None
+    shared = {Path(each).parent.resolve() for each in app_sockets}
+    own = [*filter(None, environ.get("RUNTIME_DIRECTORY", "").split(":")), directory]
+    return next((Path(each) / _NAME for each in own if Path(each).resolve() not in shared), None)
+
+
+def control_sockets(
+    wanted: str | None, *, directory: str, app_sockets: Iterable[str], environ: Mapping[str, str]
+) -> tuple[Path, ...]:
+    """Return where a command looks for the control socket of a daemon with these settings, the likeliest first.
+
+    The command's own environment mostly lacks what systemd gave the daemon, so the unit's directory is tried, too; but not
+    for a daemon with a directory of its own, which is another one than the unit's.
+    """
+    own = control_socket(wanted, directory=directory, app_sockets=app_sockets, environ=environ)
+    units = DEFAULT_CONTROL_SOCKETS[0] if wanted == "auto" and directory == BUFFER_DIRECTORY else None
+    return tuple(dict.fromkeys(filter(None, (own, units))))

@@ -1,0 +1,567 @@
+"""The headline is true for every combination of states, and each problem has its cause, a fix and commands that work."""
+
+import copy
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from forwarder.advice import failures, problems, waiting
+from forwarder.advice.headline import advise
+from forwarder.settings import reference
+from forwarder.words import (
+    CONFLICT_ACTIONS,
+    DAEMON_STATES,
+    DELAY_CAUSES,
+    DROP_REASONS,
+    FAILURE_KINDS,
+    HEADLINE_STATES,
+    HOLD_CAUSES,
+    MOODS,
+)
+
+NOW = 1_800_000_000.0
+LEDGER = {
+    "received": 100,
+    "accepted": 100,
+    "duplicates": 0,
+    "rejected": 0,
+    "delivered": 100,
+    "dead_lettered": {"rejected": 0},
+    "dropped": {"drop_oldest": 0, "corrupt": 0, "shutdown": 0},
+    "buffered": 0,
+    "unaccounted": 0,
+}
+WELL: Mapping[str, Any] = {
+    "version": "1",
+    "state": "ready",
+    "at": NOW,
+    "instance": "host-1",
+    "pid": 4321,
+    "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
+    "uptime_seconds": 7200.0,
+    "settings": {"loaded_at": NOW, "restart_needed": [], "error": None, "key_file": None, "token_file": None},
+    "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
+    "buffer": {
+        "kind": "disk",
+        "directory": "/var/lib/growlytics-forwarder",
+        "when_full": "reject",
+        "available": True,
+        "events": {"ready": 0, "parked": 0, "in_flight": 0},
+        "bytes": 0,
+        "max_events": 1000,
+        "max_bytes": 1_000_000,
+        "oldest_event_age_seconds": 0,
+        "last_error": None,
+        "last_dropped_at": {},
+    },
+    "delivery": {
+        "destination": "https://dc.growlytics.in/track/event",
+        "in_flight": 0,
+        "concurrency_limit": 4,
+        "max_concurrency": 64,
+        "rate_limit_per_second": 0.0,
+        "order": "customer",
+        "waits_for": None,
+        "attempts": {"delivered": 100, "retryable": 0, "rejected": 0, "blocked": 0},
+        "last_failure": None,
+        "last_delivery_at": NOW - 4,
+        "suspects": {"events": 0, "first": None},
+    },
+    "holds": {},
+    "dead_letters": {
+        "events": 0,
+        "by_reason": {"rejected": 0, "expired": 0, "ambiguous": 0},
+        "evicted": {"full": 0, "purged": 0},
+        "bytes": 0,
+        "max_events": 1000,
+        "max_bytes": 1_000_000,
+    },
+    "attribute_types": {"policy": "observe", "learned": 5, "fixed": 0, "max": 100, "full": False, "conflicts": []},
+    "rates": {
+        "accepted_per_second": 1.0,
+        "delivered_per_second": 1.0,
+        "refused_per_second": 0.0,
+        "over_seconds": 30.0,
+    },
+    "forecasts": {"full_in_seconds": None, "drained_in_seconds": 0.0},
+    "recent": {"refusals": [], "dead_letters": []},
+}
+WAITING = {"buffer": {"events": {"ready": 200}, "bytes": 60_000, "oldest_event_age_seconds": 200.0}}
+BEHIND = {**WAITING, "forecasts": {"drained_in_seconds": 240.0, "full_in_seconds": None}}
+FAILURE = {"at": NOW - 1, "kind": "status", "status": 401, "error": "401 Unauthorized", "host": "dc.growlytics.in:443"}
+REFUSED_NOW = {"at": NOW - 2, "intake": "http", "code": "name_too_long", "name": "Buy", "field": "name", "events": 7}
+DEAD = {"id": "17", "at": NOW - 60, "reason": "rejected", "status": 422, "name": "Buy"}
+DRIFT = {
+    "name": "Buy",
+    "attribute": "Price",
+    "expected": "number",
+    "found": "string",
+    "action": "observe",
+    "conflicts": 3,
+    "last_at": NOW - 5,
+}
+SUSPECT = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
+
+
+def status(*changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the status of a daemon that is well, with these changes."""
+    content: dict[str, Any] = copy.deepcopy(dict(WELL))
+
+    def change(of: dict[str, Any], by: Mapping[str, Any]) -> None:
+        for name, value in by.items():
+            if isinstance(value, Mapping) and isinstance(of.get(name), dict):
+                change(of[name], value)
+            else:
+                of[name] = copy.deepcopy(value)
+
+    for each in changes:
+        change(content, each)
+    return content
+
+
+def held(cause: str, *, seconds: float = 42.0, failure: Mapping[str, Any] | None = FAILURE) -> dict[str, Any]:
+    return {
+        "holds": {cause: {"seconds": seconds, "probe_in_seconds": 3.0}},
+        "delivery": {"last_failure": failure, "last_delivery_at": NOW - 60},
+    }
+
+
+def failing(kind: str, error: str, *, answered: int | None = None) -> dict[str, Any]:
+    return {"at": NOW - 1, "kind": kind, "status": answered, "error": error, "host": "nobody.invalid:443"}
+
+
+def dead(*, at: float | None = NOW - 60, events: int = 3) -> dict[str, Any]:
+    letters = [] if at is None else [{**DEAD, "at": at}]
+    return {
+        "dead_letters": {"events": events, "by_reason": {"rejected": events}},
+        "recent": {"dead_letters": letters},
+    }
+
+
+def headline(*changes: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return state, mood and text."""
+    found: Any = advise(status(*changes))["headline"]
+    return found["state"], found["mood"], found["text"]
+
+
+def found(*changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the problems."""
+    listed: Any = advise(status(*changes))["problems"]
+    return list(listed)
+
+
+def only(kind: str, *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the problem of this kind."""
+    (problem,) = [each for each in found(*changes) if each["kind"] == kind]
+    return problem
+
+
+# The headline
+
+
+def test_a_daemon_that_delivers_says_so_and_has_no_problem() -> None:
+    text = "All accepted events are safe. Delivering: no event waits, the last one was delivered 4 s ago."
+    assert headline() == ("delivering", "good", text)
+    assert found() == []
+
+
+def test_before_any_event_came_nothing_is_said_to_be_delivered() -> None:
+    none = {"received": 0, "accepted": 0, "delivered": 0}
+    ledgers = {"ledger": {"since_start": none, "for_ever": none}, "delivery": {"last_delivery_at": None}}
+    assert headline(ledgers) == ("no_events", "note", "No event has come yet.")
+    assert headline({"ledger": {"since_start": none}, "delivery": {"last_delivery_at": None}}) == (
+        "no_events",
+        "note",
+        "No event has come since the start, 2 h ago.",
+    )
+
+
+def test_if_every_event_was_refused_none_was_accepted() -> None:
+    none = {"received": 9, "accepted": 0, "delivered": 0}
+    ledgers = {"ledger": {"since_start": none, "for_ever": none}}
+    assert headline(ledgers)[::2] == ("no_events", "No event was accepted yet.")
+    assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
+
+
+def test_events_that_wait_for_a_moment_are_no_delay() -> None:
+    young = {"buffer": {"events": {"in_flight": 2}, "oldest_event_age_seconds": 0.2}}
+    assert headline(young)[::2] == (
+        "delivering",
+        "All accepted events are safe. Delivering: 2 events wait, the oldest for 200 ms.",
+    )
+
+
+def test_a_backlog_that_shrinks_is_caught_up_with_and_one_that_grows_is_not() -> None:
+    assert headline(BEHIND) == (
+        "catching_up",
+        "note",
+        "All accepted events are safe. Catching up: done in about 4 min; 200 events wait.",
+    )
+    state, mood, text = headline(BEHIND, {"forecasts": {"drained_in_seconds": None}})
+    assert (state, mood) == ("falling_behind", "warn")
+    assert "falls behind" in text
+
+
+@pytest.mark.parametrize("cause", HOLD_CAUSES)
+def test_during_a_hold_nothing_is_caught_up_with(cause: str) -> None:
+    state, mood, text = headline(BEHIND, held(cause))
+    assert state == "not_delivering"
+    assert mood in ("warn", "bad")
+    assert "Not delivering: " in text
+    assert "Catching up" not in text
+    assert "200 events wait" in text
+
+
+def test_a_hold_with_a_filling_buffer_says_when_it_is_full() -> None:
+    assert (
+        "the buffer is full in about 2 h."
+        in headline(WAITING, held("breaker"), {"forecasts": {"full_in_seconds": 7300.0}})[2]
+    )
+
+
+def test_the_worst_of_several_holds_is_named() -> None:
+    both = held("breaker")
+    both["holds"]["auth"] = {"seconds": 1.0, "probe_in_seconds": None}
+    assert "Growlytics refuses the API key" in headline(WAITING, both)[2]
+    assert len(found(WAITING, both)) == 2
+
+
+def test_attempts_that_all_fail_are_not_delivering_before_there_is_a_hold() -> None:
+    failed = {"delivery": {"last_failure": failing("dns", "no such host nobody.invalid"), "last_delivery_at": None}}
+    state, _, text = headline(WAITING, failed)
+    assert state == "not_delivering"
+    assert "the host of Growlytics is not found" in text
+    problem = only("failing", WAITING, failed)
+    assert "no such host nobody.invalid (nobody.invalid:443)" in problem["cause"]
+    assert problem["commands"] == ["growlytics-forwarder diagnose"]
+
+
+def test_a_failure_among_deliveries_is_not_said_to_stop_them() -> None:
+    failed = {"delivery": {"last_failure": FAILURE, "last_delivery_at": NOW - 5}}
+    assert headline(BEHIND, failed)[0] == "catching_up"
+
+
+def test_a_full_buffer_is_what_the_app_feels_and_the_hold_is_named_with_it() -> None:
+    full = {"buffer": {"events": {"ready": 1000}}}
+    state, mood, text = headline(full, held("auth"))
+    assert (state, mood) == ("refusing", "bad")
+    assert "The buffer is full: new events are refused. Not delivering: Growlytics refuses the API key." in text
+    assert headline(full, {"buffer": {"when_full": "drop_oldest"}})[0] == "dropping"
+    assert [each["kind"] for each in found(full, held("auth"))] == ["auth", "buffer_full"]
+
+
+def test_the_app_is_refused_until_five_minutes_have_passed() -> None:
+    def ago(seconds: float) -> dict[str, Any]:
+        return {"recent": {"refusals": [{**REFUSED_NOW, "at": NOW - seconds}]}}
+
+    state, mood, text = headline(ago(2))
+    assert (state, mood) == ("refusing", "warn")
+    assert "The app is being refused: name_too_long, the last time 2 s ago." in text
+    assert "The app was refused 3 min ago: name_too_long." in headline(ago(200))[2]
+    assert "so for 2 min at least" in only("refused", ago(200))["fix"]
+    assert headline(ago(3600))[:2] == ("delivering", "good")
+    assert found(ago(3600)) == []
+
+
+def test_a_loss_comes_first() -> None:
+    lost = {
+        "ledger": {"since_start": {"dropped": {"drop_oldest": 5}}},
+        "buffer": {"last_dropped_at": {"drop_oldest": NOW - 60}},
+    }
+    state, mood, text = headline(lost, dead(), held("auth"), WAITING)
+    assert (state, mood) == ("not_delivering", "bad")
+    assert text.startswith("5 events are lost. ")
+    problem = found(lost, dead(), held("auth"), WAITING)[0]
+    assert problem["what"] == "5 events were lost since the start, the last 60 s ago."
+    old = {"buffer": {"last_dropped_at": {"drop_oldest": NOW - 90_000}}}
+    assert headline(lost, old)[1] == "warn"
+    erased = {"ledger": {"since_start": {"dropped": {"erased": 5}}}}
+    assert headline(erased)[2].startswith("All accepted events are safe.")
+
+
+def test_a_ledger_that_does_not_balance_comes_before_all() -> None:
+    unbalanced = {"ledger": {"for_ever": {"unaccounted": -2}}}
+    assert headline(unbalanced, held("auth"))[2].startswith("The ledger does not balance. ")
+    assert "2 events are unaccounted for" in only("ledger", unbalanced)["what"]
+    assert "2 events more than were accepted" in only("ledger", unbalanced)["cause"]
+    one = only("ledger", {"ledger": {"for_ever": {"unaccounted": 1}}})
+    assert (one["what"].split(":")[0], one["cause"]) == (
+        "1 event is unaccounted for",
+        "there is an event less than were accepted",
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "mood", "words"),
+    [
+        (NOW - 60, "warn", "the last 60 s ago"),
+        (NOW - 7 * 86_400, "note", "the last 7 d ago"),
+        (None, "note", "from before the start"),
+    ],
+)
+def test_dead_letters_need_attention_the_more_the_newer_they_are(at: float | None, mood: str, words: str) -> None:
+    state, found_mood, text = headline(dead(at=at))
+    assert (state, found_mood) == ("needs_attention", mood)
+    assert f"3 events could not be delivered (dead letters, {words})." in text
+    assert only("dead_letters", dead(at=at))["commands"] == [
+        "growlytics-forwarder dead-letters list",
+        "growlytics-forwarder dead-letters replay --all",
+    ]
+
+
+def test_a_type_conflict_needs_attention_and_then_becomes_a_note() -> None:
+    def drift(**changes: object) -> dict[str, Any]:
+        return {"attribute_types": {"conflicts": [{**DRIFT, **changes}]}}
+
+    assert headline(drift())[:2] == ("needs_attention", "warn")
+    assert "Price of Buy came as string, and was number before: 3 times" in only("type_conflict", drift())["cause"]
+    assert headline(drift(last_at=NOW - 7200))[:2] == ("delivering", "good")
+    assert only("type_conflict", drift(last_at=NOW - 7200))["mood"] == "note"
+    assert headline(drift(expected="date"))[0] == "delivering"
+
+
+def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
+    suspect = {"delivery": {"suspects": SUSPECT, "last_failure": FAILURE, "last_delivery_at": None}}
+    assert headline(WAITING, suspect)[0] == "needs_attention"
+    problem = only("suspect", WAITING, suspect)
+    assert problem["cause"] == "event 42 of Buy: answered 403, refused 5 times"
+    assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
+
+
+@pytest.mark.parametrize("state", sorted(set(DAEMON_STATES) - {"ready", "starting"}))
+def test_a_daemon_that_stops_says_so_first_and_what_becomes_of_the_events(state: str) -> None:
+    stopping = headline({"state": state}, WAITING, held("auth"))
+    assert stopping[:2] == ("stopping", "bad")
+    assert (
+        f"The daemon is {state}: 200 events wait; those not delivered in time stay for the next start." in stopping[2]
+    )
+    assert "are lost with the process" in headline({"state": state}, WAITING, {"buffer": {"kind": "memory"}})[2]
+    assert headline({"state": state})[1] == "warn"
+
+
+# All combinations
+
+PARTS: tuple[Mapping[str, Any], ...] = (
+    {"state": "draining"},
+    BEHIND,
+    held("auth"),
+    held("breaker", failure=failing("dns", "no such host nobody.invalid")),
+    {"buffer": {"available": False, "last_error": {"at": NOW, "operation": "directory", "error": "gone"}}},
+    {"buffer": {"events": {"ready": 1000}}},
+    {"recent": {"refusals": [REFUSED_NOW]}},
+    dead(),
+    {"attribute_types": {"conflicts": [DRIFT], "full": True}},
+    {"delivery": {"suspects": SUSPECT}},
+    {"settings": {"error": "no such file", "restart_needed": ["intake.http"]}},
+    {"ledger": {"since_start": {"dropped": {"corrupt": 1}}}},
+)
+COMBINATIONS = [each for number in range(4) for each in itertools.combinations(PARTS, number)]
+
+
+def test_in_every_combination_the_headline_contradicts_no_problem() -> None:
+    for parts in COMBINATIONS:
+        content = status(*parts)
+        given = copy.deepcopy(content)
+        advice: Any = advise(content)
+        assert content == given
+        state, mood, text = advice["headline"].values()
+        kinds = {each["kind"] for each in advice["problems"]}
+        moods = [each["mood"] for each in advice["problems"]]
+        assert state in HEADLINE_STATES
+        assert moods == sorted(moods, key=MOODS.index), "the worst come first"
+        assert moods[:1] != ["bad"] or mood == "bad"
+        assert (mood == "good") == (state == "delivering" and not {"bad", "warn"}.intersection(moods))
+        assert ("events_lost" in kinds) != text.startswith("All accepted events are safe.")
+        assert state not in ("catching_up", "falling_behind", "delivering") or not content["holds"]
+        assert ("Not delivering" in text) == bool(content["holds"])
+        assert "None" not in json.dumps(advice).replace("null", "")
+        assert len(text) < 400
+
+
+def test_without_names_no_text_shows_one() -> None:
+    for parts in COMBINATIONS:
+        nameless = json.loads(re.sub(r'"(name|attribute|field)": "[^"]*"', r'"\1": null', json.dumps(status(*parts))))
+        assert not re.search(r"\b(Buy|Price|name of|None)\b", json.dumps(advise(nameless)))
+
+
+# Causes
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "cause", "fix"),
+    [
+        (held("auth"), "auth", "401 Unauthorized (dc.growlytics.in:443)", "growlytics.api_key"),
+        (
+            held("auth", failure=failing("proxy", "the proxy refused: 407", answered=407)),
+            "proxy_refuses",
+            "the proxy refused: 407 (nobody.invalid:443)",
+            "growlytics.proxy",
+        ),
+        (held("auth", failure=failing("status", "404 Not Found", answered=404)), "blocked", "404", "growlytics.url"),
+        (held("auth", failure=failing("dns", "no such host x")), "auth", "no such host x", "for another reason"),
+        (held("systemic"), "systemic", "401", "deployed last"),
+        (held("not_growlytics"), "not_growlytics", "401", "captive portal"),
+        (held("retry_after"), "retry_after", "401", "delivery.rate_limit_per_second"),
+        (
+            held("breaker", failure=failing("tls", "certificate has expired")),
+            "breaker",
+            "expired",
+            "2027-01-15 08:00:00",
+        ),
+        (
+            held("breaker", failure=failing("tls", "certificate of an unknown authority (see growlytics.ca_file)")),
+            "breaker",
+            "unknown authority",
+            "growlytics.ca_file",
+        ),
+        (
+            held("breaker", failure=failing("status", "429 Too Many Requests", answered=429)),
+            "breaker",
+            "429",
+            "rate_limit",
+        ),
+        (
+            held("breaker", failure=failing("proxy", "the proxy refused: 502 Bad Gateway", answered=502)),
+            "breaker",
+            "the proxy refused: 502 Bad Gateway",
+            "whoever runs the proxy",
+        ),
+    ],
+)
+def test_each_hold_has_its_cause_and_a_fix(change: Mapping[str, Any], kind: str, cause: str, fix: str) -> None:
+    problem = only(kind, change)
+    assert cause in problem["cause"]
+    assert fix in problem["fix"]
+    assert problem["what"].endswith("delivery is paused, for 42 s now.")
+    assert "the next probe goes in 3 s." in problem["fix"]
+
+
+@pytest.mark.parametrize("kind", FAILURE_KINDS)
+def test_every_kind_of_failure_is_explained(kind: str) -> None:
+    problem = only("breaker", held("breaker", failure=failing(kind, "it failed", answered=503)))
+    assert problem["cause"] == "it failed (nobody.invalid:443)"
+    assert len(problem["fix"]) > 50
+
+
+def test_a_hold_that_lasts_is_bad_whatever_its_cause() -> None:
+    assert headline(held("breaker"))[1] == "warn"
+    assert headline(held("breaker", seconds=601.0))[1] == "bad"
+
+
+def test_a_key_from_a_file_is_written_there() -> None:
+    problem = only("auth", held("auth"), {"settings": {"key_file": "/run/secrets/key"}})
+    assert "into /run/secrets/key " in problem["fix"]
+    assert problem["commands"] == []
+    assert only("auth", held("auth"))["commands"] == ["kill -HUP 4321"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "kind"),
+    [
+        ("directory", "the file is gone", "buffer_gone"),
+        ("commit", "database or disk is full", "disk_full"),
+        ("commit", "No space left on device", "disk_full"),
+        ("commit", "disk I/O error", "buffer_unavailable"),
+    ],
+)
+def test_a_buffer_that_accepts_nothing_says_why(operation: str, error: str, kind: str) -> None:
+    last_error = {"at": NOW, "operation": operation, "error": error}
+    away = {"buffer": {"available": False, "directory": "/a dir/x", "last_error": last_error}}
+    problem = only(kind, away)
+    assert problem["cause"] == error
+    assert "/a dir/x" in problem["fix"]
+    assert headline(away)[:2] == ("refusing", "bad")
+    assert problem["commands"] == (["df -h '/a dir/x'"] if kind == "disk_full" else [])
+    assert found({"buffer": {"last_error": last_error}}) == [], "it works again"
+
+
+def test_a_buffer_that_fills_says_how_full_it_is_and_when_it_is_full() -> None:
+    filling = {
+        "buffer": {"events": {"ready": 850}},
+        "forecasts": {"full_in_seconds": 600.0, "drained_in_seconds": None},
+    }
+    assert only("buffer_filling", filling)["what"] == "The buffer is 85 % full, and will be full in about 10 min."
+    assert "1 events a second come in" in only("buffer_filling", filling)["cause"]
+    assert [each["kind"] for each in found({"buffer": {"events": {"ready": 60}}, **held("auth")})] == ["auth"]
+
+
+@pytest.mark.parametrize("delay", [each for each in DELAY_CAUSES if each != "retry"])
+def test_events_that_wait_long_say_what_for(delay: str) -> None:
+    problem = only(delay, BEHIND, {"delivery": {"waits_for": delay}, "forecasts": {"drained_in_seconds": None}})
+    assert problem["mood"] == "warn"
+    assert "1 events a second come in, 1 are delivered" in problem["cause"]
+
+
+def test_a_rate_limit_that_is_used_up_is_the_cause_even_if_nothing_waits_for_it_just_now() -> None:
+    limited = {"delivery": {"rate_limit_per_second": 1.0}}
+    assert only("rate_limit", BEHIND, limited)["commands"] == ["kill -HUP 4321"]
+    assert [each["kind"] for each in found(BEHIND, {"delivery": {"rate_limit_per_second": 50.0}})] == ["behind"]
+
+
+def test_dead_letters_that_are_nearly_too_many_and_those_removed_for_it_are_told() -> None:
+    kinds = [each["kind"] for each in found(dead(events=900))]
+    assert kinds == ["dead_letters", "dead_letters_filling"]
+    assert "10 % more" in only("dead_letters_filling", dead(events=900))["what"]
+    assert only("dead_letters_lost", {"dead_letters": {"evicted": {"full": 1}}})["what"].startswith("1 dead letter was")
+
+
+def test_settings_that_were_not_used_are_told() -> None:
+    failed = {"settings": {"error": "no such setting", "restart_needed": ["intake.http", "buffer.kind"]}}
+    assert only("reload_failed", failed)["cause"] == "no such setting"
+    assert only("restart_needed", failed)["cause"] == "intake.http, buffer.kind"
+
+
+def test_every_cause_and_reason_has_its_advice() -> None:
+    assert set(failures.HOLDS) == set(HOLD_CAUSES)
+    assert set(problems.DROPPED) | {"erased"} >= set(DROP_REASONS)
+    assert set(waiting.DELAYS) == set(DELAY_CAUSES)
+    for policy in CONFLICT_ACTIONS:
+        assert only("type_conflict", {"attribute_types": {"conflicts": [DRIFT], "policy": policy}})["fix"]
+
+
+def everything_said() -> str:
+    holds = [held(cause, failure=failing(kind, "x", answered=503)) for cause in HOLD_CAUSES for kind in FAILURE_KINDS]
+    delays = [{**BEHIND, "delivery": {"waits_for": delay}} for delay in DELAY_CAUSES]
+    policies = [{"attribute_types": {"conflicts": [DRIFT], "policy": policy}} for policy in CONFLICT_ACTIONS]
+    said = [json.dumps(advise(status(each)), ensure_ascii=False) for each in (*PARTS, *holds, *delays, *policies)]
+    return "\n".join((*said, *problems.REFUSED.values(), *problems.DROPPED.values()))
+
+
+def test_every_setting_that_it_names_exists() -> None:
+    named = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", everything_said()))
+    assert len(named) >= 18
+    assert named <= {setting.path for setting in reference()}
+
+
+# Commands
+
+DOORS = [
+    ({"control": "/run/growlytics-forwarder-control/control.sock", "http": "127.0.0.1:1"}, None, "", ""),
+    ({"control": "/srv/it's/c.sock", "unix": "/u"}, None, *(2 * [""" --unix-socket '/srv/it'"'"'s/c.sock'"""])),
+    ({"unix": "/a b/intake.sock", "http": "127.0.0.1:1"}, None, *(2 * [" --unix-socket '/a b/intake.sock'"])),
+    ({"http": "0.0.0.0:80"}, None, " --url http://127.0.0.1:80", None),
+    ({"http": "[::]:80"}, "/t k", *(2 * [" --url http://[::1]:80 --token-file '/t k'"])),
+    ({"admin": "127.0.0.1:9920"}, None, None, None),
+]
+
+
+@pytest.mark.parametrize(("addresses", "token_file", "looking", "operating"), DOORS)
+def test_a_command_has_the_flags_with_which_it_reaches_this_daemon(
+    addresses: Mapping[str, str], token_file: str | None, looking: str | None, operating: str | None
+) -> None:
+    content = status(dead(), {"settings": {"token_file": token_file}})
+    content["addresses"] = addresses
+    found: Any = advise(content)["problems"]
+    expected = [
+        f"growlytics-forwarder dead-letters {action}{flags}"
+        for action, flags in (("list", looking), ("replay --all", operating))
+        if flags is not None
+    ]
+    assert found[0]["commands"] == expected
+    for command in expected:
+        assert shlex.split(command)[0] == "growlytics-forwarder"
