@@ -126,6 +126,8 @@ class App:
             ids=self._ids,
             ages=self._ages,
             looking=looking(self.status, self._status.receipt),
+            delivery=self.delivery,
+            receipt=self._status.receipt,
             telemetry=self.telemetry,
         )
         self._admin = Admin(

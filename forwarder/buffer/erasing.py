@@ -150,7 +150,7 @@ class Erasing:
             after = found.after
             for at in range(0, len(found.rows), EVENTS_AT_ONCE):
                 ids = [letter_id for _, letter_id in found.rows[at : at + EVENTS_AT_ONCE]]
-                number = await self._run(partial(jobs.remove_letters, ids=ids))
+                number = len(await self._run(partial(jobs.purge, ids=ids)))
                 self._telemetry.dead_letters_evicted(number, reason="erased")
                 removed += number
         return removed

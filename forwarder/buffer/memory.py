@@ -230,8 +230,8 @@ class MemoryBuffer(LocalBuffer):
             await asyncio.wait(self._acks)
         ids = await self._letters_of(customer, last)
         for at in range(0, len(ids), EVENTS_AT_ONCE):
-            job = partial(erasing.remove_letters, ids=ids[at : at + EVENTS_AT_ONCE])
-            self._telemetry.dead_letters_evicted(await self._database.run(job), reason="erased")
+            job = partial(erasing.purge, ids=ids[at : at + EVENTS_AT_ONCE])
+            self._telemetry.dead_letters_evicted(len(await self._database.run(job)), reason="erased")
         return Erased(last, len(gone), sum(map(is_meant, self._leaving.events.values())), len(ids))
 
     async def _letters_of(self, customer: str, up_to: int) -> list[int]:
