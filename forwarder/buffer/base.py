@@ -122,7 +122,7 @@ class Erased:
     """The id up to which events were removed."""
     events: int
     in_flight: int
-    """Events of which an attempt may be under way. They leave when it ends: delivered, or else dropped. Not in `events`."""
+    """Events of which an attempt was under way. They leave when it ends: delivered, or else dropped. Not in `events`."""
     dead_letters: int
     files: int = 0
     """Damaged files that are kept: they are removed once they are salvaged."""

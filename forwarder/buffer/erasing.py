@@ -103,10 +103,11 @@ class Erasing:
         self._reading.is_erased = is_meant
         self.is_under_way = True
         try:
+            self._leave(customer, is_meant)
+            in_flight = sum(map(is_meant, self._leaving.events.values()))
             events = await self._remove_events(key, up_to, partial(self._leave, customer, is_meant))
             letters = await self._remove_letters(key, up_to)
             unsalvaged, unsalvaged_letters, files = await self._salvaging.erase(customer, dry_run=False)
-            in_flight = sum(map(is_meant, self._leaving.events.values()))
         finally:
             self.is_under_way = False
             self._reading.is_erased = None
