@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",
     "attribute-types": "list, forget, export or import attribute types of a running daemon",
     "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
+    "bundle": "put all that helps to find a fault into one archive, without payloads",
     "top": "watch a running daemon in the terminal",
     "tap": "watch events as they pass through a running daemon",
     "healthcheck": "exit 0 if the daemon is alive",
