@@ -16,8 +16,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -39,6 +39,8 @@ _CLOSING_SECONDS: Final = 2.0
 _VALUE: Final = re.compile(r"""[^\s"'=]+""")
 _MESSAGE: Final = re.compile(r"""(?! )[^"=]+(?<! )""")
 """May contain spaces and apostrophes, and must not look like a field."""
+_PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""Of syslog, by the least level that has it."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -145,16 +147,30 @@ class LastLines:
 
 
 class _Writer(logging.Handler):
-    """Queues formatted lines for a thread that writes them, and keeps the last ones."""
+    """Queues formatted lines for a thread that writes them, and keeps the last ones.
 
-    def __init__(self, stream: TextIO, formatter: logging.Formatter) -> None:
+    `with_priorities` says that the journal reads them.
+    """
+
+    def __init__(self, stream: TextIO, formatter: logging.Formatter, *, with_priorities: bool) -> None:
         super().__init__()
         self.setFormatter(formatter)
+        self._with_priorities = with_priorities
         self._write = _writer_to(stream)
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._lost = 0
+        self._first: Sequence[str] = ()
+        self._has_begun = False
         self._last = LastLines()
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+
+    def say(self, lines: Sequence[str]) -> None:
+        """Write lines that are no log lines; before the first call none are written. Call this in one thread."""
+        if self._has_begun:
+            for line in lines:
+                self._lines.put(line)
+            return
+        self._first, self._has_begun = lines, True
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -163,7 +179,7 @@ class _Writer(logging.Handler):
             is_ours = record.exc_info is None and record.name == _OURS
             self._last.add(line if is_ours else self.format(_without_values(record)))
             if self._lines.qsize() < _MAX_WAITING_LINES:
-                self._lines.put(line)
+                self._lines.put(self._prefixed(record, line))
             else:
                 self._lost += 1
         except Exception:  # noqa: BLE001 - a bad log call must not fail its caller; logging says where it was
@@ -179,19 +195,28 @@ class _Writer(logging.Handler):
 
     def finish(self) -> None:
         """Write the lines that wait, for a while; if nobody reads the pipe, the others are lost."""
+        if not self._has_begun:
+            self.say(())
         if self._lost:
             record = logging.makeLogRecord(
                 {
+                    "levelno": logging.WARNING,
                     "levelname": "WARNING",
                     "msg": "log lines were lost: nobody read them",
                     "fields": {"lines": self._lost},
                 }
             )
-            self._lines.put(self.format(record))
+            self._lines.put(self._prefixed(record, self.format(record)))
         self._lines.put(None)
         self._thread.join(_CLOSING_SECONDS)
 
+    def _prefixed(self, record: logging.LogRecord, text: str) -> str:
+        return with_priority(text, record.levelno) if self._with_priorities else text
+
     def _run(self) -> None:
+        for first in self._first:
+            with suppress(OSError):
+                self._write(first + "\n")
         while (line := self._lines.get()) is not None:
             try:
                 self._write(line + "\n")
@@ -252,16 +277,47 @@ def write_out() -> None:
             handler.finish()
 
 
+def with_priority(text: str, level: int) -> str:
+    """Return a text for systemd's journal, which takes the priority from the start of each line and removes it."""
+    priority = next(number for least, number in _PRIORITIES if level >= least)
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Return whether systemd's journal reads this stream.
+
+    JOURNAL_STREAM in `environ` names the device and inode of such a stream. It may be another's: a file or a pipe that this
+    one was redirected to must not get what only the journal removes.
+    """
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # closed, or no file at all
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def is_for_people(settings: LogSettings) -> bool:
+    """Return whether the log is text on a terminal."""
+    return settings.format != "json" and sys.stdout.isatty()
+
+
 @contextmanager
-def logging_to_stdout(settings: LogSettings) -> Iterator[None]:
-    """Write this process's log lines to standard output while the block runs; at its end write those that wait."""
+def logging_to_stdout(settings: LogSettings, *, held: bool = False) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Write this process's log lines to standard output while the block runs; at its end write those that wait.
+
+    Yield a function that writes other lines. With `held`, the log lines wait for its first call, so that its lines are the
+    first.
+    """
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stdout.isatty())
-    writer = _Writer(sys.stdout, JsonFormatter() if as_json else TextFormatter())
+    formatter = JsonFormatter() if as_json else TextFormatter()
+    writer = _Writer(sys.stdout, formatter, with_priorities=is_journal(sys.stdout, os.environ))
+    if not held:
+        writer.say(())
     root = logging.getLogger()
     root.addHandler(writer)
     use_level(settings)
     try:
-        yield
+        yield writer.say
     finally:
         root.removeHandler(writer)
         writer.finish()

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote
 
 import attrs
@@ -95,11 +95,16 @@ class Problem:
 class SettingsError(Exception):
     """The configuration cannot be used."""
 
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], warnings: Sequence[str] = (), *, log: LogSettings | None = None
+    ) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+        """What a person must know first comes first: how to give the key."""
         self.warnings = tuple(warnings)
         """As in `Loaded`; for example, a misspelt variable that was ignored may explain a problem."""
+        self.log: Final = log or LogSettings()
+        """How to log this: the settings as far as they can be used, else the defaults."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def load(
     """
     tried = try_to_load(config, environ=environ, overrides=overrides, require_api_key=require_api_key)
     if tried.problems:
-        raise SettingsError(tried.problems, tried.warnings)
+        raise SettingsError(tried.problems, tried.warnings, log=tried.settings.log)
     return Loaded(tried.settings, tried.warnings)
 
 
@@ -172,6 +177,7 @@ def try_to_load(
         for name, other, message in broken_rules(settings, require_api_key=require_api_key):
             if failures.keys().isdisjoint((name, other)):
                 problems.append(_problem(name, message, given))
+    problems.sort(key=lambda problem: problem.path != "growlytics.api_key")
     return Tried(settings, tuple(problems), tuple(warnings), frozenset(map(printable_path, given)))
 
 
