@@ -261,7 +261,7 @@ async def test_whoever_stops_it_leaves_no_file_of_its_name(tmp_path: Path) -> No
             _, err = await process.communicate()
     assert process.returncode == 1
     assert b"Traceback" not in err
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - at once
 
 
 async def test_its_mode_is_for_the_owner_alone_whatever_the_umask_is(tmp_path: Path) -> None:
