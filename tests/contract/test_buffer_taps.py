@@ -1,7 +1,7 @@
 """What every Buffer tells the taps that are open."""
 
 from forwarder.buffer.base import Buffer
-from forwarder.buffer.fates import Dropped, HandedOver
+from forwarder.buffer.fates import Dropped, Fate, HandedOver
 from forwarder.observing.tap import TapRequest
 from forwarder.observing.telemetry import Telemetry
 from tests.contract.conftest import OpenBuffer
@@ -16,7 +16,8 @@ async def test_a_tap_sees_events_come_in_and_leave_undelivered_each_once_and_in_
     tap = telemetry.taps.begin(TapRequest())
     await put(buffer, make.of("bcd"))
     delivered, *_ = taken = await take(buffer)
-    for event, fate in zip(taken[1:], (REJECTED, Dropped("shutdown"), HandedOver()), strict=True):
+    fates: tuple[Fate, ...] = (REJECTED, Dropped("shutdown"), HandedOver())
+    for event, fate in zip(taken[1:], fates, strict=True):
         await ack(buffer, [event], fate)
     await ack(buffer, [delivered])
     read = await telemetry.taps.read(tap)
