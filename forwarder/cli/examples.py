@@ -28,6 +28,11 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder status --json | jq .headline.text",
     ),
     "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
+    "diagnose": (
+        "growlytics-forwarder diagnose",
+        "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
+    ),
+    "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",
