@@ -132,7 +132,6 @@ class App:
                 **looking(self.status, self._status.receipt),
                 **debugging(Debug(lambda: self._live.now, telemetry=self.telemetry, loop=_name_of(loop)).content),
             },
-            looking=looking(self.status, self._status.receipt),
             delivery=self.delivery,
             receipt=self._status.receipt,
             telemetry=self.telemetry,
