@@ -19,12 +19,13 @@ BASE = (sys.executable, "-c", "import asyncio")
 
 FAST: list[tuple[str, ...]] = [
     ("dead-letters", "list"),
-    ("attribute-types", "list", "--json"),
+    ("attribute-types", "list"),
     ("send", "--customer=c", "--name=n"),
     ("top", "--once"),
+    ("diagnose",),
 ]
 """Commands that are used while something is wrong, with the machine perhaps busy, each against a running daemon."""
-NEVER_IMPORTED = {"aiohttp", "asyncio", "attr", "prometheus_client", "tenacity"}
+NEVER_IMPORTED = {"aiohttp", "asyncio", "httptools", "prometheus_client", "sqlite3", "tenacity"}
 
 
 def cpu_seconds(command: Sequence[str], environment: dict[str, str]) -> float:
@@ -67,8 +68,9 @@ async def test_a_command_takes_at_most_four_times_the_cpu_of_importing_asyncio(
 ) -> None:
     environment = clean_environment(FORWARDER_CONFIG=str(config))
     async with running_daemon(tmp_path, "http://127.0.0.1:1/track/event"):
-        code, _, err = await run_command(*command, environment=environment)
-        assert code == 0, err
+        code, out, err = await run_command(*command, environment=environment)
+        assert code in {0, 1}, err
+        assert out
         assert await asyncio.to_thread(ratio, command, environment) <= MAX_RATIO
 
 
@@ -89,4 +91,5 @@ async def test_a_command_imports_nothing_that_only_the_daemon_needs(
         )
         async with asyncio.timeout(60):
             _, err = await process.communicate()
-    assert err.decode().splitlines()[-1] == "0 []"
+    code, _, imported = err.decode().splitlines()[-1].partition(" ")
+    assert (code in {"0", "1"}, imported) == (True, "[]")
