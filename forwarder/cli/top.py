@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-    from forwarder.cli.top_rows import Row, Snapshot, Tone
+    from forwarder.cli.answers import StatusAnswer
+    from forwarder.cli.top_rows import Row, Tone
 
 ANSWER_SECONDS: Final = 5
 """The longest that the daemon may take to answer: a status is small, and a viewer wants to see that the daemon hangs."""
@@ -134,6 +135,14 @@ def _only_wake(*_: object) -> None:
     """Handle a signal: its number is in the pipe already."""
 
 
+class Snapshot(NamedTuple):
+    """An answer, and when it came."""
+
+    at: float
+    """Seconds of any clock."""
+    status: "StatusAnswer"
+
+
 class _Asker:
     """Asks the daemon again and again, in a thread, as an answer may take long while keys are typed."""
 
@@ -157,23 +166,22 @@ class _Asker:
 
 
 class _View:
-    """The last two answers of the daemon, and why there is no newer one."""
+    """The last answer of the daemon, and why there is no newer one."""
 
     def __init__(self, place: str) -> None:
         self._place = place
         self._now: Snapshot | None = None
-        self._earlier: Snapshot | None = None
         self._why = ""
         """Why the last request failed; empty if it did not."""
 
-    def take(self, found: "Snapshot | Exception") -> None:
-        """Show a new answer. If there is none, keep the answers so far; raise what is no DaemonError."""
+    def take(self, found: Snapshot | Exception) -> None:
+        """Show a new answer. If there is none, keep the last one; raise what is no DaemonError."""
         if isinstance(found, DaemonError):
             self._why = str(found)
         elif isinstance(found, Exception):
             raise found
         else:
-            self._earlier, self._now = self._now, found
+            self._now = found
             self._why = ""
 
     def rows(self, columns: int) -> "list[Row]":
@@ -182,8 +190,7 @@ class _View:
 
         assert self._now is not None, "ask first"
         return rows(
-            self._now,
-            self._earlier,
+            self._now.status,
             place=self._place,
             trouble=Trouble(monotonic() - self._now.at, self._why) if self._why else None,
             unix_seconds=time.time(),
@@ -191,10 +198,9 @@ class _View:
         )
 
 
-def _ask(daemon: Daemon) -> "Snapshot":
+def _ask(daemon: Daemon) -> Snapshot:
     """Ask once. Raises DaemonError."""
     from forwarder.cli.answers import StrangeStatusError, read_status
-    from forwarder.cli.top_rows import Snapshot
 
     content = _status(daemon)
     try:
