@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-unit test-system test-deploy coverage check soak bench bench-all bench-profile bench-quick docs screenshot lock clean
+.PHONY: help demo test test-unit test-system test-deploy test-clients coverage check soak bench bench-all bench-profile bench-quick docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,13 +20,14 @@ help:
 	@echo 'make test-unit, make test-system   a part of them'
 	@echo 'make coverage   the tests that run in the process, and how much of the code they cover'
 	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
+	@echo 'make test-clients   what apps copy out of deploy/clients, in each language that is installed'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   speed, ours and of others on the same work, half an hour (see tests/bench/README.md)'
 	@echo 'make bench-all ONLY=growth   any other row of it (ONLY=list names them); make bench-quick   three ratios in a minute'
 	@echo 'make bench-all ONLY=table   the figures by which the daemon is judged, with their goals, a quarter of an hour'
 	@echo 'make docs    write the tables of settings and metrics anew from the code'
-	@echo 'make screenshot   take deploy/status-page.png anew, in six minutes (needs chromium)'
+	@echo 'make screenshot   take the pictures of the status page anew, in twelve minutes (needs chromium); ONLY=screenshots/refusing one of them'
 	@echo 'make lock    write the lock files anew from pyproject.toml'
 
 # What the daemon needs.
@@ -83,6 +84,10 @@ coverage: $(VENV)/dev
 test-deploy: $(VENV)/deploy
 	@$(BIN)/pytest tests/deploy
 
+# What apps copy out of deploy/clients, in each language that is installed (python, node, go, java, php with curl, ruby).
+test-clients: $(VENV)/dev
+	@$(BIN)/pytest tests/deploy/test_python_client.py tests/deploy/test_snippets.py -rs
+
 check: $(VENV)/dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -119,9 +124,9 @@ bench-quick: $(VENV)/dev
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.docs
 
-# The README's picture: the status page of a daemon that has been busy for five minutes.
+# The status page of a daemon that has been busy for five minutes, and of daemons in other states.
 screenshot: $(VENV)/dev
-	@$(BIN)/python -m tests.system.screenshot deploy/status-page.png
+	@$(BIN)/python -m tests.system.screenshot deploy $(filter-out list,$(ONLY))
 
 # The lock files name no download address, so that any index or mirror serves them.
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
