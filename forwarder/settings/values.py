@@ -343,7 +343,10 @@ def _https_url(value: object) -> str:
 
 
 HTTPS_URL: Final = Reader(
-    "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])", _https_url, shows_value=False
+    "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])",
+    _https_url,
+    doubt=mistakes.url_doubt,
+    shows_value=False,
 )
 """Where to send. No error shows the URL, as people put passwords into URLs."""
 
