@@ -26,6 +26,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "healthcheck": "exit 0 if the daemon is alive",
     },
     "Look": {
+        "status": "show on one screen how a running daemon is, and what is wrong",
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
         "bundle": "put all that helps to find a fault into one archive, without payloads",
@@ -151,7 +152,16 @@ def _add_examples(name: str, parser: argparse.ArgumentParser) -> None:
     from forwarder.cli.parsers import arguments_of, sub_parsers
 
     if name in EXAMPLES:
-        parser.epilog = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        examples = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        parser.epilog = f"{_wrapped(parser.epilog)}\n\n{examples}" if parser.epilog else examples
     for argument in arguments_of(parser):
         for action, its_parser in sub_parsers(argument).items():
             _add_examples(f"{name} {action}", its_parser)
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that fit the terminal; argparse leaves all lines as they are, for the examples."""
+    import shutil
+    import textwrap
+
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 11))

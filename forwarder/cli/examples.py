@@ -12,6 +12,8 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "check-config": (
         "growlytics-forwarder check-config --config /etc/growlytics-forwarder/config.toml",
         "growlytics-forwarder check-config --show       # the effective settings, secrets masked",
+        "growlytics-forwarder check-config --connect    # is Growlytics reachable, too?",
+        "growlytics-forwarder check-config --strict --json",
     ),
     "config": ("growlytics-forwarder config init",),
     "config init": (
@@ -23,12 +25,13 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck",
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
-    "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
+    "status": ("growlytics-forwarder status", "growlytics-forwarder status --json | jq .headline"),
     "diagnose": (
         "growlytics-forwarder diagnose",
         "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
     ),
     "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
+    "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",
