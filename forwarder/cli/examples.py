@@ -25,7 +25,11 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck",
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
-    "status": ("growlytics-forwarder status", "growlytics-forwarder status --json | jq .headline"),
+    "status": (
+        "growlytics-forwarder status",
+        "growlytics-forwarder status --json | jq .headline.text",
+    ),
+    "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
     "diagnose": (
         "growlytics-forwarder diagnose",
         "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
