@@ -58,7 +58,7 @@ def advise(status: Content) -> dict[str, object]:
 def _problems(status: Content, commands: Commands) -> Iterator[StatusProblem]:
     yield from problems.loss_problems(status, commands)
     yield from hold_problems(status, commands)
-    yield from waiting.buffer_problems(status, commands)
+    yield from waiting.buffer_problems(status)
     yield from waiting.delay_problems(status, commands)
     yield from problems.refusal_problems(status)
     yield from problems.settings_problems(status, commands)

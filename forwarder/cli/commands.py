@@ -26,8 +26,10 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "healthcheck": "exit 0 if the daemon is alive",
     },
     "Look": {
+        "status": "show how a running daemon is, what is wrong and what to do",
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
+        "bundle": "put all that helps to find a fault into one archive, without payloads",
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {

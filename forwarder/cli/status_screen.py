@@ -1,7 +1,7 @@
 """What `status` shows: the state, what is wrong and what to do, and the numbers, in as many lines as there is room for.
 
-Pure: the caller gives the size of the screen. The worst problem has its room first. If there is not enough, problems are shown
-without their fixes, and then left out; a line says how many. A command is never wrapped, so that it can be copied.
+Pure: the caller gives the size of the screen. The worst problem has its room first. If there is not enough, problems are
+shown without their fixes, and then left out; a line says how many. A command is never wrapped, so that it can be copied.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,32 +63,42 @@ def _marked(mood: str, text: str, columns: int) -> Iterator[Line]:
 
 
 def _problems(problems: Sequence[ProblemAnswer], columns: int, room: int | None) -> list[Line]:
-    """Return the problems, each with as much as there is room for; the worst come first, and their causes before fixes."""
-    short = [_part(_marked(each.mood, each.what, columns), columns) for each in problems]
-    if room is None:
-        more = [[_cause(each, columns), _commands(each, columns), _fix(each, columns)] for each in problems]
-        return [line for brief, parts in zip(short, more, strict=True) for part in (brief, *parts) for line in part.lines]
-    shown, left = _that_fit(short, room)
-    more = [[] for _ in range(shown)]
-    for number, problem in enumerate(problems[:shown]):
-        for part in (_cause(problem, columns), _commands(problem, columns), _fix(problem, columns)):
-            if part.rows <= left:
-                more[number].append(part)
-                left -= part.rows
-    lines = [line for number in range(shown) for part in (short[number], *more[number]) for line in part.lines]
-    if shown < len(problems):
-        lines.append(Line(f"and {len(problems) - shown} more, which `status --json` shows", "warning"))
+    """Return the problems, each with as much as there is room for.
+
+    First comes the worst with its cause and its commands, then what the others are, then the rest of each.
+    """
+    parts = [
+        (_what(each, columns), _cause(each, columns), _fix(each, columns), _commands(each, columns))
+        for each in problems
+    ]
+    others = range(1, len(parts))
+    left = sum(part.rows for each in parts for part in each) if room is None else room
+    taken = [set[int]() for _ in parts]
+
+    def take(number: int, part: int, *, spare: int = 0) -> bool:
+        nonlocal left
+        fits = parts[number][part].rows + spare <= left
+        if fits:
+            taken[number].add(part)
+            left -= parts[number][part].rows
+        return fits
+
+    for part in (0, 1, 3) if parts else ():
+        take(0, part, spare=bool(others))  # a row, to say how many are not shown
+    shown = next((each for each in others if not take(each, 0, spare=each < len(parts) - 1)), len(parts))
+    left -= shown < len(parts)
+    for number in range(shown):
+        for part in (1, 3, 2):
+            if part not in taken[number]:
+                take(number, part)
+    lines = [line for number in range(shown) for part in sorted(taken[number]) for line in parts[number][part].lines]
+    if shown < len(parts):
+        lines.append(Line(f"and {len(parts) - shown} more, which `status --json` shows", "warning"))
     return lines
 
 
-def _that_fit(parts: Sequence[_Part], room: int) -> tuple[int, int]:
-    """Return how many of the parts are shown, and how many rows are left; one row may be needed to say that some are not."""
-    for number, part in enumerate(parts):
-        is_last = number == len(parts) - 1
-        if part.rows + (0 if is_last else 1) > room:
-            return number, 0
-        room -= part.rows
-    return len(parts), room
+def _what(problem: ProblemAnswer, columns: int) -> _Part:
+    return _part(_marked(problem.mood, problem.what, columns), columns)
 
 
 def _cause(problem: ProblemAnswer, columns: int) -> _Part:
@@ -124,13 +134,17 @@ def _facts(status: StatusAnswer, place: str, columns: int) -> Iterator[Line]:
 
 def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
     rates, buffer, dead = status.rates, status.buffer, status.dead_letters
-    yield "rates", (
-        f"{_rate(rates.accepted_per_second)} accepted, {_rate(rates.delivered_per_second)} delivered, "
-        f"{_rate(rates.refused_per_second)} refused; events a second"
+    yield (
+        "rates",
+        (
+            f"{_rate(rates.accepted_per_second)} accepted, {_rate(rates.delivered_per_second)} delivered, "
+            f"{_rate(rates.refused_per_second)} refused; events a second"
+        ),
     )
     share = "" if buffer.share is None else f", {ceil(100 * buffer.share)} % full"
-    size = f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {_mib(buffer.bytes)} of {_mib(buffer.max_bytes)} MiB"
-    yield "buffer", f"{size}{share}{'' if buffer.available else ', UNAVAILABLE'}"
+    size = f"{_mib(buffer.bytes)} of {_mib(buffer.max_bytes)} MiB"
+    state = share if buffer.available else ", UNAVAILABLE"
+    yield "buffer", f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {size}{state}"
     if buffer.all_events:
         yield "oldest event", f"has waited {duration(buffer.oldest_event_age_seconds)}"
     else:
@@ -139,13 +153,20 @@ def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
     by_reason = ", ".join(f"{count(number)} {reason}" for reason, number in dead.by_reason.items() if number)
     yield "dead letters", f"{count(dead.events)}{f': {by_reason}' if by_reason else ''}"
     if (failure := status.delivery.last_failure) is not None:
-        ago = "" if None in (status.at, failure.at) else f", {duration(max(0.0, (status.at or 0) - (failure.at or 0)))} ago"
+        ago = (
+            ""
+            if None in (status.at, failure.at)
+            else f", {duration(max(0.0, (status.at or 0) - (failure.at or 0)))} ago"
+        )
         yield "failed last", f"{failure.text}{ago}"
     ledger = status.ledger.for_ever
-    yield "ledger", (
-        f"{count(ledger.accepted)} accepted = {count(ledger.delivered)} delivered + {_sum(ledger.dead_lettered)} dead + "
-        f"{_sum(ledger.dropped)} lost + {count(ledger.buffered)} waiting"
-        f"{f'; {count(ledger.unaccounted)} UNACCOUNTED' if ledger.unaccounted else ''}"
+    yield (
+        "ledger",
+        (
+            f"{count(ledger.accepted)} accepted = {count(ledger.delivered)} delivered + {_sum(ledger.dead_lettered)} dead + "
+            f"{_sum(ledger.dropped)} lost + {count(ledger.buffered)} waiting"
+            f"{f'; {count(ledger.unaccounted)} UNACCOUNTED' if ledger.unaccounted else ''}"
+        ),
     )
     yield "delivers to", status.delivery.destination or UNKNOWN
     process = "" if status.pid is None else f", process {status.pid}"
@@ -174,7 +195,7 @@ def _sum(parts: dict[str, int]) -> str:
 
 
 def wrapped(text: str, columns: int) -> list[str]:
-    """Return a text in lines of at most so many columns, broken at spaces; a longer word has a line of its own, or several."""
+    """Return a text in lines of at most so many columns, broken at spaces; a longer word is cut into several."""
     lines = [""]
     for word in text.split():
         if lines[-1] and width(lines[-1]) + 1 + width(word) > columns:

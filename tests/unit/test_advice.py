@@ -503,6 +503,16 @@ def test_a_buffer_that_accepts_nothing_says_why(operation: str, error: str, kind
     assert found({"buffer": {"last_error": last_error}}) == [], "it works again"
 
 
+def test_a_control_socket_that_is_gone_with_the_directory_is_in_no_command() -> None:
+    gone = {"buffer": {"available": False, "last_error": {"at": NOW, "operation": "directory", "error": "gone"}}}
+    doors = {"addresses": {"unix": "/run/app/intake.sock"}}
+    assert only("dead_letters", gone, doors, dead())["commands"][0].endswith(" --unix-socket /run/app/intake.sock")
+    elsewhere = {"addresses": {"control": "/run/growlytics-forwarder-control/control.sock"}}
+    assert only("dead_letters", gone, elsewhere, dead())["commands"][0] == "growlytics-forwarder dead-letters list"
+    assert "3 dead letters are nowhere else" in only("buffer_gone", gone, dead())["fix"]
+    assert "had no events" in only("buffer_gone", gone)["fix"]
+
+
 def test_a_buffer_that_fills_says_how_full_it_is_and_when_it_is_full() -> None:
     filling = {
         "buffer": {"events": {"ready": 850}},
