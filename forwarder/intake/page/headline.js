@@ -26,8 +26,10 @@ const mark = (mood) => svg("svg", { class: `mark ${mood}`, viewBox: "0 0 16 16",
 const icon = (mood) => `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="${SVG}" viewBox="0 0 16 16">`
   + `<path fill="${ICON_COLOURS[mood]}" fill-rule="evenodd" d="${MARKS[mood]}"/></svg>`)}`;
 
-function headline(anyMood, sentence) {
+/** Show how the daemon is. A screen reader is told when that changes: not each time that the sentence has another number. */
+function headline(anyMood, sentence, state = sentence) {
   const mood = known(anyMood);
+  draw(byId("announced"), [mood, state], () => sentence);
   draw(byId("glance"), [mood, sentence], () => [mark(mood), el("h1", { id: "sentence", class: sentence.length > 90 ? "long" : "short" }, sentence)]);
   document.title = `${SIGNS[mood]} ${sentence}`;
   byId("icon").setAttribute("href", icon(mood));
@@ -35,10 +37,10 @@ function headline(anyMood, sentence) {
 
 const waits = (buffer) => sum(buffer.events);
 
-function showGlance({ headline: { mood, text }, version, instance, state, uptime_seconds: up, delivery, buffer, rates }) {
+function showGlance({ headline: { mood, text, state: how }, version, instance, state, uptime_seconds: up, delivery, buffer, rates }) {
   draw(byId("about"), [version, instance, state, duration(up), delivery.destination], () => [
     `${version} on `, el("span", { class: "instance" }, strange(instance)), ` · ${state} · up ${duration(up)} · sends to `, el("code", { class: "destination" }, strange(delivery.destination))]);
-  headline(mood, text);
+  headline(mood, text, how);
   const number = waits(buffer);
   const wait = number ? `${count(number)} ${number === 1 ? "waits" : "wait"}, the oldest for ${duration(buffer.oldest_event_age_seconds)}` : "none waits";
   const pace = `${rate(rates.accepted_per_second)} events a second accepted, ${rate(rates.delivered_per_second)} delivered, `
