@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Byte-compiling several hundred modules at install time costs more than it saves.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-virtualenv
 
-.PHONY: help demo test test-unit test-system test-deploy coverage check soak bench bench-all bench-profile bench-quick docs screenshot lock clean
+.PHONY: help demo test test-unit test-system test-deploy test-clients coverage check soak bench bench-all bench-profile bench-quick docs screenshot lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-unit, make test-system   a part of them'
 	@echo 'make coverage   the tests that run in the process, and how much of the code they cover'
 	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
+	@echo 'make test-clients   what apps copy out of deploy/clients, in each language that is installed'
 	@echo 'make check   ruff, mypy, import-linter'
 	@echo 'make soak    the long forms of the tests'
 	@echo 'make bench   speed, ours and of others on the same work, half an hour (see tests/bench/README.md)'
@@ -82,6 +83,10 @@ coverage: $(VENV)/dev
 
 test-deploy: $(VENV)/deploy
 	@$(BIN)/pytest tests/deploy
+
+# What apps copy out of deploy/clients, in each language that is installed (python, node, go, java, php with curl, ruby).
+test-clients: $(VENV)/dev
+	@$(BIN)/pytest tests/deploy/test_python_client.py tests/deploy/test_snippets.py -rs
 
 check: $(VENV)/dev
 	@$(BIN)/ruff check .

@@ -128,18 +128,20 @@ class Forwarder:
             found = _attempt(target, body, headers, deadline)
             # Half of it is chance, so that many apps do not come back at the same moment.
             wait = max(found.wait_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            if found.ok or not found.again or wait >= deadline.left():
-                return Result(
-                    ok=found.ok,
-                    id=found.id,
-                    status=found.status,
-                    error=found.error[:_MAX_ERROR_LENGTH],
-                    retry_later=found.again,
-                    attempts=attempts,
-                    idempotency_key=key,
-                )
-            time.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            if found.again and wait < deadline.left():
+                time.sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                if deadline.left() > 0:
+                    continue
+            return Result(
+                ok=found.ok,
+                id=found.id,
+                status=found.status,
+                error=found.error[:_MAX_ERROR_LENGTH],
+                retry_later=found.again,
+                attempts=attempts,
+                idempotency_key=key,
+            )
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _attempt(target: _Target, body: bytes, headers: Mapping[str, str], deadline:
             raise http.client.IncompleteRead(answer)
         return _judge(response.status, response.getheader("Retry-After", ""), answer)
     except OSError as error:
-        if isinstance(error, socket.timeout) or deadline.left() <= 0:
+        if isinstance(error, socket.timeout):
             return _Attempt(error="no answer in time", again=True)
         return _Attempt(error=f"the connection failed: {_text(error)}", again=_may_pass(error))
     except http.client.HTTPException as error:

@@ -128,8 +128,9 @@ class DatabaseDeadLetters:
 
     @property
     def by_reason(self) -> Mapping[DeadReason, int]:
-        """See DeadLetters. In a file of an earlier version it is 0 until the first count, right after the start."""
-        return {reason: self._database.ledger[f"{stored.HELD}{reason}"] for reason in DEAD_REASONS}
+        """See DeadLetters. In a file of an earlier version too low until the first count, right after the start."""
+        ledger = self._database.ledger
+        return {reason: max(0, ledger[f"{stored.HELD}{reason}"]) for reason in DEAD_REASONS}
 
     async def page(self, *, after_place: int, max_letters: int, only: LetterFilter = ALL_LETTERS) -> DeadLetterPage:
         """See DeadLetters."""

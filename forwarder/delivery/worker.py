@@ -271,6 +271,11 @@ class Delivery:
             return None
         return max(0.0, wakes_at - asyncio.get_running_loop().time())
 
+    @property
+    def failures_in_a_row(self) -> int:
+        """How many attempts failed since one was delivered, rejected or refused."""
+        return self._engine.failures_in_a_row
+
     def waits_for(self) -> DelayCause | None:
         """Return what the events that wait wait for, without a hold; None if nothing keeps them."""
         if self._unacked and self._unacked + self._engine.limiter.in_flight >= 2 * self._max_concurrency:

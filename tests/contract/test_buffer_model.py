@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -459,9 +460,10 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             page = stored_letters.page(transaction, after_place=-1, only=ALL_LETTERS, max_letters=1000, max_bytes=10**6)
             return page.letters
 
-        assert ids(letter.event for letter in self.run(self.opened.database.run(all_letters))) == ids(
-            self.model.letters
-        )
+        letters = self.run(self.opened.database.run(all_letters))
+        assert ids(letter.event for letter in letters) == ids(self.model.letters)
+        by_reason = Counter(letter.reason for letter in letters)
+        assert {why: number for why, number in self.buffer.dead_letters.by_reason.items() if number} == by_reason
         assert self.opened.database.ledger["dead_letters"] == len(self.model.letters)
         assert self.opened.database.ledger["dead_letters_bytes"] == self.model.letter_bytes()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.far_sides import ACCEPTED, answers, far_side, resets, sends
 from tests.deploy.tools import DEPLOY
 from tests.system.processes import clean_environment, running_daemon, running_sandbox, until
 
@@ -40,3 +41,35 @@ async def test_it_outlives_a_forwarder_that_is_not_there(tmp_path: Path) -> None
     app.send_signal(signal.SIGTERM)
     assert await app.wait() == 0
     assert all(b"does not answer" in line for line in lines)
+
+
+async def test_it_posts_again_what_the_forwarder_could_not_take() -> None:
+    """With the same key, so that it counts once."""
+    full = answers("429 Too Many Requests", b"", "Retry-After: 1")
+    with far_side(full, resets, sends(ACCEPTED)) as server:
+        app = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", str(DEPLOY / "example-app/app.py"),
+            env=clean_environment(FORWARDER=server.address), stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            await until(lambda: len(server.requests) >= 4, "an event was accepted, and the next one")
+        finally:
+            app.send_signal(signal.SIGTERM)
+            out, _ = await app.communicate()
+        assert app.returncode == 0
+        first, second, third, fourth, *_ = server.keys()
+        assert first == second == third != fourth
+        assert [line.split()[0] for line in out.splitlines()[:3]] == [b"429", b"the", b"200"]
+
+
+async def test_it_ends_while_it_waits_to_post_again() -> None:
+    with far_side(answers("503 Service Unavailable", b"", "Retry-After: 9")) as server:
+        app = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", str(DEPLOY / "example-app/app.py"),
+            env=clean_environment(FORWARDER=server.address), stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert app.stdout is not None
+        assert (await app.stdout.readline()).startswith(b"503 ")
+        app.send_signal(signal.SIGTERM)
+        assert await app.wait() == 0
+        assert len(server.requests) == 1

@@ -214,6 +214,7 @@ def test_exactly_the_settings_that_are_marked_so_change_in_a_running_daemon() ->
         "delivery.order": "none",
         "delivery.on_ambiguous": "dead_letter",
         "admin.http": "127.0.0.1:9921",
+        "admin.page": "true",
         "control.socket": "/run/d",
         "control.group": "54321",
         "log.level": "error",
