@@ -11,6 +11,7 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
   out before, `mark`, `unmark` and `release` then do nothing. It may accept or refuse their acks, as an attempt may have been
   under way. If it hands out the events again, they are other objects.
 - The ledger changes in the same step as the events.
+- While a tap is open, it is told of events that are in, and of those that leave without being delivered, once that is so.
 - `erase` revokes lanes, too, but their events are not handed out again: they leave the buffer, reason `erased`. It accepts
   the acks of events of which an attempt was under way; a release of such an event drops it.
 """

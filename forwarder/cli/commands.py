@@ -28,6 +28,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Look": {
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
+        "bundle": "put all that helps to find a fault into one archive, without payloads",
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {

@@ -24,6 +24,11 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
     "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
+    "diagnose": (
+        "growlytics-forwarder diagnose",
+        "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
+    ),
+    "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",

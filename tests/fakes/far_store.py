@@ -238,6 +238,7 @@ class FarBuffer:
             self._coming[1] -= size
             self.store.counters["accepted"] += len(events)
             self._telemetry.events_accepted(len(events), intake=intake)
+            self._telemetry.taps.accepted(events, intake=intake)
             self._remember(notes)
             self.store.letters = [each for each in self.store.letters if each[1].event.id not in replayed]
             for row in self.store.add(events):
@@ -468,6 +469,8 @@ class FarBuffer:
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")
                 case DeadLettered():
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dead_lettered(event, reason=fate.reason)
                     store.counters[fate.reason] += 1
                     self._telemetry.event_dead_lettered(
                         event.id, reason=fate.reason, status=fate.status, name=event.name
@@ -476,6 +479,8 @@ class FarBuffer:
                     self.dead_letters.add(event, fate)
                 case Dropped(reason):
                     store.counters[reason] += 1
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dropped(event, reason=reason)
                     self._telemetry.events_dropped(1, reason=reason)
                     if reason != "erased":
                         self._receipts.ended(event.id, "dropped", reason, event.customer)
