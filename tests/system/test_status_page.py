@@ -405,9 +405,10 @@ async def test_whatever_the_status_has_is_text_and_the_page_is_legible(tmp_path:
         assert "3 missing" in await page.text("#ledger")
         for address, shown in {
             "0.0.0.0:9": "127.0.0.1:9/",
-            "[::]:9": "127.0.0.1:9/",
+            "[::]:9": "[::1]:9/",
             "10.1.2.3:9": "10.1.2.3:9/",
-            "localhost:9": "127.0.0.1:9/",
+            "[fd00::1]:9": "[fd00::1]:9/",
+            "localhost:9": "localhost:9/",
         }.items():
             await show(page, status, {"addresses": {"admin": address}})
             assert await page.value("document.querySelector('footer a').href") == f"http://{shown}metrics"

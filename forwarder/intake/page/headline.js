@@ -89,14 +89,14 @@ function showProblems(problems) {
 
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
-/** Where the metrics are for this browser: an address that is this machine's own, or all of its, is that of this page. */
+const ALL = { "0.0.0.0": "127.0.0.1", "[::]": "[::1]" }; // all addresses of a kind, and the own one among them
+
+/** Where the metrics are for this browser; null if it cannot reach them, as it is on another machine. */
 function metricsUrl(address) {
   if (!/^(\[[\w:.%]+\]|[\w.-]+):\d+$/.test(address)) return null;
-  const found = new URL(`http://${address}/metrics`);
-  const isOwn = LOOPBACK.test(found.hostname);
-  if (isOwn && !LOOPBACK.test(location.hostname)) return null;
-  if (isOwn || ["0.0.0.0", "[::]"].includes(found.hostname)) found.hostname = location.hostname;
-  return found.href;
+  const found = new URL(`http://${address}/metrics`), isHere = LOOPBACK.test(location.hostname);
+  if (Object.hasOwn(ALL, found.hostname)) found.hostname = isHere ? ALL[found.hostname] : location.hostname;
+  return LOOPBACK.test(found.hostname) && !isHere ? null : found.href;
 }
 
 function showLinks({ addresses }) {
