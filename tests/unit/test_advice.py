@@ -180,6 +180,9 @@ def test_before_any_event_came_nothing_is_said_to_be_delivered() -> None:
         "note",
         "No event has come since the start, 2 h ago.",
     )
+    before = headline({"ledger": {"since_start": none}})
+    assert before[0] == "delivering"
+    assert before[2].endswith("was delivered 4 s ago. No event has come since the start, 2 h ago.")
 
 
 def test_if_every_event_was_refused_none_was_accepted() -> None:
