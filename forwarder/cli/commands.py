@@ -33,7 +33,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {
-        "dead-letters": "list, show, replay, export or purge dead letters of a running daemon, or bury an event",
+        "dead-letters": "list, show, replay, export, purge or bury dead letters of a running daemon",
         "erase": "remove all events of one customer from a running daemon",
         "attribute-types": "list, forget, export or import attribute types of a running daemon",
     },
