@@ -12,6 +12,7 @@ from forwarder.cli import EXIT_CANNOT_BIND, EXIT_OK
 from forwarder.cli.daemon import HostPort
 from forwarder.cli.options import LoopMissingError, loop_factory
 from forwarder.sandbox.faults import FAULT_NAMES, Faults, what_is_wrong
+from forwarder.sandbox.printing import EventPrinter
 from forwarder.sandbox.server import Sandbox
 from forwarder.words import LOOP_NAMES
 
@@ -32,15 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         add(flag, dest=name, type=_fault(name), metavar=metavar, help=summary)
     add("--seed", type=int, metavar="N", help="a number; the same one makes the same faults in the same order")
+    add("--print", action="store_true", help="show each event that arrives, with the status that it was given")
     loop = "the event loop; auto: uvloop if installed (default: %(default)s)"
     add("--loop", type=_loop, default="auto", metavar="|".join(LOOP_NAMES), help=loop)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal arrives; return the exit code."""
-    sandbox = Sandbox(http=args.http, key=args.key, faults=_faults(args), seed=args.seed)
+    printer = EventPrinter(sys.stdout.fileno()) if args.print else None
+    show = printer.show if printer else None
+    sandbox = Sandbox(http=args.http, key=args.key, faults=_faults(args), seed=args.seed, show=show)
     with asyncio.Runner(loop_factory=loop_factory(args.loop)) as runner:
-        return runner.run(_serve(sandbox))
+        code = runner.run(_serve(sandbox))
+    if printer is not None:
+        printer.close()
+    return code
 
 
 async def _serve(sandbox: Sandbox) -> int:

@@ -14,6 +14,7 @@ stored, as by a server that has read it. A body that never ends holds its connec
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from random import Random
 from typing import Final, assert_never
@@ -27,6 +28,7 @@ from forwarder.sandbox import control
 from forwarder.sandbox.connections import SandboxConnection, SandboxConnections
 from forwarder.sandbox.control import ControlRequest, SandboxAnswer, error, errors
 from forwarder.sandbox.faults import NO_FAULTS, Action, Decision, FaultInjector, Faults, retry_after
+from forwarder.sandbox.printing import Arrival
 from forwarder.sandbox.store import RequestCounts, Store, StoredEvent
 
 PATH: Final = "/track/event"
@@ -58,8 +60,13 @@ class Sandbox:
         faults: Faults = NO_FAULTS,
         seed: int | None = None,
         max_stored_events: int = 1_000_000,
+        show: Callable[[Arrival], object] | None = None,
     ) -> None:
-        """Make one for the address `http`; port 0 finds a free one. The same seed draws the same faults, in order."""
+        """Make one for the address `http`; port 0 finds a free one. The same seed draws the same faults, in order.
+
+        `show` is called with each request for an event, once it is known how it is answered.
+        """
+        self._show = show
         self.key = key
         """What `x-growlytics-key` must say; may be set at any time."""
         self.start_faults: Final = faults
@@ -162,14 +169,27 @@ class Sandbox:
         if request.method != "POST":
             return self._refused(_NOT_POST)
         decision = self._injector.decide()
-        if decision.action is Action.RESET_BEFORE_READ:
-            return await self._act(decision, request, b"", connection)
-        body = await _body(request)
-        if isinstance(body, SandboxAnswer):
-            return self._refused(body)
-        if decision.delay_seconds:
-            await asyncio.sleep(decision.delay_seconds)
-        return await self._act(decision, request, body, connection)
+        body = b""
+        if decision.action is not Action.RESET_BEFORE_READ:
+            read = await _body(request)
+            if isinstance(read, SandboxAnswer):
+                self._tell(b"", read)
+                return self._refused(read)
+            body = read
+            if decision.delay_seconds:
+                await asyncio.sleep(decision.delay_seconds)
+        if decision.action is Action.HANG:
+            self._tell(body, None, instead="hangs")  # the client may wait for very long
+            return await self._act(decision, request, body, connection)
+        answer = await self._act(decision, request, body, connection)
+        self._tell(body, answer)
+        return answer
+
+    def _tell(self, body: bytes, answer: SandboxAnswer | None, *, instead: str = "reset") -> None:
+        """Tell who watches how a request is answered, or what is done `instead`."""
+        if self._show is not None:
+            status, text = (instead, b"") if answer is None else (str(answer.status), answer.body)
+            self._show(Arrival(time.time(), status, body, text))
 
     async def _act(
         self, decision: Decision, request: web.BaseRequest, body: bytes, connection: SandboxConnection

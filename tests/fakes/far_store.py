@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import (
+    ALL_LETTERS,
     MAX_PAGE_BYTES,
     NO_NOTES,
     Erased,
@@ -31,7 +32,7 @@ from forwarder.buffer.base import (
 )
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.turns import Turns
-from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
+from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event, LetterFilter
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
@@ -237,6 +238,7 @@ class FarBuffer:
             self._coming[1] -= size
             self.store.counters["accepted"] += len(events)
             self._telemetry.events_accepted(len(events), intake=intake)
+            self._telemetry.taps.accepted(events, intake=intake)
             self._remember(notes)
             self.store.letters = [each for each in self.store.letters if each[1].event.id not in replayed]
             for row in self.store.add(events):
@@ -467,6 +469,8 @@ class FarBuffer:
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
                     self._receipts.ended(event.id, "delivered")
                 case DeadLettered():
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dead_lettered(event, reason=fate.reason)
                     store.counters[fate.reason] += 1
                     self._telemetry.event_dead_lettered(
                         event.id, reason=fate.reason, status=fate.status, name=event.name
@@ -475,6 +479,8 @@ class FarBuffer:
                     self.dead_letters.add(event, fate)
                 case Dropped(reason):
                     store.counters[reason] += 1
+                    if self._telemetry.taps.open:
+                        self._telemetry.taps.dropped(event, reason=reason)
                     self._telemetry.events_dropped(1, reason=reason)
                     if reason != "erased":
                         self._receipts.ended(event.id, "dropped", reason, event.customer)
@@ -627,11 +633,18 @@ class FarDeadLetters:
             del self._store.letters[0]
         return before - self.events
 
-    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
+    async def page(self, *, after_place: int, max_letters: int, only: LetterFilter = ALL_LETTERS) -> DeadLetterPage:
         found: list[DeadLetter] = []
         last, size = after_place, 0
         for place, letter in await self._read():
-            if place > after_place and reason in (None, letter.reason):
+            event = letter.event
+            if (
+                place > after_place
+                and only.reason in (None, letter.reason)
+                and only.customer in (None, event.customer)
+                and only.name in (None, event.name)
+                and (only.since is None or letter.last_attempt_at >= only.since)
+            ):
                 if len(found) == max_letters or size >= MAX_PAGE_BYTES:
                     return DeadLetterPage(found, last)
                 last = place
