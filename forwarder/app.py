@@ -2,8 +2,9 @@
 
 The memory of the whole process is at most the sum of:
 
-- about 50 MiB for the program; 200 bytes for each of `receipts.max_events`; 260 for each of `intake.duplicate_max_keys`; 500
-  and twice the names for each of `contract.max_attribute_types`;
+- about 50 MiB for the program; 1 MiB for the last lines of the log (observing/logs.py); 200 bytes for each of
+  `receipts.max_events`; 260 for each of `intake.duplicate_max_keys`; 500 and twice the names for each of
+  `contract.max_attribute_types`;
 - a buffer on disk: 20 MiB for the windows (buffer/disk.py, delivery/lanes.py), 8 bytes for each of `buffer.max_events` and
   4 MiB for SQLite; a buffer in memory: `buffer.max_bytes`, `dead_letters.max_bytes` and about 600 bytes for each of
   `buffer.max_events` (at most 2 KiB, with the longest names and customer ids);
@@ -31,9 +32,11 @@ from typing import Final
 from forwarder import __version__
 from forwarder.admin import Admin
 from forwarder.ages import Ages, machine_seconds
+from forwarder.debug import Debug
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock, EventIds
 from forwarder.growlytics.client import GrowlyticsClient
+from forwarder.intake.debug_routes import debugging
 from forwarder.intake.judging import Knowledge
 from forwarder.intake.operations import looking
 from forwarder.observing.recent import Receipts
@@ -125,7 +128,10 @@ class App:
             receipts=self._receipts,
             ids=self._ids,
             ages=self._ages,
-            looking=looking(self.status, self._status.receipt),
+            looking={
+                **looking(self.status, self._status.receipt),
+                **debugging(Debug(lambda: self._live.now, telemetry=self.telemetry, loop=_name_of(loop)).content),
+            },
             telemetry=self.telemetry,
         )
         self._admin = Admin(
@@ -138,7 +144,7 @@ class App:
         self._admin_address: dict[str, str] = {}
         self._opened = AsyncExitStack()
         self.telemetry.daemon_described(
-            loop=type(loop).__module__.partition(".")[0],
+            loop=_name_of(loop),
             max_events=settings.buffer.max_events,
             max_bytes=settings.buffer.max_bytes,
             read=self._status.gauges,
@@ -251,3 +257,7 @@ class App:
                 self.telemetry.drain_progressed(buffered=buffered, seconds_left=deadline - now)
                 next_log += _DRAIN_LOG_SECONDS
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+
+def _name_of(loop: asyncio.AbstractEventLoop) -> str:
+    return type(loop).__module__.partition(".")[0]

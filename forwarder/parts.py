@@ -14,7 +14,8 @@ from forwarder.ages import Ages
 from forwarder.buffer.base import Buffer, Notes
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
-from forwarder.buffer.upkeep import max_file_bytes, reserve_bytes
+from forwarder.buffer.sizes import max_file_bytes
+from forwarder.buffer.upkeep import reserve_bytes
 from forwarder.database.connection import Database
 from forwarder.database.elsewhere import look_elsewhere
 from forwarder.event import Clock, EventIds, by_customer, each_alone

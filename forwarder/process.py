@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -17,16 +17,25 @@ from forwarder.host.systemd import Systemd
 from forwarder.observing.logs import write_out
 from forwarder.settings import Settings
 
+_SLOW_START_SECONDS: Final = 2.0
 _STOPPING_SECONDS: Final = 15.0
 """How long stopping may take besides the waits that are settings."""
 _CLOSING_SECONDS: Final = 10.0
 """How long closing may take of that, as a disk may hang for ever."""
 
 
-async def run(settings: Settings, *, load: Callable[[], Settings], signals: Signals) -> int:
+async def run(
+    settings: Settings,
+    *,
+    load: Callable[[], Settings],
+    signals: Signals,
+    on_ready: Callable[[Mapping[str, str]], None],
+    on_slow_start: Callable[[], None],
+) -> int:
     """Run a daemon until one of `signals` stops it, and return its exit code. Raise what App.open raises.
 
-    `load` reads the settings again for SIGHUP; it may block, and raises SettingsError.
+    `load` reads the settings again for SIGHUP; it may block, and raises SettingsError. `on_ready` is called once with the
+    addresses of the open intakes and of `admin`, by their names. If that takes long, `on_slow_start` is called before.
     """
     capped = _capped(settings)
 
@@ -56,13 +65,17 @@ async def run(settings: Settings, *, load: Callable[[], Settings], signals: Sign
     signals.tell_to(tell)
     files = OpenFiles(app.telemetry.open_files_exhausted)
     loop.set_exception_handler(files.on_loop_error)
+    slow = loop.call_later(_SLOW_START_SECONDS, on_slow_start)
     try:
         may_serve = await app.open()
     except BaseException:
         await app.close()
         raise
+    finally:
+        slow.cancel()
     try:
         if may_serve:
+            on_ready(app.addresses)
             if (wanted := settings.intake.max_connections) > capped.intake.max_connections:
                 app.telemetry.connections_capped(capped.intake.max_connections, wanted=wanted)
             _spare_the_garbage_collector()

@@ -140,6 +140,7 @@ class Status:
                 "attempts": dict(self._telemetry.attempts),
                 "attempt_seconds": self._recent.attempt_seconds(),
                 "latency_seconds": self._recent.latency_seconds(),
+                "failures_in_a_row": self._delivery.failures_in_a_row,
                 "last_failure": self._recent.last_failure(),
                 "last_delivery_at": self._telemetry.last_delivery_at,
                 "suspects": self._described_suspects(),

@@ -32,6 +32,9 @@ EventCode = Literal[
 """What can be wrong with one event."""
 
 _BufferCode = Literal["buffer_full", "buffer_unavailable"]
+TransientCode = Literal[_BufferCode, "busy", "shutting_down"]
+"""Why the daemon refuses what it may accept a little later, so that apps repeat it."""
+TRANSIENT_CODES: Final[tuple[TransientCode, ...]] = get_args(TransientCode)
 SharedCode = Literal[
     "body_too_large",
     "busy",
@@ -108,13 +111,13 @@ event may have arrived, and `delivery.on_ambiguous` says not to send such events
 """
 DEAD_REASONS: Final[tuple[DeadReason, ...]] = get_args(DeadReason)
 
-DropReason = Literal["drop_oldest", "corrupt", "shutdown"]
+DropReason = Literal["drop_oldest", "corrupt", "shutdown", "erased"]
 """`drop_oldest`: the event made room for newer ones. `corrupt`: the disk lost or changed it. `shutdown`: the process stopped
-before it was delivered.
+before it was delivered. `erased`: an operator erased all events of its customer.
 """
 DROP_REASONS: Final[tuple[DropReason, ...]] = get_args(DropReason)
 
-EvictionReason = Literal["full", "purged", "shutdown"]
+EvictionReason = Literal["full", "purged", "shutdown", "erased"]
 """Why a dead letter is removed, other than by replaying it."""
 EVICTION_REASONS: Final[tuple[EvictionReason, ...]] = get_args(EvictionReason)
 
@@ -198,6 +201,14 @@ MOODS: Final[tuple[Mood, ...]] = get_args(Mood)
 ReloadResult = Literal["changed", "unchanged", "failed"]
 """The result of reading settings again, or a file that they name."""
 RELOAD_RESULTS: Final[tuple[ReloadResult, ...]] = get_args(ReloadResult)
+
+DebugPart = Literal["process", "versions", "settings", "metrics", "tasks", "threads", "log"]
+"""What an operator may see of the inside of a running daemon: see `GET /v1/debug`."""
+DEBUG_PARTS: Final[tuple[DebugPart, ...]] = get_args(DebugPart)
+
+WayStep = Literal["dns", "connect", "proxy", "tls", "answer", "clock"]
+"""The checks of the way to Growlytics that `diagnose` makes, in this order."""
+WAY_STEPS: Final[tuple[WayStep, ...]] = get_args(WayStep)
 
 LoopName = Literal["auto", "uvloop", "asyncio"]
 """Which event loop to use; `auto`: uvloop if it is installed."""

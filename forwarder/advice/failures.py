@@ -52,6 +52,10 @@ _PROXY_REFUSES_FIX: Final = f"Ask whoever runs the proxy, and name the status. {
 _TOO_MANY_FIX: Final = (
     "Set `delivery.rate_limit_per_second` to what your plan allows, and send SIGHUP; or ask Growlytics for more."
 )
+_REJECTED_FIX: Final = (
+    "If another event is delivered, the rejected ones become dead letters, with Growlytics' answers. Until then the cause "
+    "may be the account of the key, or what was deployed last."
+)
 _TLS_FIX: Final = (
     (
         "expired",
@@ -110,8 +114,10 @@ def explain_failure(status: Content, commands: Commands, *, kind: str) -> Explai
         what, fix = "The proxy does not let the forwarder through", _PROXY_REFUSES_FIX
     elif its == "status" and failure["status"] == 429:
         what, fix = "Growlytics accepts no more events for now", _TOO_MANY_FIX
-    elif its == "status" and failure["status"] < 500:
+    elif its == "status" and failure["status"] in (408, 425):
         what = "Growlytics asks to try again later"
+    elif its == "status" and failure["status"] < 500:
+        what, fix = "Growlytics rejects what is sent", _REJECTED_FIX
     is_of_network = its not in ("status", "timeout_answer")
     return Explained(kind, what, said(failure), fix, commands.looking("diagnose") if is_of_network else ())
 

@@ -72,6 +72,9 @@ def _safety(status: Content, state: HeadlineState) -> str:
         return "The ledger does not balance. "
     if number := sum(reading.lost(status).values()):
         return f"{events(number)} {are(number)} lost. "
+    if not status["buffer"]["available"]:  # what is on the disk may be gone with it
+        number = reading.waiting(status)
+        return f"{events(number)} {are(number)} at risk. " if number else ""
     return "" if state in ("no_events", "starting") else "All accepted events are safe. "
 
 

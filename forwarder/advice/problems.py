@@ -98,8 +98,7 @@ def refusal_problems(status: Content) -> Iterator[StatusProblem]:
     shown, more = found[:_SHOWN_KINDS], len(found) - _SHOWN_KINDS
     cause = "; ".join(_refusal(status, each) for each in shown) + (f"; and {more} more kinds" if more > 0 else "")
     fixes = dict.fromkeys(REFUSED.get(each["code"], _WRONG_EVENT) for each in shown)
-    ends = roughly(max(1.0, REFUSED_SECONDS - (status["at"] - found[0]["at"])))
-    fix = f"{' '.join(fixes)} This is shown until none was refused for {roughly(REFUSED_SECONDS)}, so for {ends} at least."
+    fix = f"{' '.join(fixes)} This is shown until none was refused for {roughly(REFUSED_SECONDS)}."
     yield StatusProblem("refused", "warn", "Events of the app are refused; the app was told why.", cause, fix)
 
 

@@ -7,10 +7,12 @@ from typing import Final
 
 from forwarder.advice.problem import Content
 from forwarder.text import roughly
-from forwarder.words import DelayCause
+from forwarder.words import TRANSIENT_CODES, DelayCause
 
 REFUSED_SECONDS: Final = 300.0
 """Refusals count as under way for so long after the last one."""
+_PASSED_SECONDS: Final = 10.0
+"""For refusals that have passed when the daemon is well again, as apps repeat such posts."""
 NEWS_SECONDS: Final = 3600.0
 """Dead letters and type conflicts are new for so long."""
 LOSS_SECONDS: Final = 86_400.0
@@ -69,8 +71,10 @@ def is_failing(status: Content) -> bool:
     """Return whether attempts fail, and nothing is delivered, although there is no hold."""
     delivery = status["delivery"]
     failure, delivered_at = delivery["last_failure"], delivery["last_delivery_at"]
-    if status["holds"] or not waiting(status) or failure is None or delivery["suspects"]["events"]:
+    if status["holds"] or not waiting(status) or failure is None:
         return False
+    if not delivery["failures_in_a_row"] and (delivery["waits_for"] != "retry" or delivery["suspects"]["events"]):
+        return False  # the last outcome was good, or it concerns one event
     if delivered_at is None:
         return True
     return bool(failure["at"] > delivered_at) and not is_since(status, delivered_at, FAILING_SECONDS)
@@ -97,7 +101,11 @@ def delay_of(status: Content) -> DelayCause | None:
 
 def refusals(status: Content) -> list[Content]:
     """Return the kinds of refusals that are under way, the latest first."""
-    return [each for each in status["recent"]["refusals"] if is_since(status, each["at"], REFUSED_SECONDS)]
+    return [
+        each
+        for each in status["recent"]["refusals"]
+        if is_since(status, each["at"], _PASSED_SECONDS if each["code"] in TRANSIENT_CODES else REFUSED_SECONDS)
+    ]
 
 
 def newest_dead_letter(status: Content) -> Content | None:

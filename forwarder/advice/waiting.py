@@ -99,8 +99,8 @@ def delay_problems(status: Content, commands: Commands) -> Iterator[StatusProble
         yield _suspects(suspects, commands)
     if is_failing(status):
         yield _failing(status, commands)
-    elif is_behind(status) and (delay := delay_of(status)) != "retry" and not (suspects["events"] and delay == "order"):
-        yield _behind(status, delay, commands)
+    elif is_behind(status) and not (suspects["events"] and delay_of(status) in ("order", "retry")):
+        yield _behind(status, commands)
 
 
 def _failing(status: Content, commands: Commands) -> StatusProblem:
@@ -112,7 +112,8 @@ def _failing(status: Content, commands: Commands) -> StatusProblem:
     return StatusProblem(found.kind, "warn", what, cause, fix, found.commands)
 
 
-def _behind(status: Content, delay: DelayCause | None, commands: Commands) -> StatusProblem:
+def _behind(status: Content, commands: Commands) -> StatusProblem:
+    delay = delay_of(status)
     drained = status["forecasts"]["drained_in_seconds"]
     soon = "" if drained is None else f"; at the present rates none waits in about {roughly(drained)}"
     what = f"The oldest event has waited for {duration(status['buffer']['oldest_event_age_seconds'])}{soon}."

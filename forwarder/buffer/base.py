@@ -11,6 +11,8 @@ Invariants that every buffer keeps, and `tests/contract/` proves:
   out before, `mark`, `unmark` and `release` then do nothing. It may accept or refuse their acks, as an attempt may have been
   under way. If it hands out the events again, they are other objects.
 - The ledger changes in the same step as the events.
+- `erase` revokes lanes, too, but their events are not handed out again: they leave the buffer, reason `erased`. It accepts
+  the acks of events of which an attempt was under way; a release of such an event drops it.
 """
 
 import asyncio
@@ -109,6 +111,20 @@ class Occupancy:
     """How many events are deferred: they were released, or are behind such an event in their lane, and must wait."""
     oldest_accepted_at: float | None
     """Seconds since 1970; None if it is empty. May be too early while the oldest event is only on disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was removed of a customer, or would be."""
+
+    up_to: int
+    """The id up to which events were removed."""
+    events: int
+    in_flight: int
+    """Events of which an attempt may be under way. They leave when it ends: delivered, or else dropped. Not in `events`."""
+    dead_letters: int
+    files: int = 0
+    """Damaged files that are kept: they are removed once they are salvaged."""
 
 
 class DeadLetters(Protocol):
@@ -244,13 +260,14 @@ class Buffer(Protocol):
         *,
         changed: Callable[[], None],
         left: Callable[[Sequence[Event]], None],
-        revoked: Callable[[AbstractSet[str]], None] | None = None,
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None,
     ) -> None:
         """Call these functions from now on, in place of those that were given before.
 
         `changed` is called when something may be taken that could not be before: events were put or released, a rest or a
         read ended. `left` is called with events whose acks are committed, or refused because their lanes were revoked.
         `revoked` is called with lanes (customers) that are revoked; no attempt of them may start, but one under way may end.
+        It returns the events of those, and releases each whose attempt ends without an ack.
         None may take long; all may call this buffer.
         """
         ...
@@ -299,6 +316,22 @@ class Buffer(Protocol):
 
     def end_deferrals(self) -> None:
         """Let everything that is deferred be taken at once."""
+        ...
+
+    async def pull(self, event_id: int) -> Event | None:
+        """Take one event out of its turn, to ack it; None if it is not in, taken already, or about to leave.
+
+        Raise BufferUnavailableError if it cannot be read.
+        """
+        ...
+
+    async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:
+        """Remove all events and dead letters of a customer whose ids are at most `up_to`, by default all that are in now.
+
+        Nothing of them is kept that this store could restore, nor any trace in its files, unless an attempt is under way:
+        then call this again with the same `up_to` when it has ended. Removed events are dropped, reason `erased`. It may
+        wait as `ack` does. Raise BufferUnavailableError if it must be repeated.
+        """
         ...
 
     async def contains(self, event_id: int) -> bool:

@@ -147,9 +147,13 @@ class GroupCommit(Generic[T]):
         """Return the puts that are waiting or being committed."""
         return self._current.puts + self.waiting.puts
 
-    def uncommitted_corrupt(self) -> int:
-        """Return how many unreadable rows are not removed yet."""
-        return len(self._current.corrupt) + len(self.waiting.corrupt)
+    def uncommitted_acks(self) -> set[int]:
+        """Return the ids of the events whose acks are waiting or being committed."""
+        return {event.id for event, _ in chain(self._current.acks, self.waiting.acks)}
+
+    def uncommitted_corrupt(self) -> list[int]:
+        """Return the ids of the unreadable rows that are not removed yet."""
+        return self._current.corrupt + self.waiting.corrupt
 
     def forget_corrupt(self) -> None:
         """Leave unreadable rows alone that are not removed yet."""

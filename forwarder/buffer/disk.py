@@ -15,10 +15,23 @@ from itertools import chain
 from typing import Final
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored, Unavailable
+from forwarder.buffer.base import (
+    NO_NOTES,
+    BufferUnavailableError,
+    Erased,
+    Ledger,
+    NeverFits,
+    Notes,
+    Occupancy,
+    PutAnswer,
+    Stored,
+    Unavailable,
+)
 from forwarder.buffer.batch import Batch, Put
 from forwarder.buffer.commits import PUT_SECONDS, GroupCommit, tell
+from forwarder.buffer.erasing import Erasing
 from forwarder.buffer.fates import Dropped, Fate
+from forwarder.buffer.leaving import ERASED
 from forwarder.buffer.local import LocalBuffer, ask, ledger_of
 from forwarder.buffer.marking import Marking, Noting
 from forwarder.buffer.putting import Room
@@ -28,7 +41,7 @@ from forwarder.buffer.upkeep import Upkeep
 from forwarder.buffer.writing import write
 from forwarder.database import events as rows
 from forwarder.database import marks
-from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.database.connection import Committed, DamagedError, Database, Job, UnavailableError
 from forwarder.database.ledger import Counters
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.recent import Receipts
@@ -112,6 +125,18 @@ class DiskBuffer(LocalBuffer):
             receipts=receipts,
             next_id=next_id,
         )
+        self._erasing = Erasing(
+            database,
+            self._commits,
+            ordering=self._ordering,
+            reading=self._reading,
+            salvaging=self._salvaging,
+            count=self._count,
+            leave=self._leave_memory,
+            stay=self._stay,
+            leaving=self._leaving,
+            telemetry=telemetry,
+        )
         self._upkeep = Upkeep(
             database,
             salvaging=self._salvaging,
@@ -156,7 +181,7 @@ class DiskBuffer(LocalBuffer):
         found, events = await self._database.run(marks.find)
         if found:
             self._taken.update((event.id, event) for event in events)
-            self._reading.hide(set(self._taken))
+            self._reading.hide(self._taken)
             for event, fate in self._marking.found(found, events):
                 self.begin_ack(event, fate)
             await self._commits.flush()
@@ -215,12 +240,16 @@ class DiskBuffer(LocalBuffer):
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer. What is acked is never handed out again, also where the commit must wait."""
         done: asyncio.Future[None] = self._loop.create_future()
+        if self._leaving.events:
+            fates = [(event, self._leaving.fate_of(event, fate)) for event, fate in fates]
         self._marking.ending(event.id for event, _ in fates)
         self._commits.ack(fates, done)
         await done
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """See Buffer."""
+        if self._leaving.events:
+            fate = self._leaving.fate_of(event, fate)
         if self._marking.marks:
             self._marking.ending((event.id,))
         self._commits.begin_ack(event, fate)
@@ -246,6 +275,43 @@ class DiskBuffer(LocalBuffer):
 
     def _unmark_soon(self, events: Sequence[Event]) -> None:
         self._marking.unmark_soon(event.id for event in events)
+
+    async def pull(self, event_id: int) -> Event | None:
+        """See Buffer."""
+        pulled: asyncio.Future[Event | None] = self._loop.create_future()
+
+        def pull(result: Committed[rows.Read] | Exception) -> None:
+            """Pull it within the turn in which the read arrives, as before and after it may be elsewhere."""
+            if pulled.done():
+                return
+            if not isinstance(result, Committed):
+                pulled.set_exception(result)
+                return
+            is_free = event_id not in self._taken and event_id not in self._stay()
+            event = result.value.events[0] if result.value.events and is_free else None
+            if event is not None:
+                self._ordering.discard(lambda each: each.id == event_id, {event_id})
+                self._reading.hide((event_id,))
+                self._taken[event_id] = event
+            pulled.set_result(event)
+
+        self._database.submit(partial(rows.read_ids, ids=[event_id], max_bytes=1), pull)
+        try:
+            return await pulled
+        except (UnavailableError, DamagedError) as error:
+            raise BufferUnavailableError(str(error)) from error
+
+    async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:
+        """See Buffer."""
+        return await self._erasing.erase(customer, up_to=up_to, dry_run=dry_run)
+
+    def _leave_memory(self, customer: str, is_meant: Callable[[Event], bool]) -> None:
+        self._leave(customer, is_meant, self._commits.uncommitted_acks())
+
+    def _stay(self) -> set[int]:
+        """Return the ids of the rows that something else is about to remove."""
+        dropped = chain(self._room.dropping, *(put.dropped for put in self._commits.uncommitted_puts()))
+        return {*self._taken, *(event.id for event in dropped), *self._commits.uncommitted_corrupt()}
 
     # What may be known of it
 
@@ -316,6 +382,9 @@ class DiskBuffer(LocalBuffer):
 
     async def _commit_all(self) -> None:
         self._news.close()
+        self._erasing.close()
+        for event in self._leaving.drop(list(self._leaving.events.values())):
+            self.begin_ack(event, ERASED)
         self._write_tally()
         await self._commits.flush()
         if not await self._upkeep.look():
@@ -333,7 +402,9 @@ class DiskBuffer(LocalBuffer):
     def _job_of(self, batch: Batch) -> Job[int]:
         batch.refused = self._tally.refused - self._counted_refused
         batch.duplicates = self._tally.duplicates - self._counted_duplicates
-        return partial(write, batch=batch, count=self._count, bounds=self._bounds)
+        acked = self._leaving.acked
+        overwrites = bool(acked) and any(event.id in acked for event, _ in batch.acks)
+        return partial(write, batch=batch, count=self._count, bounds=self._bounds, overwrites=overwrites)
 
     def _apply(self, batch: Batch, evicted: int) -> None:
         """Make what was committed true in memory, within one turn of the event loop."""
@@ -348,6 +419,8 @@ class DiskBuffer(LocalBuffer):
                 del taken[event.id]
                 marked.pop(event.id, None)
                 left.append(event)
+            if self._leaving.acked:
+                left = self._leaving.have_left(left)
             self._tell_fates(batch.acks)
         for done in batch.waiters if batch.noted is None else chain(batch.waiters, batch.noted.waiters):
             tell(done, None)
@@ -402,11 +475,11 @@ class DiskBuffer(LocalBuffer):
     def _beyond_reach(self) -> int:
         """Return how many events are buffered that nothing here knows of, and that no read will find."""
         counters = self._database.ledger
-        if self._ordering.more_fresh or self._commits.restoring:
+        if self._ordering.more_fresh or self._commits.restoring or self._erasing.is_under_way:
             return 0
         dropped = sum(len(put.dropped) for put in self._commits.uncommitted_puts())
         known = len(self._ordering) + len(self._taken) + len(self._room.dropping) + dropped
-        return counters["buffered"] - counters["unsalvaged"] - known - self._commits.uncommitted_corrupt()
+        return counters["buffered"] - counters["unsalvaged"] - known - len(self._commits.uncommitted_corrupt())
 
     def _restore(self, file: str) -> None:
         """Have the ledger and what is in memory written to the new file; the rest is salvaged from the damaged one."""

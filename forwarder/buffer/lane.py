@@ -8,7 +8,8 @@ import heapq
 from array import array
 from bisect import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain
 from typing import Final
 
@@ -154,6 +155,22 @@ class StoredLane:
         kept = sorted(event.id for event in self.kept())
         self._released, self._passed, self._unread = [], None, RisingIds(chain(kept, self._unread or ()))
         return freed
+
+    def discard(self, is_meant: Callable[[Event], bool], ids: AbstractSet[int]) -> list[Event] | None:
+        """Remove events that are kept and meant, and unread ones with these ids. Return the former; None if there are none.
+
+        The order in which the others come stays the same.
+        """
+        removed = [event for event in self.kept() if is_meant(event)]
+        unread = len(self._unread or ())
+        if removed:
+            self._released = [(event_id, event) for event_id, event in self._released if not is_meant(event)]
+            heapq.heapify(self._released)
+            if self._passed is not None:
+                self._passed = deque(event for event in self._passed if not is_meant(event))
+        if ids and self._unread:
+            self._unread = RisingIds(event_id for event_id in self._unread if event_id not in ids)
+        return removed if removed or unread != len(self._unread or ()) else None
 
     def forget_unread(self) -> None:
         """Forget the events of which only the id is kept."""

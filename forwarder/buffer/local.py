@@ -11,6 +11,7 @@ from typing import assert_never
 
 from forwarder.buffer.base import MAX_PAGE_BYTES, BufferUnavailableError, Ledger
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
+from forwarder.buffer.leaving import ERASED, Leaving
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.database import dead_letters as stored
 from forwarder.database.connection import DamagedError, Database, Job, T, UnavailableError
@@ -31,13 +32,27 @@ class News:
         self._clock = clock
         self._changed: Callable[[], None] | None = None
         self._left: Callable[[Sequence[Event]], None] | None = None
+        self._revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None
         self._event = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
-    def listen(self, *, changed: Callable[[], None], left: Callable[[Sequence[Event]], None]) -> None:
+    def listen(
+        self,
+        *,
+        changed: Callable[[], None],
+        left: Callable[[Sequence[Event]], None],
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None,
+    ) -> None:
         """Call these from now on: see Buffer."""
-        self._changed, self._left = changed, left
+        self._changed, self._left, self._revoked = changed, left, revoked
+
+    def revoke(self, lanes: AbstractSet[str]) -> Sequence[Event] | None:
+        """Revoke lanes; return their events of which an attempt is under way, or None if nobody listens.
+
+        Raise what the listener raises: without its answer it is unknown which events may leave.
+        """
+        return None if self._revoked is None else self._revoked(lanes)
 
     def tell(self) -> None:
         """Tell that something may be taken now that could not be before."""
@@ -112,8 +127,9 @@ class DatabaseDeadLetters:
 
     @property
     def by_reason(self) -> Mapping[DeadReason, int]:
-        """See DeadLetters. In a file of an earlier version it is 0 until the first count, right after the start."""
-        return {reason: self._database.ledger[f"{stored.HELD}{reason}"] for reason in DEAD_REASONS}
+        """See DeadLetters. In a file of an earlier version too low until the first count, right after the start."""
+        ledger = self._database.ledger
+        return {reason: max(0, ledger[f"{stored.HELD}{reason}"]) for reason in DEAD_REASONS}
 
     async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
         """See DeadLetters."""
@@ -182,6 +198,7 @@ class LocalBuffer:
         self._clock = clock
         self._ordering = Ordering(max_aside_bytes=max_aside_bytes, lane_of=lane_of)
         self._taken: dict[int, Event] = {}
+        self._leaving = Leaving()
         self._news = News(clock)
 
     async def take(
@@ -238,18 +255,36 @@ class LocalBuffer:
         *,
         changed: Callable[[], None],
         left: Callable[[Sequence[Event]], None],
-        revoked: Callable[[AbstractSet[str]], None] | None = None,  # noqa: ARG002 - no other process has the store
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None,
     ) -> None:
         """See Buffer."""
-        self._news.listen(changed=changed, left=left)
+        self._news.listen(changed=changed, left=left, revoked=revoked)
 
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """See Buffer."""
+        leaving = self._leaving
+        if leaving.events or leaving.revoked:
+            released, events = events, leaving.still_there(events)
+            for event in leaving.drop(released):
+                self.begin_ack(event, ERASED)
         for event in events:
             del self._taken[event.id]
         self._unmark_soon(events)
         self._ordering.release(events, not_before=not_before)
         self._news.tell()
+
+    def begin_ack(self, event: Event, fate: Fate) -> None:
+        """See Buffer."""
+        raise NotImplementedError
+
+    def _leave(self, customer: str, is_meant: Callable[[Event], bool], acked: set[int]) -> list[Event]:
+        """Remove from memory what is meant of a customer, but not what has an attempt under way; return it."""
+        gone, back = self._leaving.leave(customer, is_meant, taken=self._taken, acked=acked, revoke=self._news.revoke)
+        gone += self._ordering.discard(is_meant)
+        if back:
+            self._ordering.release(back, not_before=0.0)
+            self._news.tell()
+        return gone
 
     def _unmark_soon(self, events: Sequence[Event]) -> None:
         """Unmark events without waiting until that is committed."""
@@ -279,16 +314,17 @@ class LocalBuffer:
             match fate:
                 case HandedOver():
                     self._telemetry.event_delivered(accepted_at=event.accepted_at)
-                    self._receipts.ended(event.id, "delivered")
+                    self._receipts.ended(event.id, "delivered", None, event.customer)
                 case DeadLettered(reason=reason, status=status):
                     if self._telemetry.taps.open:
                         self._telemetry.taps.dead_lettered(event, reason=reason)
                     self._telemetry.event_dead_lettered(event.id, reason=reason, status=status, name=event.name)
-                    self._receipts.ended(event.id, "dead_letter", reason)
+                    self._receipts.ended(event.id, "dead_letter", reason, event.customer)
                 case Dropped(reason):
                     if self._telemetry.taps.open:
                         self._telemetry.taps.dropped(event, reason=reason)
                     self._telemetry.events_dropped(1, reason=reason)
-                    self._receipts.ended(event.id, "dropped", reason)
+                    if reason != "erased":
+                        self._receipts.ended(event.id, "dropped", reason, event.customer)
                 case _:
                     assert_never(fate)

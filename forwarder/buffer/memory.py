@@ -9,20 +9,26 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
+from typing import Final
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
+from forwarder.buffer.base import NO_NOTES, Erased, Full, Ledger, NeverFits, Notes, Occupancy, PutAnswer, Stored
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate, counter_of, letters_of
+from forwarder.buffer.leaving import ERASED
 from forwarder.buffer.local import LocalBuffer, ledger_of
 from forwarder.buffer.ordering import Ordering
 from forwarder.buffer.turns import Turns
 from forwarder.database import dead_letters as letters
+from forwarder.database import erasing
 from forwarder.database.connection import Committed, Database
 from forwarder.event import Clock, Event, LaneOf, by_customer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
 from forwarder.words import Intake
+
+EVENTS_AT_ONCE: Final = 500
+"""How many dead letters are erased in one transaction."""
 
 
 class MemoryBuffer(LocalBuffer):
@@ -52,6 +58,8 @@ class MemoryBuffer(LocalBuffer):
         self._turns = Turns(settings, clock)
         self._left: list[Event] = []  # the listener is told of these in the next turn of the loop
         self._acks: set[asyncio.Future[None]] = set()  # those that wait until dead letters are written
+        self._dying: set[int] = set()  # the ids of their events
+        self._newest = 0
         self._events = 0
         self._bytes = 0
         self._counters: Counter[str] = Counter()
@@ -100,6 +108,7 @@ class MemoryBuffer(LocalBuffer):
             if (full := self._turns.ask(events, size, intake=intake, free=free)) is not None:
                 return full
         self._ordering.add(events)
+        self._newest = events[-1].id if events else self._newest
         self._events += len(events)
         self._bytes += size
         self._counters["accepted"] += len(events)
@@ -118,6 +127,8 @@ class MemoryBuffer(LocalBuffer):
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         """See Buffer."""
+        if self._leaving.events:
+            fates = [(event, self._leaving.fate_of(event, fate)) for event, fate in fates]
         if any(isinstance(fate, DeadLettered) for _, fate in fates):
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._keep_letters(fates, done)
@@ -127,6 +138,8 @@ class MemoryBuffer(LocalBuffer):
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
         """See Buffer. An event that becomes a dead letter is removed once that is written."""
+        if self._leaving.events:
+            fate = self._leaving.fate_of(event, fate)
         if isinstance(fate, DeadLettered):
             self._keep_letters(((event, fate),), asyncio.get_running_loop().create_future())
         else:
@@ -143,6 +156,7 @@ class MemoryBuffer(LocalBuffer):
 
     def _keep_letters(self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None]) -> None:
         self._acks.add(done)
+        self._dying.update(event.id for event, _ in fates)
         done.add_done_callback(self._acks.discard)
         dead, bounds = list(letters_of(fates)), self._bounds
         job = partial(letters.insert, letters=dead, max_events=bounds.max_events, max_bytes=bounds.max_bytes)
@@ -151,6 +165,7 @@ class MemoryBuffer(LocalBuffer):
     def _kept(
         self, fates: Sequence[tuple[Event, Fate]], done: asyncio.Future[None], result: Committed[int] | Exception
     ) -> None:
+        self._dying.difference_update(event.id for event, _ in fates)
         if isinstance(result, Committed):
             try:
                 self._telemetry.dead_letters_evicted(result.value, reason="full")
@@ -177,7 +192,7 @@ class MemoryBuffer(LocalBuffer):
         self._count(fates)
 
     def _tell_left(self) -> None:
-        left, self._left = self._left, []
+        left, self._left = self._leaving.have_left(self._left), []
         if left:
             self._news.have_left(left)
 
@@ -188,6 +203,47 @@ class MemoryBuffer(LocalBuffer):
     async def unmark(self, events: Sequence[Event]) -> None:
         """See Buffer."""
         self._check_taken(events)
+
+    async def pull(self, event_id: int) -> Event | None:
+        """See Buffer."""
+        found = self._ordering.discard(lambda event: event.id == event_id)
+        self._taken.update((event.id, event) for event in found)
+        return found[0] if found else None
+
+    async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:
+        """See Buffer."""
+        last = self._newest if up_to is None else up_to
+
+        def is_meant(event: Event) -> bool:
+            return event.customer == customer and event.id <= last
+
+        if dry_run:
+            events = sum(map(is_meant, chain(self._ordering, self._taken.values())))
+            return Erased(last, events, 0, len(await self._letters_of(customer, last)))
+        gone = self._leave(customer, is_meant, self._dying)
+        self._events -= len(gone)
+        self._bytes -= sum(len(event.body) for event in gone)
+        self._counters["dropped.erased"] += len(gone)
+        self._telemetry.events_dropped(len(gone), reason="erased")
+        self._news.wake()
+        if self._acks:  # some may become dead letters
+            await asyncio.wait(self._acks)
+        ids = await self._letters_of(customer, last)
+        for at in range(0, len(ids), EVENTS_AT_ONCE):
+            job = partial(erasing.remove_letters, ids=ids[at : at + EVENTS_AT_ONCE])
+            self._telemetry.dead_letters_evicted(await self._database.run(job), reason="erased")
+        return Erased(last, len(gone), sum(map(is_meant, self._leaving.events.values())), len(ids))
+
+    async def _letters_of(self, customer: str, up_to: int) -> list[int]:
+        key = customer.encode(errors="surrogatepass")
+        ids: list[int] = []
+        after: int | None = -1
+        while after is not None:
+            job = partial(erasing.find_letters, customer=key, after_place=after, up_to=up_to)
+            found = await self._database.run(job)
+            ids += (letter_id for _, letter_id in found.rows)
+            after = found.after
+        return ids
 
     async def contains(self, event_id: int) -> bool:
         """See Buffer."""
@@ -217,6 +273,8 @@ class MemoryBuffer(LocalBuffer):
         """See Buffer."""
         self._news.close()
         await self.settle_acks()
+        erased = self._leaving.drop(list(self._leaving.events.values()))
+        await self.ack([(event, ERASED) for event in erased])
         left = list(chain(self._ordering, self._taken.values()))
         self._ordering = Ordering()
         self._taken.clear()

@@ -12,7 +12,7 @@ the ordering reads them when they are `wanted`.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from typing import Final
@@ -145,6 +145,26 @@ class Ordering:
         if event is not None:
             self._remove(event, lane)
         return event
+
+    def discard(self, is_meant: Callable[[Event], bool], ids: AbstractSet[int] = frozenset()) -> list[Event]:
+        """Remove the events that are meant, and those only in the store that have these ids. Return the former.
+
+        Looks at all events and lanes.
+        """
+        removed = [event for event in self._fresh if is_meant(event)]
+        if removed:
+            self._fresh = deque(event for event in self._fresh if not is_meant(event))
+            self.fresh_bytes -= sum(map(cost_bytes, removed))
+        for customer, lane in list(self._aside.items()):
+            kept = lane.discard(is_meant, ids)
+            if kept is None:
+                continue
+            removed += kept
+            self._aside_bytes -= sum(map(cost_bytes, kept))
+            if lane.first() is None:
+                self._keeping.pop(customer, None)
+            self._offer_again(customer, lane)
+        return removed
 
     # What is in the store
 

@@ -167,8 +167,8 @@ class Room:
         )
 
     def _keep(self, events: Sequence[Event]) -> None:
-        """Put events that are not dropped after all back in their places."""
-        self._ordering.release(events, not_before=0.0)
+        """Put events that are not dropped after all back in their places, unless they are being erased."""
+        self._ordering.release(self._reading.without_erased(events), not_before=0.0)
         if events:
             self._news.tell()
         else:

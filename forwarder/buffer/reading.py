@@ -8,8 +8,7 @@ order in which the jobs ran, so a read knows every commit whose result came befo
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -50,7 +49,11 @@ class Reading:
         self._news = news
         self._drop_corrupt = drop_corrupt
         self._telemetry = telemetry
-        self._hidden: AbstractSet[int] = frozenset()
+        self.is_erased: Callable[[Event], bool] | None = None
+        """Says of which events nothing is read at present, as they are being erased."""
+        self.erased: set[int] = set()
+        """The ids of rows that were removed, or left out, because of that."""
+        self._hidden: set[int] = set()
         self._read_up_to = -1
         self._unread_since = 0.0
         self._reading = False
@@ -62,9 +65,9 @@ class Reading:
         """Learn whether there is anything to read."""
         self._ordering.more_fresh, self._unread_since = await self._database.run(rows.first)
 
-    def hide(self, ids: AbstractSet[int]) -> None:
+    def hide(self, ids: Iterable[int]) -> None:
         """Leave these out of later reads: they are taken already."""
-        self._hidden = ids
+        self._hidden.update(ids)
 
     def add(self, events: Sequence[Event]) -> None:
         """Add new events, which are committed."""
@@ -159,7 +162,8 @@ class Reading:
                 waiter.set_exception(error)
 
     def _add_next(self, max_events: int, max_bytes: int, read: rows.Read) -> None:
-        self._ordering.add([event for event in read.events if event.id not in self._hidden])
+        found = self.without_erased(read.events)
+        self._ordering.add([event for event in found if event.id not in self._hidden])
         self._read_up_to = max(self._read_up_to, read.last_id)
         if read.events:
             self._unread_since = read.events[-1].accepted_at
@@ -168,4 +172,12 @@ class Reading:
         self._drop_corrupt(read.unreadable)
 
     def _add_read(self, ids: Sequence[int], read: rows.Read) -> None:
-        self._drop_corrupt(self._ordering.add_read(ids[: read.looked_at], read.events))
+        gone = self._ordering.add_read(ids[: read.looked_at], self.without_erased(read.events))
+        self._drop_corrupt([event_id for event_id in gone if event_id not in self.erased] if self.erased else gone)
+
+    def without_erased(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Return the events that are not being erased."""
+        if self.is_erased is None:
+            return events
+        self.erased.update(event.id for event in events if self.is_erased(event))
+        return [event for event in events if event.id not in self.erased]

@@ -5,8 +5,8 @@ the transactions that restore something, so that a salvage which is interrupted 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -56,6 +56,8 @@ class Salvaging:
         self._next_id = next_id
         self._progress: dict[str, Salvage] = {}
         """What the database says of each, as committed last. If that file is damaged too, this is written to the next."""
+        self._open: dict[str, DamagedFile] = {}  # nobody else can open a file meanwhile
+        self._portion = asyncio.Lock()  # held while something is restored
         self._restored = asyncio.Event()  # there is something to salvage
         self._restored.set()
 
@@ -100,6 +102,64 @@ class Salvaging:
         """Note that events of a damaged file are committed."""
         self._progress[source.file] = replace(self._progress[source.file], events_after=source.events_after)
 
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Restore nothing meanwhile."""
+        async with self._portion:
+            yield
+
+    async def erase(self, customer: str, *, dry_run: bool) -> tuple[int, int, int]:
+        """Leave out what the damaged files still have of a customer. Call it while the salvage is paused.
+
+        Return how many events and dead letters that are, and how many files are removed: those that are salvaged, now, and
+        the others when they are. Raise UnavailableError or DamagedError.
+        """
+        directory = self._database.directory
+        assert directory is not None
+        key = customer.encode(errors="surrogatepass")
+        events = letters = files = 0
+        for name in await asyncio.to_thread(directory.salvaged):
+            if await asyncio.to_thread(directory.contains, name, key):
+                files += 1
+                if not dry_run:
+                    await asyncio.to_thread(directory.remove_salvaged, name)
+        for name, progress in list(self._progress.items()):
+            found, letter_ids = await asyncio.to_thread(self._meant, progress, customer)
+            if not found and not letter_ids and not await asyncio.to_thread(directory.contains, name, key):
+                continue
+            events, letters, files = events + len(found), letters + len(letter_ids), files + (not progress.has_erased)
+            if not dry_run:
+                ids, sizes = [*found, *letter_ids], list(found.values())
+                await self._database.run(partial(salvage.leave_out, file=name, ids=ids, events_bytes=sizes))
+                self._progress[name] = replace(progress, skip=progress.skip | set(ids), has_erased=True)
+                self._telemetry.events_dropped(len(found), reason="erased")
+                self._telemetry.dead_letters_evicted(len(letter_ids), reason="erased")
+        return events, letters, files
+
+    def _meant(self, progress: Salvage, customer: str) -> tuple[dict[int, int], list[int]]:
+        """Return what a damaged file still has of a customer: events, with their sizes, and the ids of dead letters."""
+        directory = self._database.directory
+        assert directory is not None
+        is_open = progress.file in self._open
+        file = self._open[progress.file] if is_open else DamagedFile(directory.path / progress.file)
+        found: dict[int, int] = {}
+        ids: list[int] = []
+        try:
+            after: int | None = progress.events_after
+            while after is not None:
+                events, after = file.events(after, max_rows=_ROWS)
+                found.update((each.id, each.size_bytes) for each in events if each.customer == customer)
+            after = progress.letters_after
+            while after is not None:
+                letters, after = file.letters(after, max_rows=_ROWS)
+                ids += (each.event.id for each in letters if each.event.customer == customer)
+        finally:
+            if not is_open:
+                file.close()
+        return {event_id: size for event_id, size in found.items() if event_id not in progress.skip}, [
+            letter_id for letter_id in ids if letter_id not in progress.skip
+        ]
+
     async def pause(self, times_restored: int) -> None:
         """Wait a second, or until more was restored than `times_restored`."""
         if times_restored == self.times_restored:
@@ -131,13 +191,18 @@ class Salvaging:
         except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
             (await opening).close()
             raise
+        self._open[progress.file] = file
         try:
             events = await self._restore_events(file, progress)
             letters = await self._restore_letters(file, progress)
         finally:
+            del self._open[progress.file]
             await asyncio.to_thread(file.close)
         # In this order: if the process is killed in between, nothing is salvaged twice.
-        await asyncio.to_thread(directory.mark_salvaged, progress.file)
+        async with self._portion:
+            last = self._progress.get(progress.file, progress)
+            done = directory.remove_damaged if last.has_erased else directory.mark_salvaged
+            await asyncio.to_thread(done, progress.file)
         lost = await self._database.run(partial(salvage.end, file=progress.file))
         self._progress.pop(progress.file, None)  # it may have been restored, and ended once more
         self._telemetry.events_dropped(lost, reason="corrupt")
@@ -148,10 +213,12 @@ class Salvaging:
         restored = 0
         marks = await asyncio.to_thread(file.marks)
         while after is not None:
-            found, after = await asyncio.to_thread(file.events, after, max_rows=_ROWS)
-            events = [event for event in found if event.id not in progress.skip]
-            if after is not None and not await self._put(events, Salvaged(progress.file, after, marks)):
-                raise UnavailableError("there is no room for salvaged events")
+            async with self._portion:
+                found, after = await asyncio.to_thread(file.events, after, max_rows=_ROWS)
+                skip = self._progress.get(progress.file, progress).skip
+                events = [event for event in found if event.id not in skip]
+                if after is not None and not await self._put(events, Salvaged(progress.file, after, marks)):
+                    raise UnavailableError("there is no room for salvaged events")
             restored += len(events)
         return restored
 
@@ -175,24 +242,27 @@ class Salvaging:
         if await put.done != Stored():
             return False
         for old, event in zip(events, new, strict=True):
-            self._receipts.ended(old.id, "replaced", event.id)
+            self._receipts.ended(old.id, "replaced", event.id, event.customer)
         return True
 
     async def _restore_letters(self, file: DamagedFile, progress: Salvage) -> int:
         after: int | None = progress.letters_after
         restored = 0
         while after is not None:
-            found, after = await asyncio.to_thread(file.letters, after, max_rows=_ROWS)
-            if after is not None:
-                job = partial(
-                    salvage.restore_letters,
-                    file=progress.file,
-                    found=found,
-                    letters_after=after,
-                    max_events=self._bounds.max_events,
-                    max_bytes=self._bounds.max_bytes,
-                )
-                self._telemetry.dead_letters_evicted(await self._database.run(job), reason="full")
-                self._progress[progress.file] = replace(self._progress[progress.file], letters_after=after)
-                restored += len(found)
+            async with self._portion:
+                found, after = await asyncio.to_thread(file.letters, after, max_rows=_ROWS)
+                skip = self._progress.get(progress.file, progress).skip
+                letters = [letter for letter in found if letter.event.id not in skip]
+                if after is not None:
+                    job = partial(
+                        salvage.restore_letters,
+                        file=progress.file,
+                        found=letters,
+                        letters_after=after,
+                        max_events=self._bounds.max_events,
+                        max_bytes=self._bounds.max_bytes,
+                    )
+                    self._telemetry.dead_letters_evicted(await self._database.run(job), reason="full")
+                    self._progress[progress.file] = replace(self._progress[progress.file], letters_after=after)
+            restored += len(letters)
         return restored

@@ -3,9 +3,9 @@
 The count is what makes the ledger a proof: `buffered` is a number of its own in the ledger, and is compared here with the
 rows themselves, a part at a time so that commits go on meanwhile.
 
-The functions at the end say what the buffer takes of its disk at most. The README states these sums, and tests hold the
-buffer to them. A damaged file that is being salvaged takes its room besides, and so does the one that was salvaged last,
-which is kept.
+The functions at the end and those of `sizes` say what the buffer takes of its disk at most. The README states these sums,
+and tests hold the buffer to them. A damaged file that is being salvaged takes its room besides, and so does the one that was
+salvaged last, which is kept.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Final
 
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.salvaging import Salvaging
+from forwarder.buffer.sizes import max_file_bytes, note_bytes
 from forwarder.database import connection, events, ledger
 from forwarder.database import dead_letters as letters
 from forwarder.database.connection import (
@@ -35,16 +36,8 @@ COUNT_SECONDS: Final = 60.0
 TIDY_SECONDS: Final = 1.0
 QUIET_SECONDS: Final = 10.0
 """How often the file is looked for while nothing happens to events. The database looks before it commits, too."""
-_EMPTINESS: Final = 3
-"""SQLite lets a page become two thirds empty before it joins it with its neighbours."""
-_ROW_BYTES: Final = 2048
-"""For all of a row but its body, three times: customer and name take 660 bytes at most."""
 _ROW_FACTOR: Final = 4
 """What a row may be larger than its body, where that is small."""
-_KEY_BYTES: Final = 190
-"""For a row of duplicate_keys, which takes 56 bytes at most, three times, and what there is to a page besides."""
-_TYPE_BYTES: Final = 1400
-"""For a row of attribute_types, as above: 442 bytes at most, of which a name takes 147 and an attribute 256."""
 _ACKED_BYTES: Final = 4 * PAGE_BYTES
 """The pages that change when one event is removed."""
 _DEAD_LETTER_BYTES: Final = 8 * 1024 * 1024
@@ -176,19 +169,6 @@ def compare_rows(transaction: Transaction, *, count: events.RowCount, as_found: 
     return missing
 
 
-def max_file_bytes(
-    settings: BufferSettings, dead_letters: DeadLettersSettings, *, max_keys: int = 0, max_types: int = 0
-) -> int:
-    """Return what the database's file may grow to; SQLite is told.
-
-    `max_keys` are the most keys of events and `max_types` the most types of attributes that intake remembers; names have at
-    most 49 UTF-16 units then, and attributes 256 bytes of UTF-8.
-    """
-    max_events = settings.max_events + dead_letters.max_events
-    rows = _EMPTINESS * (settings.max_bytes + dead_letters.max_bytes) + _ROW_BYTES * max_events
-    return rows + _note_bytes(max_keys, max_types)
-
-
 def max_log_bytes(*, max_put_bytes: int, max_concurrency: int, max_keys: int = 0, max_types: int = 0) -> int:
     """Return what the write-ahead log may grow to: what it has when it is written back, and one transaction.
 
@@ -198,7 +178,7 @@ def max_log_bytes(*, max_put_bytes: int, max_concurrency: int, max_keys: int = 0
     transaction = (
         _ROW_FACTOR * max(MAX_COMMIT_BYTES, max_put_bytes) + 2 * max_concurrency * _ACKED_BYTES + _DEAD_LETTER_BYTES
     )
-    return CHECKPOINT_PAGES * PAGE_BYTES + transaction + _note_bytes(max_keys, max_types)
+    return CHECKPOINT_PAGES * PAGE_BYTES + transaction + note_bytes(max_keys, max_types)
 
 
 def reserve_bytes(*, max_put_bytes: int) -> int:
@@ -224,7 +204,3 @@ def max_directory_bytes(
         + log_bytes
         + reserve_bytes(max_put_bytes=max_put_bytes)
     )
-
-
-def _note_bytes(max_keys: int, max_types: int) -> int:
-    return _KEY_BYTES * max_keys + _TYPE_BYTES * max_types

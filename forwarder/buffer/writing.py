@@ -11,9 +11,17 @@ from forwarder.event import DeadLetter, Event
 from forwarder.settings import DeadLettersSettings
 
 
-def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bounds: DeadLettersSettings) -> int:
+def write(
+    transaction: Transaction,
+    batch: Batch,
+    *,
+    count: events.RowCount,
+    bounds: DeadLettersSettings,
+    overwrites: bool = False,
+) -> int:
     """Write a batch, without its overdue puts, and return how many dead letters that evicted.
 
+    With `overwrites`, what is removed is overwritten in the file.
     Raise MovedError if the file is not in its place and there are puts: the caller tries again without them.
     """
     puts: list[Put] = []
@@ -23,7 +31,7 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
             puts.append(put)
     if puts and transaction.moved:
         raise transaction.moved
-    letters = _remove(transaction, batch.acks, count=count) if batch.acks else ()
+    letters = _remove(transaction, batch.acks, count=count, overwrites=overwrites) if batch.acks else ()
     if batch.corrupt:
         _drop_corrupt(transaction, batch.corrupt, count=count)
     if batch.noted is not None:
@@ -40,9 +48,15 @@ def write(transaction: Transaction, batch: Batch, *, count: events.RowCount, bou
 
 
 def _remove(
-    transaction: Transaction, fates: Sequence[tuple[Event, Fate]], *, count: events.RowCount
+    transaction: Transaction,
+    fates: Sequence[tuple[Event, Fate]],
+    *,
+    count: events.RowCount,
+    overwrites: bool = False,
 ) -> Sequence[DeadLetter]:
     """Remove events, and return the dead letters that some of them are to be."""
+    if overwrites:
+        transaction.overwrite()
     ledger = transaction.ledger
     removals: list[tuple[int, int]] = []
     dead = False

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = _run(given, signals)
         except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else EXIT_OK
+            code = _code_of(ended)
         sys.stdout.flush()
     except KeyboardInterrupt:
         pass
@@ -55,6 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"standard output cannot be written: {output.fault.strerror}", file=sys.stderr)
     signals.end(code)
     return code
+
+
+def _code_of(ended: SystemExit) -> int:
+    """Return the exit code. One that is a text is an error, which is printed on a line of its own."""
+    if ended.code is None or isinstance(ended.code, int):
+        return ended.code or EXIT_OK
+    print(f"{ended.code}".rstrip("\n"), file=sys.stderr)
+    return EXIT_NO
 
 
 def _run(arguments: Sequence[str], signals: Signals) -> int:

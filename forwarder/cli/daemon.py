@@ -12,6 +12,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
+from forwarder.cli.options import ErrorShown
 from forwarder.text import printable
 
 if TYPE_CHECKING:
@@ -282,10 +283,15 @@ def _connected(place: Place, deadline: float) -> "DaemonConnection":
     return connection
 
 
+def shown_errors(content: Mapping[str, object]) -> list[ErrorShown]:
+    """Return the `errors` of an answer, safe to print; none if no forwarder gave the answer."""
+    errors = content.get("errors")
+    return [_shown(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+
+
 def described_errors(content: Mapping[str, object]) -> list[str]:
     """Return the `errors` of an answer, each as `field: message (code)`; none if no forwarder gave the answer."""
-    errors = content.get("errors")
-    return [_described(error) for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    return list(map(str, shown_errors(content)))
 
 
 def not_a_forwarder(place: Place, status: int) -> str:
@@ -296,10 +302,10 @@ def not_a_forwarder(place: Place, status: int) -> str:
     )
 
 
-def _described(error: Mapping[str, object]) -> str:
+def _shown(error: Mapping[str, object]) -> ErrorShown:
     field, message, code = (error.get(key) for key in ("field", "message", "code"))
-    where = f"{printable(field, 200)}: " if isinstance(field, str) else ""
-    return f"{where}{printable(str(message), 500)} ({printable(str(code))})"
+    where = printable(field, 200) if isinstance(field, str) else None
+    return ErrorShown(printable(str(code)), where, printable(str(message), 500))
 
 
 def _answer(raw: "RawAnswer") -> DaemonAnswer:

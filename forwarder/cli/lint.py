@@ -1,21 +1,19 @@
-"""`lint`: checks a file of events, one JSON object a line, against the contract, without a daemon.
+"""`lint`: checks a file of events against the contract, without a daemon.
 
 It uses the daemon's own check, and sends nothing anywhere. With `--types FILE` it also compares attributes with the types
 that a team fixed. A date instead of another string, or the reverse, is no violation; a note on standard error names it.
-`load` reads files as `lint` does.
+`event_files` says what files there may be.
 """
 
 import argparse
-import codecs
-import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
-from forwarder.cli.options import discard_output
+from forwarder.cli.event_files import Entry, UnreadableError, entries, file_name, open_file
+from forwarder.cli.options import ErrorShown, discard_output, print_json
 from forwarder.text import printable
 from forwarder.words import AttributeType
 
@@ -23,90 +21,11 @@ if TYPE_CHECKING:
     from forwarder.attribute import Place
     from forwarder.growlytics.contract import Conforming, Violation
 
-MAX_LINE_BYTES: Final = 64 * 1024 * 1024
-"""The most that intake.max_body_bytes can be; no daemon accepts a longer line."""
-TOO_LONG_MESSAGE: Final = "the line is longer than 64 MiB, which no daemon accepts (body_too_large)"
+FILE_HELP: Final = "events as JSON: one a line, or an array, or over several lines; also gzip; - is standard input"
+MAX_LISTED: Final = 1000
+"""The most problems, and the most notes, in the JSON object that `--json` prints."""
 
-_WHITESPACE: Final = b" \t\r\n"
-_NOT_AN_OBJECT_MESSAGE: Final = (
-    "an event must be a JSON object on one line, not an array; `jq -c '.[]'` makes lines of an array"
-)
-
-
-# A file of events. It is streamed. Lines are numbered from 1; blank ones, which hold no event, count too.
-
-
-class Line(NamedTuple):
-    """One line that is not blank."""
-
-    number: int
-    """Its number in the file, from 1."""
-    text: bytes | None
-    """Without white space around it and a byte-order mark before it; None if it is longer than MAX_LINE_BYTES."""
-    end_bytes: int
-    """Where in the file it ends."""
-
-
-class UnreadableError(Exception):
-    """A file cannot be read; the message says which and why."""
-
-
-def add_file_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `FILE`, which may be `-`."""
-    parser.add_argument("file", metavar="FILE", help="events, one JSON object a line; - is standard input")
-
-
-def file_name(file: str) -> str:
-    """Return the name of the file for messages."""
-    return "<stdin>" if file == "-" else printable(file, 500)
-
-
-def open_lines(file: str) -> AbstractContextManager[BinaryIO]:
-    """Open the file, or standard input for `-`. Raises UnreadableError."""
-    if file == "-":
-        if sys.stdin is None:
-            raise UnreadableError("cannot read <stdin>: it is closed")
-        return nullcontext(sys.stdin.buffer)
-    try:
-        return Path(file).open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UnreadableError(_unreadable(file_name(file), error)) from None
-
-
-def numbered_lines(file: BinaryIO, *, name: str, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """Yield the lines that are not blank; read no further than necessary. Raises UnreadableError.
-
-    The error calls the file `name`. No more than `max_line_bytes` of a line are held.
-    """
-    end_bytes = 0
-    for number in itertools.count(1):
-        try:
-            text, size_bytes = _read_line(file, max_line_bytes)
-        except OSError as error:
-            raise UnreadableError(_unreadable(name, error)) from None
-        if not size_bytes:
-            return
-        end_bytes += size_bytes
-        if text is not None:
-            text = text.strip(_WHITESPACE)
-            # Some editors write it before the first line; joined files have it elsewhere, too.
-            text = text.removeprefix(codecs.BOM_UTF8).lstrip(_WHITESPACE)
-        if text != b"":
-            yield Line(number, text, end_bytes)
-
-
-def _read_line(file: BinaryIO, max_bytes: int) -> tuple[bytes | None, int]:
-    """Return one line, None if it is too long, and its size in bytes, which is 0 only at the end of the file."""
-    line = piece = file.readline(max_bytes)
-    size_bytes = len(line)
-    while len(piece) == max_bytes and not piece.endswith(b"\n"):
-        piece = file.readline(max_bytes)
-        size_bytes += len(piece)
-    return (line if size_bytes == len(line) else None), size_bytes
-
-
-def _unreadable(name: str, error: Exception) -> str:
-    return f"cannot read {name}: {getattr(error, 'strerror', None) or error}"
+_POSITION: Final = re.compile(r"line ([0-9]+) column ([0-9]+)(?: \(char [0-9]+\))?")
 
 
 # The command
@@ -114,14 +33,15 @@ def _unreadable(name: str, error: Exception) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_file_argument(parser)
+    parser.add_argument("file", metavar="FILE", help=FILE_HELP)
     parser.add_argument(
         "--types", metavar="FILE", help="a file of attribute types, as `attribute-types export` writes it"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is wrong, line by line, and return 1 if anything is."""
+    """Print what is wrong, event by event, and return 1 if anything is."""
     types: Mapping[Place, AttributeType] = {}
     if args.types is not None:
         from forwarder.attribute_types import types_file
@@ -133,29 +53,67 @@ def run(args: argparse.Namespace) -> int:
             return EXIT_CONFIGURATION
     checker = Checker(types)
     name = file_name(args.file)
-    events = bad = 0
+    findings = (_Findings if args.json else _PrintedFindings)(name)
     ended = ""
     try:
-        with open_lines(args.file) as file:
-            for line in numbered_lines(file, name=name):
-                events += 1
-                messages, notes = checker.check(line)
-                bad += bool(messages)
-                for message in messages:
-                    print(f"{name}:{line.number}: {message}")
-                for note in notes:
-                    print(f"{name}:{line.number}: note: {note}", file=sys.stderr)
+        with open_file(args.file) as file:
+            for entry in entries(file, name=name):
+                findings.add(entry, *checker.check(entry))
         sys.stdout.flush()
     except BrokenPipeError:
         discard_output()  # its reader has seen enough
-        ended = "; then the reader of the output left"
+        ended = "then the reader of the output left"
     except UnreadableError as error:
-        ended = f"; then stopped: {error}"
+        ended = f"then stopped: {error}"
     except KeyboardInterrupt:
-        ended = "; then interrupted"
-    violate = "violates" if bad == 1 else "violate"
-    print(f"{name}: {events} event{'' if events == 1 else 's'}, {bad} {violate} the contract{ended}", file=sys.stderr)
-    return EXIT_NO if bad or ended else EXIT_OK
+        ended = "then interrupted"
+    findings.finish(ended)
+    return EXIT_NO if findings.invalid or ended else EXIT_OK
+
+
+class _Findings:
+    """Collects what is wrong, and prints it at the end as one JSON object."""
+
+    def __init__(self, name: str) -> None:
+        self.events = self.invalid = 0
+        self._name = name
+        self._listed: dict[str, list[dict[str, object]]] = {"problems": [], "notes": []}
+        self._left_out = 0
+
+    def add(self, entry: Entry, problems: list[ErrorShown], notes: list[ErrorShown]) -> None:
+        """Take what was found in one event."""
+        self.events += 1
+        self.invalid += bool(problems)
+        for kind, found in (("problems", problems), ("notes", notes)):
+            for each in found:
+                self._tell(kind, entry, each)
+
+    def finish(self, ended: str) -> None:
+        """Print the result. `ended` says why the file was not read to its end, or is empty."""
+        content = {"file": self._name, "events": self.events, "invalid": self.invalid, "ended": ended or None}
+        print_json({**content, **self._listed, "left_out": self._left_out})
+
+    def _tell(self, kind: str, entry: Entry, error: ErrorShown) -> None:
+        if len(self._listed[kind]) < MAX_LISTED:
+            self._listed[kind].append({"line": entry.number, "event": entry.ordinal, **error._asdict()})
+        else:
+            self._left_out += 1
+
+
+class _PrintedFindings(_Findings):
+    """Prints what is wrong at once, for people."""
+
+    def finish(self, ended: str) -> None:
+        violate = f"{self.invalid} {'violates' if self.invalid == 1 else 'violate'} the contract"
+        events = f"{self.events} event{'' if self.events == 1 else 's'}"
+        print(f"{self._name}: {events}, {violate}{'; ' if ended else ''}{ended}", file=sys.stderr)
+
+    def _tell(self, kind: str, entry: Entry, error: ErrorShown) -> None:
+        where = f"{self._name}:{entry.number}: " + (f"event {entry.ordinal}: " if entry.ordinal > 1 else "")
+        if kind == "problems":
+            print(f"{where}{error}")
+        else:
+            print(f"{where}note: {error}", file=sys.stderr)
 
 
 class Checker:
@@ -165,21 +123,22 @@ class Checker:
         self._types = types
         self._noted: set[Place] = set()
 
-    def check(self, line: Line) -> tuple[list[str], list[str]]:
-        """Return what is wrong with a line, and notes about it, each as `field: message (code)`."""
-        if line.text is None:
-            return [TOO_LONG_MESSAGE], []
-        checked = _checked(line.text)
+    def check(self, entry: Entry) -> tuple[list[ErrorShown], list[ErrorShown]]:
+        """Return what is wrong with an event, and notes about it."""
+        if entry.text is None:
+            assert entry.fault is not None, "else there is a text"
+            return [entry.fault], []
+        checked = _checked(entry, entry.text)
         if isinstance(checked, tuple):
-            return list(map(_told, checked)), []
-        messages, notes = [], []
+            return list(map(_shown, checked)), []
+        problems, notes = [], []
         for is_soft, place, violation in self._conflicts(checked):
             if not is_soft:
-                messages.append(_told(violation))
+                problems.append(_shown(violation))
             elif place not in self._noted:
                 self._noted.add(place)
-                notes.append(_told(violation))
-        return messages, notes
+                notes.append(_shown(violation))
+        return problems, notes
 
     def _conflicts(self, event: "Conforming") -> "Iterator[tuple[bool, Place, Violation]]":
         if not self._types:
@@ -196,25 +155,29 @@ class Checker:
                 yield is_soft(expected, found), place, Violation("attribute_type_conflict", field, message)
 
 
-def check_line(line: Line) -> list[str]:
-    """Return all that is wrong with a line, each as `field: message (code)`; nothing if it is a valid event."""
-    return Checker({}).check(line)[0]
+def _shown(violation: "Violation") -> ErrorShown:
+    field = printable(violation.field, 200) if violation.field else None
+    return ErrorShown(violation.code, field, printable(violation.message, 500))
 
 
-def _told(violation: "Violation") -> str:
-    field = f"{printable(violation.field, 200)}: " if violation.field else ""
-    return f"{field}{printable(violation.message, 500)} ({violation.code})"
-
-
-def _checked(text: bytes) -> "Conforming | tuple[Violation, ...]":
+def _checked(entry: Entry, text: bytes) -> "Conforming | tuple[Violation, ...]":
     """Return what a valid event conforms to, or else its violations."""
     from forwarder.growlytics import json_text
     from forwarder.growlytics.contract import Refused, Violation, check
 
-    if text.startswith(b"["):
-        return (Violation("not_an_object", None, _NOT_AN_OBJECT_MESSAGE),)
     try:
         checked = check(json_text.parse(text))
     except json_text.MalformedJsonError as error:
-        return (Violation("malformed_json", None, f"not valid JSON: {error}"),)
+        return (Violation("malformed_json", None, f"not valid JSON: {_placed(str(error), entry, text)}"),)
     return checked.violations if isinstance(checked, Refused) else checked
+
+
+def _placed(message: str, entry: Entry, text: bytes) -> str:
+    """Return a parser's message with the position in the file instead of the one in the event."""
+
+    def position(found: re.Match[str]) -> str:
+        line, column = int(found[1]), int(found[2])
+        column += entry.column if line == 1 else 0
+        return f"column {column}" if b"\n" not in text else f"line {entry.number + line - 1} column {column}"
+
+    return _POSITION.sub(position, message)

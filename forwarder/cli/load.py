@@ -1,7 +1,7 @@
-"""`load`: sends a file of events, one JSON object a line, to a running daemon.
+"""`load`: sends a file of events to a running daemon. `event_files` says what files there may be.
 
-The file is streamed in batches, one at a time. The daemon refuses invalid lines one by one; a batch that it has no room for
-it refuses as a whole, and the same batch is sent again after a wait. Lines from a pipe wait until a batch is full or the
+The file is streamed in batches, one at a time. The daemon refuses invalid events one by one; a batch that it has no room for
+it refuses as a whole, and the same batch is sent again after a wait. Events from a pipe wait until a batch is full or the
 pipe ends.
 
 If the connection breaks after a batch was sent and before its answer came, the command cannot know whether the daemon
@@ -19,35 +19,28 @@ from time import monotonic, sleep
 from typing import BinaryIO, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_NO, EXIT_OK
-from forwarder.cli.clients import Patience, add_daemon_arguments, daemon_of, in_one_line
+from forwarder.cli.clients import MAX_LISTED_ERRORS, Patience, add_daemon_arguments, daemon_of, in_one_line
 from forwarder.cli.daemon import (
     Daemon,
     DaemonAnswer,
     DaemonError,
     StoppedError,
-    described_errors,
+    shown_errors,
 )
-from forwarder.cli.lint import (
-    TOO_LONG_MESSAGE,
-    Line,
-    UnreadableError,
-    add_file_argument,
-    file_name,
-    numbered_lines,
-    open_lines,
-)
-from forwarder.cli.options import Ticker, progress_bar, whole_number
+from forwarder.cli.event_files import Entry, UnreadableError, entries, file_name, open_file
+from forwarder.cli.lint import FILE_HELP
+from forwarder.cli.options import ErrorShown, Ticker, print_json, progress_bar, whole_number
 
 MAX_BATCH_BYTES: Final = 512 * 1024
 MAX_BATCH_EVENTS: Final = 1000
-"""The most refused lines that the daemon lists for one request."""
-MAX_LISTED_LINES: Final = 100
+"""The most refused events that the daemon lists for one request."""
+MAX_LISTED: Final = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_daemon_arguments(parser)
-    add_file_argument(parser)
+    parser.add_argument("file", metavar="FILE", help=FILE_HELP)
     parser.add_argument(
         "--batch-events",
         metavar="N",
@@ -55,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=500,
         help=f"events in one request, from 1 to {MAX_BATCH_EVENTS}; by default 500",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,18 +56,20 @@ def run(args: argparse.Namespace) -> int:
     daemon = daemon_of(args)
     name = file_name(args.file)
     try:
-        with open_lines(args.file) as file, daemon:
-            return _load(numbered_lines(file, name=name), daemon, LoadProgress(sys.stderr, _size_bytes(file)), args)
+        with open_file(args.file) as file, daemon:
+            return _load(entries(file, name=name), daemon, LoadProgress(sys.stderr, _size_bytes(file)), args)
     except UnreadableError as error:
         print(error, file=sys.stderr)
+        if args.json:
+            print_json({"file": name, **Loader(daemon, progress=LoadProgress(sys.stderr, None)).as_json(str(error))})
         return EXIT_NO
 
 
-def _load(lines: Iterable[Line], daemon: Daemon, progress: "LoadProgress", args: argparse.Namespace) -> int:
+def _load(found: Iterable[Entry], daemon: Daemon, progress: "LoadProgress", args: argparse.Namespace) -> int:
     loader = Loader(daemon, progress=progress)
     stopped = ""
     try:
-        for batch in batches(loader.sendable(lines), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
+        for batch in batches(loader.sendable(found), max_events=args.batch_events, max_bytes=MAX_BATCH_BYTES):
             loader.send(batch)
     except DaemonError as error:
         stopped = error.explained
@@ -81,8 +77,15 @@ def _load(lines: Iterable[Line], daemon: Daemon, progress: "LoadProgress", args:
         stopped = str(error)
     except KeyboardInterrupt:
         stopped = "interrupted"
+    return _end(loader, stopped, args)
+
+
+def _end(loader: "Loader", stopped: str, args: argparse.Namespace) -> int:
     loader.finish(stopped)
-    print(loader.tally)
+    if args.json:
+        print_json({"file": file_name(args.file), **loader.as_json(stopped)})
+    else:
+        print(loader.tally)
     return EXIT_NO if stopped or not loader.tally.all_taken else EXIT_OK
 
 
@@ -141,43 +144,43 @@ def progress_text(tally: LoadTally, done_bytes: int, total_bytes: int | None, *,
 
 
 class LoadBatch(NamedTuple):
-    """Lines that are sent together."""
+    """Events that are sent together."""
 
-    lines: Sequence[Line]
+    events: Sequence[Entry]
 
     @property
     def body(self) -> bytes:
-        return b"\n".join(line.text for line in self.lines if line.text is not None)
+        return b"\n".join(event.on_one_line for event in self.events)
 
     @property
     def where(self) -> str:
-        first, last = self.lines[0].number, self.lines[-1].number
+        first, last = self.events[0].number, self.events[-1].number
         return f"line {first}" if first == last else f"lines {first} to {last}"
 
 
-def batches(lines: Iterable[Line], *, max_events: int, max_bytes: int) -> Iterator[LoadBatch]:
-    """Group lines in order, within both limits. A line that is longer than `max_bytes` is sent alone."""
-    gathered: list[Line] = []
+def batches(events: Iterable[Entry], *, max_events: int, max_bytes: int) -> Iterator[LoadBatch]:
+    """Group events in order, within both limits. An event that is longer than `max_bytes` is sent alone."""
+    gathered: list[Entry] = []
     gathered_bytes = 0
-    for line in lines:
-        assert line.text is not None, "`sendable` left out lines that are too long"
-        line_bytes = len(line.text) + 1
-        if gathered and (len(gathered) == max_events or gathered_bytes + line_bytes > max_bytes):
+    for event in events:
+        assert event.text is not None, "`sendable` left out what has a fault"
+        event_bytes = len(event.text) + 1
+        if gathered and (len(gathered) == max_events or gathered_bytes + event_bytes > max_bytes):
             yield LoadBatch(gathered)
             gathered, gathered_bytes = [], 0
-        gathered.append(line)
-        gathered_bytes += line_bytes
+        gathered.append(event)
+        gathered_bytes += event_bytes
     if gathered:
         yield LoadBatch(gathered)
 
 
 class LoadJudged(NamedTuple):
-    """What the daemon decided about the lines of a batch."""
+    """What the daemon decided about the events of a batch."""
 
     accepted: int
     duplicates: int
-    refusals: Sequence[tuple[int, Sequence[str]]]
-    """The index and the errors of each refused line that the daemon lists."""
+    refusals: Sequence[tuple[int, Sequence[ErrorShown]]]
+    """The index and the errors of each refused event that the daemon lists."""
 
 
 def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | None:
@@ -185,7 +188,7 @@ def judge(answer: DaemonAnswer, *, daemon: Daemon, count: int) -> LoadJudged | N
 
     Raises StoppedError if sending other batches is useless.
     """
-    errors = described_errors(answer.content)
+    errors = shown_errors(answer.content)
     match answer.status:
         case 202 | 422 if "rejected" in answer.content:
             return _judged(answer, daemon, count)
@@ -204,7 +207,7 @@ def _judged(answer: DaemonAnswer, daemon: Daemon, count: int) -> LoadJudged:
     found = daemon.read(answer, EventsAnswer)
     if found.accepted + found.duplicates > count or any(each.index >= count for each in found.rejected):
         raise daemon.strange(answer)
-    refusals = [(each.index, described_errors({"errors": each.errors})) for each in found.rejected]
+    refusals = [(each.index, shown_errors({"errors": each.errors})) for each in found.rejected]
     return LoadJudged(found.accepted, found.duplicates, refusals)
 
 
@@ -222,38 +225,64 @@ class Loader:
         self._daemon = daemon
         self._progress = progress
         self._patience = Patience(say=progress.say, note=lambda note: progress.show(self.tally, note=note), sleep=sleep)
+        self._listed: list[dict[str, object]] = []
+        self._faulty: list[Entry] = []
+        """What cannot be sent and was not told yet: it waits for what is before it in the file."""
         self._unlisted = 0
-        self._judged_to = 0
+        self._last: Entry | None = None
+        """The last event that was accepted or refused by the daemon."""
 
-    def sendable(self, lines: Iterable[Line]) -> Iterator[Line]:
-        """Count the lines; yield those that can be sent, and refuse the others."""
-        for line in lines:
+    def sendable(self, found: Iterable[Entry]) -> Iterator[Entry]:
+        """Count what should be events; yield what can be sent, and refuse the rest."""
+        for entry in found:
             self.tally.read += 1
-            if line.text is None:
-                self._refuse(line, [TOO_LONG_MESSAGE])
+            if entry.fault is not None:
+                self.tally.refused += 1
+                if len(self._faulty) + len(self._listed) < MAX_LISTED:
+                    self._faulty.append(entry)
+                else:
+                    self._unlisted += 1
             else:
-                yield line
+                yield entry
 
     def send(self, batch: LoadBatch) -> None:
-        """Send a batch until the daemon has accepted or refused every line. Raises DaemonError."""
+        """Send a batch until the daemon has accepted or refused every event. Raises DaemonError."""
         pending = [batch]
         while pending:
             part = pending.pop()
             if (judged := self._judged(part)) is not None:
                 self._count(part, judged)
             else:
-                middle = len(part.lines) // 2
-                pending += [LoadBatch(part.lines[middle:]), LoadBatch(part.lines[:middle])]
-        self._progress.show(self.tally, done_bytes=batch.lines[-1].end_bytes)
+                middle = len(part.events) // 2
+                pending += [LoadBatch(part.events[middle:]), LoadBatch(part.events[:middle])]
+        self._progress.show(self.tally, done_bytes=batch.events[-1].end_bytes)
 
     def finish(self, stopped: str) -> None:
         """Print the final messages; `stopped` says why not everything was sent, or is empty."""
+        self._tell([])
         if self._unlisted:
-            self._progress.say(f"… and {self._unlisted} more lines were refused")
+            self._progress.say(f"… and {self._unlisted} more events were refused")
         if stopped:
             self._progress.say(stopped)
-            self._progress.say(f"the lines after line {self._judged_to} were not sent, or got no answer")
+            behind = f"what is behind {self._last.where}" if self._last else "the file"
+            self._progress.say(f"{behind} was not sent, or got no answer")
         self._progress.clear()
+
+    def as_json(self, stopped: str) -> dict[str, object]:
+        """Return the result for programs; `stopped` as for `finish`."""
+        tally = self.tally
+        return {
+            "read": tally.read,
+            "accepted": tally.accepted,
+            "duplicates": tally.duplicates,
+            "refused": tally.refused,
+            "not_confirmed": tally.unconfirmed,
+            "possible_duplicates": tally.possible_duplicates,
+            "refusals": self._listed,
+            "left_out": self._unlisted,
+            "last_line": self._last.number if self._last else 0,
+            "stopped": stopped or None,
+        }
 
     def _judged(self, batch: LoadBatch) -> LoadJudged | None:
         body = batch.body
@@ -262,7 +291,7 @@ class Loader:
             doing=f"sending {batch.where}",
             doubt="they may have been accepted",
         )
-        judged = judge(answer, daemon=self._daemon, count=len(batch.lines))
+        judged = judge(answer, daemon=self._daemon, count=len(batch.events))
         if judged is not None:
             self.tally.possible_duplicates += lost * judged.accepted
         return judged
@@ -270,19 +299,24 @@ class Loader:
     def _count(self, batch: LoadBatch, judged: LoadJudged) -> None:
         self.tally.accepted += judged.accepted
         self.tally.duplicates += judged.duplicates
-        for index, errors in judged.refusals:
-            self._refuse(batch.lines[index], errors)
-        unlisted = len(batch.lines) - judged.accepted - judged.duplicates - len(judged.refusals)
+        self._tell([(batch.events[index], errors) for index, errors in judged.refusals])
+        self.tally.refused += len(judged.refusals)
+        unlisted = len(batch.events) - judged.accepted - judged.duplicates - len(judged.refusals)
         self.tally.refused += unlisted
         self._unlisted += unlisted
-        self._judged_to = batch.lines[-1].number
+        self._last = batch.events[-1]
 
-    def _refuse(self, line: Line, errors: Sequence[str]) -> None:
-        self.tally.refused += 1
-        if self.tally.refused > MAX_LISTED_LINES:
-            self._unlisted += 1
-            return
-        self._progress.say(f"line {line.number}: {in_one_line(errors)}")
+    def _tell(self, refused: Sequence[tuple[Entry, Sequence[ErrorShown]]]) -> None:
+        """Tell what was refused, in the order of the file."""
+        faulty = [(entry, [entry.fault]) for entry in self._faulty if entry.fault is not None]
+        self._faulty = []
+        for entry, errors in sorted([*faulty, *refused], key=lambda each: (each[0].number, each[0].ordinal)):
+            if len(self._listed) == MAX_LISTED:
+                self._unlisted += 1
+                continue
+            self._progress.say(f"{entry.where}: {in_one_line(list(map(str, errors)))}")
+            shown = [each._asdict() for each in errors[:MAX_LISTED_ERRORS]]
+            self._listed.append({"line": entry.number, "event": entry.ordinal, "errors": shown})
 
 
 def _size_bytes(file: BinaryIO) -> int | None:

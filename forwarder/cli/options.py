@@ -7,12 +7,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
 from forwarder.cli import EXIT_CONFIGURATION
 from forwarder.places import CONFIG_VARIABLE
@@ -177,6 +177,24 @@ def _has_certificates(directory: str) -> bool:
 
 
 # Output
+
+
+class ErrorShown(NamedTuple):
+    """What is wrong with an event or a request. All of it is safe to print."""
+
+    code: str
+    field: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{f'{self.field}: ' if self.field else ''}{self.message} ({self.code})"
+
+
+def print_json(content: Mapping[str, object]) -> None:
+    """Print the one JSON object that a command gives to programs, in ASCII. What JSON does not have becomes null."""
+    import json
+
+    print(json.dumps(content, default=lambda _: None))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Collection[str]) -> list[str]:

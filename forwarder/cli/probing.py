@@ -36,14 +36,13 @@ from forwarder.cli.streams import (
 from forwarder.growlytics import causes
 from forwarder.settings import GrowlyticsSettings, Secret
 from forwarder.text import printable
+from forwarder.words import WAY_STEPS, WayStep
 
 SECONDS: Final = 5.0
 """The default time of a step, in which it may try several addresses at the same time."""
 MAX_ADDRESSES: Final = 8
 """How many addresses of a name are tried."""
 
-_STEPS: Final = "dns connect proxy tls answer clock"
-"""In their order."""
 _SLOW_NAME_SECONDS: Final = 1.0
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
 _RESOLVER_FILE: Final = Path("/etc/resolv.conf")
@@ -60,6 +59,8 @@ class Endpoint(NamedTuple):
     """In ASCII, as the name server knows it; an address has no brackets."""
     port: int
     is_tls: bool
+    setting: str
+    """Which setting names it."""
     login: Secret | None = None
     """User and password of a proxy, joined by a colon."""
 
@@ -95,7 +96,7 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
     Without `asks`, end after TLS, so that nothing is requested at all. A step takes at most twice `seconds`.
     """
     target = endpoint(growlytics.url)
-    proxy = None if growlytics.proxy is None else endpoint(growlytics.proxy.reveal())
+    proxy = None if growlytics.proxy is None else endpoint(growlytics.proxy.reveal(), setting="growlytics.proxy")
     first = proxy or target
     places = yield from _resolve(first, seconds)
     reached = (yield from _connect(first, places, seconds)) if places else []
@@ -115,14 +116,14 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
         yield from _ask(ways, target, trust, seconds, verified=verified)
 
 
-def endpoint(url: str) -> Endpoint:
+def endpoint(url: str, *, setting: str = "growlytics.url") -> Endpoint:
     """Return where a URL of the settings leads."""
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
     login = None
     if parts.username is not None or parts.password is not None:
         login = Secret(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
-    return Endpoint(_ascii_host(parts.hostname or ""), parts.port or (443 if is_tls else 80), is_tls, login)
+    return Endpoint(_ascii_host(parts.hostname or ""), parts.port or (443 if is_tls else 80), is_tls, setting, login)
 
 
 def _ascii_host(host: str) -> str:
@@ -151,7 +152,7 @@ def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[C
         yield Checked("dns", "fail", text, _name_server_fix(), {"host": host})
         return []
     except (OSError, UnicodeError) as error:
-        yield _unresolved(error, host)
+        yield _unresolved(error, host, first.setting)
         return []
     took = monotonic() - began
     shown = [str(place.address[0]) for place in places]
@@ -172,15 +173,15 @@ def _look_up(first: Endpoint, *, is_address: bool) -> list[Candidate]:
     return list(dict.fromkeys(Candidate(family, address) for family, _, _, _, address in found))
 
 
-def _unresolved(error: OSError | UnicodeError, host: str) -> Checked:
+def _unresolved(error: OSError | UnicodeError, host: str, setting: str) -> Checked:
     facts = {"host": host}
     if isinstance(error, UnicodeError):
-        return Checked("dns", "fail", f"not a valid host name: {host}", "correct growlytics.url", facts)
+        return Checked("dns", "fail", f"not a valid host name: {host}", f"correct {setting}", facts)
     if not isinstance(error, socket.gaierror):
         return Checked("dns", "fail", causes.of_errno(error.errno or 0), "free resources of this machine", facts)
     fix = _name_server_fix()
     if error.errno in causes.NO_SUCH_NAME:
-        fix = f"correct the host; if it is right, {fix}"
+        fix = f"correct {setting}; if it is right, {fix}"
     return Checked("dns", "fail", causes.of_name(host, error.errno), fix, facts)
 
 
@@ -256,7 +257,7 @@ def _connect_fix(number: int | None, first: Endpoint) -> str:
     if number is None or number == errno.ETIMEDOUT:
         return f"allow {where}: a firewall or security group drops it; or name the proxy to use with growlytics.proxy"
     if number == errno.ECONNREFUSED:
-        return "check host and port: nothing listens there, or a firewall rejects it"
+        return f"check host and port in {first.setting}: nothing listens there, or a firewall rejects it"
     if number in _NOT_HERE:
         return "check this machine's network: there is no route (see `ip route`)"
     return f"allow {where}"
@@ -379,9 +380,8 @@ def _ask(ways: _Ways, target: Endpoint, trust: Trust, seconds: float, *, verifie
     yield clock.check_clock(asked.head, asked.between, host=printable(target.host), verified=verified)
 
 
-def _untried(first: str, proxy: Endpoint | None, *, asks: bool) -> Iterator[Checked]:
+def _untried(first: WayStep, proxy: Endpoint | None, *, asks: bool) -> Iterator[Checked]:
     """Yield the steps from `first` on as not tried."""
-    steps = _STEPS.split()
-    for step in steps[steps.index(first) :]:
+    for step in WAY_STEPS[WAY_STEPS.index(first) :]:
         if (step != "proxy" or proxy is not None) and (asks or step not in {"answer", "clock"}):
             yield Checked(step, "skip", "not tried: the step before it failed")

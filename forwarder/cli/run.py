@@ -1,16 +1,16 @@
-"""`run`: runs the daemon in the foreground."""
+"""`run`: runs the daemon in the foreground. On a terminal it first says where to post, and where to look."""
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_BUG, EXIT_CANNOT_BIND, EXIT_CONFIGURATION
-from forwarder.cli.options import LoopMissingError, add_config_arguments, load_settings, loop_factory
+from forwarder.cli.options import add_config_arguments, loop_factory
 
 if TYPE_CHECKING:
+    from forwarder.cli.reporting import Report
     from forwarder.host.signals import Signals
     from forwarder.settings import Settings
 
@@ -25,11 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the daemon until a signal stops it."""
-    signals: Signals = args.signals
-    settings = load_settings(args, require_api_key=True)
+    from forwarder.cli.configuration import Configuration
+    from forwarder.cli.reporting import Report
+    from forwarder.observing.logs import logging_to_stdout
 
-    def load_anew() -> "Settings":
-        return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
+    read = Configuration.read(args)
+    report = Report(read.log)
+    if read.problems or read.settings is None:
+        with logging_to_stdout(read.log):
+            code = report.die([*map(str, read.problems)], exit_code=EXIT_CONFIGURATION, heading=read.heading)
+            for warning in read.warnings:  # it may explain a problem
+                report.warn(warning)
+    else:
+        code = _serve(read.settings, read.warnings, args, report)
+    report.show()
+    return code
+
+
+def _serve(settings: "Settings", warnings: Sequence[str], args: argparse.Namespace, report: "Report") -> int:
+    import asyncio
+    import logging
 
     from forwarder import process
     from forwarder.attribute_types.types_file import TypesFileError
@@ -40,28 +55,40 @@ def run(args: argparse.Namespace) -> int:
     from forwarder.observing.logs import logging_to_stdout
     from forwarder.settings import load
 
-    try:
-        factory = loop_factory(settings.loop)
-    except LoopMissingError as error:
-        print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION
-    if why := too_few_files():
-        print(why, file=sys.stderr)
-        return EXIT_CONFIGURATION
-    os.umask(0o077)  # the buffer's files hold events
-    signals.begin()
-    with logging_to_stdout(settings.log):
+    def load_anew() -> "Settings":
+        return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
+
+    signals: Signals = args.signals
+    is_terminal = sys.stdout.isatty()
+    with logging_to_stdout(settings.log, held=is_terminal) as say:
+
+        def on_ready(addresses: Mapping[str, str]) -> None:
+            if is_terminal:
+                from forwarder.cli.start_lines import start_lines
+
+                say(start_lines(settings, addresses))
+
+        for warning in warnings:
+            report.warn(warning)
+        report.show()
+        if why := too_few_files():
+            return report.die([why], exit_code=EXIT_CONFIGURATION)
+        os.umask(0o077)  # the buffer's files hold events
+        signals.begin()
         try:
-            with asyncio.Runner(loop_factory=factory) as runner:
-                return runner.run(process.run(settings, load=load_anew, signals=signals))
+            with asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner:
+                daemon = process.run(
+                    settings, load=load_anew, signals=signals, on_ready=on_ready, on_slow_start=lambda: say(())
+                )
+                return runner.run(daemon)
         except (CannotBindError, DirectoryInUseError) as error:
-            print(error, file=sys.stderr)
-            return EXIT_CANNOT_BIND
+            return report.die([str(error)], exit_code=EXIT_CANNOT_BIND)
         except (DirectoryError, TypesFileError) as error:
-            print(error, file=sys.stderr)
-            return EXIT_CONFIGURATION
+            return report.die([str(error)], exit_code=EXIT_CONFIGURATION)
         except Exception:  # the outermost handler: say why the process ends
-            logging.getLogger("forwarder").critical("the daemon failed: a bug, please report it", exc_info=True)
+            logging.getLogger("forwarder").exception(
+                "the daemon failed: a bug, please report it", extra={"fields": {"exit_code": EXIT_BUG}}
+            )
             return EXIT_BUG
         finally:
             end_threads(within_seconds=_LAST_SECONDS)

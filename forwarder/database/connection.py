@@ -31,6 +31,8 @@ CHECKPOINT_PAGES: Final = 1000
 LOOK_SECONDS: Final = 1.0
 """How long before a job the last look may have been."""
 _VACUUM_PAGES: Final = 512
+_OVERWRITE_WHAT_IS_WRITTEN: Final = "PRAGMA secure_delete = FAST"
+"""Deleted rows are overwritten with zeros in pages that are written anyway, at no cost; pages that become free are not."""
 _BUSY_SECONDS: Final = 2.0
 """How long the start waits for another program, such as a backup, that has the file locked."""
 _ERROR: Final = 1
@@ -79,6 +81,15 @@ class Transaction:
     """How many transactions were rolled back before this one."""
     then_shrink: bool = False
     """A job sets it to have the log written into the file, and the file cut, after the commit."""
+    then_clear_log: bool = False
+    """A job that changes nothing sets it to have the log written into the file and emptied, or else to fail."""
+    overwrites: bool = False
+    """Whether what is deleted is overwritten in the file."""
+
+    def overwrite(self) -> None:
+        """Until the commit, overwrite what is deleted with zeros, also in pages that become free."""
+        self.connection.execute("PRAGMA secure_delete = ON").fetchall()
+        self.overwrites = True
 
     def count(self, name: str, number: int = 1) -> None:
         """Add to a counter of the ledger."""
@@ -310,7 +321,7 @@ class Database:
             connection.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}")
             connection.execute(f"PRAGMA max_page_count = {self._max_pages}")
             connection.execute("PRAGMA cell_size_check = ON")
-            connection.execute("PRAGMA secure_delete = OFF")  # otherwise each deleted event is overwritten with zeros
+            connection.execute(_OVERWRITE_WHAT_IS_WRITTEN).fetchall()
             schema.migrate(connection, version)
             self._stored = ledger.load(connection)
         except BaseException:
@@ -366,12 +377,25 @@ class Database:
         except Exception as error:  # noqa: BLE001 - MovedError, or a bug: the caller ends the process
             self._roll_back(connection)
             return error
+        finally:
+            if transaction.overwrites:
+                with suppress(sqlite3.Error):  # closed, as the file was quarantined
+                    connection.execute(_OVERWRITE_WHAT_IS_WRITTEN).fetchall()
         if changed:
             self._stored = transaction.ledger
         if transaction.then_shrink:
             with suppress(sqlite3.Error):  # the next commit shows the error
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        return Committed(value)
+        failure = self._clear_log(connection) if transaction.then_clear_log else None
+        return failure or Committed(value)
+
+    def _clear_log(self, connection: sqlite3.Connection) -> Exception | None:
+        """Write the log into the file and empty it; return why that cannot be done."""
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            return self._judge(error)
+        return UnavailableError("the log cannot be written into the file") if busy else None
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         self._failed += 1

@@ -6,7 +6,7 @@ so that nobody has to count rows. The functions are jobs, or parts of jobs, of t
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from forwarder.database import events
@@ -24,6 +24,8 @@ _CHECKSUM: Final = 11
 """Its place in a row."""
 HELD: Final = "dead_letters."
 """With a reason after it, the counter of those that are held with that reason."""
+_REASONS: Final[Mapping[object, DeadReason]] = {reason.encode(): reason for reason in DEAD_REASONS}
+"""By how they are stored."""
 _EVICTED_AT_ONCE: Final = 100
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
@@ -92,14 +94,14 @@ def count_by_reason(transaction: Transaction) -> None:
         return
     found = dict(transaction.connection.execute("SELECT reason, count(*) FROM dead_letters GROUP BY reason").fetchall())
     for reason in DEAD_REASONS:
-        ledger[f"{HELD}{reason}"] = found.get(reason, 0)
+        ledger[f"{HELD}{reason}"] = found.get(reason.encode(), 0)
 
 
 def _count_removed(transaction: Transaction, size: int, reason: object) -> None:
     transaction.count("dead_letters", -1)
     transaction.count("dead_letters_bytes", -size)
-    if reason in DEAD_REASONS:  # else the row was altered
-        transaction.count(f"{HELD}{reason}", -1)
+    if (known := _REASONS.get(reason)) is not None:  # else the row was altered
+        transaction.count(f"{HELD}{known}", -1)
 
 
 def page(

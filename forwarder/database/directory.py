@@ -30,6 +30,7 @@ _MAX_PATH_BYTES: Final = 500
 _DAMAGED: Final = f"{FILE_NAME}.damaged-"
 _SALVAGED: Final = f"{FILE_NAME}.salvaged-"
 _COMPANIONS: Final = ("", "-wal", "-shm", "-journal")
+_PART_BYTES: Final = 1024 * 1024
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _LOCKING: Final = frozenset({15, 22, 2058, 2314, 3594, 3850})
@@ -317,6 +318,25 @@ class Directory:
         with suppress(FileNotFoundError):
             (self.path / name).rename(self.path / name.replace(_DAMAGED, _SALVAGED))
 
+    def remove_damaged(self, name: str) -> None:
+        """Remove a damaged file that is salvaged, in place of keeping it, and the one that was kept before."""
+        for path in self.path.glob(f"{_SALVAGED}*"):
+            path.unlink(missing_ok=True)
+        for suffix in reversed(_COMPANIONS):  # the file itself last: without it nobody looks for the others
+            (self.path / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def salvaged(self) -> list[str]:
+        """Return the names of the salvaged files that are kept."""
+        return sorted(path.name for path in self.path.glob(f"{_SALVAGED}*"))
+
+    def remove_salvaged(self, name: str) -> None:
+        """Remove a salvaged file."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def contains(self, name: str, content: bytes) -> bool:
+        """Return whether a file, or one of its companions, contains these bytes anywhere."""
+        return any(_contains(self.path / f"{name}{suffix}", content) for suffix in _COMPANIONS)
+
     def _quarantine_companions(self, name: str) -> None:
         for suffix in _COMPANIONS[1:]:
             with suppress(FileNotFoundError):
@@ -349,6 +369,16 @@ class Directory:
             raise
         finally:
             os.close(file)
+
+
+def _contains(path: Path, content: bytes) -> bool:
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        before = b""
+        while part := file.read(_PART_BYTES):
+            if content in before + part:
+                return True
+            before = part[-len(content) :]
+    return False
 
 
 def _may_use(path: Path) -> bool:

@@ -8,7 +8,7 @@ what was read, so that a salvage which is interrupted goes on where it was.
 import sqlite3
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from forwarder.words import DEAD_REASONS
 _MAX_ID: Final = (1 << 63) - 1
 _MAX_BYTES_AT_ONCE: Final = 1024 * 1024
 _ROWS_AT_ONCE: Final = 5000
+_HAS_ERASED: Final = -1
+"""In the place of an id to skip, as the table has no column for it."""
 _FAILURES: Final = (sqlite3.Error, ValueError)
 """ValueError: SQLite's message quotes what cannot be decoded."""
 
@@ -38,7 +40,9 @@ class Salvage:
     letters_after: int = -1
     """The place up to which its dead letters are restored."""
     skip: frozenset[int] = frozenset()
-    """The ids of events not to be restored, as they were in memory."""
+    """The ids of events not to be restored, as they were in memory or are erased, and of dead letters that are erased."""
+    has_erased: bool = False
+    """Whether the file has something that is erased, so that it is not kept when it is salvaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,20 @@ def restore_events(transaction: Transaction, file: str, found: Sequence[Event], 
     _write(transaction, replace(_of(transaction, file), events_after=events_after))
 
 
+def leave_out(transaction: Transaction, file: str, ids: Collection[int], *, events_bytes: Sequence[int]) -> None:
+    """Note that these events and dead letters of a damaged file are erased, and that the file is not to be kept.
+
+    `events_bytes` are the sizes of those that are events, which count as dropped.
+    """
+    progress = _of(transaction, file)
+    _write(transaction, replace(progress, skip=progress.skip | frozenset(ids), has_erased=True))
+    counted = min(len(events_bytes), transaction.ledger.get("unsalvaged", 0))  # the ledger may not know of all
+    transaction.count("unsalvaged", -counted)
+    transaction.count("buffered", -counted)
+    transaction.count("buffered_bytes", -sum(events_bytes[:counted]))
+    transaction.count("dropped.erased", counted)
+
+
 def restore_letters(
     transaction: Transaction,
     file: str,
@@ -143,7 +161,7 @@ def _of(transaction: Transaction, file: str) -> Salvage:
 
 
 def _write(transaction: Transaction, progress: Salvage) -> None:
-    skip = array("q", sorted(progress.skip)).tobytes()
+    skip = array("q", sorted(progress.skip | {_HAS_ERASED} if progress.has_erased else progress.skip)).tobytes()
     row = (progress.file.encode(), progress.events_after, progress.letters_after, skip)
     transaction.connection.execute("REPLACE INTO salvages VALUES (?, ?, ?, ?)", row)
 
@@ -156,7 +174,11 @@ def _read(connection: sqlite3.Connection) -> list[Salvage]:
         ids = array("q")
         try:
             ids.frombytes(skip)
-            found.append(Salvage(file.decode(), int(events_after), int(letters_after), frozenset(ids)))
+            skipped = frozenset(ids)
+            has_erased = _HAS_ERASED in skipped
+            found.append(
+                Salvage(file.decode(), int(events_after), int(letters_after), skipped - {_HAS_ERASED}, has_erased)
+            )
         except (AttributeError, TypeError, ValueError) as error:
             raise ledger.AlteredError("the progress of a salvage was altered") from error
     return found

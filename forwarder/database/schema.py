@@ -10,6 +10,7 @@ from typing import Any, Final
 from forwarder.database.directory import DirectoryError
 from forwarder.database.ledger import AlteredError
 
+SQLITE_VERSION: Final = sqlite3.sqlite_version
 APPLICATION_ID: Final = 0x67664C01  # a number of our own, so that the command `file` can say whose it is
 
 SCRIPTS: Final = (

@@ -183,6 +183,11 @@ class Engine:
             time = self._rate_limit.next_at if self.limiter.in_flight < self.limiter.limit else None
         return None if time is None else max(time, self._rate_limit.next_at)
 
+    @property
+    def failures_in_a_row(self) -> int:
+        """How many attempts failed since one was delivered, rejected or refused."""
+        return self._failures_in_a_row
+
     def delay(self) -> DelayCause | None:
         """Return what keeps the events of the window from being tried, without a hold; None if nothing does."""
         lanes = self.lanes

@@ -52,6 +52,7 @@ class Lane:
     """Events of one customer in the window."""
 
     key: str | int
+    customer: str
     events: deque[Taken] = field(default_factory=deque)
     state: Literal["ready", "started", "parked", "revoked"] = "ready"
     retried: bool = False
@@ -145,7 +146,7 @@ class Lanes:
             if story:
                 del self._stories[event.id]
             if lane is None:
-                lane = self._lanes[key] = Lane(key, retried=is_retried)
+                lane = self._lanes[key] = Lane(key, event.customer, retried=is_retried)
                 self.ready += 1
                 (self._again if is_retried else self._first).append(lane)
             lane.events.append(Taken(event, story or Story()))
@@ -313,13 +314,66 @@ class Lanes:
             return True
         return False
 
-    def revoke(self, customers: AbstractSet[str]) -> None:
-        """Remove the events of these customers, which are no longer ours. They are neither acked nor released."""
+    def find(self, event_id: int) -> tuple[Lane, int] | None:
+        """Return the lane of an event and its place in it; None if it is not in the window. Looks at all events."""
+        for lane in self._lanes.values():
+            for place, taken in enumerate(lane.events):
+                if taken.event.id == event_id:
+                    return lane, place
+        return None
+
+    def is_under_way(self, lane: Lane, place: int) -> bool:
+        """Whether the event in this place of its lane is being tried. If the lane was revoked, it came again, and waits."""
+        return lane.state == "started" and place == 0 and not lane.revoked
+
+    def pull(self, lane: Lane, place: int) -> Taken:
+        """Remove an event that waits from its place, as it is acked. The others of its lane keep their order."""
+        taken, was_first = lane.events[place], place == 0 and lane.state != "started"
+        if was_first:
+            if lane.state == "parked":
+                self._unpark(lane)
+            else:
+                self.ready -= 1
+                (self._probed if lane in self._probed else self._again if lane.retried else self._first).remove(lane)
+        elif lane.state == "parked":
+            self.parked_events -= 1
+        size = len(taken.event.body)
+        if lane.retried:
+            lane.retried = not was_first
+            self._retried_events -= len(lane.events) if was_first else 1
+            self._retried_bytes -= lane.bytes if was_first else size
+        del lane.events[place]
+        lane.bytes -= size
+        self.events -= 1
+        self.bytes -= size
+        if was_first and lane.events:
+            self._make_ready(lane)
+        elif was_first:
+            del self._lanes[lane.key]
+        is_half_gone = 2 * len(lane.events) <= self._share_events and 2 * lane.bytes <= self._share_bytes
+        if isinstance(lane.key, str) and not lane.retried and is_half_gone:
+            self.full_lanes.discard(lane.key)
+        return taken
+
+    def story_of(self, event_id: int) -> Story | None:
+        """Return what is known of an event that was released."""
+        return self._stories.get(event_id)
+
+    def under_way(self, customer: str) -> int:
+        """Return of how many events of a customer an attempt is under way. Looks at all lanes."""
+        return sum(lane.customer == customer for lane in self._lanes.values() if lane.state == "started")
+
+    def revoke(self, customers: AbstractSet[str]) -> list[Event]:
+        """Remove the events of these customers, which are no longer ours. They are neither acked nor released.
+
+        Return those of which an attempt is under way.
+        """
         lanes = self._lanes
         if self._ordered:
             revoked = [lane for customer in customers if (lane := lanes.get(customer))]
         else:
             revoked = [lane for lane in lanes.values() if lane.events and lane.first.event.customer in customers]
+        under_way = [lane.first.event for lane in revoked if lane.state == "started" and not lane.revoked]
         for lane in revoked:
             self._empty(lane)
             if lane.state != "started":
@@ -332,6 +386,7 @@ class Lanes:
                 queue.extend(left)
         self._parked = [entry for entry in self._parked if _is_parked(entry)]
         heapq.heapify(self._parked)
+        return under_way
 
     def _empty(self, lane: Lane) -> None:
         """Remove all events of a lane, also one that has an attempt under way."""

@@ -7,8 +7,8 @@
 - The buffer commits acks in batches while attempts go on. At most twice `max_concurrency` events are on the wire or wait for
   the commit of their acks.
 - A cancelled worker leaves its event pending, or makes it a dead letter if it may have arrived and is never repeated.
-- A store that several processes share may revoke lanes. Their events leave the window unless an attempt is under way. Such
-  an attempt ends as any other, and the store is told; it may refuse the ack.
+- A store may revoke lanes, as another process has them now or their customers are erased. Their events leave the window
+  unless an attempt is under way. Such an attempt ends as any other, and the store is told; it may refuse the ack.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol, assert_never
+from typing import Final, Literal, Protocol, assert_never
 
 from forwarder.buffer.base import Buffer
-from forwarder.buffer.fates import DeadLettered, Fate
+from forwarder.buffer.fates import MAX_ANSWER_BYTES, DeadLettered, Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, Release, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
+from forwarder.delivery.lanes import Story
 from forwarder.delivery.limiter import Limiter
 from forwarder.delivery.pacing import LagTimer, RetrySchedule
 from forwarder.event import Clock, Event
@@ -59,6 +60,10 @@ class Progress:
     """On the wire or waiting for the commit of their ack."""
     attempting: int
     """On the wire."""
+
+
+Buried = Literal["buried", "after_attempt"]
+"""Whether an event is a dead letter now, or will be one unless the attempt under way delivers it."""
 
 
 class Post(Protocol):
@@ -121,6 +126,7 @@ class Delivery:
         self._releasing = False  # nothing is taken until the events that were just taken are released
         self._unacked = 0  # how many events wait for their acks to be committed
         self._waits_for_acks = False
+        self._to_bury: set[int] = set()  # the ids of events to make dead letters when their attempts have ended
         self._to_unmark: list[Event] = []  # marked, but their attempts were cancelled before any byte left
         self._lag = LagTimer(while_=self._is_limited)
 
@@ -172,6 +178,68 @@ class Delivery:
         self._ask()
         self._buffer.end_deferrals()
 
+    # For operators
+
+    def under_way(self, customer: str) -> int:
+        """Return of how many events of a customer an attempt is under way."""
+        return self._lanes.under_way(customer)
+
+    async def bury(self, event_id: int, *, dry_run: bool = False) -> Buried | None:
+        """Make an event that waits a dead letter, reason `rejected`, or do so when the attempt that is under way has ended.
+
+        Return None if no such event waits. Raise BufferUnavailableError if the buffer cannot be read.
+        """
+        if (found := self._lanes.find(event_id)) is not None:
+            if self._lanes.is_under_way(*found):
+                if not dry_run:
+                    self._to_bury.add(event_id)
+                return "after_attempt"
+            if not dry_run:
+                taken = self._lanes.pull(*found)
+                self._bury(taken.event, taken.story)
+            return "buried"
+        if dry_run:
+            return "buried" if await self._buffer.contains(event_id) else None
+        if (event := await self._buffer.pull(event_id)) is None:
+            return None
+        self._bury(event, self._lanes.story_of(event_id) or Story())
+        return "buried"
+
+    async def _obey(self, attempt: Attempt, outcome: Outcome, *, was_revoked: bool) -> None:
+        """Do what an operator or the store has asked for while an attempt was under way that did not deliver the event."""
+        if was_revoked:
+            await self._buffer.release([attempt.taken.event], not_before=self._loop.time())
+        elif attempt.taken.event.id in self._to_bury:
+            await self._bury_after(attempt, outcome)
+
+    async def _bury_after(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Bury an event whose attempt did not deliver it, wherever it is now."""
+        event_id = attempt.taken.event.id
+        self._to_bury.discard(event_id)
+        if (found := self._lanes.find(event_id)) is not None:
+            if not self._lanes.is_under_way(*found):
+                self._bury(self._lanes.pull(*found).event, attempt.taken.story, outcome)
+            else:  # another worker tries it again
+                self._to_bury.add(event_id)
+        elif (event := await self._buffer.pull(event_id)) is not None:
+            self._bury(event, attempt.taken.story, outcome)
+
+    def _bury(self, event: Event, story: Story, outcome: Outcome | None = None) -> None:
+        """Ack an event as a dead letter, with what is known of its last attempt."""
+        status = story.refusals.status if story.refusals else None
+        answer = b""
+        if isinstance(outcome, Rejected | Blocked):
+            status, answer = outcome.status, outcome.answer[:MAX_ANSWER_BYTES]
+        elif isinstance(outcome, Retryable):
+            status = outcome.failure.status
+        now = self._clock()
+        first, last = story.first_attempt_at or now, story.last_attempt_at or now
+        fate = DeadLettered("rejected", status, answer, story.attempts, first_attempt_at=first, last_attempt_at=last)
+        self._unacked += 1
+        self._buffer.begin_ack(event, fate)
+        self._buffer.hurry_acks()
+        self._changed()
+
     # What may be known of it
 
     def progress(self) -> Progress:
@@ -202,6 +270,11 @@ class Delivery:
         if not self._engine.holds.causes or (wakes_at := self._engine.wakes_at()) is None:
             return None
         return max(0.0, wakes_at - asyncio.get_running_loop().time())
+
+    @property
+    def failures_in_a_row(self) -> int:
+        """How many attempts failed since one was delivered, rejected or refused."""
+        return self._engine.failures_in_a_row
 
     def waits_for(self) -> DelayCause | None:
         """Return what the events that wait wait for, without a hold; None if nothing keeps them."""
@@ -357,15 +430,18 @@ class Delivery:
                 if attempt.never_repeated:
                     await self._buffer.mark([(event, story.attempts + attempt.is_probe)])
                     attempt.started_at = self._loop.time()
-                may_have_left = True
-                outcome = await self._post(event.body, None if always_may else partial(self._may_leave, attempt))
+                may_have_left = not attempt.lane.revoked
+                may_leave = None if always_may else partial(self._may_leave, attempt)
+                outcome = await self._post(event.body, may_leave) if may_have_left else None
                 ended, attempt, may_have_left = attempt, None, False
                 if outcome is None:
                     await self._drop(ended)
                     continue
+                was_revoked = ended.lane.revoked
                 decision = self._ended(ended, outcome)
                 if not isinstance(decision, Ack):
                     await self._carry_out(ended, decision)
+                    await self._obey(ended, outcome, was_revoked=was_revoked)
         except BaseException as end:
             if handed and handed.done() and not handed.cancelled():
                 attempt = handed.result()
@@ -403,17 +479,23 @@ class Delivery:
         self._ask()  # another may start now, and this worker is not free yet
         if attempt.never_repeated:
             await self._buffer.unmark([attempt.taken.event])
+        await self._buffer.release([attempt.taken.event], not_before=self._loop.time())
         await asyncio.sleep(0)  # so that a store that hands out the same event again and again does not block the loop
 
-    def _revoked(self, lanes: AbstractSet[str]) -> None:
-        """Remove from the window what has not started of these lanes: another process has them now."""
+    def _revoked(self, lanes: AbstractSet[str]) -> Sequence[Event]:
+        """Remove from the window what has not started of these lanes; return the events that have.
+
+        Another process has the lanes now, or they are erased.
+        """
+        under_way: Sequence[Event] = ()
         try:
-            self._lanes.revoke(lanes)
+            under_way = self._lanes.revoke(lanes)
             if self._engine.some_deferred and self._engine.deferred_may_return():
                 self._buffer.end_deferrals()
         except Exception as bug:  # noqa: BLE001 - which ends `serve`
             self._for_serve.put_nowait(bug)
         self._changed()  # there is room for other lanes
+        return under_way
 
     def _cancel(self, attempt: Attempt, end: BaseException, *, may_have_left: bool) -> None:
         if not isinstance(end, asyncio.CancelledError):
@@ -460,6 +542,8 @@ class Delivery:
     def _left(self, events: Sequence[Event]) -> None:
         """The acks of these events are committed, or refused: let what waited for them start."""
         self._unacked -= len(events)
+        if self._to_bury:
+            self._to_bury.difference_update(event.id for event in events)
         try:
             if self._engine.some_deferred and self._engine.deferred_may_return():
                 self._buffer.end_deferrals()

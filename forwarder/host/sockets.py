@@ -5,12 +5,13 @@ PrivateUsers) it tells one number for all users, or groups, outside the namespac
 """
 
 import array
+import errno
 import os
 import pwd
 import socket
 import stat
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,17 @@ from typing import Any, Final
 from forwarder.settings import Address
 
 _BACKLOG: Final = 1024
+_FIRST_FREE_PORT: Final = 1024
+"""Linux lets only root listen on lower ones, unless it is set up otherwise."""
+_BIND_FAULTS: Final[Mapping[int | None, tuple[str, str]]] = {
+    errno.EADDRINUSE: ("another process listens there", "stop it, or choose another port"),
+    errno.EACCES: (f"ports below {_FIRST_FREE_PORT} are for root", "choose a higher one"),
+    errno.EADDRNOTAVAIL: (
+        "this machine has no such address",
+        "use one that it has, or 0.0.0.0 or [::] for all of them",
+    ),
+    errno.EAFNOSUPPORT: ("this machine has no IPv6", "use an IPv4 address"),
+}
 _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", None)
 _SO_PEERGROUPS: Final = 59
 """The number on Linux; Python has no name for it."""
@@ -37,14 +49,32 @@ class CannotBindError(Exception):
 def bind_tcp(address: Address, *, setting: str) -> socket.socket:
     """Listen on a TCP address, which `setting` names."""
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # If a name has both, such as localhost, use IPv4, like the documentation and most clients.
-        family, *_, place = min(found, key=lambda one: one[0] != socket.AF_INET)
-        return socket.create_server(place[:2], family=family, backlog=_BACKLOG)
-    except UnicodeError:
-        raise CannotBindError(f"{setting}: cannot listen on {address}: that is not the name of a host") from None
-    except OSError as error:
-        raise CannotBindError(f"{setting}: cannot listen on {address}: {error.strerror or error}") from error
+        family, place = resolved(address)
+        return socket.create_server(place, family=family, backlog=_BACKLOG)
+    except (UnicodeError, OSError) as error:
+        raise CannotBindError(f"{setting}: cannot listen on {address}: {bind_fault(address, error)}") from None
+
+
+def resolved(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """Return the family, the IP address and the port to listen on. Raise OSError or UnicodeError."""
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # If a name has both, such as localhost, use IPv4, like the documentation and most clients.
+    family, *_, place = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, (str(place[0]), int(place[1]))
+
+
+def bind_fault(address: Address, error: OSError | UnicodeError) -> str:
+    """Return why nothing can listen on an address, and the fix."""
+    if isinstance(error, UnicodeError):
+        return "that is not the name of a host"
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; name an address of this machine, such as 127.0.0.1"
+    # Python adds to the system's text, which would say the address twice.
+    told = os.strerror(error.errno) if error.errno else str(error)
+    why, fix = _BIND_FAULTS.get(error.errno, ("", ""))
+    if error.errno == errno.EACCES and not 0 < address.port < _FIRST_FREE_PORT:
+        why = ""
+    return f"{why} ({told}); {fix}" if why else told
 
 
 def bind_unix(path: Path, *, mode: int, setting: str) -> socket.socket:

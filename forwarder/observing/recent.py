@@ -150,25 +150,37 @@ class Receipts:
     def __init__(self, settings: ReceiptsSettings, *, clock: Clock) -> None:
         self._max_events = settings.max_events
         self._clock = clock
-        self._ended: OrderedDict[int, tuple[ReceiptState, float, str | int | None]] = OrderedDict()
+        self._ended: OrderedDict[int, tuple[ReceiptState, float, str | int | None, int]] = OrderedDict()
 
-    def ended(self, event_id: int, state: ReceiptState, detail: str | int | None = None) -> None:
+    def ended(
+        self, event_id: int, state: ReceiptState, detail: str | int | None = None, customer: str | None = None
+    ) -> None:
         """An event left the buffer. `detail` is the reason if it became a dead letter or was dropped.
 
-        If it was `replaced`, by a replay or a salvage, `detail` is its new id.
+        If it was `replaced`, by a replay or a salvage, `detail` is its new id. Of the customer, None if unknown, only a hash
+        is kept, which is another in each process.
         """
         ended = self._ended
-        ended[event_id] = (state, self._clock(), detail)
+        ended[event_id] = (state, self._clock(), detail, hash(customer))
         ended.move_to_end(event_id)
         if len(ended) > self._max_events:
             ended.popitem(last=False)
+
+    def erase(self, customer: str, *, up_to: int, dry_run: bool = False) -> int:
+        """Remove the receipts of a customer with ids up to this one, and return how many they are. Looks at all."""
+        meant = hash(customer)
+        ids = [event_id for event_id, ended in self._ended.items() if ended[-1] == meant and event_id <= up_to]
+        if not dry_run:
+            for event_id in ids:
+                del self._ended[event_id]
+        return len(ids)
 
     def find(self, event_id: int) -> Receipt | None:
         """Return the fate of an event; None if it has not left the buffer, or left it too long ago."""
         found = self._ended.get(event_id)
         if found is None:
             return None
-        state, at, detail = found
+        state, at, detail, _ = found
         receipt: dict[str, object] = {"state": state, "at": at}
         if state == "replaced":
             receipt["new_id"] = str(detail)

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from prometheus_client import Gauge
+from prometheus_client import Gauge, generate_latest
 
 from forwarder import __version__
 from forwarder.observing.base import log
@@ -50,6 +50,10 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         ):
             Gauge(f"{METRICS_PREFIX}_{name}", text, registry=self.registry).set(value)
         self.registry.register(ReadGauges(read, age_seconds=self.age_seconds))
+
+    def metrics_text(self) -> str:
+        """Return all metrics as Prometheus reads them."""
+        return generate_latest(self.registry).decode()
 
     # Start and stop
 

@@ -5,11 +5,13 @@ section that is constructed directly, as tests do, is not checked. No error and 
 import this one; the others of this package are its inner parts.
 """
 
+import base64
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 import attrs
 
@@ -64,13 +66,16 @@ __all__ = [
     "Settings",
     "SettingsError",
     "ShutdownSettings",
+    "Tried",
     "certificates_fault",
     "load",
     "merge",
     "read_secret_file",
     "reference",
+    "secrets",
     "shown",
     "to_toml",
+    "try_to_load",
 ]
 
 
@@ -90,11 +95,16 @@ class Problem:
 class SettingsError(Exception):
     """The configuration cannot be used."""
 
-    def __init__(self, problems: Sequence[Problem], warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], warnings: Sequence[str] = (), *, log: LogSettings | None = None
+    ) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+        """What a person must know first comes first: how to give the key."""
         self.warnings = tuple(warnings)
         """As in `Loaded`; for example, a misspelt variable that was ignored may explain a problem."""
+        self.log: Final = log or LogSettings()
+        """How to log this: the settings as far as they can be used, else the defaults."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,18 @@ class Loaded:
     settings: Settings
     warnings: tuple[str, ...]
     """Sentences for the log or the terminal, without secrets."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What `try_to_load` returns."""
+
+    settings: Settings
+    """A setting that cannot be used has its default, or none if it is a secret."""
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    given: frozenset[str]
+    """The paths of the settings that some source gives; the others have their defaults."""
 
 
 def load(
@@ -125,6 +147,20 @@ def load(
     `GROWLYTICS_API_KEY_FILE` may be in the environment for the app, so a key or key file that a `FORWARDER_…` variable or
     an override gives replaces them. One in `config` does not, as the file ranks below the environment.
     """
+    tried = try_to_load(config, environ=environ, overrides=overrides, require_api_key=require_api_key)
+    if tried.problems:
+        raise SettingsError(tried.problems, tried.warnings, log=tried.settings.log)
+    return Loaded(tried.settings, tried.warnings)
+
+
+def try_to_load(
+    config: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Sequence[str] = (),
+    require_api_key: bool = False,
+) -> Tried:
+    """Return what `load` returns or raises: for a command that must look at what is wrong."""
     given, failures, warnings = gather(config, environ, overrides, Settings)
     failures |= read_secrets(given, Settings)
     settings, refused, doubts = structure(given, Settings)
@@ -141,9 +177,8 @@ def load(
         for name, other, message in broken_rules(settings, require_api_key=require_api_key):
             if failures.keys().isdisjoint((name, other)):
                 problems.append(_problem(name, message, given))
-    if problems:
-        raise SettingsError(problems, warnings)
-    return Loaded(settings, tuple(warnings))
+    problems.sort(key=lambda problem: problem.path != "growlytics.api_key")
+    return Tried(settings, tuple(problems), tuple(warnings), frozenset(map(printable_path, given)))
 
 
 def _problem(name: Name, message: str, given: Layer) -> Problem:
@@ -204,6 +239,19 @@ def to_toml(settings: Settings) -> str:
         if text is not None and getattr(section, f"{each.key}_file", None) is None:
             tables.setdefault(each.section, []).append(f"{each.key} = {text}\n")
     return "\n".join((f"[{section}]\n" if section else "") + "".join(lines) for section, lines in tables.items())
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Return every secret of the settings, and the passwords in those that are URLs: only to hide them elsewhere."""
+    found = [each.of(settings) for each in known_settings(Settings)]
+    revealed = [each.reveal() for each in found if isinstance(each, Secret)]
+    for url in revealed[:]:
+        login, is_login, _ = url.partition("://")[2].rpartition("@")
+        if is_login:
+            password = login.partition(":")[2]
+            encoded = base64.b64encode(unquote(login).encode()).decode("ascii")  # as a proxy gets it
+            revealed += [login, unquote(login), password, unquote(password), encoded]
+    return revealed
 
 
 def reference() -> list[KnownSetting]:

@@ -27,8 +27,9 @@ def broken_rules(settings: Settings, *, require_api_key: bool) -> Iterator[tuple
     growlytics, delivery = settings.growlytics, settings.delivery
     intake, admin = settings.intake, settings.admin
     if require_api_key and growlytics.api_key is None:
-        fix = "set it in GROWLYTICS_API_KEY or, better, in a file that growlytics.api_key_file names"
-        yield ("growlytics", "api_key"), ("growlytics", "api_key_file"), f"is missing; {fix}"
+        fix = "set GROWLYTICS_API_KEY to your project's key, or name a file that holds it with GROWLYTICS_API_KEY_FILE"
+        without = "without an account, try `growlytics-forwarder demo`"
+        yield ("growlytics", "api_key"), ("growlytics", "api_key_file"), f"is missing; {fix}; {without}"
     if growlytics.proxy is not None and growlytics.url.lower().startswith("http:"):
         wrong = "would see the events and the key, as growlytics.url is plain http; leave it out or use https"
         yield ("growlytics", "proxy"), ("growlytics", "url"), wrong

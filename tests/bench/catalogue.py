@@ -24,6 +24,7 @@ from tests.bench import (
     single,
     size,
     syslog_ng,
+    tapped,
     ways_in,
 )
 from tests.bench.bare import AIOHTTP, HTTPTOOLS
@@ -75,6 +76,11 @@ def catalogue(base: Path | None = None) -> dict[str, Entry]:
             600,
             main=True,
             missing=nginx.missing_to_wait() or ("" if syslog_ng.found() else "syslog-ng"),
+        ),
+        "tap": Entry(
+            tapped.measure,
+            400,
+            missing=nginx.missing_to_wait(),
         ),
         "p99-at-500": Entry(single.measure_p99, 120, main=True),
         "size": Entry(size.measure, 10, main=True),

@@ -149,6 +149,11 @@ async def at_rate(pid: int, port: int, rate: int) -> None:
         await _feed(_Ready(pid, port), rate, SECONDS)
 
 
+async def feed(port: int, rate: int, seconds: float) -> int:
+    """Post events at an even pace, wait for the last answer, and return how many."""
+    return await _feed(_Ready(0, port), rate, seconds)
+
+
 async def _feed(ready: _Ready, rate: int, seconds: float) -> int:
     """Send events at an even pace, whatever the answers take, wait for the last answer, and return how many."""
     if not rate:

@@ -186,7 +186,7 @@ class Originals:
         *,
         changed: Callable[[], None],
         left: Callable[[Sequence[Event]], None],
-        revoked: Callable[[AbstractSet[str]], None] | None = None,
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None,
     ) -> None:
         def originals_left(events: Sequence[Event]) -> None:
             left([self._original(event) for event in events])

@@ -3,9 +3,10 @@
 import asyncio
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forwarder.attribute import LearnedType, Place, TypeChanges
-from forwarder.buffer.base import Buffer, Full, NeverFits, Notes, PutAnswer, Stored
+from forwarder.buffer.base import Buffer, Erased, Full, NeverFits, Notes, PutAnswer, Stored
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Fate, HandedOver
 from forwarder.buffer.memory import MemoryBuffer
@@ -66,6 +67,9 @@ class Model:
         self.delivered = 0
         self.dead_lettered = 0
         self.dropped = 0
+        self.erased = 0
+        self.leaving: set[int] = set()
+        """The ids of taken events that are dropped unless they are delivered."""
         self.keys: set[int] = set()
         """The ids of events whose keys are kept, above the id up to which they are forgotten."""
         self.keys_forgotten_to = 0
@@ -132,6 +136,8 @@ class Model:
             self.marked.discard(event.id)
             if fate == HandedOver():
                 self.delivered += 1
+            elif event.id in self.leaving:
+                self.erased += 1
             else:
                 self.dead_lettered += 1
                 self.letters.append(event)
@@ -149,17 +155,35 @@ class Model:
         for event in events:
             self.taken.remove(event)
             self.marked.discard(event.id)
+            if event.id in self.leaving:
+                self.erased += 1
+                continue
             self.waiting.append(event)
             self.rests[event.customer] = max(self.rests.get(event.customer, 0.0), not_before)
 
     def end_deferrals(self) -> None:
         self.rests.clear()
 
+    def erase(self, customer: str, *, but: AbstractSet[int] = frozenset()) -> None:
+        """Erase a customer, as far as it came: not the events and dead letters with the ids `but`."""
+        gone = [event for event in self.waiting if event.customer == customer and event.id not in but]
+        self.waiting = [event for event in self.waiting if event not in gone]
+        self.erased += len(gone)
+        self.leaving.update(event.id for event in self.taken if event.customer == customer)
+        self.letters = [event for event in self.letters if event.customer != customer or event.id in but]
+
+    def close(self) -> None:
+        leaving = [event for event in self.taken if event.id in self.leaving]
+        self.taken = [event for event in self.taken if event not in leaving]
+        self.marked.difference_update(ids(leaving))
+        self.erased += len(leaving)
+
     def restart(self) -> None:
         marked = sorted((event for event in self.taken if event.id in self.marked), key=lambda event: event.id)
         self.letters += marked
         self.found_marked.update(ids(marked))
         self.marked.clear()
+        self.leaving.clear()
         self.evict()
         self.waiting += [event for event in self.taken if event not in marked]
         self.taken = []
@@ -338,6 +362,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             putting = asyncio.create_task(self.put_with_keys(events))
             await asyncio.sleep(0)
             await self.buffer.release(released, not_before=not_before)
+            await self.buffer.settle_acks()
             return await taking, await putting
 
         before = self.model.may_be_taken(self.now, max_events, 10**6, skip)
@@ -369,7 +394,38 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
     def release(self, places: list[int], rest_seconds: int) -> None:
         events = self.chosen(places)
         self.run(self.buffer.release(events, not_before=self.now + rest_seconds))
+        self.run(self.buffer.settle_acks())
         self.model.release(events, self.now + rest_seconds)
+
+    @rule(customer=lanes)
+    def erase(self, customer: str) -> None:
+        held = [event for event in self.model.taken if event.customer == customer]
+        expected = Erased(
+            up_to=0,
+            events=sum(event.customer == customer for event in self.model.waiting),
+            in_flight=len(held),
+            dead_letters=sum(event.customer == customer for event in self.model.letters),
+        )
+        looked = self.run(self.buffer.erase(customer, dry_run=True))
+        assert replace(looked, up_to=0) == replace(expected, events=expected.events + len(held), in_flight=0)
+        assert replace(self.run(self.buffer.erase(customer)), up_to=0) == expected
+        self.model.erase(customer)
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(place=st.integers(0, 50), fate=st.sampled_from([HandedOver(), REJECTED]))
+    def pull(self, place: int, fate: Fate) -> None:
+        expected = self.model.waiting[place % len(self.model.waiting)]
+        pulled = self.run(self.buffer.pull(expected.id))
+        assert pulled is not None
+        self.check_taken([pulled], [expected])
+        self.model.take([expected])
+        self.run(self.buffer.ack([(pulled, fate)]))
+        self.model.ack([(expected, fate)])
+
+    @precondition(lambda self: self.model.taken)
+    @rule(place=st.integers(0, 50))
+    def pull_in_vain(self, place: int) -> None:
+        assert self.run(self.buffer.pull(self.taken_at(place).id)) is None
 
     @precondition(lambda self: self.model.taken)
     @rule(places=picks, attempts=st.integers(1, 3))
@@ -404,9 +460,10 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             page = stored_letters.page(transaction, after_place=-1, reason=None, max_letters=1000, max_bytes=10**6)
             return page.letters
 
-        assert ids(letter.event for letter in self.run(self.opened.database.run(all_letters))) == ids(
-            self.model.letters
-        )
+        letters = self.run(self.opened.database.run(all_letters))
+        assert ids(letter.event for letter in letters) == ids(self.model.letters)
+        by_reason = Counter(letter.reason for letter in letters)
+        assert {why: number for why, number in self.buffer.dead_letters.by_reason.items() if number} == by_reason
         assert self.opened.database.ledger["dead_letters"] == len(self.model.letters)
         assert self.opened.database.ledger["dead_letters_bytes"] == self.model.letter_bytes()
 
@@ -420,9 +477,11 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             "expired": 0,
             "ambiguous": len(self.model.found_marked),
         }
-        assert {reason: number for reason, number in ledger.dropped.items() if number} == (
-            {"drop_oldest": self.model.dropped} if self.model.dropped else {}
-        )
+        assert {reason: number for reason, number in ledger.dropped.items() if number} == {
+            reason: number
+            for reason, number in (("drop_oldest", self.model.dropped), ("erased", self.model.erased))
+            if number
+        }
         assert ledger.buffered == len(self.model.held)
         assert ledger.received == ledger.accepted
         assert ledger.unaccounted == 0
@@ -466,6 +525,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         self.check_close()
 
     def check_close(self) -> None:
+        self.model.close()
         held = len(self.model.held)
         self.run(self.buffer.close())
         ledger = self.buffer.ledger()
@@ -509,7 +569,35 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
     @rule()
     def close_and_reopen(self) -> None:
         self.run(self.close())
+        self.model.close()
         self.reopen()
+
+    @rule(customer=lanes, turns=st.integers(0, 60))
+    def crash_while_erasing(self, customer: str, turns: int) -> None:
+        """Some of it is erased, or nothing; if who asked for it was told, all of it but what was in flight."""
+
+        async def erase_and_crash() -> bool:
+            erasing = asyncio.create_task(self.buffer.erase(customer))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.directory = copy_of(self.directory, next(self.directories))
+            was_told = erasing.done()
+            await erasing
+            return was_told
+
+        async def there() -> set[int]:
+            held = [event.id for event in self.model.waiting if await self.buffer.contains(event.id)]
+            page = await self.buffer.dead_letters.page(after_place=0, max_letters=1000)
+            return {*held, *(letter.event.id for letter in page.letters)}
+
+        self.run(self.commit_what_waits())
+        was_told = self.run(erase_and_crash())
+        self.run(self.close())
+        self.opened = self.run(self.open(self.model.settings))
+        left = self.run(there())
+        self.model.erase(customer, but=left)
+        assert not was_told or not [event for event in self.model.waiting if event.customer == customer]
+        self.restart()
 
     @rule(committing=posts, turns=st.integers(0, 5))
     def crash_and_reopen(self, committing: list[tuple[str, int]], turns: int) -> None:
@@ -617,6 +705,9 @@ class DiskBufferAgainstModel(MemoryBufferAgainstModel):
             self.temporary.cleanup()
 
     def check_close(self) -> None:
+        leaving = [event for event in self.model.taken if event.id in self.model.leaving]
+        self.run(self.buffer.ack([(event, REJECTED) for event in leaving]))
+        self.model.close()
         self.run(self.buffer.unmark(self.model.taken))
         self.model.marked.clear()
         before = self.buffer.ledger()

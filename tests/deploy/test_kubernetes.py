@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from forwarder.buffer.upkeep import max_directory_bytes, max_file_bytes
+from forwarder.buffer.sizes import max_file_bytes
+from forwarder.buffer.upkeep import max_directory_bytes
 from forwarder.intake.datagram import MAX_PENDING_BYTES
 from forwarder.settings import Settings, load
 from tests.deploy.manifests import (

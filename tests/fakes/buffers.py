@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Buffer, DeadLetters, Ledger, Notes, Occupancy, PutAnswer
+from forwarder.buffer.base import NO_NOTES, Buffer, DeadLetters, Erased, Ledger, Notes, Occupancy, PutAnswer
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Clock, Event, LaneOf, by_customer
@@ -79,6 +79,12 @@ class ObservedBuffer:
 
     async def contains(self, event_id: int) -> bool:
         return await self.inner.contains(event_id)
+
+    async def pull(self, event_id: int) -> Event | None:
+        return await self.inner.pull(event_id)
+
+    async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:
+        return await self.inner.erase(customer, up_to=up_to, dry_run=dry_run)
 
     def use(self, when_full: Literal["reject", "drop_oldest"]) -> None:
         self.inner.use(when_full)
@@ -161,7 +167,7 @@ class ObservedBuffer:
         *,
         changed: Callable[[], None],
         left: Callable[[Sequence[Event]], None],
-        revoked: Callable[[AbstractSet[str]], None] | None = None,
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None,
     ) -> None:
         def changed_later() -> None:
             asyncio.get_running_loop().call_later(self.take_seconds, changed)

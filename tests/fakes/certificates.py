@@ -26,5 +26,16 @@ class Authority:
     ) -> ssl.SSLContext:
         """Return what the server of that name or address needs; its certificate is valid now, unless these say otherwise."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(host, not_before=not_before, not_after=not_after).configure_cert(context)
+        self.certify(context, host, not_before=not_before, not_after=not_after)
         return context
+
+    def certify(
+        self,
+        context: ssl.SSLContext,
+        host: str,
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> None:
+        """Give a server's context, perhaps one in use, a new certificate; connections from now on get that one."""
+        self._authority.issue_cert(host, not_before=not_before, not_after=not_after).configure_cert(context)

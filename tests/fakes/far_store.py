@@ -20,6 +20,7 @@ from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import (
     MAX_PAGE_BYTES,
     NO_NOTES,
+    Erased,
     Full,
     Ledger,
     NeverFits,
@@ -51,6 +52,8 @@ class _Row:
     taken: bool = False
     """Whether its owner took it, and may have an attempt under way."""
     mark: int | None = None
+    erased: bool = False
+    """Whether it is dropped when the attempt under way has ended."""
 
 
 class FarStore:
@@ -145,7 +148,7 @@ class _Told:
 
     changed: Callable[[], None] = lambda: None
     left: Callable[[Sequence[Event]], None] = lambda _: None
-    revoked: Callable[[AbstractSet[str]], None] | None = None
+    revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -377,7 +380,7 @@ class FarBuffer:
         *,
         changed: Callable[[], None],
         left: Callable[[Sequence[Event]], None],
-        revoked: Callable[[AbstractSet[str]], None] | None = None,
+        revoked: Callable[[AbstractSet[str]], Sequence[Event]] | None = None,
     ) -> None:
         self._told = _Told(changed, left, revoked, self._told.waiting)
 
@@ -419,17 +422,24 @@ class FarBuffer:
     # What becomes of what was taken
 
     async def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
+        await self._begin_acks(fates)
+
+    def _begin_acks(self, fates: Sequence[tuple[Event, Fate]]) -> asyncio.Future[None]:
         events = [event for event, _ in fates]
 
         def work() -> None:
-            rows = [(row, fate) for event, fate in fates if (row := self.store.find(event)) is not None]
+            rows = [
+                (row, Dropped("erased") if row.erased and isinstance(fate, DeadLettered) else fate)
+                for event, fate in fates
+                if (row := self.store.find(event)) is not None
+            ]
             self._settle(rows)
             self._tell(lambda: self._told.left(events))
 
-        await self.store.submit(work)
+        return self.store.submit(work)
 
     def begin_ack(self, event: Event, fate: Fate) -> None:
-        acking = asyncio.ensure_future(self.ack([(event, fate)]))
+        acking = self._begin_acks([(event, fate)])
         self._acks += 1
         acking.add_done_callback(self._acked)
 
@@ -466,7 +476,8 @@ class FarBuffer:
                 case Dropped(reason):
                     store.counters[reason] += 1
                     self._telemetry.events_dropped(1, reason=reason)
-                    self._receipts.ended(event.id, "dropped", reason)
+                    if reason != "erased":
+                        self._receipts.ended(event.id, "dropped", reason, event.customer)
         self._telemetry.dead_letters_evicted(self.dead_letters.evict(self._bounds), reason="full")
 
     async def mark(self, events: Sequence[tuple[Event, int]]) -> None:
@@ -486,7 +497,9 @@ class FarBuffer:
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         def work() -> None:
             for event in events:
-                if (here := self._of(event)) is not None:
+                if (row := self.store.find(event)) is not None and row.erased:
+                    self._settle([(row, Dropped("erased"))])
+                elif (here := self._of(event)) is not None:
                     here.row.taken = False
                     here.row.mark = None
                     lane = event.customer
@@ -500,6 +513,45 @@ class FarBuffer:
     def end_deferrals(self) -> None:
         self._rests.clear()
         self._tell_changed()
+
+    async def pull(self, event_id: int) -> Event | None:
+        def work() -> Event | None:
+            for here in self._here.values():
+                if here.event.id == event_id and not here.row.taken:
+                    here.row.taken = True
+                    return here.event
+            return None
+
+        return await self.store.submit(work)
+
+    async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:
+        def work() -> Erased:
+            last = self.store.last_id if up_to is None else up_to
+            rows = [row for row in self.store.rows if row.event.customer == customer and row.event.id <= last]
+            letters = [
+                letter.event.id
+                for _, letter in self.store.letters
+                if letter.event.customer == customer and letter.event.id <= last
+            ]
+            if dry_run:
+                return Erased(last, len(rows), 0, len(letters))
+            under_way = [row.out for row in rows if row.taken]
+            if self._told.revoked is not None and under_way:
+                revoked = self._told.revoked({customer})
+                for row in self.store.rows:
+                    if row.event.customer == customer and row.taken and row.out not in revoked and row not in rows:
+                        row.taken = False
+                under_way = [row.out for row in rows if row.out in revoked or row.erased]
+            for row in rows:
+                row.erased = True
+            gone = [row for row in rows if row.out not in under_way or not row.taken]
+            self._settle([(row, Dropped("erased")) for row in gone])
+            self.store.letters = [each for each in self.store.letters if each[1].event.id not in letters]
+            self._telemetry.dead_letters_evicted(len(letters), reason="erased")
+            self._tell_changed()
+            return Erased(last, len(gone), len(rows) - len(gone), len(letters))
+
+        return await self.store.submit(work)
 
     # What may be known of it
 

@@ -13,7 +13,8 @@ import pytest
 from forwarder.attribute import LearnedType
 from forwarder.buffer.base import Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
-from forwarder.buffer.upkeep import max_directory_bytes, max_file_bytes, max_log_bytes, reserve_bytes
+from forwarder.buffer.sizes import max_file_bytes
+from forwarder.buffer.upkeep import max_directory_bytes, max_log_bytes, reserve_bytes
 from forwarder.database import attribute_types, duplicate_keys
 from forwarder.event import DuplicateKey, Event
 from forwarder.intake.datagram import MAX_PENDING_BYTES

@@ -407,8 +407,11 @@ def tunnel(target: RawServer, *, demands: str = "") -> Behaviour:
             await connection.send(answer("407 Proxy Authentication Required"))
             return
         reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
-        await connection.send(ESTABLISHED)
-        await asyncio.gather(pump(connection.reader, writer), pump(reader, connection.writer), return_exceptions=True)
+        try:
+            await connection.send(ESTABLISHED)
+            await asyncio.gather(pump(connection.reader, writer), pump(reader, connection.writer))
+        finally:
+            writer.transport.abort()
 
     return behave
 

@@ -241,7 +241,7 @@ async def test_an_address_in_use_is_named_and_the_exit_code_is_69(tmp_path: Path
 async def test_every_configuration_error_is_reported_at_once_with_exit_code_78() -> None:
     code, out, error = await run_command("run", "--set", "delivery.max_concurency=5", "--set", "buffer.max_events=no")
     assert code == 78
-    assert out == ""
+    assert len(out.splitlines()) == 3
     assert "delivery.max_concurrency?" in error
     assert "buffer.max_events" in error
     assert "growlytics.api_key" in error

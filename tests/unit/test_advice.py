@@ -68,6 +68,7 @@ WELL: Mapping[str, Any] = {
         "order": "customer",
         "waits_for": None,
         "attempts": {"delivered": 100, "retryable": 0, "rejected": 0, "blocked": 0},
+        "failures_in_a_row": 0,
         "last_failure": None,
         "last_delivery_at": NOW - 4,
         "suspects": {"events": 0, "first": None},
@@ -232,7 +233,8 @@ def test_the_worst_of_several_holds_is_named() -> None:
 
 
 def test_attempts_that_all_fail_are_not_delivering_before_there_is_a_hold() -> None:
-    failed = {"delivery": {"last_failure": failing("dns", "no such host nobody.invalid"), "last_delivery_at": None}}
+    failure = failing("dns", "no such host nobody.invalid")
+    failed = {"delivery": {"last_failure": failure, "last_delivery_at": None, "failures_in_a_row": 1}}
     state, _, text = headline(WAITING, failed)
     assert state == "not_delivering"
     assert "the host of Growlytics is not found" in text
@@ -242,8 +244,27 @@ def test_attempts_that_all_fail_are_not_delivering_before_there_is_a_hold() -> N
 
 
 def test_a_failure_among_deliveries_is_not_said_to_stop_them() -> None:
-    failed = {"delivery": {"last_failure": FAILURE, "last_delivery_at": NOW - 5}}
-    assert headline(BEHIND, failed)[0] == "catching_up"
+    failed = {"last_failure": FAILURE, "last_delivery_at": NOW - 5, "failures_in_a_row": 1}
+    assert headline(BEHIND, {"delivery": failed})[0] == "catching_up"
+    assert headline(BEHIND, {"delivery": {**failed, "last_delivery_at": NOW - 50}})[0] == "not_delivering"
+    assert (
+        headline(BEHIND, {"delivery": {**failed, "last_delivery_at": None, "failures_in_a_row": 0}})[0] == "catching_up"
+    )
+
+
+def test_events_that_are_rejected_while_nothing_is_delivered_are_not_delivering() -> None:
+    failure = failing("status", "422 Unprocessable Entity", answered=422)
+    rejected = {"delivery": {"last_failure": failure, "last_delivery_at": None, "waits_for": "retry"}}
+    state, _, text = headline(WAITING, rejected)
+    assert state == "not_delivering"
+    assert "Growlytics rejects what is sent" in text
+    assert "422 Unprocessable Entity" in only("failing", WAITING, rejected)["cause"]
+
+
+def test_refusals_that_apps_repeat_have_passed_when_there_is_room_again() -> None:
+    full = {**REFUSED_NOW, "code": "buffer_full", "name": None, "field": None}
+    assert headline({"recent": {"refusals": [full]}})[0] == "refusing"
+    assert headline({"recent": {"refusals": [{**full, "at": NOW - 11}]}})[0] == "delivering"
 
 
 def test_a_full_buffer_is_what_the_app_feels_and_the_hold_is_named_with_it() -> None:
@@ -263,7 +284,7 @@ def test_the_app_is_refused_until_five_minutes_have_passed() -> None:
     assert (state, mood) == ("refusing", "warn")
     assert "The app is being refused: name_too_long, the last time 2 s ago." in text
     assert "The app was refused 3 min ago: name_too_long." in headline(ago(200))[2]
-    assert "so for 2 min at least" in only("refused", ago(200))["fix"]
+    assert "until none was refused for 5 min." in only("refused", ago(200))["fix"]
     assert headline(ago(3600))[:2] == ("delivering", "good")
     assert found(ago(3600)) == []
 
@@ -376,7 +397,8 @@ def test_in_every_combination_the_headline_contradicts_no_problem() -> None:
         assert moods == sorted(moods, key=MOODS.index), "the worst come first"
         assert moods[:1] != ["bad"] or mood == "bad"
         assert (mood == "good") == (state == "delivering" and not {"bad", "warn"}.intersection(moods))
-        assert ("events_lost" in kinds) != text.startswith("All accepted events are safe.")
+        is_safe = "events_lost" not in kinds and content["buffer"]["available"]
+        assert is_safe == text.startswith("All accepted events are safe.")
         assert state not in ("catching_up", "falling_behind", "delivering") or not content["holds"]
         assert ("Not delivering" in text) == bool(content["holds"])
         assert "None" not in json.dumps(advice).replace("null", "")
@@ -476,6 +498,7 @@ def test_a_buffer_that_accepts_nothing_says_why(operation: str, error: str, kind
     assert problem["cause"] == error
     assert "/a dir/x" in problem["fix"]
     assert headline(away)[:2] == ("refusing", "bad")
+    assert headline(away, WAITING)[2].startswith("200 events are at risk. The buffer's ")
     assert problem["commands"] == (["df -h '/a dir/x'"] if kind == "disk_full" else [])
     assert found({"buffer": {"last_error": last_error}}) == [], "it works again"
 
@@ -490,7 +513,7 @@ def test_a_buffer_that_fills_says_how_full_it_is_and_when_it_is_full() -> None:
     assert [each["kind"] for each in found({"buffer": {"events": {"ready": 60}}, **held("auth")})] == ["auth"]
 
 
-@pytest.mark.parametrize("delay", [each for each in DELAY_CAUSES if each != "retry"])
+@pytest.mark.parametrize("delay", DELAY_CAUSES)
 def test_events_that_wait_long_say_what_for(delay: str) -> None:
     problem = only(delay, BEHIND, {"delivery": {"waits_for": delay}, "forecasts": {"drained_in_seconds": None}})
     assert problem["mood"] == "warn"

@@ -19,9 +19,9 @@ from forwarder.cli.daemon import (
     StoppedError,
     UnreachableError,
 )
-from forwarder.cli.lint import Line, numbered_lines
+from forwarder.cli.event_files import Entry, entries
 from forwarder.cli.load import (
-    MAX_LISTED_LINES,
+    MAX_LISTED,
     LoadBatch,
     Loader,
     LoadJudged,
@@ -31,12 +31,13 @@ from forwarder.cli.load import (
     judge,
     progress_text,
 )
-from forwarder.cli.options import progress_bar
+from forwarder.cli.options import ErrorShown, progress_bar
 
 PLACE = Place(HostPort("127.0.0.1", 8920))
 ERROR = {"code": "empty", "field": "name", "message": "name must not be empty"}
+SHOWN = ErrorShown("empty", "name", "name must not be empty")
 ERROR_TEXT = "name: name must not be empty (empty)"
-REFUSED = LoadJudged(0, 0, [(index, [ERROR_TEXT]) for index in range(3)])
+REFUSED = LoadJudged(0, 0, [(index, [SHOWN]) for index in range(3)])
 
 
 class ScriptedDaemon(Daemon):
@@ -76,8 +77,8 @@ class Run:
     def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def load(self, text: bytes, *, max_events: int = 500, max_line_bytes: int = 1000) -> LoadTally:
-        lines = numbered_lines(io.BytesIO(text), name="f", max_line_bytes=max_line_bytes)
+    def load(self, text: bytes, *, max_events: int = 500, max_event_bytes: int = 1000) -> LoadTally:
+        lines = entries(io.BytesIO(text), name="f", max_event_bytes=max_event_bytes)
         for batch in batches(self.loader.sendable(lines), max_events=max_events, max_bytes=10_000):
             self.loader.send(batch)
         self.loader.finish("")
@@ -113,25 +114,25 @@ def unreachable() -> UnreachableError:
 def test_batches_hold_every_line_in_order_and_keep_both_bounds(
     sizes: Sequence[int], max_events: int, max_bytes: int
 ) -> None:
-    lines = [Line(number, b"x" * size, 0) for number, size in enumerate(sizes, start=1)]
+    lines = [Entry(number, b"x" * size, 0) for number, size in enumerate(sizes, start=1)]
     found = list(batches(lines, max_events=max_events, max_bytes=max_bytes))
-    assert [line for batch in found for line in batch.lines] == lines
+    assert [line for batch in found for line in batch.events] == lines
     for batch in found:
-        assert 1 <= len(batch.lines) <= max_events
-        assert len(batch.body) <= max_bytes or len(batch.lines) == 1
+        assert 1 <= len(batch.events) <= max_events
+        assert len(batch.body) <= max_bytes or len(batch.events) == 1
     for batch, following in pairwise(found):
-        more = LoadBatch([*batch.lines, following.lines[0]])
-        assert len(more.lines) > max_events or len(more.body) + 1 > max_bytes, "a batch ends only at a bound"
+        more = LoadBatch([*batch.events, following.events[0]])
+        assert len(more.events) > max_events or len(more.body) + 1 > max_bytes, "a batch ends only at a bound"
 
 
 def test_a_batch_is_its_lines_and_nothing_else() -> None:
-    assert LoadBatch([Line(2, b"a", 2), Line(5, b"b", 9)]).body == b"a\nb"
+    assert LoadBatch([Entry(2, b"a", 2), Entry(5, b"b", 9)]).body == b"a\nb"
 
 
 @pytest.mark.parametrize(
     ("given_answer", "verdict"),
     [
-        (taken(2, 1), LoadJudged(2, 0, [(1, [ERROR_TEXT])])),
+        (taken(2, 1), LoadJudged(2, 0, [(1, [SHOWN])])),
         (taken(1, duplicates=2), LoadJudged(1, 2, [])),
         (answer(422, {"accepted": 0, "duplicates": 0, "rejected": []}), LoadJudged(0, 0, [])),
         (answer(422), REFUSED),
@@ -160,7 +161,7 @@ def test_full_and_stopping_daemons_ask_to_wait(given_answer: DaemonAnswer, wait:
 
 
 def test_a_single_line_that_is_too_large_is_refused_as_it_cannot_be_split() -> None:
-    assert judge(answer(413), daemon=Daemon(PLACE), count=1) == LoadJudged(0, 0, [(0, [ERROR_TEXT])])
+    assert judge(answer(413), daemon=Daemon(PLACE), count=1) == LoadJudged(0, 0, [(0, [SHOWN])])
 
 
 @pytest.mark.parametrize(
@@ -253,24 +254,24 @@ def test_an_answer_ends_the_row_of_failures() -> None:
 
 def test_a_line_too_long_for_any_daemon_is_refused_without_sending_it() -> None:
     run = Run(taken(2))
-    tally = run.load(b"a\n" + b"x" * 20 + b"\nb", max_line_bytes=10)
+    tally = run.load(b"a\n" + b"x" * 20 + b"\nb", max_event_bytes=10)
     assert run.daemon.posted == [b"a\nb"]
-    assert run.lines_said[0].startswith("line 2: the line is longer than")
+    assert run.lines_said[0].startswith("line 2: the event is longer than")
     assert str(tally) == "read 3, accepted 2, refused 1"
 
 
 def test_of_many_refused_lines_the_first_are_listed_and_the_others_counted() -> None:
-    count = MAX_LISTED_LINES + 7
+    count = MAX_LISTED + 7
     run = Run(taken(0, *range(count)))
     run.load(b"a\n" * count)
-    assert len(run.lines_said) == MAX_LISTED_LINES + 1
-    assert run.lines_said[-1] == "… and 7 more lines were refused"
+    assert len(run.lines_said) == MAX_LISTED + 1
+    assert run.lines_said[-1] == "… and 7 more events were refused"
 
 
 def test_refusals_that_the_daemon_does_not_list_are_counted() -> None:
     run = Run(taken(1, 0))
     tally = run.load(b"a\nb\nc\nd")
-    assert run.lines_said == [f"line 1: {ERROR_TEXT}", "… and 2 more lines were refused"]
+    assert run.lines_said == [f"line 1: {ERROR_TEXT}", "… and 2 more events were refused"]
     assert tally.refused == 3
 
 
@@ -286,7 +287,7 @@ def test_who_is_stopped_is_told_where() -> None:
     with pytest.raises(StoppedError):
         run.load(b"a\n\nb\nc", max_events=2)
     run.loader.finish("the reason")
-    assert run.lines_said == ["the reason", "the lines after line 3 were not sent, or got no answer"]
+    assert run.lines_said == ["the reason", "what is behind line 3 was not sent, or got no answer"]
 
 
 def test_progress_is_told_in_words() -> None:

@@ -397,6 +397,38 @@ def test_an_engine_with_nothing_to_do_does_not_wake() -> None:
     assert some.engine.wakes_at() is None
 
 
+def test_it_tells_what_keeps_events_from_being_tried() -> None:
+    some = driver()
+    assert some.engine.delay() is None
+    some.put("aabb")
+    attempts = some.start_all()
+    assert some.engine.delay() == "order"
+    for attempt in attempts:
+        some.end(attempt, FAILED)
+    assert some.engine.delay() == "retry"
+    some.put("c")
+    assert some.engine.delay() is None, "the next pump starts it"
+
+
+def test_it_tells_that_the_limit_of_attempts_or_the_rate_limit_keeps_them() -> None:
+    full = driver(max_concurrency=1)
+    full.put("ab")
+    full.start_all()
+    assert full.engine.delay() == "concurrency"
+    slow = driver(rate_limit_per_second=1.0)
+    slow.put("ab")
+    slow.start_all()
+    assert slow.engine.delay() == "rate_limit"
+
+
+def test_in_a_hold_the_hold_is_what_keeps_them() -> None:
+    some = driver(breaker_failures=1)
+    some.put("aab")
+    some.end(some.start(), FAILED)
+    assert some.causes == {"breaker"}
+    assert some.engine.delay() is None
+
+
 def test_other_settings_are_gone_by_from_now_on_and_what_began_before_ends_as_it_began() -> None:
     some = driver()
     some.put("ab")

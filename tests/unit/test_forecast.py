@@ -145,3 +145,19 @@ def test_no_rate_and_no_forecast_is_ever_negative(steps: list[tuple[float, int, 
         assert forecast.out_per_second >= 0.0
         assert forecast.full_seconds >= 0.0
         assert forecast.drain_seconds >= 0.0
+
+
+def test_what_is_delivered_and_what_is_refused_have_rates_of_the_same_kind() -> None:
+    forecast = Forecast(max_events=1000, max_bytes=10**6)
+    for second in range(200):
+        forecast.add(Sample(float(second), 10 * second, 0, 30 * second, 20 * second, 5 * second))
+    assert forecast.in_per_second == pytest.approx(30)
+    assert forecast.delivered_per_second == pytest.approx(20)
+    assert forecast.refused_per_second == pytest.approx(5)
+
+
+def test_totals_of_a_new_file_in_place_of_a_damaged_one_are_no_negative_rate() -> None:
+    forecast = Forecast(max_events=1000, max_bytes=10**6)
+    forecast.add(Sample(1.0, 0, 0, 500, 400, 300))
+    forecast.add(Sample(2.0, 0, 0, 500, 10, 0))
+    assert (forecast.delivered_per_second, forecast.refused_per_second) == (0.0, 0.0)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import select
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +19,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from forwarder.observing.logs import JsonFormatter, TextFormatter, logging_to_stdout
+from forwarder.observing.logs import (
+    MAX_KEPT_BYTES,
+    MAX_KEPT_LINES,
+    JsonFormatter,
+    LastLines,
+    TextFormatter,
+    last_lines,
+    logging_to_stdout,
+)
 from forwarder.settings import LogSettings
 
 DEADLINE_SECONDS = 20.0
-log = logging.getLogger("forwarder.test")
+log = logging.getLogger("forwarder")
 
 
 def nested(depth: int) -> object:
@@ -484,3 +493,79 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
+
+
+# The last lines
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_last_lines_can_be_read_while_the_log_is_written(pipe: Pipe, form: Literal["json", "text"]) -> None:
+    with logging_into(pipe, LogSettings(format=form)):
+        for number in range(MAX_KEPT_LINES + 500):
+            log.info("line", extra={"fields": {"number": number}})
+        last = last_lines()
+    assert last == pipe.lines()[-MAX_KEPT_LINES:]
+    assert last_lines() == [], "nobody writes a log now"
+
+
+def test_the_last_lines_are_kept_if_nobody_reads_the_log(pipe: Pipe) -> None:
+    with logging_into(pipe, json_settings()):
+        pipe.flows.clear()
+        for number in range(11_000):
+            log.info("line", extra={"fields": {"number": number}})
+        assert json.loads(last_lines()[-1])["number"] == 10_999
+        pipe.flows.set()
+
+
+def test_the_last_lines_take_a_bounded_number_of_bytes_however_long_they_are() -> None:
+    last = LastLines()
+    for number in range(3000):
+        last.add(f"{number} " + "\U0001f600" * (number * 7 % 20_000))
+        assert sum(sys.getsizeof(line) for line in last) <= MAX_KEPT_BYTES
+    assert next(iter(reversed(list(last)))).startswith("2999 ")
+    assert max(map(len, last)) <= 16 * 1024
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_last_lines_tell_an_exception_without_its_text(pipe: Pipe, form: Literal["json", "text"]) -> None:
+    with logging_into(pipe, LogSettings(format=form)):
+        try:
+            try:
+                int("CANARY")
+            except ValueError as error:
+                raise KeyError("CANARY") from error
+        except KeyError:
+            log.exception("failed", extra={"fields": {"code": "internal_error"}})
+        (line,) = last_lines()
+    assert "CANARY" not in line
+    assert "internal_error" in line
+    assert "KeyError" in line
+    assert "ValueError" in line
+    assert "in test_the_last_lines_tell_an_exception_without_its_text" in line
+    assert "CANARY" in pipe.getvalue(), "the log itself has all"
+
+
+def test_the_last_lines_have_no_values_of_the_messages_of_libraries(pipe: Pipe) -> None:
+    with logging_into(pipe, json_settings()):
+        logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: 100 %% of CANARY")
+        logging.getLogger("asyncio").error("Executing %r took %.3f seconds", "CANARY", 0.2)
+        lines = [json.loads(line)["message"] for line in last_lines()]
+    assert lines == ["Task exception was never retrieved", "Executing %r took %.3f seconds"]
+
+
+def test_the_last_lines_can_be_read_while_other_threads_write(pipe: Pipe) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            log.info("line")
+
+    with logging_into(pipe, json_settings()):
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            assert len(last_lines()) <= MAX_KEPT_LINES
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -135,3 +135,18 @@ def test_one_time_is_its_own_median_and_percentile() -> None:
     recent = Watch().recent
     recent.latency_times.append(0.25)
     assert recent.latency_seconds() == {"p50": 0.25, "p99": 0.25}
+
+
+def test_losses_and_failures_of_the_disk_have_the_time_of_the_last_one() -> None:
+    watch = Watch()
+    assert (watch.recent.dropped_at(), watch.recent.buffer_failure()) == ({}, None)
+    for _ in range(2):
+        watch.recent.dropped("corrupt")
+    watch.recent.buffer_failed("count", "it failed")
+    watch.recent.buffer_failed("commit", "database or disk is full")
+    assert watch.recent.dropped_at() == {"corrupt": 1_700_000_002.0}
+    assert watch.recent.buffer_failure() == {
+        "at": 1_700_000_004.0,
+        "operation": "commit",
+        "error": "database or disk is full",
+    }

@@ -252,7 +252,7 @@ async def test_others_do_not_wait_until_an_event_that_was_not_started_is_unmarke
 async def test_a_bug_while_a_lane_is_revoked_ends_serve_with_it() -> None:
     bug = RuntimeError("a bug")
 
-    def broken(customers: object) -> None:
+    def broken(customers: object) -> list[Event]:
         raise bug
 
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012 - the fleet ends in it

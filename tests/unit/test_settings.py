@@ -1200,7 +1200,7 @@ def test_a_missing_key_is_an_error_only_if_it_is_required(configuration: Configu
     assert configuration.load().growlytics.api_key is None
     problems = configuration.problems(require_api_key=True)
     assert list(problems) == ["growlytics.api_key"]
-    assert "growlytics.api_key_file" in problems["growlytics.api_key"]
+    assert "GROWLYTICS_API_KEY_FILE" in problems["growlytics.api_key"]
 
 
 @pytest.fixture

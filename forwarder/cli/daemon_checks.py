@@ -1,0 +1,188 @@
+"""Checks of the running daemon, if one runs: does it answer, what does it say is wrong, does Growlytics accept its key?
+
+What it answers is a stranger's text until shown otherwise: nothing is trusted, and texts are escaped and cut. Used by
+`diagnosis`.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from forwarder.cli.checks import Checked, counted
+from forwarder.cli.daemon import Daemon, DaemonAnswer, DaemonError
+from forwarder.cli.machine import lock_holder
+from forwarder.text import printable
+
+_MAX_PROBLEMS: Final = 10
+_MAX_NUMBER: Final = 10**15
+_MAX_CHARACTERS: Final = 500
+_DEBUG_PATH: Final = "/v1/debug?parts=process,versions,settings"
+UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Found(NamedTuple):
+    """What the running daemon says of itself."""
+
+    status: Mapping[str, Any] = _NOTHING
+    """Empty if none answers."""
+    debug: Mapping[str, Any] = _NOTHING
+    """Empty if it does not show that to this user."""
+    why_no_debug: str = ""
+    error: str = ""
+    """Why there is no status."""
+    fix: str = ""
+
+    @property
+    def user(self) -> int | None:
+        """Its user; None if it does not say."""
+        user = _object(self.debug.get("process")).get("user")
+        return user if isinstance(user, int) else None
+
+    @property
+    def descriptors(self) -> Mapping[str, Any] | None:
+        """Its open files and their limit; None if it does not say."""
+        return _object(_object(self.debug.get("process")).get("descriptors")) or None
+
+    def setting(self, path: str) -> str | None:
+        """Return a setting of the daemon as text; None if it has none or does not say."""
+        section, _, key = path.partition(".")
+        value = _object(_object(self.debug.get("settings")).get(section)).get(key)
+        return value if isinstance(value, str) else None
+
+
+def look(daemon: Daemon, *, seconds: float) -> Found:
+    """Ask the daemon how it is."""
+    try:
+        answer = daemon.get("/v1/status", answer_seconds=seconds)
+        if answer.status != 200 or not _is_status(answer):
+            raise daemon.refused(answer)
+    except DaemonError as error:
+        fix = error.explained.removeprefix(str(error)).strip("; \n").splitlines()
+        return Found(
+            error=printable(str(error), _MAX_CHARACTERS), fix=printable(fix[-1], _MAX_CHARACTERS) if fix else ""
+        )
+    try:
+        inside = daemon.get(_DEBUG_PATH, answer_seconds=seconds)
+        if inside.status != 200:
+            raise daemon.refused(inside)
+    except DaemonError as error:
+        return Found(answer.content, why_no_debug=printable(error.explained, _MAX_CHARACTERS))
+    return Found(answer.content, inside.content)
+
+
+def check_daemon(found: Found, *, place: str, directory: str | None) -> Iterator[Checked]:
+    """Say whether it runs, and what it says is wrong. `directory` is that of the buffer, if it is on disk."""
+    if not found.status:
+        holder = None if directory is None else lock_holder(directory)
+        if holder is not None:
+            text = f"process {holder} uses {printable(directory or '', 200)}, but no daemon answers: {found.error}"
+            yield Checked("daemon", "fail", text, found.fix or "look at its log, and what it does (py-spy dump)")
+        else:
+            yield Checked("daemon", "warn", found.error or "no daemon answers", found.fix or "start it")
+        return
+    status = found.status
+    state, version = (printable(str(status.get(name, "?"))) for name in ("state", "version"))
+    facts = {"state": state, "version": version, "place": place, "pid": status.get("pid")}
+    text = f"version {version} answers at {place}: {state}{_uptime(status)}"
+    fine = state == "ready"
+    yield Checked("daemon", "ok" if fine else "warn", text, "" if fine else "wait until it is ready", facts)
+    yield from _problems(status)
+    yield _delivery(status)
+
+
+def check_key(found: Found, *, has_key: bool, fault: str) -> Checked:
+    """Say what is known of the API key. `fault` is why this command may not read it."""
+    if found.status:
+        if "auth" in _object(found.status.get("holds")):
+            fix = "write a valid key into the file that growlytics.api_key_file names, or set it and restart the daemon"
+            return Checked("key", "fail", "Growlytics refuses the daemon's API key", fix)
+        delivered = _number(_object(_object(found.status.get("delivery")).get("attempts")).get("delivered"))
+        if delivered:
+            text = f"Growlytics accepted the daemon's API key: {counted(int(delivered), 'event')} delivered since its start"
+            return Checked("key", "ok", text)
+        return Checked("key", "skip", f"{UNTRIED_KEY}, and the running daemon has not delivered one yet")
+    if fault:
+        return Checked("key", "skip", f"{fault}; {UNTRIED_KEY}")
+    if not has_key:
+        fix = "set it in GROWLYTICS_API_KEY or, better, in a file that growlytics.api_key_file names"
+        return Checked("key", "warn", "no API key is in the settings that this command reads, and `run` needs one", fix)
+    return Checked("key", "skip", f"there is one; {UNTRIED_KEY}")
+
+
+def _problems(status: Mapping[str, Any]) -> Iterator[Checked]:
+    """Yield what the daemon itself says is wrong."""
+    problems = status.get("problems")
+    for each in (problems if isinstance(problems, list) else [])[:_MAX_PROBLEMS]:
+        problem = _object(each)
+        text = " ".join(_text(problem.get(name)) for name in ("what", "cause") if problem.get(name))
+        commands = problem.get("commands")
+        shown = [f"`{_text(command)}`" for command in commands[:3]] if isinstance(commands, list) else []
+        fix = "; ".join(filter(None, (_text(problem.get("fix")), *shown)))
+        yield Checked(
+            "daemon",
+            "fail" if problem.get("mood") == "bad" else "warn",
+            text or "something is wrong",
+            fix or "see `growlytics-forwarder status`",
+            {"kind": _text(problem.get("kind"))},
+        )
+
+
+def _delivery(status: Mapping[str, Any]) -> Checked:
+    """Say when the daemon delivered last and what failed last: that is what cannot be tried from here."""
+    delivery, holds = _object(status.get("delivery")), _object(status.get("holds"))
+    failure, at = _object(delivery.get("last_failure")), _number(delivery.get("last_delivery_at"))
+    delivered = int(_number(_object(delivery.get("attempts")).get("delivered")) or 0)
+    text = f"{counted(delivered, 'event')} delivered since its start"
+    if at:
+        text += f", the last {_ago(at)}"
+    failed_at = _number(failure.get("at"))
+    if failure:
+        host = _text(failure.get("host"))
+        text += f"; last failure{f' {_ago(failed_at)}' if failed_at else ''}: {_text(failure.get('error'))}"
+        text += f" ({host})" if host else ""
+    facts = {
+        "delivered": delivered,
+        "last_delivery_at": at,
+        "last_failure_at": failed_at,
+        "holds": sorted(map(_text, holds)),
+    }
+    if holds:
+        causes = ", ".join(sorted(map(_text, holds)))
+        fix = "see the checks below, and `growlytics-forwarder status`"
+        return Checked("delivery", "fail", f"delivery is paused ({causes}); {text}", fix, facts)
+    return Checked("delivery", "ok", text, facts=facts)
+
+
+def _is_status(answer: DaemonAnswer) -> bool:
+    return isinstance(answer.content.get("state"), str) and isinstance(answer.content.get("ledger"), dict)
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else _NOTHING
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _MAX_NUMBER:
+        return None
+    return float(value)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else printable(str(value), _MAX_CHARACTERS)
+
+
+def _uptime(status: Mapping[str, Any]) -> str:
+    seconds = _number(status.get("uptime_seconds"))
+    return "" if seconds is None else f", up for {_span(seconds)}"
+
+
+def _ago(at: float) -> str:
+    return f"{_span(max(0.0, time.time() - at))} ago"
+
+
+def _span(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,65 @@
+"""`diagnose`: finds out why nothing arrives at Growlytics: name, connection, proxy, TLS, clock, disk, open files, daemon."""
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from forwarder.cli import EXIT_NO, EXIT_OK
+from forwarder.cli.clients import add_daemon_arguments
+from forwarder.cli.options import discard_output, whole_number
+
+if TYPE_CHECKING:
+    from forwarder.cli.daemon import Daemon
+
+DEFAULT_SECONDS: Final = 5
+"""Of one check."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_daemon_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=whole_number(1, 60),
+        default=DEFAULT_SECONDS,
+        help=f"the longest that one attempt of a check may take (default: {DEFAULT_SECONDS})",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make every check, and return 0 if none failed, else 1."""
+    from forwarder.cli.checks import Checked, counted, described
+    from forwarder.cli.diagnosis import diagnose, read_settings
+
+    read = read_settings(args, os.environ)
+    daemon, why = daemon_to_ask(args)
+    found: list[Checked] = []
+    try:
+        for each in diagnose(read, daemon, why_no_daemon=why, seconds=args.timeout):
+            found.append(each)
+            if not args.json:
+                print("\n".join(each.lines()), flush=True)
+        if args.json:
+            print(json.dumps(described(found), indent=2))
+        else:
+            failed = sum(each.result == "fail" for each in found)
+            print(f"{counted(failed, 'check')} failed" if failed else "nothing failed")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+    return EXIT_NO if any(each.result == "fail" for each in found) else EXIT_OK
+
+
+def daemon_to_ask(args: argparse.Namespace) -> "tuple[Daemon | None, str]":
+    """Return the daemon that the arguments and settings name; None if there is none to ask, and why."""
+    from forwarder.cli.daemon import Daemon
+    from forwarder.cli.finding import UnusableError, find
+
+    try:
+        return Daemon(*find(args, os.environ)), ""
+    except UnusableError as error:
+        return None, str(error)

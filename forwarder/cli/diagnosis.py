@@ -1,0 +1,145 @@
+"""All checks, one after the other: settings, the running daemon, the way to Growlytics, this machine.
+
+Each has a deadline, and one that fails does not stop the others. Nothing is changed, no event is made and no key is sent.
+Where a daemon runs and shows its settings, those count for what this command's own do not name: an operator's shell has
+mostly none of the daemon's environment. Used by `diagnose` and `bundle`.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import attrs
+
+from forwarder import places
+from forwarder.cli import daemon_checks, machine
+from forwarder.cli.checks import Checked
+from forwarder.cli.daemon import Daemon
+from forwarder.cli.daemon_checks import Found
+from forwarder.cli.probing import probe_way
+from forwarder.masking import Masking
+from forwarder.settings import Problem, Settings, Tried, secrets, try_to_load
+from forwarder.words import WAY_STEPS
+
+_COMPARED: Final[tuple[str, ...]] = ("growlytics.url", "growlytics.ca_file", "buffer.directory")
+_MAX_PROBLEMS: Final = 20
+_DENIED: Final = os.strerror(13)
+
+
+class Read(NamedTuple):
+    """This command's settings."""
+
+    tried: Tried
+    sources: str
+    """Where they come from, in words; empty if nothing is set anywhere."""
+    config: Path | None
+
+    @property
+    def settings(self) -> Settings:
+        """As far as they can be used."""
+        return self.tried.settings
+
+    @property
+    def masking(self) -> Masking:
+        """Hides their secrets."""
+        return Masking(secrets(self.settings))
+
+
+def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Read:
+    """Return the settings of `--config`, FORWARDER_CONFIG or, if nothing else is set, /etc; and of the environment."""
+    named = args.config or (Path(environ[places.CONFIG_VARIABLE]) if environ.get(places.CONFIG_VARIABLE) else None)
+    from_environ = sorted(
+        name
+        for name in environ
+        if name in {"STATE_DIRECTORY", "GROWLYTICS_API_KEY", "GROWLYTICS_API_KEY_FILE"}
+        or (name.startswith("FORWARDER_") and name != places.CONFIG_VARIABLE)
+    )
+    config = named
+    if config is None and not any("__" in name for name in from_environ) and os.path.lexists(places.CONFIG):
+        config = places.CONFIG
+    sources = [str(config)] if config is not None else []
+    sources += [f"the environment ({len(from_environ)})"] if from_environ else []
+    sources += ["--set"] if args.overrides else []
+    tried = try_to_load(config, environ=environ, overrides=args.overrides)
+    return Read(tried, ", ".join(sources), config)
+
+
+def diagnose(read: Read, daemon: Daemon | None, *, why_no_daemon: str = "", seconds: float) -> Iterator[Checked]:
+    """Yield the result of every check. `why_no_daemon` is why there is none to ask."""
+    yield from _check_settings(read)
+    found = daemon_checks.look(daemon, seconds=seconds) if daemon is not None else Found(error=why_no_daemon)
+    settings, differ = _effective(read, found)
+    if differ:
+        text = f"the running daemon uses other settings than this command for {', '.join(differ)}"
+        yield Checked("settings", "warn", text, "restart it if they changed, or name its settings with --config")
+    place = str(daemon.place) if daemon is not None else ""
+    directory = settings.buffer.directory if settings.buffer.kind == "disk" else None
+    yield from daemon_checks.check_daemon(found, place=place, directory=directory)
+    denied = [each for each in read.tried.problems if _is_denied(each) and "api_key" in each.path]
+    yield daemon_checks.check_key(
+        found, has_key=settings.growlytics.api_key is not None, fault=str(denied[0]) if denied else ""
+    )
+    if why := _why_no_way(read, found):
+        yield from (Checked(step, "skip", f"not tried: {why}") for step in WAY_STEPS if step != "proxy")
+    else:
+        yield from probe_way(settings.growlytics, seconds=seconds)
+    yield from machine.check_disk(settings, seconds=seconds, daemon_user=found.user)
+    yield machine.check_descriptors(settings, found.descriptors)
+
+
+def _check_settings(read: Read) -> Iterator[Checked]:
+    for problem in read.tried.problems[:_MAX_PROBLEMS]:
+        if _is_denied(problem) and os.geteuid() != 0:
+            fix = "run this as the daemon's user or root to look at it, too"
+            yield Checked("settings", "warn", f"{problem}: this user may not read it", fix)
+        else:
+            yield Checked("settings", "fail", str(problem), "correct it; `growlytics-forwarder check-config` says more")
+    for warning in read.tried.warnings[:_MAX_PROBLEMS]:
+        yield Checked("settings", "warn", warning, "correct it, if it is not meant so")
+    if not read.tried.problems:
+        text = f"read from {read.sources}" if read.sources else "none are set here, so the defaults are tried"
+        yield Checked("settings", "ok", text)
+
+
+def _is_denied(problem: Problem) -> bool:
+    return _DENIED in problem.message
+
+
+def _effective(read: Read, found: Found) -> tuple[Settings, list[str]]:
+    """Return the settings to try, and the paths of those that this command has from elsewhere than the daemon.
+
+    Where this command's sources say nothing, the daemon's settings count.
+    """
+    if not found.debug.get("settings"):
+        return read.settings, []
+    settings, masking = read.settings, read.masking
+    ours: dict[str, Any] = {}
+    differ: list[str] = []
+    for path in (*_COMPARED, "buffer.kind"):
+        section, _, key = path.partition(".")
+        value = getattr(getattr(settings, section), key)
+        theirs = found.setting(path)
+        if path not in read.tried.given:
+            ours[path] = theirs if theirs is not None or path == "growlytics.ca_file" else value
+        else:
+            ours[path] = value
+            if theirs != (None if value is None else masking.text(value)):
+                differ.append(path)
+    growlytics = attrs.evolve(settings.growlytics, url=ours["growlytics.url"], ca_file=ours["growlytics.ca_file"])
+    buffer = attrs.evolve(settings.buffer, directory=ours["buffer.directory"], kind=ours["buffer.kind"])
+    return attrs.evolve(settings, growlytics=growlytics, buffer=buffer), differ
+
+
+def _why_no_way(read: Read, found: Found) -> str:
+    """Return why the way to Growlytics is not known; empty if it is."""
+    growlytics = read.settings.growlytics
+    if growlytics.proxy_file is not None and growlytics.proxy is None:
+        return "growlytics.proxy_file cannot be read, so the proxy is not known; run this as the daemon's user or root"
+    has_proxy = found.setting("growlytics.proxy") is not None or found.setting("growlytics.proxy_file") is not None
+    if has_proxy and growlytics.proxy is None:
+        return (
+            "the running daemon uses a proxy that this command's settings do not name; name its settings with --config"
+        )
+    return ""

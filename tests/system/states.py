@@ -1,0 +1,252 @@
+"""Daemons in trouble: each state is made for real, can be read in the status and on the page, and ended as a person would.
+
+Used by the tests that play on-call, with the command and with a browser, and by the screenshots.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from tests.fakes.certificates import Authority
+from tests.fakes.client_harness import OK
+from tests.fakes.raw_server import answering, raw_server
+from tests.system.processes import (
+    KEY,
+    Daemon,
+    Sandbox,
+    clean_environment,
+    example_event,
+    run_command,
+    running_daemon,
+    running_sandbox,
+    until,
+)
+from tests.system.scripted_far_side import running_far_side
+
+QUICK: Final[Mapping[str, object]] = {
+    "delivery__breaker_failures": 2,
+    "delivery__retry_initial_seconds": 0.05,
+    "delivery__retry_max_seconds": 0.5,
+    "delivery__probe_initial_seconds": 0.2,
+    "delivery__probe_max_seconds": 1,
+    "shutdown__drain_seconds": 0.5,
+}
+"""Settings with which a state comes and ends soon."""
+
+
+@dataclass
+class Situation:
+    """A daemon in trouble."""
+
+    daemon: Daemon
+    """The running one, also after `end`, which may start it again."""
+    kind: str
+    """The kind of the problem in the status."""
+    words: tuple[str, ...]
+    """What the problem's cause must say."""
+    headline: str
+    """The state of the headline."""
+    end: Callable[[], Awaitable[None]]
+    """Do what the fix says. Return at once; the daemon notices by itself."""
+    needs_everything: bool = True
+    """Whether all events are delivered once it has ended, and nothing needs attention."""
+
+
+State = Callable[[Path], AbstractAsyncContextManager[Situation]]
+"""Makes a state, with a directory for all files; the state is there soon, though perhaps not at once."""
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a shell in which `growlytics-forwarder` is the command under test."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return clean_environment(PATH=path)
+
+
+async def post(
+    daemon: Daemon, number: int, *, customer: str | None = None, status: int = 200, **attributes: Any
+) -> None:
+    """Post the example event of this number, of a customer of its own unless one is given."""
+    event = example_event(number) | {"customerId": customer or f"customer-{number}"}
+    if attributes:
+        event["attributes"] = attributes
+    async with daemon.http.post(f"{daemon.base}/track/event", json=event) as response:
+        assert response.status == status, await response.text()
+
+
+@asynccontextmanager
+async def wrong_key(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics does not know the key in `growlytics.api_key_file`."""
+    key_file = directory / "growlytics key"
+    key_file.write_text("not-the-key\n")
+
+    async def write_key() -> None:
+        key_file.write_text(f"{KEY}\n")
+
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(directory, sandbox.url, growlytics__api_key_file=key_file, **QUICK) as daemon,
+    ):
+        await post(daemon, 1)
+        yield Situation(daemon, "auth", ("401 Unauthorized", "127.0.0.1"), "not_delivering", write_key)
+
+
+@asynccontextmanager
+async def unknown_host(directory: Path) -> AsyncIterator[Situation]:
+    """The host in `growlytics.url` does not exist."""
+    async with running_sandbox() as sandbox, AsyncExitStack() as daemons:
+        wrong = await daemons.enter_async_context(
+            running_daemon(directory, "https://nobody.invalid/track/event", **QUICK)
+        )
+        await post(wrong, 1)
+
+        async def correct_url_and_restart() -> None:
+            await wrong.stop()
+            situation.daemon = await daemons.enter_async_context(running_daemon(directory, sandbox.url, **QUICK))
+
+        situation = Situation(
+            wrong, "breaker", ("no such host nobody.invalid",), "not_delivering", correct_url_and_restart
+        )
+        yield situation
+
+
+@asynccontextmanager
+async def expired_certificate(directory: Path) -> AsyncIterator[Situation]:
+    """The far side's certificate has expired."""
+    authority = Authority(directory)
+    tls = authority.tls_for("127.0.0.1", not_after=datetime.now(UTC) - timedelta(days=1))
+
+    async def renew() -> None:
+        authority.certify(tls, "127.0.0.1")
+
+    async with (
+        raw_server(answering(OK), tls=tls) as server,
+        running_daemon(directory, server.url, growlytics__ca_file=authority.file, **QUICK) as daemon,
+    ):
+        await post(daemon, 1)
+        words = ("certificate has expired", f"127.0.0.1:{server.port}")
+        yield Situation(daemon, "breaker", words, "not_delivering", renew)
+
+
+@asynccontextmanager
+async def refused_connection(directory: Path) -> AsyncIterator[Situation]:
+    """Nobody listens where `growlytics.url` points to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+    async with AsyncExitStack() as started:
+        daemon = await started.enter_async_context(running_daemon(directory, f"http://{address}/track/event", **QUICK))
+        await post(daemon, 1)
+
+        async def start_it() -> None:
+            await started.enter_async_context(running_sandbox("--http", address))
+
+        yield Situation(daemon, "breaker", ("connection refused", address), "not_delivering", start_it)
+
+
+@asynccontextmanager
+async def full_buffer(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics fails, and the buffer is full."""
+    async with running_sandbox() as sandbox:
+        await sandbox.faults(fail_rate=1, fail_status=503)
+        async with running_daemon(directory, sandbox.url, buffer__max_events=5, **QUICK) as daemon:
+            for number in range(5):
+                await post(daemon, number)
+            await post(daemon, 5, status=429)
+            words = ("5 events of 5",)
+            yield Situation(daemon, "buffer_full", words, "refusing", lambda: without_faults(sandbox))
+
+
+@asynccontextmanager
+async def systemic_rejection(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics rejects whatever comes."""
+    async with running_sandbox() as sandbox:
+        await sandbox.faults(fail_rate=1, fail_status=422)
+        settings = {"delivery__systemic_rejections": 3, **QUICK}
+        async with running_daemon(directory, sandbox.url, **settings) as daemon:
+            for number in range(4):
+                await post(daemon, number)
+            words = ("422 Unprocessable",)
+            yield Situation(daemon, "systemic", words, "not_delivering", lambda: without_faults(sandbox))
+
+
+async def without_faults(sandbox: Sandbox) -> None:
+    """Let Growlytics work again."""
+    await sandbox.faults(fail_rate=0)
+
+
+@asynccontextmanager
+async def poison_event(directory: Path) -> AsyncIterator[Situation]:
+    """A filter before Growlytics objects to one event, again and again; the events of others are delivered."""
+    poisonous = {0}
+
+    async def end_the_filter() -> None:
+        poisonous.clear()
+
+    async with (
+        running_far_side(lambda number, _: 403 if number in poisonous else 200) as far,
+        running_daemon(directory, far.url, **QUICK) as daemon,
+    ):
+        await post(daemon, 1)
+        await post(daemon, 0, customer="somebody")
+        await post(daemon, 2, customer="somebody")
+        yield Situation(daemon, "suspect", ("answered 403", "Add To Cart"), "needs_attention", end_the_filter)
+
+
+async def is_unavailable(daemon: Daemon) -> bool:
+    """Return whether the buffer accepts nothing."""
+    return not (await daemon.status())["buffer"]["available"]
+
+
+@asynccontextmanager
+async def lost_directory(directory: Path) -> AsyncIterator[Situation]:
+    """Somebody moved the buffer's directory away while the daemon runs."""
+    place, elsewhere = directory / "buffer", directory / "elsewhere"
+
+    async def put_it_back() -> None:
+        elsewhere.rename(place)
+
+    async with running_sandbox() as sandbox, running_daemon(directory, sandbox.url, **QUICK) as daemon:
+        await post(daemon, 1)
+        place.rename(elsewhere)
+        await until(lambda: is_unavailable(daemon), "it notices")
+        await post(daemon, 2, status=503)
+        yield Situation(daemon, "buffer_gone", ("buffer.db",), "refusing", put_it_back)
+
+
+@asynccontextmanager
+async def type_drift(directory: Path) -> AsyncIterator[Situation]:
+    """An app sends a string where it sent a number before."""
+    async with running_sandbox() as sandbox, running_daemon(directory, sandbox.url, **QUICK) as daemon:
+
+        async def forget() -> None:
+            arguments = ("Add To Cart", "Price", f"--unix-socket={daemon.unix_socket}")
+            code, _, errors = await run_command("attribute-types", "forget", *arguments)
+            assert code == 0, errors
+
+        await post(daemon, 1, Price=4531)
+        await post(daemon, 2, Price="4531")
+        words = ("Price of Add To Cart came as string, and was number before",)
+        yield Situation(daemon, "type_conflict", words, "needs_attention", forget)
+
+
+STATES: Final[Mapping[str, State]] = {
+    each.__name__: each
+    for each in (
+        wrong_key,
+        unknown_host,
+        expired_certificate,
+        refused_connection,
+        full_buffer,
+        systemic_rejection,
+        poison_event,
+        lost_directory,
+        type_drift,
+    )
+}
+"""By their names."""
