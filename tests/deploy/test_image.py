@@ -76,7 +76,12 @@ def test_its_owner_can_write_only_to_the_volumes(root: str) -> None:
 
 def commands_find_the_daemon_by_themselves(begin: list[str]) -> None:
     """Run commands as deploy/README.md says, without a flag: of operators, too, as they find the control socket."""
-    for arguments in (("top", "--once"), ("dead-letters", "list"), ("dead-letters", "export"), ("attribute-types", "list")):
+    for arguments in (
+        ("top", "--once"),
+        ("dead-letters", "list"),
+        ("dead-letters", "export"),
+        ("attribute-types", "list"),
+    ):
         done = run(*begin, "growlytics-forwarder", *arguments)
         assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
 
