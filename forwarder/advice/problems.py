@@ -9,6 +9,7 @@ from typing import Final
 from forwarder.advice.problem import Commands, Content, StatusProblem
 from forwarder.advice.reading import (
     LOSS_SECONDS,
+    NEARLY_FULL,
     REFUSED_SECONDS,
     ago,
     has_new_dead_letters,
@@ -18,7 +19,6 @@ from forwarder.advice.reading import (
     newest_dead_letter,
     refusals,
 )
-from forwarder.advice.waiting import NEARLY_FULL
 from forwarder.text import are, count, events, roughly, were
 from forwarder.words import TRANSIENT_CODES, ConflictAction
 

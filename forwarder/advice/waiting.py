@@ -6,13 +6,12 @@ from typing import Any, Final
 
 from forwarder.advice.failures import explain_failure
 from forwarder.advice.problem import Commands, Content, StatusProblem, is_gone
-from forwarder.advice.reading import ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
+from forwarder.advice.reading import NEARLY_FULL, ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
 from forwarder.text import are, count, duration, events, rate, roughly
 from forwarder.words import DelayCause
 
-NEARLY_FULL: Final = 0.8
 SOON_FULL_SECONDS: Final = 3600.0
-"""The alerts use the same two values."""
+"""The alert uses the same value."""
 _FILLING: Final = 0.05
 
 DELAYS: Final[dict[DelayCause, str]] = {

@@ -286,6 +286,15 @@ def test_a_full_buffer_is_what_the_app_feels_and_the_hold_is_named_with_it() -> 
     assert [each["kind"] for each in found(full, held("auth"))] == ["auth", "buffer_full"]
 
 
+def test_a_buffer_without_room_for_the_batches_that_come_is_full() -> None:
+    refused = {"recent": {"refusals": [{**REFUSED_NOW, "code": "buffer_full", "name": None, "field": None}]}}
+    nearly = {"buffer": {"events": {"ready": 980}}}
+    assert headline(nearly, held("breaker"))[0] == "not_delivering"
+    assert headline(nearly, held("breaker"), refused)[0] == "refusing"
+    assert "buffer_full" in [each["kind"] for each in found(nearly, held("breaker"), refused)]
+    assert headline({"buffer": {"events": {"ready": 100}}}, held("breaker"), refused)[0] == "not_delivering"
+
+
 def test_the_app_is_refused_until_five_minutes_have_passed() -> None:
     def ago(seconds: float) -> dict[str, Any]:
         return {"recent": {"refusals": [{**REFUSED_NOW, "at": NOW - seconds}]}}
