@@ -26,14 +26,15 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "healthcheck": "exit 0 if the daemon is alive",
     },
     "Look": {
-        "status": "show on one screen how a running daemon is, and what is wrong",
+        "status": "show how a running daemon is, what is wrong and what to do",
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
         "bundle": "put all that helps to find a fault into one archive, without payloads",
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {
-        "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",
+        "dead-letters": "list, show, replay, export, purge or bury dead letters of a running daemon",
+        "erase": "remove all events of one customer from a running daemon",
         "attribute-types": "list, forget, export or import attribute types of a running daemon",
     },
     "Events": {
