@@ -526,9 +526,8 @@ async def test_a_daemon_that_hangs_is_still_known(tmp_path: Path) -> None:
         assert found.process == daemon.process.pid
 
 
+@pytest.mark.skipif(not Path("/proc/sys/net/ipv6").exists(), reason="this machine has no IPv6")
 async def test_an_ipv6_listener_and_a_name_are_known_too(tmp_path: Path) -> None:
-    if not Path("/proc/sys/net/ipv6").exists():
-        pytest.skip("this machine has no IPv6")
     async with a_daemon(tmp_path, intake__http="[::1]:0", admin__http="localhost:0") as (daemon, configuration):
         port = daemon.ready["admin"].rpartition(":")[2]
         found = await checked(*configuration, f"admin.http=localhost:{port}")
