@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from forwarder.cli.checks import Checked, described
+from forwarder.cli.checks import Checked, described, together_if_skipped
 from forwarder.cli.daemon_checks import DaemonFacts
 from forwarder.masking import Masking
 from forwarder.words import DEBUG_PARTS
@@ -79,7 +79,7 @@ def parts(
     """
     files: dict[str, object] = {
         "diagnose.json": described(checked),
-        "diagnose.txt": "\n".join(line for each in checked for line in each.lines()) + "\n",
+        "diagnose.txt": "".join(f"{line}\n" for lines in together_if_skipped(checked, into=[]) for line in lines),
         "settings.toml": settings,
     }
     missing: dict[str, list[str]] = {}

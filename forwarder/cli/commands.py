@@ -33,7 +33,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {
-        "dead-letters": "list, show, replay, export or purge dead letters of a running daemon, or bury an event",
+        "dead-letters": "list, show, replay, export, purge or bury dead letters of a running daemon",
         "erase": "remove all events of one customer from a running daemon",
         "attribute-types": "list, forget, export or import attribute types of a running daemon",
     },
@@ -153,7 +153,16 @@ def _add_examples(name: str, parser: argparse.ArgumentParser) -> None:
     from forwarder.cli.parsers import arguments_of, sub_parsers
 
     if name in EXAMPLES:
-        parser.epilog = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        examples = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        parser.epilog = f"{_wrapped(parser.epilog)}\n\n{examples}" if parser.epilog else examples
     for argument in arguments_of(parser):
         for action, its_parser in sub_parsers(argument).items():
             _add_examples(f"{name} {action}", its_parser)
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that fit the terminal; argparse leaves all lines as they are, for the examples."""
+    import shutil
+    import textwrap
+
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 11))

@@ -12,6 +12,8 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "check-config": (
         "growlytics-forwarder check-config --config /etc/growlytics-forwarder/config.toml",
         "growlytics-forwarder check-config --show       # the effective settings, secrets masked",
+        "growlytics-forwarder check-config --connect    # is Growlytics reachable, too?",
+        "growlytics-forwarder check-config --strict --json",
     ),
     "config": ("growlytics-forwarder config init",),
     "config init": (

@@ -36,7 +36,7 @@ class WantedLetters:
 
             fields["customer"] = lane_of_customer(self.customer)
         if self.since is not None:
-            fields["since"] = f"{self.since:.3f}"
+            fields["since"] = str(int(self.since))
         return {name: value for name, value in fields.items() if value is not None}
 
 
