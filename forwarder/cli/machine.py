@@ -27,6 +27,8 @@ _WRITTEN: Final = b"\0" * 4096
 _FILES: Final = ("buffer.db", "buffer.db-wal", "buffer.db-shm", "lock", "reserve")
 _RESERVED_FILES: Final = 256
 _ACCEPTED_AT_ONCE: Final = 128
+_SHOWN_OF_STATUS: Final = frozenset({"State", "Uid", "Threads", "VmRSS", "VmSwap", "voluntary_ctxt_switches"})
+_MAX_THREADS: Final = 100
 _MANY: Final = 0.8
 """The share of the limit of open files that is a warning."""
 
@@ -250,6 +252,29 @@ def lock_holder(directory: str) -> int | None:
             if name in words:
                 return int(words[words.index(name) - 1])
     return None
+
+
+def process_state(process: int) -> dict[str, object]:
+    """Return what the kernel shows of a process that does not answer; nothing if it shows nothing.
+
+    Its command line and environment are left out, as they may hold secrets.
+    """
+    facts: dict[str, object] = {}
+    place = Path(f"/proc/{process}")
+    with suppress(OSError):
+        for line in (place / "status").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name in _SHOWN_OF_STATUS:
+                facts[name.lower()] = printable(value.strip())
+    with suppress(OSError):
+        facts["descriptors"] = sum(1 for _ in (place / "fd").iterdir())
+    with suppress(OSError):
+        facts["threads_wait_in"] = [
+            f"{printable((thread / 'comm').read_text(errors='replace').strip())}: "
+            f"{printable((thread / 'wchan').read_text(errors='replace').strip() or '?')}"
+            for thread, _ in zip((place / "task").iterdir(), range(_MAX_THREADS), strict=False)
+        ]
+    return facts
 
 
 def _user(number: int) -> str:

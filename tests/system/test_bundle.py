@@ -199,6 +199,32 @@ async def test_of_a_strange_daemon_only_what_is_harmless_is_in_it(tmp_path: Path
 # How it is written
 
 
+async def test_it_can_be_sent_to_standard_output_where_no_file_can_be_written(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "bundle", "-", *settings(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode == 0
+    assert b"bundle: " in err
+    (tmp_path / "sent.tar.gz").write_bytes(out)
+    assert unpacked(tmp_path / "sent.tar.gz").keys() >= OWN_FILES
+
+
+async def test_it_ends_when_nobody_reads_what_it_sends(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"{' '.join(COMMAND)} bundle - {' '.join(settings(tmp_path))} | true",
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert b"Traceback" not in err
+
+
 async def test_it_replaces_no_file_unless_it_is_told_to(tmp_path: Path) -> None:
     path = tmp_path / "bundle.tar.gz"
     path.write_text("precious")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -286,8 +287,36 @@ async def test_a_process_that_uses_the_directory_but_does_not_answer_is_told(tmp
     async with running_daemon(tmp_path, NOWHERE, **off) as daemon:
         found = await diagnosed(*settings(tmp_path, intake__unix_socket=tmp_path / "gone.sock"))
         (text,) = [each["text"] for each in found.of("daemon")]
-        assert f"process {daemon.process.pid} uses {tmp_path}/buffer" in text
+        assert text.startswith(f"process {daemon.process.pid} (")
+        assert ") runs and does not answer: no daemon can be reached" in text
     assert found.code == 1
+
+
+async def test_a_daemon_that_is_stopped_is_told_in_time_with_its_state(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock", "--timeout=1")
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        told = found.one("daemon")
+    assert told["result"] == "fail"
+    assert told["text"].startswith(f"process {daemon.process.pid} (T (stopped)) runs and does not answer")
+    assert told["facts"]["process"]["threads_wait_in"]
+
+
+async def test_a_failure_after_the_last_delivery_is_a_warning(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+
+        async def has_failed() -> bool:
+            return (await daemon.status())["delivery"]["last_failure"] is not None
+
+        await until(has_failed, "an attempt fails")
+        found = await diagnosed(*settings(tmp_path), f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("delivery")["result"] in {"warn", "fail"}
+    assert "connection refused (127.0.0.1:1)" in found.one("delivery")["text"]
 
 
 async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tmp_path: Path) -> None:
