@@ -21,6 +21,12 @@ DIAGNOSED_PARTS: Final = "process,settings"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
 _MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
 _MAX_DEBUG_BYTES: Final = 16 * 1024 * 1024
+_SHOWN_IN_STATUS: Final = {
+    "buffer.directory": ("buffer", "directory"),
+    "buffer.kind": ("buffer", "kind"),
+    "growlytics.url": ("delivery", "destination"),
+}
+"""Settings that the status shows to everybody: the directory as an absolute path, the URL without its query."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -43,18 +49,20 @@ class DaemonFacts(NamedTuple):
     fix: str = ""
 
     @property
-    def user(self) -> int | None:
-        """Its user; None if it does not say."""
-        user = _object(self.debug.get("process")).get("user")
-        return user if isinstance(user, int) else None
-
-    @property
     def descriptors(self) -> Mapping[str, Any] | None:
         """Its open files and their limit; None if it does not say."""
         return _object(_object(self.debug.get("process")).get("descriptors")) or None
 
+    @property
+    def shows_settings(self) -> bool:
+        """Whether it shows all of its settings to this user."""
+        return bool(self.debug.get("settings"))
+
     def setting(self, path: str) -> str | None:
         """Return a setting of the daemon as text; None if it has none or does not say."""
+        place = _SHOWN_IN_STATUS.get(path)
+        if place is not None and (shown := _object(self.status.get(place[0])).get(place[1])) is not None:
+            return str(shown)
         section, _, key = path.partition(".")
         value = _object(_object(self.debug.get("settings")).get(section)).get(key)
         return value if isinstance(value, str) else None

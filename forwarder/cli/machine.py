@@ -54,8 +54,8 @@ class Disk(NamedTuple):
     """The system's number for why nothing could be written."""
 
 
-def check_disk(settings: Settings, *, seconds: float, daemon_user: int | None = None) -> Iterator[Checked]:
-    """Try the disk of buffer.directory. `daemon_user` is the user of the daemon that runs, if one does."""
+def check_disk(settings: Settings, *, seconds: float, daemon_runs: bool = False) -> Iterator[Checked]:
+    """Try the disk of buffer.directory. If a daemon runs, it may write there, whatever this user may."""
     directory = settings.buffer.directory
     if settings.buffer.kind == "memory":
         yield Checked("disk", "skip", "buffer.kind is memory, so no disk is used")
@@ -71,9 +71,12 @@ def check_disk(settings: Settings, *, seconds: float, daemon_user: int | None = 
         return
     except OSError as error:
         text = f"{name} cannot be looked at: {error.strerror}"
+        if daemon_runs and error.errno == errno.EACCES:
+            yield Checked("disk", "skip", f"{text}: this user ({_user(os.geteuid())}) may not, but a daemon runs")
+            return
         yield Checked("disk", "fail", text, "correct buffer.directory, or run this as the daemon's user or root")
         return
-    yield _access(disk, name, daemon_user=daemon_user)
+    yield _access(disk, name, daemon_runs=daemon_runs)
     if disk.exists and not disk.is_read_only:
         yield _space(disk, name, settings)
     if disk.fsync_seconds is not None:
@@ -125,7 +128,7 @@ def _write(place: Path) -> float:
     return longest
 
 
-def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
+def _access(disk: Disk, name: str, *, daemon_runs: bool) -> Checked:
     facts = {
         "directory": name,
         "exists": disk.exists,
@@ -136,7 +139,7 @@ def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
     }
     owner = f"owner {_user(disk.owner)}, mode {disk.mode:04o}"
     if disk.error is not None or disk.is_read_only:
-        return _denied(disk, name, owner, daemon_user=daemon_user)._replace(facts=facts)
+        return _denied(disk, name, owner, daemon_runs=daemon_runs)._replace(facts=facts)
     if not disk.exists:
         text = f"{name} does not exist yet; `run` will make it in {disk.directory} ({owner})"
         return Checked("disk", "ok", text, facts=facts)
@@ -147,7 +150,7 @@ def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
     return Checked("disk", "ok", f"{name} can be written to ({owner})", facts=facts)
 
 
-def _denied(disk: Disk, name: str, owner: str, *, daemon_user: int | None) -> Checked:
+def _denied(disk: Disk, name: str, owner: str, *, daemon_runs: bool) -> Checked:
     """Return why nothing can be written."""
     me = os.geteuid()
     match disk.error:
@@ -157,8 +160,8 @@ def _denied(disk: Disk, name: str, owner: str, *, daemon_user: int | None) -> Ch
         case errno.ENOSPC | errno.EDQUOT:
             text = f"the disk of {name} is full"
             fix = "remove what does not belong there, or give the buffer a disk of its own"
-        case errno.EACCES | errno.EPERM if daemon_user is not None and daemon_user != me:
-            text = f"this user ({_user(me)}) may not write to {name} ({owner}), and is not the daemon's"
+        case errno.EACCES | errno.EPERM if daemon_runs:
+            text = f"this user ({_user(me)}) may not write to {name} ({owner}), but a daemon runs"
             return Checked("disk", "skip", text)
         case errno.EACCES | errno.EPERM:
             text = f"this user ({_user(me)}) may not write to {disk.directory} ({owner})"

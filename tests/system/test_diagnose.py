@@ -175,6 +175,28 @@ async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path
     assert KEY not in found.text
 
 
+@NEEDS_ROOT
+async def test_another_user_than_the_daemons_sees_what_anybody_may_see(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(tmp_path, server.url) as daemon:
+        process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
+            *(*COMMAND, "diagnose", "--json", f"--url={daemon.base}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=clean_environment(),
+        )
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    found = Diagnosis(process.returncode, out.decode(), err.decode())
+    assert found.code == 0, found.text
+    assert str(server.port) in found.one("connect")["text"], "it is where the daemon sends"
+    assert "but a daemon runs" in found.untried["disk"]
+    assert "whether the daemon uses a proxy is not shown" in found.untried["proxy"]
+
+
 async def test_a_proxys_password_is_not_shown_wherever_it_fails(tmp_path: Path) -> None:
     async with raw_server(answering(answer("407 Proxy Authentication Required"))) as proxy:
         place = f"http://CANARY-user:CANARY%40word@127.0.0.1:{proxy.port}"
