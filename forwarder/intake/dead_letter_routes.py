@@ -33,7 +33,7 @@ class _LettersToList(Question):
     reason: DeadReason | UnsetType = UNSET
     customer: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
     name: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
-    since: Annotated[float, Meta(ge=0, le=_MAX_SECONDS)] | UnsetType = UNSET
+    since: Annotated[int, Meta(ge=0, le=_MAX_SECONDS)] | UnsetType = UNSET
     answers: bool = False
     payload: bool = False
 
@@ -44,7 +44,7 @@ class _LettersToList(Question):
         "reason": f"one of {', '.join(DEAD_REASONS)}",
         "customer": "a customerId",
         "name": "the name of an event",
-        "since": "a time in seconds since 1970",
+        "since": "a time in whole seconds since 1970",
         "answers": "true or false",
         "payload": "true or false",
     }

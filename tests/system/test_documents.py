@@ -58,7 +58,7 @@ async def test_every_command_about_settings_types_and_dead_letters_does_what_it_
         for each in found:
             filled_in = each.replace(" ID", f" {refused[0]}").replace("FILE", str(tmp_path / "settings.toml"))
             (tmp_path / "settings.toml").write_text(
-                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}"\n'
+                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}/buffer"\n'
             )
             process = await asyncio.create_subprocess_shell(
                 filled_in,

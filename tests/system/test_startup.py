@@ -19,7 +19,7 @@ BASE = (sys.executable, "-c", "import asyncio")
 
 FAST: list[tuple[str, ...]] = [
     ("dead-letters", "list"),
-    ("attribute-types", "list", "--json"),
+    ("attribute-types", "list"),
     ("send", "--customer=c", "--name=n"),
     ("top", "--once"),
 ]

@@ -685,8 +685,8 @@ def test_the_path_of_a_socket_is_measured_in_bytes_as_the_kernel_does(configurat
         "https://dc.growlytics.in/track/event",
         "https://example.com:8443/x?region=eu",
         "http://localhost:8930/track/event",
-        "http://127.1.2.3/",
-        "http://[::1]:8930/",
+        "http://127.1.2.3/x",
+        "http://[::1]:8930/x",
     ],
 )
 def test_https_or_http_to_this_machine_is_taken(configuration: Configuration, url: str) -> None:
@@ -1272,7 +1272,7 @@ def test_the_defaults_as_toml_load_to_the_defaults(configuration: Configuration)
 
 def test_settings_as_toml_load_to_the_same_settings(configuration: Configuration) -> None:
     settings = Settings(
-        growlytics=GrowlyticsSettings(url="https://example.com/?q=\\", timeout_seconds=1e-05),
+        growlytics=GrowlyticsSettings(url="https://example.com/x?q=\\", timeout_seconds=1e-05),
         intake=IntakeSettings(
             http=None,
             unix_socket='/run/"a\\b" 😀ä.sock',
