@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     to_output = str(args.file) == "-"
     try:
         check_target(None if to_output else args.file, force=args.force)
-        read = read_settings(args, os.environ)
+        read = read_settings(args, os.environ, seconds=args.timeout)
         daemon = ask_daemon(args, os.environ, parts=_PARTS, seconds=args.timeout)
         print("checking, which may take a minute if nothing answers ...", file=sys.stderr)
         checked = list(diagnose(read, daemon, seconds=args.timeout))

@@ -8,6 +8,7 @@ mostly none of the daemon's environment. Used by `diagnose` and `bundle`.
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from forwarder.cli.daemon import Daemon
 from forwarder.cli.daemon_checks import DIAGNOSED_PARTS, DaemonFacts, look
 from forwarder.cli.finding import UnusableError, find
 from forwarder.cli.probing import endpoint, probe_way
+from forwarder.cli.streams import within
 from forwarder.masking import Masking
 from forwarder.settings import Problem, Settings, Tried, secrets, try_to_load
 from forwarder.settings.sections import BufferKind
@@ -54,15 +56,25 @@ def ask_daemon(
 ) -> DaemonFacts:
     """Ask the daemon that the arguments and settings name, or the one to be found, how it is."""
     try:
-        daemon = Daemon(*find(args, environ))
+        daemon = Daemon(*within(seconds, partial(find, args, environ), name="settings"))
+    except TimeoutError:
+        return DaemonFacts(error="where a daemon is was not found out: a file that is needed for it hangs")
     except UnusableError as error:
         return DaemonFacts(error=str(error), fix="correct it; `growlytics-forwarder check-config` says more")
     with daemon:
         return look(daemon, parts=parts, seconds=seconds)
 
 
-def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadSettings:
+def read_settings(args: argparse.Namespace, environ: Mapping[str, str], *, seconds: float) -> ReadSettings:
     """Return the settings of `--config`, FORWARDER_CONFIG or, if nothing else is set, /etc; and of the environment."""
+    try:
+        return within(seconds, partial(_read_settings, args, environ), name="settings")
+    except TimeoutError:
+        why = f"a file that holds settings or a secret was not read within {seconds:.3g} s: is it a pipe, or its disk gone?"
+        return ReadSettings(Tried(Settings(), (Problem("settings", why),), (), frozenset()), "", None)
+
+
+def _read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadSettings:
     named = args.config or (Path(environ[places.CONFIG_VARIABLE]) if environ.get(places.CONFIG_VARIABLE) else None)
     from_environ = sorted(
         name

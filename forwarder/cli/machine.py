@@ -85,7 +85,11 @@ def check_disk(settings: Settings, *, seconds: float, daemon_runs: bool = False)
 
 def _look(directory: Path) -> Disk:
     exists = directory.is_dir()
-    place = directory if exists else next(each for each in directory.absolute().parents if each.is_dir())
+    place = directory
+    if not exists:
+        place = next(each for each in (directory, *directory.absolute().parents) if os.path.lexists(each))
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{printable(str(place), 200)} is not a directory")
     space, found = os.statvfs(place), place.stat()
     taken, foreign = 0, []
     for name in _FILES:

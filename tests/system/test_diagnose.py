@@ -301,6 +301,29 @@ async def test_a_buffer_in_memory_has_no_disk_to_check(tmp_path: Path) -> None:
     assert "no disk is used" in found.untried["disk"]
 
 
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link"])
+async def test_what_is_no_directory_is_told(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "dangling link":
+        place.symlink_to(tmp_path / "gone")
+    else:
+        place.write_text("precious")
+    directory = place / "buffer" if kind == "below a file" else place
+    found = await diagnosed(*settings(tmp_path, buffer__directory=directory))
+    assert found.one("disk")["text"].endswith(f"{place} is not a directory")
+    assert found.one("disk")["result"] == "fail"
+
+
+@pytest.mark.parametrize("setting", ["growlytics__api_key_file", "intake__token_file", "config"])
+async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Path, setting: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    named = [f"--config={pipe}"] if setting == "config" else settings(tmp_path, **{setting: pipe})
+    found = await diagnosed(*named, "--timeout=1")
+    assert any("is it a pipe" in each["text"] for each in found.of("settings"))
+    assert found.one("descriptors")["result"] == "ok"
+
+
 # Daemons that do not answer
 
 
