@@ -318,7 +318,8 @@ async def test_what_is_no_directory_is_told(tmp_path: Path, kind: str) -> None:
 async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Path, setting: str) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    named = [f"--config={pipe}"] if setting == "config" else settings(tmp_path, **{setting: pipe})
+    hanging = f"--set={setting.replace('__', '.')}={pipe}"
+    named = [f"--config={pipe}"] if setting == "config" else [*settings(tmp_path), hanging]
     found = await diagnosed(*named, "--timeout=1")
     assert any("is it a pipe" in each["text"] for each in found.of("settings"))
     assert found.one("descriptors")["result"] == "ok"
