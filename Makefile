@@ -27,7 +27,7 @@ help:
 	@echo 'make bench-all ONLY=growth   any other row of it (ONLY=list names them); make bench-quick   three ratios in a minute'
 	@echo 'make bench-all ONLY=table   the figures by which the daemon is judged, with their goals, a quarter of an hour'
 	@echo 'make docs    write the tables of settings and metrics anew from the code'
-	@echo 'make screenshot   take deploy/status-page.png anew, in six minutes (needs chromium)'
+	@echo 'make screenshot   take the pictures of the status page anew, in twelve minutes (needs chromium); ONLY=screenshots/refusing one of them'
 	@echo 'make lock    write the lock files anew from pyproject.toml'
 
 # What the daemon needs.
@@ -124,9 +124,9 @@ bench-quick: $(VENV)/dev
 docs: $(VENV)/dev
 	@$(BIN)/python -m tests.docs
 
-# The README's picture: the status page of a daemon that has been busy for five minutes.
+# The status page of a daemon that has been busy for five minutes, and of daemons in other states.
 screenshot: $(VENV)/dev
-	@$(BIN)/python -m tests.system.screenshot deploy/status-page.png
+	@$(BIN)/python -m tests.system.screenshot deploy $(filter-out list,$(ONLY))
 
 # The lock files name no download address, so that any index or mirror serves them.
 LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \

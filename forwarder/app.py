@@ -132,6 +132,8 @@ class App:
                 **looking(self.status, self._status.receipt),
                 **debugging(Debug(lambda: self._live.now, telemetry=self.telemetry, loop=_name_of(loop)).content),
             },
+            delivery=self.delivery,
+            receipt=self._status.receipt,
             telemetry=self.telemetry,
         )
         self._admin = Admin(

@@ -74,8 +74,20 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters are meant: those that have all of this. None stands for any."""
+
+    reason: str | None = None
+    customer: str | None = None
+    """The lane, as `Event.customer`."""
+    name: str | None = None
+    since: float | None = None
+    """Only those whose last attempt was at this time or later, in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetterPage:
-    """Some dead letters, oldest first."""
+    """Some dead letters, oldest first. There may be none although others follow, where only some are meant."""
 
     letters: list[DeadLetter]
     next_place: int | None

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -33,6 +33,7 @@ from forwarder.intake.attribute_type_routes import AttributeTypeRoutes
 from forwarder.intake.bodies import ParsingBudget
 from forwarder.intake.datagram import MAX_PENDING_BYTES, DatagramIntake
 from forwarder.intake.dead_letter_routes import DeadLetterRoutes
+from forwarder.intake.erase_routes import EraseRoutes, InDelivery
 from forwarder.intake.event_routes import EventRoutes
 from forwarder.intake.http import HttpIntake
 from forwarder.intake.judging import Knowledge
@@ -107,9 +108,14 @@ def _database(settings: Settings) -> Database:
             max_keys=settings.intake.duplicate_max_keys,
             max_types=settings.contract.max_attribute_types,
         ),
-        reserve_bytes=reserve_bytes(
-            max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
-        ),
+        reserve_bytes=reserve_of(settings),
+    )
+
+
+def reserve_of(settings: Settings) -> int:
+    """Return how many bytes of its disk a buffer keeps in reserve."""
+    return reserve_bytes(
+        max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
     )
 
 
@@ -122,7 +128,7 @@ async def tell_of_events_elsewhere(settings: Settings, *, telemetry: Telemetry) 
 class Intakes:
     """All intakes. `open` opens those that the settings name."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root names each of them
         self,
         settings: Settings,
         *,
@@ -132,9 +138,11 @@ class Intakes:
         ids: EventIds,
         ages: Ages,
         looking: Operations,
+        delivery: InDelivery,
+        receipt: Callable[[int], Awaitable[Mapping[str, object] | None]],
         telemetry: Telemetry,
     ) -> None:
-        """`looking` are the operations that show the status and receipts."""
+        """`looking` are the operations that show the status and receipts; `receipt` returns what is known of an event."""
         self._telemetry = telemetry
         intake = settings.intake
         acceptor = Acceptor(
@@ -154,9 +162,18 @@ class Intakes:
             clock=ages.wall,
             max_replayed_bytes=intake.max_body_bytes,
         )
+        self._erasing = EraseRoutes(
+            buffer=buffer,
+            delivery=delivery,
+            receipts=receipts,
+            receipt=receipt,
+            changing=dead_letters.changing,
+            telemetry=telemetry,
+        )
         operations = {
             **looking,
             **dead_letters.operations,
+            **self._erasing.operations,
             **AttributeTypeRoutes(knowledge.types, buffer.note).operations,
         }
         control_only = {**TapRoutes(telemetry).operations}
@@ -244,6 +261,7 @@ class Intakes:
         """Stop, and remove the sockets' files. May be called again."""
         await self.stop()
         self._telemetry.taps.close()
+        await self._erasing.close()
         await self._control.close()
         while self._paths:
             remove_unix(self._paths.pop())

@@ -5,6 +5,7 @@ links are read here. The control socket must not be in a directory that the app 
 `intake.unix_socket`: whoever may write to that could put a socket of their own there.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -36,9 +37,14 @@ def control_socket(
     """
     if wanted != "auto":
         return Path(wanted) if wanted else None
-    shared = {Path(each).parent.resolve() for each in app_sockets}
+    shared = {_real(Path(each).parent) for each in app_sockets}
     own = [*filter(None, environ.get("RUNTIME_DIRECTORY", "").split(":")), directory]
-    return next((Path(each) / _NAME for each in own if Path(each).resolve() not in shared), None)
+    return next((Path(each) / _NAME for each in own if _real(Path(each)) not in shared), None)
+
+
+def _real(path: Path) -> str:
+    """Return where a path leads, as far as it leads anywhere: links may go in a circle."""
+    return os.path.realpath(path)
 
 
 def control_sockets(

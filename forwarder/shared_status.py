@@ -127,6 +127,7 @@ _STATUS: Final = _object(
                     "max_concurrency",
                     "rate_limit_per_second",
                     "last_delivery_at",
+                    "failures_in_a_row",
                 ),
                 "attempts": _table(_number, words.OUTCOMES),
                 "attempt_seconds": _QUANTILES,

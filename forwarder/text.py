@@ -2,7 +2,8 @@
 
 from typing import Final
 
-_UNKNOWN: Final = "–"
+UNKNOWN: Final = "–"
+"""Shown where a number is not known."""
 _SECONDS_OF: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
@@ -21,7 +22,7 @@ def printable(text: str, limit: int = 100) -> str:
 def duration(seconds: float | None) -> str:
     """Return a time in its two largest units, like `3 h 12 min`; below ten seconds with a decimal, below one in ms."""
     if seconds is None:
-        return _UNKNOWN
+        return UNKNOWN
     if 0 < seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
@@ -51,7 +52,7 @@ def rate(per_second: float) -> str:
 
 def count(number: int | None) -> str:
     """Return a number with thousands separators."""
-    return _UNKNOWN if number is None else f"{number:,}"
+    return UNKNOWN if number is None else f"{number:,}"
 
 
 def events(number: int) -> str:

@@ -1,7 +1,7 @@
 """A stand-in for your app: posts an event every second to the forwarder beside it, until SIGTERM.
 
-FORWARDER is where to: http://127.0.0.1:8920, or unix:/run/growlytics-forwarder/intake.sock. What it could not take
-is posted again for a while, with the same key. In your app, deploy/clients/growlytics_forwarder.py does that.
+FORWARDER is where to: http://127.0.0.1:8920, or unix:/run/growlytics-forwarder/intake.sock. What the forwarder could not
+take is posted again for a while, with the same key. In your app, deploy/clients/growlytics_forwarder.py does that.
 """
 
 import http.client

@@ -4,9 +4,10 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from forwarder.settings.control import DEFAULT_CONTROL_SOCKETS
+from forwarder.places import DEFAULT_CONTROL_SOCKETS
 from forwarder.words import Mood
 
 COMMAND: Final = "growlytics-forwarder"
@@ -37,7 +38,9 @@ class Commands:
     """Makes commands that reach this very daemon, from its addresses."""
 
     def __init__(self, status: Content) -> None:
-        addresses: Mapping[str, str] = status["addresses"]
+        addresses: dict[str, str] = dict(status["addresses"])
+        if is_gone(status["buffer"]) and _is_below(status["buffer"]["directory"], addresses.get("control")):
+            del addresses["control"]  # its file is gone with the directory
         token_file: str | None = status["settings"]["token_file"]
         self._control = _control_door(addresses)
         self._operator = self._control
@@ -63,6 +66,16 @@ class Commands:
     def controlling(self, command: str) -> tuple[str, ...]:
         """Return a command that only the control socket answers."""
         return _typed(command, self._control)
+
+
+def is_gone(buffer: Content) -> bool:
+    """Return whether the buffer's file is gone from its place."""
+    failure = buffer["last_error"]
+    return not buffer["available"] and failure is not None and failure["operation"] == "directory"
+
+
+def _is_below(directory: str | None, path: str | None) -> bool:
+    return directory is not None and path is not None and Path(path).is_relative_to(directory)
 
 
 def _typed(command: str, door: str | None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from forwarder.attribute import TypeChanges
 from forwarder.buffer.fates import Fate
-from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
+from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event, LetterFilter
 from forwarder.words import DeadReason, DropReason, Intake, WhenFull
 
 
@@ -53,6 +53,7 @@ class Unavailable:
 
 PutAnswer = Stored | Full | NeverFits | Unavailable
 
+ALL_LETTERS: Final = LetterFilter()
 MAX_LETTERS: Final = 1000
 """How many dead letters may be read or changed at once."""
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -122,7 +123,7 @@ class Erased:
     """The id up to which events were removed."""
     events: int
     in_flight: int
-    """Events of which an attempt may be under way. They leave when it ends: delivered, or else dropped. Not in `events`."""
+    """Events of which an attempt was under way. They leave when it ends: delivered, or else dropped. Not in `events`."""
     dead_letters: int
     files: int = 0
     """Damaged files that are kept: they are removed once they are salvaged."""
@@ -149,8 +150,11 @@ class DeadLetters(Protocol):
         """How many there are of each reason."""
         ...
 
-    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
-        """Return up to `max_letters` (1 to `MAX_LETTERS`), oldest first; fewer, but at least one, if they are large."""
+    async def page(self, *, after_place: int, max_letters: int, only: LetterFilter = ALL_LETTERS) -> DeadLetterPage:
+        """Return up to `max_letters` (1 to `MAX_LETTERS`) that are meant, oldest first; fewer if they are large or far.
+
+        Without a filter, at least one, if there is one.
+        """
         ...
 
     async def find(self, ids: Sequence[int], *, max_bytes: int = MAX_PAGE_BYTES) -> list[DeadLetter]:

@@ -103,10 +103,11 @@ class Erasing:
         self._reading.is_erased = is_meant
         self.is_under_way = True
         try:
+            self._leave(customer, is_meant)
+            in_flight = sum(map(is_meant, self._leaving.events.values()))
             events = await self._remove_events(key, up_to, partial(self._leave, customer, is_meant))
             letters = await self._remove_letters(key, up_to)
             unsalvaged, unsalvaged_letters, files = await self._salvaging.erase(customer, dry_run=False)
-            in_flight = sum(map(is_meant, self._leaving.events.values()))
         finally:
             self.is_under_way = False
             self._reading.is_erased = None
@@ -150,7 +151,7 @@ class Erasing:
             after = found.after
             for at in range(0, len(found.rows), EVENTS_AT_ONCE):
                 ids = [letter_id for _, letter_id in found.rows[at : at + EVENTS_AT_ONCE]]
-                number = await self._run(partial(jobs.remove_letters, ids=ids))
+                number = len(await self._run(partial(jobs.purge, ids=ids)))
                 self._telemetry.dead_letters_evicted(number, reason="erased")
                 removed += number
         return removed

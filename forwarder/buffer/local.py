@@ -9,13 +9,14 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import assert_never
 
-from forwarder.buffer.base import MAX_PAGE_BYTES, BufferUnavailableError, Ledger
+from forwarder.buffer.base import ALL_LETTERS, MAX_PAGE_BYTES, BufferUnavailableError, Ledger
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.leaving import ERASED, Leaving
 from forwarder.buffer.ordering import MAX_STEPS, Ordering
 from forwarder.database import dead_letters as stored
+from forwarder.database import erasing
 from forwarder.database.connection import DamagedError, Database, Job, T, UnavailableError
-from forwarder.event import Clock, DeadLetter, DeadLetterPage, Event, LaneOf
+from forwarder.event import Clock, DeadLetter, DeadLetterPage, Event, LaneOf, LetterFilter
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings
@@ -131,10 +132,10 @@ class DatabaseDeadLetters:
         ledger = self._database.ledger
         return {reason: max(0, ledger[f"{stored.HELD}{reason}"]) for reason in DEAD_REASONS}
 
-    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
+    async def page(self, *, after_place: int, max_letters: int, only: LetterFilter = ALL_LETTERS) -> DeadLetterPage:
         """See DeadLetters."""
         bounded = partial(stored.page, max_letters=max_letters, max_bytes=MAX_PAGE_BYTES)
-        return await ask(self._database, partial(bounded, after_place=after_place, reason=reason))
+        return await ask(self._database, partial(bounded, after_place=after_place, only=only))
 
     async def find(self, ids: Sequence[int], *, max_bytes: int = MAX_PAGE_BYTES) -> list[DeadLetter]:
         """See DeadLetters."""
@@ -142,7 +143,7 @@ class DatabaseDeadLetters:
 
     async def purge(self, ids: Sequence[int]) -> list[int]:
         """See DeadLetters."""
-        purged = await ask(self._database, partial(stored.remove, ids=ids))
+        purged = await ask(self._database, partial(erasing.purge, ids=ids))
         self._telemetry.dead_letters_evicted(len(purged), reason="purged")
         return purged
 

@@ -221,6 +221,7 @@ class MemoryBuffer(LocalBuffer):
             events = sum(map(is_meant, chain(self._ordering, self._taken.values())))
             return Erased(last, events, 0, len(await self._letters_of(customer, last)))
         gone = self._leave(customer, is_meant, self._dying)
+        in_flight = sum(map(is_meant, self._leaving.events.values()))
         self._events -= len(gone)
         self._bytes -= sum(len(event.body) for event in gone)
         self._counters["dropped.erased"] += len(gone)
@@ -230,9 +231,9 @@ class MemoryBuffer(LocalBuffer):
             await asyncio.wait(self._acks)
         ids = await self._letters_of(customer, last)
         for at in range(0, len(ids), EVENTS_AT_ONCE):
-            job = partial(erasing.remove_letters, ids=ids[at : at + EVENTS_AT_ONCE])
-            self._telemetry.dead_letters_evicted(await self._database.run(job), reason="erased")
-        return Erased(last, len(gone), sum(map(is_meant, self._leaving.events.values())), len(ids))
+            job = partial(erasing.purge, ids=ids[at : at + EVENTS_AT_ONCE])
+            self._telemetry.dead_letters_evicted(len(await self._database.run(job)), reason="erased")
+        return Erased(last, len(gone), in_flight, len(ids))
 
     async def _letters_of(self, customer: str, up_to: int) -> list[int]:
         key = customer.encode(errors="surrogatepass")

@@ -19,7 +19,21 @@ MAX_SAMPLES: Final = 60
 """The most samples of the history; the newest are kept."""
 
 _MAX_CHARACTERS: Final = 60
-_MAX_ERROR_CHARACTERS: Final = 300
+_MAX_COMMAND_CHARACTERS: Final = 9000
+"""A command with two of the longest paths, quoted. A longer one is left out, as half a command is dangerous."""
+_MAX_NAME_CHARACTERS: Final = 40
+"""Of a field of an object: our longest has 24."""
+_MAX_TEXTS: Final[Mapping[str, int]] = {
+    "error": 300,
+    "text": 600,
+    "what": 400,
+    "cause": 1000,
+    "fix": 2000,
+    "destination": 300,
+    "commands": _MAX_COMMAND_CHARACTERS,
+    "addresses": _MAX_COMMAND_CHARACTERS,
+}
+"""How many characters are shown of some texts, by the names of their fields."""
 _Count = Annotated[int, msgspec.Meta(ge=-(10**15), le=10**15)]
 """No forwarder has more events or bytes, and a longer number would fill the screen."""
 _Number = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
@@ -88,6 +102,36 @@ class Percentiles(msgspec.Struct, frozen=True):
     p99: _Number | None = None
 
 
+class HeadlineAnswer(msgspec.Struct, frozen=True):
+    """How the daemon is, in one sentence."""
+
+    mood: str = "note"
+    text: str = "?"
+
+
+class ProblemAnswer(msgspec.Struct, frozen=True):
+    """Something that is wrong, with its cause and what to do."""
+
+    mood: str = "note"
+    what: str = "?"
+    cause: str = ""
+    fix: str = ""
+    commands: list[str] = []
+
+    @property
+    def typed(self) -> list[str]:
+        """The commands that are whole: what was cut or escaped must not be typed."""
+        return [each for each in self.commands if "…" not in each and "\\" not in each]
+
+
+class RatesAnswer(msgspec.Struct, frozen=True):
+    """Events a second; None if not known."""
+
+    accepted_per_second: _Number | None = None
+    delivered_per_second: _Number | None = None
+    refused_per_second: _Number | None = None
+
+
 class LastFailure(msgspec.Struct, frozen=True):
     """The last attempt that failed."""
 
@@ -112,6 +156,8 @@ class DeliveryAnswer(msgspec.Struct, frozen=True):
     attempt_seconds: Percentiles = Percentiles()
     latency_seconds: Percentiles = Percentiles()
     last_failure: LastFailure | None = None
+    last_delivery_at: _Number | None = None
+    destination: str | None = None
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -125,6 +171,7 @@ class DeadLettersAnswer(msgspec.Struct, frozen=True):
     """How many dead letters are kept."""
 
     events: _Count | None = None
+    by_reason: dict[str, _Count] = {}
     bytes: _Count | None = None
     max_events: _Count | None = None
     max_bytes: _Count | None = None
@@ -217,6 +264,14 @@ class StatusAnswer(msgspec.Struct, frozen=True):
 
     state: str
     ledger: Ledgers
+    headline: HeadlineAnswer | None = None
+    """None before version 0.2."""
+    problems: list[ProblemAnswer] = []
+    rates: RatesAnswer = RatesAnswer()
+    at: _Number | None = None
+    instance: str | None = None
+    pid: _Count | None = None
+    addresses: dict[str, str] = {}
     version: str | None = None
     uptime_seconds: _Number | None = None
     settings: ReloadAnswer = ReloadAnswer()
@@ -239,7 +294,10 @@ def is_status(content: Mapping[str, object]) -> bool:
 def read_status(content: Mapping[str, object]) -> StatusAnswer:
     """Return the content of an answer as a status. Raises StrangeStatusError."""
     try:
-        known = {name: _harmless(each) for name, each in content.items() if each is not None}
+        given = content.items()
+        known = {
+            name: _harmless(each, _MAX_TEXTS.get(name, _MAX_CHARACTERS)) for name, each in given if each is not None
+        }
         return msgspec.convert(known, StatusAnswer)
     except msgspec.ValidationError as error:
         raise StrangeStatusError(str(error)) from None
@@ -251,12 +309,14 @@ def _harmless(value: object, max_characters: int = _MAX_CHARACTERS) -> object:
         return printable(value, max_characters)
     if isinstance(value, dict):
         kept = [(name, each) for name, each in value.items() if each is not None][:MAX_ENTRIES]
-        limits = {"error": _MAX_ERROR_CHARACTERS}
-        return {printable(name, 20): _harmless(each, limits.get(name, _MAX_CHARACTERS)) for name, each in kept}
+        return {
+            printable(name, _MAX_NAME_CHARACTERS): _harmless(each, _MAX_TEXTS.get(name, max_characters))
+            for name, each in kept
+        }
     if isinstance(value, list):
         if all(isinstance(each, int | float) for each in value):
             return value[-MAX_SAMPLES:]
-        return [_harmless(each) for each in value[:MAX_ENTRIES]]
+        return [_harmless(each, max_characters) for each in value[:MAX_ENTRIES]]
     return value
 
 

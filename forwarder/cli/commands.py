@@ -26,12 +26,15 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "healthcheck": "exit 0 if the daemon is alive",
     },
     "Look": {
+        "status": "show how a running daemon is, what is wrong and what to do",
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
+        "bundle": "put all that helps to find a fault into one archive, without payloads",
         "tap": "watch events as they pass through a running daemon",
     },
     "Act": {
-        "dead-letters": "list, show, replay, export or purge dead letters of a running daemon",
+        "dead-letters": "list, show, replay, export, purge or bury dead letters of a running daemon",
+        "erase": "remove all events of one customer from a running daemon",
         "attribute-types": "list, forget, export or import attribute types of a running daemon",
     },
     "Events": {
@@ -150,7 +153,16 @@ def _add_examples(name: str, parser: argparse.ArgumentParser) -> None:
     from forwarder.cli.parsers import arguments_of, sub_parsers
 
     if name in EXAMPLES:
-        parser.epilog = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        examples = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        parser.epilog = f"{_wrapped(parser.epilog)}\n\n{examples}" if parser.epilog else examples
     for argument in arguments_of(parser):
         for action, its_parser in sub_parsers(argument).items():
             _add_examples(f"{name} {action}", its_parser)
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that fit the terminal; argparse leaves all lines as they are, for the examples."""
+    import shutil
+    import textwrap
+
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 11))

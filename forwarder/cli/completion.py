@@ -34,7 +34,7 @@ class Option(NamedTuple):
     """None if it takes none."""
 
 
-class Place(NamedTuple):
+class Completions(NamedTuple):
     """What can stand after the command and the action so far."""
 
     path: tuple[str, ...]
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def places(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[Place]:
+def places(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Iterator[Completions]:
     """Yield every place in the command line, the start first."""
     from forwarder.cli.parsers import arguments_of, sub_parsers
 
@@ -77,7 +77,7 @@ def places(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Itera
             options.append(Option(flag, _one_line(action.help), None if takes_none else _value_of(action)))
         else:
             argument = argument or _value_of(action)
-    yield Place(path, {name: _one_line(text) for name, text in following.items()}, options, argument)
+    yield Completions(path, {name: _one_line(text) for name, text in following.items()}, options, argument)
     for name, sub in below:
         yield from places(sub, (*path, name))
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from forwarder.cli.completion import Place, Value, flags
+from forwarder.cli.completion import Completions, Value, flags
 
 _BASH: Final = """\
 # Completes {program} in bash; `{program} completion bash` wrote it.
@@ -140,12 +140,12 @@ complete -c {program} -f
 """
 
 
-def _bash(program: str, places: Sequence[Place]) -> str:
+def _bash(program: str, places: Sequence[Completions]) -> str:
     def value(found: Value) -> str:
         words = f" words={shlex.quote(' '.join(found.words))}" if found.words else ""
         return f"kind={found.kind}{words}"
 
-    def following(place: Place) -> str:
+    def following(place: Completions) -> str:
         options = f"options={shlex.quote(' '.join(flags(place.options)))}"
         if place.next:
             return f"kind=words words={shlex.quote(' '.join(place.next))} {options}"
@@ -163,7 +163,7 @@ def _bash(program: str, places: Sequence[Place]) -> str:
     )
 
 
-def _zsh(program: str, places: Sequence[Place]) -> str:
+def _zsh(program: str, places: Sequence[Completions]) -> str:
     def value(found: Value) -> str:
         match found.kind:
             case "words":
@@ -180,7 +180,7 @@ def _zsh(program: str, places: Sequence[Place]) -> str:
     def described(entries: Mapping[str, str]) -> str:
         return f"entries=({shlex.join(f'{name}:{text}' for name, text in entries.items())})"
 
-    def following(place: Place) -> str:
+    def following(place: Completions) -> str:
         if place.next:
             return f"{described(place.next)}; _describe {'action' if place.path else 'command'} entries"
         return value(place.argument) if place.argument else ":"
@@ -199,7 +199,7 @@ def _zsh(program: str, places: Sequence[Place]) -> str:
     )
 
 
-def _fish(program: str, places: Sequence[Place]) -> str:
+def _fish(program: str, places: Sequence[Completions]) -> str:
     return _FISH.format(
         program=program,
         function=_function(program),
@@ -209,7 +209,7 @@ def _fish(program: str, places: Sequence[Place]) -> str:
     )
 
 
-def _fish_lines(program: str, place: Place) -> Iterator[str]:
+def _fish_lines(program: str, place: Completions) -> Iterator[str]:
     """Yield the command that declares each thing which may follow at a place."""
     begin = f"complete -c {program} -n {shlex.quote(' '.join((f'{_function(program)}_at', *place.path)))}"
     for name, text in place.next.items():
@@ -237,7 +237,7 @@ def _fish_value(found: Value) -> str:
             return "-x"
 
 
-def _takers(places: Sequence[Place]) -> Iterator[tuple[str, Value]]:
+def _takers(places: Sequence[Completions]) -> Iterator[tuple[str, Value]]:
     """Yield each option that takes a value, after its place and a space, with the value."""
     for place in places:
         for option in place.options:
@@ -261,4 +261,4 @@ def _function(program: str) -> str:
     return f"_{program.replace('-', '_')}"
 
 
-WRITERS: Final[Mapping[str, Callable[[str, Sequence[Place]], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+WRITERS: Final[Mapping[str, Callable[[str, Sequence[Completions]], str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}

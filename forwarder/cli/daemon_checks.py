@@ -16,18 +16,22 @@ from forwarder.text import printable
 _MAX_PROBLEMS: Final = 10
 _MAX_NUMBER: Final = 10**15
 _MAX_CHARACTERS: Final = 500
-_DEBUG_PATH: Final = "/v1/debug?parts=process,versions,settings"
+DIAGNOSED_PARTS: Final = "process,settings"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
+_MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
+_MAX_DEBUG_BYTES: Final = 16 * 1024 * 1024
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
-class Found(NamedTuple):
+class DaemonFacts(NamedTuple):
     """What the running daemon says of itself."""
 
     status: Mapping[str, Any] = _NOTHING
     """Empty if none answers."""
     debug: Mapping[str, Any] = _NOTHING
     """Empty if it does not show that to this user."""
+    place: str = ""
+    """Where it answers."""
     why_no_debug: str = ""
     error: str = ""
     """Why there is no status."""
@@ -51,27 +55,28 @@ class Found(NamedTuple):
         return value if isinstance(value, str) else None
 
 
-def look(daemon: Daemon, *, seconds: float) -> Found:
-    """Ask the daemon how it is."""
+def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
+    """Ask the daemon how it is, and for these parts of its inside."""
     try:
-        answer = daemon.get("/v1/status", answer_seconds=seconds)
+        answer = daemon.get("/v1/status", max_answer_bytes=_MAX_STATUS_BYTES, answer_seconds=seconds)
         if answer.status != 200 or not _is_status(answer):
             raise daemon.refused(answer)
     except DaemonError as error:
         fix = error.explained.removeprefix(str(error)).strip("; \n").splitlines()
-        return Found(
+        return DaemonFacts(
             error=printable(str(error), _MAX_CHARACTERS), fix=printable(fix[-1], _MAX_CHARACTERS) if fix else ""
         )
     try:
-        inside = daemon.get(_DEBUG_PATH, answer_seconds=seconds)
+        inside = daemon.get(f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=seconds)
         if inside.status != 200:
             raise daemon.refused(inside)
     except DaemonError as error:
-        return Found(answer.content, why_no_debug=printable(error.explained, _MAX_CHARACTERS))
-    return Found(answer.content, inside.content)
+        why = printable(error.explained, _MAX_CHARACTERS)
+        return DaemonFacts(answer.content, place=str(daemon.place), why_no_debug=why)
+    return DaemonFacts(answer.content, inside.content, place=str(daemon.place))
 
 
-def check_daemon(found: Found, *, place: str, directory: str | None) -> Iterator[Checked]:
+def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Checked]:
     """Say whether it runs, and what it says is wrong. `directory` is that of the buffer, if it is on disk."""
     if not found.status:
         holder = None if directory is None else lock_holder(directory)
@@ -83,15 +88,15 @@ def check_daemon(found: Found, *, place: str, directory: str | None) -> Iterator
         return
     status = found.status
     state, version = (printable(str(status.get(name, "?"))) for name in ("state", "version"))
-    facts = {"state": state, "version": version, "place": place, "pid": status.get("pid")}
-    text = f"version {version} answers at {place}: {state}{_uptime(status)}"
+    facts = {"state": state, "version": version, "place": found.place, "pid": status.get("pid")}
+    text = f"version {version} answers at {found.place}: {state}{_uptime(status)}"
     fine = state == "ready"
     yield Checked("daemon", "ok" if fine else "warn", text, "" if fine else "wait until it is ready", facts)
     yield from _problems(status)
     yield _delivery(status)
 
 
-def check_key(found: Found, *, has_key: bool, fault: str) -> Checked:
+def check_key(found: DaemonFacts, *, has_key: bool, fault: str) -> Checked:
     """Say what is known of the API key. `fault` is why this command may not read it."""
     if found.status:
         if "auth" in _object(found.status.get("holds")):

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import msgspec
 
 from forwarder.cli.clients import Patience
-from forwarder.cli.daemon import MAX_ANSWER_BYTES, Daemon, DaemonAnswer, described_errors
+from forwarder.cli.daemon import MAX_ANSWER_BYTES, Daemon, DaemonAnswer, StoppedError, described_errors
+from forwarder.cli.letter_filters import ALL, WantedLetters
 from forwarder.growlytics import json_text
 
 MAX_PAGE_LETTERS: Final = 1000
@@ -48,10 +49,11 @@ class DeadLetterShown(msgspec.Struct, frozen=True):
     status: _Count | None = None
     first_attempt_at: _Time | None = None
     last_attempt_at: _Time | None = None
-    customer: str = ""
-    """This and the following fields come only with the payload."""
+    kind: str = "event"
     answer: str | None = None
-    """The beginning of Growlytics' answer; None if there was none."""
+    """The beginning of Growlytics' answer; None if it is not told, as it is only to operators."""
+    customer: str = ""
+    """This and the following field come only with the payload."""
     event: bytes = b""
     """The JSON object as the app sent it."""
 
@@ -84,6 +86,10 @@ class _ReplayAnswer(msgspec.Struct):
 class _PurgeAnswer(msgspec.Struct):
     purged: _Count
     missing: list[_Id]
+
+
+class _BuryAnswer(msgspec.Struct):
+    state: Literal["buried", "after_attempt"]
 
 
 class Decided(NamedTuple):
@@ -142,6 +148,13 @@ def read_purge(answer: DaemonAnswer, ids: Collection[str]) -> Decided:
     return Decided(found.purged, [], found.missing)
 
 
+def exported_line(letter: DeadLetterShown) -> bytes:
+    """Return what `export` writes of a dead letter: the event alone, or with its kind if that is another one."""
+    if letter.kind == "event":
+        return letter.event
+    return b'{"kind":%b,"event":%b}' % (json.dumps(letter.kind).encode(), letter.event)
+
+
 def on_one_line(event: bytes) -> bytes:
     """Return JSON without raw line breaks and tabs, which can only be between its values, not in strings."""
     return event.translate(_BREAKS)
@@ -169,10 +182,11 @@ class DeadLetterRequests:
         self._daemon = daemon
         self._patience = patience
 
-    def page(self, *, after: str | None, limit: int, reason: str | None, payload: bool) -> LetterPage | None:
+    def page(self, *, after: str | None, limit: int, only: WantedLetters, payload: bool) -> LetterPage | None:
         """Return the page after a cursor; None if `limit` letters are too long for one page."""
-        query = {"limit": str(limit), "after": after, "reason": reason, "payload": "true" if payload else None}
-        path = f"{_PATH}?{urlencode({name: value for name, value in query.items() if value is not None})}"
+        query = {"limit": str(limit), **({} if after is None else {"after": after}), **only.query()}
+        query["payload" if payload else "answers"] = "true"
+        path = f"{_PATH}?{urlencode(query, errors='surrogatepass')}"
         max_bytes = MAX_ANSWER_BYTES if not payload else MAX_PAGE_BYTES if limit > 1 else MAX_LETTER_BYTES
         answer = self._get(path, max_bytes)
         if answer.status != 200:
@@ -216,14 +230,14 @@ class Pages:
         self,
         letters: DeadLetterRequests,
         *,
-        reason: str | None = None,
+        only: WantedLetters = ALL,
         payload: bool = False,
         at_most: int | None = None,
     ) -> None:
         self.held: int | None = None
         """How many existed at the start; None before the first page."""
         self._letters = letters
-        self._reason = reason
+        self._only = only
         self._payload = payload
         self._left = at_most
         self._max_letters = MAX_PAYLOAD_PAGE_LETTERS if payload else MAX_PAGE_LETTERS
@@ -258,7 +272,7 @@ class Pages:
     def _page(self) -> LetterPage:
         while True:
             limit = self._limit if self._left is None else min(self._limit, self._left)
-            page = self._letters.page(after=self._after, limit=limit, reason=self._reason, payload=self._payload)
+            page = self._letters.page(after=self._after, limit=limit, only=self._only, payload=self._payload)
             if page is not None:
                 return page
             self._limit = limit // 2
@@ -268,6 +282,18 @@ def post(daemon: Daemon, action: Action, ids: Sequence[str], *, dry_run: bool) -
     """Ask once to replay or purge `ids`. Raises DaemonError."""
     content = {"ids": ids, "dry_run": dry_run} if action == "replay" else {"ids": ids}
     return daemon.post(f"{_PATH}/{action}", json.dumps(content).encode(), content_type="application/json")
+
+
+def bury(daemon: Daemon, event_id: str, *, dry_run: bool) -> str:
+    """Ask to make an event that waits a dead letter; return what becomes of it. Raises DaemonError."""
+    body = json.dumps({"id": event_id, "dry_run": dry_run}).encode()
+    answer = daemon.post(f"{_PATH}/bury", body, content_type="application/json")
+    errors = described_errors(answer.content)
+    if answer.status == 404 and errors:
+        raise StoppedError(errors[0].removesuffix(" (not_found)"))
+    if answer.status != 200:
+        raise daemon.refused(answer)
+    return daemon.read(answer, _BuryAnswer).state
 
 
 def judge(action: Action, answer: DaemonAnswer, ids: Sequence[str], daemon: Daemon) -> Decided | None:

@@ -1,4 +1,4 @@
-"""`dead-letters`: lists, shows, replays, exports or purges the dead letters of a running daemon.
+"""`dead-letters`: lists, shows, replays, exports, purges or adds to the dead letters of a running daemon.
 
 Names, answers and events are strangers' text, so they are escaped. Only `export` to a file or a pipe writes events as they
 were.
@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import Patience, actions_of, daemon_of, run_action
+from forwarder.cli.confirming import add_confirm_arguments, confirmed, demand_terminal
 from forwarder.cli.daemon import Daemon, DaemonError
+from forwarder.cli.letter_filters import add_filter_arguments, filter_of
 from forwarder.cli.options import Ticker, discard_output, table, utc, whole_number
 from forwarder.text import printable
-from forwarder.words import DEAD_REASONS
 
 if TYPE_CHECKING:
     from forwarder.cli.dead_letter_requests import DeadLetterRequests, DeadLetterShown
 
 _HEADINGS: Final = ("ID", "NAME", "REASON", "STATUS", "ATTEMPTS", "DIED", "BYTES")
+_ANSWER: Final = "ANSWER"
+"""Shown where the daemon tells it: to operators."""
+_MAX_LISTED_CHARACTERS: Final = 60
 _JSON_FIELDS: Final = (
     "id", "name", "reason", "status", "attempts", "accepted_at", "first_attempt_at", "last_attempt_at", "size_bytes",
 )  # fmt: skip
-_REASON_HELP: Final = f"only dead letters with this reason: {', '.join(DEAD_REASONS)}"
 _MAX_ANSWER_CHARACTERS: Final = 4096
 _positive: Final = whole_number(1, 999_999_999)
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     action = actions_of(parser)
     listing = action("list", "list dead letters, the oldest first", _list)
-    listing.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
+    add_filter_arguments(listing)
     listing.add_argument("--limit", metavar="N", type=_positive, default=100, help="the most to list; by default 100")
     listing.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
 
@@ -47,32 +50,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replaying.add_argument("--rate", metavar="N", type=_positive, help="the most events a second")
 
     exporting = action("export", "write the events to standard output, one a line, for `load`", _export)
-    exporting.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
+    add_filter_arguments(exporting)
 
-    purging = action("purge", "delete dead letters, without asking", _change)
+    purging = action("purge", "delete dead letters; those of a customer only after a question", _change)
     _add_selection(purging)
-    purging.set_defaults(dry_run=False, rate=None)
+    purging.add_argument("--dry-run", action="store_true", help="only say how many would be deleted")
+    add_confirm_arguments(purging)
+    purging.set_defaults(rate=None)
+
+    burying = action(
+        "bury", "make an event that waits a dead letter, such as one that is refused again and again", _bury
+    )
+    burying.add_argument("id", metavar="ID", type=_id)
+    burying.add_argument("--dry-run", action="store_true", help="only say what would happen")
+    add_confirm_arguments(burying)
 
 
 run = run_action
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--id", metavar="ID", dest="ids", type=_id, nargs="+", action="extend", help="may be repeated")
-    which.add_argument("--reason", metavar="R", choices=DEAD_REASONS, help=_REASON_HELP)
     which.add_argument("--all", action="store_true", help="all that exist at the start")
+    add_filter_arguments(parser)
+
+
+def _check_selection(args: argparse.Namespace) -> None:
+    """Exit with 64 unless the arguments say exactly once which dead letters are meant."""
+    is_filtered = not filter_of(args).is_all
+    if is_filtered and (args.ids or args.all):
+        args.parser.error("--id and --all cannot be combined with --reason, --customer, --name or --since")
+    if not (is_filtered or args.ids or args.all):
+        args.parser.error("say which are meant: --id, --all, or at least one of --reason, --customer, --name, --since")
 
 
 def _list(args: argparse.Namespace) -> int:
     from forwarder.cli.dead_letter_requests import Pages
 
     with daemon_of(args) as daemon:
-        pages = Pages(_impatient(daemon), reason=args.reason, at_most=args.limit)
+        pages = Pages(_impatient(daemon), only=filter_of(args), at_most=args.limit)
         letters = pages.all()
     for line in map(as_json, letters) if args.json else rows(letters):
         print(line)
-    of_what = "dead letters of all reasons" if args.reason else "dead letters"
+    of_what = "dead letters" if filter_of(args).is_all else "dead letters in all"
     # Not among the JSON, which a program reads.
     print(f"shown {len(letters)} of {pages.held or 0} {of_what}", file=sys.stderr if args.json else sys.stdout)
     return EXIT_OK
@@ -93,6 +114,10 @@ def _change(args: argparse.Namespace) -> int:
     from forwarder.cli.dead_letter_changes import Changer, ChangeTally
     from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages
 
+    _check_selection(args)
+    asks = args.action == "purge" and args.customer is not None and not args.dry_run
+    if asks:
+        demand_terminal(args)
     tally = ChangeTally(args.action, dry_run=args.dry_run)
     ticker = Ticker(sys.stderr)
     daemon = daemon_of(args)
@@ -103,8 +128,15 @@ def _change(args: argparse.Namespace) -> int:
     try:
         with daemon:
             # All ids are listed first: an event that is rejected again meanwhile has a new id.
-            pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason)
+            requests = DeadLetterRequests(daemon, patience)
+            pages = Pages(requests, only=filter_of(args))
             ids = args.ids or [each.id for each in pages.all()]
+            if args.action == "purge" and args.dry_run:
+                there = ids if args.ids is None else [each for each in dict.fromkeys(ids) if requests.one(each)]
+                print(f"Would purge {len(there)} event{'' if len(there) == 1 else 's'}.")
+                return EXIT_NO if args.ids and len(there) < len(set(ids)) else EXIT_OK
+            if asks and ids and not confirmed(args, f"Delete {len(ids)} dead letters of this customer for good?"):
+                return EXIT_NO
             changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
     except DaemonError as error:
         stopped = error.explained
@@ -115,28 +147,52 @@ def _change(args: argparse.Namespace) -> int:
     return EXIT_NO if stopped or tally.refused or (args.ids and tally.missing) else EXIT_OK
 
 
+def _bury(args: argparse.Namespace) -> int:
+    from forwarder.cli.dead_letter_requests import bury
+
+    if not args.dry_run:
+        demand_terminal(args)
+        if not confirmed(args, f"Stop trying event {args.id} and make it a dead letter?"):
+            return EXIT_NO
+    with daemon_of(args) as daemon:
+        state = bury(daemon, args.id, dry_run=args.dry_run)
+    would = "would become" if args.dry_run else "is now"
+    if state == "after_attempt":
+        would = "would become" if args.dry_run else "becomes"
+        print(f"event {args.id} is being sent: unless it arrives, it {would} a dead letter right after that")
+    else:
+        print(f"event {args.id} {would} a dead letter; `dead-letters show {args.id}` shows it")
+    return EXIT_OK
+
+
 def _export(args: argparse.Namespace) -> int:
-    from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages, fit_to_show, on_one_line
+    from forwarder.cli.dead_letter_requests import (
+        DeadLetterRequests,
+        Pages,
+        exported_line,
+        fit_to_show,
+        on_one_line,
+    )
 
     ticker = Ticker(sys.stderr)
     exported = 0
     daemon = daemon_of(args)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell(f"exported {exported} events", note=note))
-    pages = Pages(DeadLetterRequests(daemon, patience), reason=args.reason, payload=True)
+    pages = Pages(DeadLetterRequests(daemon, patience), only=filter_of(args), payload=True)
     stopped = ""
 
-    def write(events: Iterable[bytes]) -> None:
+    def write(letters: "Iterable[DeadLetterShown]") -> None:
         if sys.stdout.isatty():
-            for event in events:
-                print(fit_to_show(event))
+            for letter in letters:
+                print(fit_to_show(exported_line(letter)))
         else:
-            sys.stdout.buffer.write(b"".join(on_one_line(event) + b"\n" for event in events))
+            sys.stdout.buffer.write(b"".join(on_one_line(exported_line(letter)) + b"\n" for letter in letters))
             sys.stdout.buffer.flush()
 
     try:
         with daemon:
             while (letters := pages.next()) is not None:
-                write(each.event for each in letters)
+                write(letters)
                 exported += len(letters)
     except DaemonError as error:
         stopped = error.explained
@@ -154,6 +210,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def rows(letters: "Sequence[DeadLetterShown]") -> list[str]:
     """Return the lines of a table with headings; none if there are no dead letters."""
+    with_answers = any(each.answer is not None for each in letters)
     cells = (
         (
             each.id,
@@ -163,15 +220,27 @@ def rows(letters: "Sequence[DeadLetterShown]") -> list[str]:
             str(each.attempts),
             utc(each.last_attempt_at),
             str(each.size_bytes),
+            *((_in_short(each.answer),) if with_answers else ()),
         )
         for each in letters
     )
-    return table(_HEADINGS, cells, numbers={"STATUS", "ATTEMPTS", "BYTES"})
+    headings = (*_HEADINGS, _ANSWER) if with_answers else _HEADINGS
+    return [line.rstrip() for line in table(headings, cells, numbers={"STATUS", "ATTEMPTS", "BYTES"})]
+
+
+def _in_short(answer: str | None) -> str:
+    """Return the beginning of Growlytics' answer, on one line."""
+    return printable(" ".join(answer.split()), _MAX_LISTED_CHARACTERS) if answer else "-"
 
 
 def as_json(letter: "DeadLetterShown") -> str:
     """Return what `list` shows of a dead letter as a JSON object in ASCII."""
-    return json.dumps({name: getattr(letter, name) for name in _JSON_FIELDS})
+    fields = {name: getattr(letter, name) for name in _JSON_FIELDS}
+    if letter.kind != "event":
+        fields["kind"] = letter.kind
+    if letter.answer is not None:
+        fields["answer"] = letter.answer
+    return json.dumps(fields)
 
 
 def described(letter: "DeadLetterShown") -> list[str]:
@@ -180,6 +249,7 @@ def described(letter: "DeadLetterShown") -> list[str]:
 
     fields = {
         "id": letter.id,
+        **({} if letter.kind == "event" else {"kind": printable(letter.kind)}),
         "name": printable(letter.name),
         "customer": printable(letter.customer, 500),
         "reason": printable(letter.reason),

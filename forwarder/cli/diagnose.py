@@ -4,14 +4,11 @@ import argparse
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments
 from forwarder.cli.options import discard_output, whole_number
-
-if TYPE_CHECKING:
-    from forwarder.cli.daemon import Daemon
 
 DEFAULT_SECONDS: Final = 5
 """Of one check."""
@@ -21,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_daemon_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    add_timeout_argument(parser)
+
+
+def add_timeout_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--timeout`, the time of one attempt."""
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -32,17 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make every check, and return 0 if none failed, else 1."""
-    from forwarder.cli.checks import Checked, counted, described
-    from forwarder.cli.diagnosis import diagnose, read_settings
+    from forwarder.cli.checks import Checked, counted, described, together_if_skipped
+    from forwarder.cli.diagnosis import ask_daemon, diagnose, read_settings
 
     read = read_settings(args, os.environ)
-    daemon, why = daemon_to_ask(args)
+    daemon = ask_daemon(args, os.environ, seconds=args.timeout)
     found: list[Checked] = []
     try:
-        for each in diagnose(read, daemon, why_no_daemon=why, seconds=args.timeout):
-            found.append(each)
+        shown = together_if_skipped(diagnose(read, daemon, seconds=args.timeout), into=found)
+        for lines in shown:
             if not args.json:
-                print("\n".join(each.lines()), flush=True)
+                print("\n".join(lines), flush=True)
         if args.json:
             print(json.dumps(described(found), indent=2))
         else:
@@ -52,14 +54,3 @@ def run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         discard_output()
     return EXIT_NO if any(each.result == "fail" for each in found) else EXIT_OK
-
-
-def daemon_to_ask(args: argparse.Namespace) -> "tuple[Daemon | None, str]":
-    """Return the daemon that the arguments and settings name; None if there is none to ask, and why."""
-    from forwarder.cli.daemon import Daemon
-    from forwarder.cli.finding import UnusableError, find
-
-    try:
-        return Daemon(*find(args, os.environ)), ""
-    except UnusableError as error:
-        return None, str(error)

@@ -17,7 +17,8 @@ from forwarder import places
 from forwarder.cli import daemon_checks, machine
 from forwarder.cli.checks import Checked
 from forwarder.cli.daemon import Daemon
-from forwarder.cli.daemon_checks import Found
+from forwarder.cli.daemon_checks import DIAGNOSED_PARTS, DaemonFacts, look
+from forwarder.cli.finding import UnusableError, find
 from forwarder.cli.probing import probe_way
 from forwarder.masking import Masking
 from forwarder.settings import Problem, Settings, Tried, secrets, try_to_load
@@ -28,7 +29,7 @@ _MAX_PROBLEMS: Final = 20
 _DENIED: Final = os.strerror(13)
 
 
-class Read(NamedTuple):
+class ReadSettings(NamedTuple):
     """This command's settings."""
 
     tried: Tried
@@ -47,7 +48,19 @@ class Read(NamedTuple):
         return Masking(secrets(self.settings))
 
 
-def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Read:
+def ask_daemon(
+    args: argparse.Namespace, environ: Mapping[str, str], *, parts: str = DIAGNOSED_PARTS, seconds: float
+) -> DaemonFacts:
+    """Ask the daemon that the arguments and settings name, or the one to be found, how it is."""
+    try:
+        daemon = Daemon(*find(args, environ))
+    except UnusableError as error:
+        return DaemonFacts(error=str(error), fix="correct it; `growlytics-forwarder check-config` says more")
+    with daemon:
+        return look(daemon, parts=parts, seconds=seconds)
+
+
+def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadSettings:
     """Return the settings of `--config`, FORWARDER_CONFIG or, if nothing else is set, /etc; and of the environment."""
     named = args.config or (Path(environ[places.CONFIG_VARIABLE]) if environ.get(places.CONFIG_VARIABLE) else None)
     from_environ = sorted(
@@ -63,20 +76,18 @@ def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Read:
     sources += [f"the environment ({len(from_environ)})"] if from_environ else []
     sources += ["--set"] if args.overrides else []
     tried = try_to_load(config, environ=environ, overrides=args.overrides)
-    return Read(tried, ", ".join(sources), config)
+    return ReadSettings(tried, ", ".join(sources), config)
 
 
-def diagnose(read: Read, daemon: Daemon | None, *, why_no_daemon: str = "", seconds: float) -> Iterator[Checked]:
-    """Yield the result of every check. `why_no_daemon` is why there is none to ask."""
+def diagnose(read: ReadSettings, found: DaemonFacts, *, seconds: float) -> Iterator[Checked]:
+    """Yield the result of every check. `found` is what the daemon says, if one runs."""
     yield from _check_settings(read)
-    found = daemon_checks.look(daemon, seconds=seconds) if daemon is not None else Found(error=why_no_daemon)
     settings, differ = _effective(read, found)
     if differ:
         text = f"the running daemon uses other settings than this command for {', '.join(differ)}"
         yield Checked("settings", "warn", text, "restart it if they changed, or name its settings with --config")
-    place = str(daemon.place) if daemon is not None else ""
     directory = settings.buffer.directory if settings.buffer.kind == "disk" else None
-    yield from daemon_checks.check_daemon(found, place=place, directory=directory)
+    yield from daemon_checks.check_daemon(found, directory=directory)
     denied = [each for each in read.tried.problems if _is_denied(each) and "api_key" in each.path]
     yield daemon_checks.check_key(
         found, has_key=settings.growlytics.api_key is not None, fault=str(denied[0]) if denied else ""
@@ -89,7 +100,7 @@ def diagnose(read: Read, daemon: Daemon | None, *, why_no_daemon: str = "", seco
     yield machine.check_descriptors(settings, found.descriptors)
 
 
-def _check_settings(read: Read) -> Iterator[Checked]:
+def _check_settings(read: ReadSettings) -> Iterator[Checked]:
     for problem in read.tried.problems[:_MAX_PROBLEMS]:
         if _is_denied(problem) and os.geteuid() != 0:
             fix = "run this as the daemon's user or root to look at it, too"
@@ -107,7 +118,7 @@ def _is_denied(problem: Problem) -> bool:
     return _DENIED in problem.message
 
 
-def _effective(read: Read, found: Found) -> tuple[Settings, list[str]]:
+def _effective(read: ReadSettings, found: DaemonFacts) -> tuple[Settings, list[str]]:
     """Return the settings to try, and the paths of those that this command has from elsewhere than the daemon.
 
     Where this command's sources say nothing, the daemon's settings count.
@@ -132,7 +143,7 @@ def _effective(read: Read, found: Found) -> tuple[Settings, list[str]]:
     return attrs.evolve(settings, growlytics=growlytics, buffer=buffer), differ
 
 
-def _why_no_way(read: Read, found: Found) -> str:
+def _why_no_way(read: ReadSettings, found: DaemonFacts) -> str:
     """Return why the way to Growlytics is not known; empty if it is."""
     growlytics = read.settings.growlytics
     if growlytics.proxy_file is not None and growlytics.proxy is None:

@@ -176,7 +176,7 @@ class _Splitter:
         try:
             behind = self._end_of_value()
         except _BrokenError as broken:
-            if broken.at <= end:  # the parser says it better
+            if not self._window[end : broken.at].strip(_WHITESPACE):  # only this line: the parser says it better
                 return self._entry(with_newline, text)
             line = self.line_at(broken.at)
             why = f"the JSON object that begins here is broken at line {line}: {broken}"

@@ -12,6 +12,8 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "check-config": (
         "growlytics-forwarder check-config --config /etc/growlytics-forwarder/config.toml",
         "growlytics-forwarder check-config --show       # the effective settings, secrets masked",
+        "growlytics-forwarder check-config --connect    # is Growlytics reachable, too?",
+        "growlytics-forwarder check-config --strict --json",
     ),
     "config": ("growlytics-forwarder config init",),
     "config init": (
@@ -23,7 +25,16 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck",
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
+    "status": (
+        "growlytics-forwarder status",
+        "growlytics-forwarder status --json | jq .headline.text",
+    ),
     "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
+    "diagnose": (
+        "growlytics-forwarder diagnose",
+        "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
+    ),
+    "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",
@@ -41,7 +52,15 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder dead-letters list",
         "growlytics-forwarder dead-letters replay --reason rejected --dry-run",
     ),
-    "dead-letters list": ("growlytics-forwarder dead-letters list --reason rejected --limit 20",),
+    "dead-letters list": (
+        "growlytics-forwarder dead-letters list --reason rejected --limit 20",
+        "growlytics-forwarder dead-letters list --name 'Signed Up' --since 2h",
+    ),
+    "dead-letters bury": ("growlytics-forwarder dead-letters bury 1234",),
+    "erase": (
+        "growlytics-forwarder erase --customer 42 --dry-run",
+        "growlytics-forwarder erase --customer 42 --yes --json",
+    ),
     "dead-letters show": ("growlytics-forwarder dead-letters show 1234",),
     "dead-letters replay": (
         "growlytics-forwarder dead-letters replay --id 1234",
@@ -49,7 +68,10 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder dead-letters replay --reason expired --rate 50",
     ),
     "dead-letters export": ("growlytics-forwarder dead-letters export > dead-letters.ndjson",),
-    "dead-letters purge": ("growlytics-forwarder dead-letters purge --id 1234",),
+    "dead-letters purge": (
+        "growlytics-forwarder dead-letters purge --id 1234",
+        "growlytics-forwarder dead-letters purge --reason expired --since 3d --dry-run",
+    ),
     "attribute-types": ("growlytics-forwarder attribute-types list",),
     "attribute-types forget": ("growlytics-forwarder attribute-types forget 'Add To Cart' Price",),
     "attribute-types export": ("growlytics-forwarder attribute-types export > types.toml",),

@@ -11,14 +11,20 @@ from typing import Final
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import (
+    AnswerLostError,
     Daemon,
     DaemonAnswer,
     DaemonError,
-    described_errors,
     not_a_forwarder,
+    shown_errors,
 )
+from forwarder.cli.options import print_json
 from forwarder.text import printable
 
+_UNANSWERED: Final[dict[str, object]] = {
+    "accepted": None, "id": None, "status": None, "errors": [], "retry_after_seconds": None, "error": None,
+}  # fmt: skip
+"""What `--json` prints, without an answer. `accepted` is null where nobody knows, as the answer was lost."""
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -43,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_milliseconds,
         help="the time of the event, since 1970; by default now",
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,8 +62,11 @@ def run(args: argparse.Namespace) -> int:
             answer = daemon.post("/track/event", body, content_type="application/json")
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
+        if args.json:
+            is_known = not isinstance(error, AnswerLostError)
+            print_json(_UNANSWERED | {"accepted": False if is_known else None, "error": str(error)})
         return EXIT_NO
-    return _report(daemon, answer)
+    return _report(daemon, answer, as_json=args.json)
 
 
 def attribute(text: str) -> tuple[str, str]:
@@ -116,12 +126,26 @@ def _string(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _report(daemon: Daemon, answer: DaemonAnswer) -> int:
+def _report(daemon: Daemon, answer: DaemonAnswer, *, as_json: bool) -> int:
     event_id = answer.content.get("id")
-    if answer.status == 200 and isinstance(event_id, str):
-        print(f"accepted, id {printable(event_id)}")
+    is_accepted = answer.status == 200 and isinstance(event_id, str)
+    errors = [] if is_accepted else shown_errors(answer.content)
+    strange = "" if is_accepted or errors else not_a_forwarder(daemon.place, answer.status)
+    if as_json:
+        shown: dict[str, object] = {
+            "accepted": is_accepted,
+            "id": printable(str(event_id)) if is_accepted else None,
+            "status": answer.status,
+            "errors": [each._asdict() for each in errors],
+            "retry_after_seconds": answer.retry_after_seconds,
+            "error": strange or None,
+        }
+        print_json(shown)
+    elif is_accepted:
+        print(f"accepted, id {printable(str(event_id))}")
+    if is_accepted:
         return EXIT_OK
-    for line in described_errors(answer.content) or [not_a_forwarder(daemon.place, answer.status)]:
+    for line in [*map(str, errors)] or [strange]:
         print(line, file=sys.stderr)
     if fix := daemon.fix_for(answer.status):
         print(fix, file=sys.stderr)

@@ -12,23 +12,24 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from queue import SimpleQueue
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
 from forwarder.cli.daemon import Daemon, DaemonError, StoppedError
-from forwarder.cli.options import discard_output
+from forwarder.cli.options import discard_output, print_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-    from forwarder.cli.top_rows import Row, Snapshot, Tone
+    from forwarder.cli.answers import StatusAnswer
+    from forwarder.cli.top_rows import Row, Tone
 
 ANSWER_SECONDS: Final = 5
 """The longest that the daemon may take to answer: a status is small, and a viewer wants to see that the daemon hangs."""
@@ -44,6 +45,7 @@ _STYLES: Final["dict[Tone, str]"] = {
     "bad": "bold red",
     "dim": "dim",
 }
+_MIN_LINES_WITH_KEYS: Final = 5
 _LOCAL_FLAGS: Final = 3
 """Where termios keeps ECHO and ICANON."""
 
@@ -55,16 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interval", type=_interval, default=2.0, metavar="SECONDS", help="the time between two views (2)"
     )
     parser.add_argument("--once", action="store_true", help="print one view and end, as without a terminal")
+    parser.add_argument(
+        "--json", action="store_true", help="print the daemon's whole status as one JSON object and end, for programs"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Show the daemon until interrupted, and return 0; 1 if there is no daemon at the start."""
-    if find_spec("rich") is None:
+    if not args.json and find_spec("rich") is None:
         print("top: rich is not installed; pip install 'growlytics-forwarder[top]'", file=sys.stderr)
         return EXIT_CONFIGURATION
     is_live = not args.once and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     try:
-        _top(daemon_of(args), interval_seconds=args.interval if is_live else None)
+        with daemon_of(args) as daemon:
+            if args.json:
+                print_json(_status(daemon))
+            else:
+                _top(daemon, interval_seconds=args.interval if is_live else None)
         sys.stdout.flush()
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
@@ -78,15 +87,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _top(daemon: Daemon, *, interval_seconds: float | None) -> None:
-    with daemon:
-        found = _ask(daemon)
-        view = _View(str(daemon.place))
-        view.take(found)
-        to = _console()
-        if interval_seconds is None:
-            to.print(_table(view.rows(to.size.width)))
-            return
-        _until_told_to_end(view, _Screen(to), _Asker(daemon, interval_seconds))
+    found = _ask(daemon)
+    view = _View(str(daemon.place))
+    view.take(found)
+    to = _console()
+    if interval_seconds is None:
+        to.print(_table(view.rows(to.size.width)))
+        return
+    _until_told_to_end(view, _Screen(to), _Asker(daemon, interval_seconds))
 
 
 def _until_told_to_end(view: "_View", screen: "_Screen", asker: "_Asker") -> None:
@@ -127,6 +135,14 @@ def _only_wake(*_: object) -> None:
     """Handle a signal: its number is in the pipe already."""
 
 
+class Snapshot(NamedTuple):
+    """An answer, and when it came."""
+
+    at: float
+    """Seconds of any clock."""
+    status: "StatusAnswer"
+
+
 class _Asker:
     """Asks the daemon again and again, in a thread, as an answer may take long while keys are typed."""
 
@@ -150,23 +166,22 @@ class _Asker:
 
 
 class _View:
-    """The last two answers of the daemon, and why there is no newer one."""
+    """The last answer of the daemon, and why there is no newer one."""
 
     def __init__(self, place: str) -> None:
         self._place = place
         self._now: Snapshot | None = None
-        self._earlier: Snapshot | None = None
         self._why = ""
         """Why the last request failed; empty if it did not."""
 
-    def take(self, found: "Snapshot | Exception") -> None:
-        """Show a new answer. If there is none, keep the answers so far; raise what is no DaemonError."""
+    def take(self, found: Snapshot | Exception) -> None:
+        """Show a new answer. If there is none, keep the last one; raise what is no DaemonError."""
         if isinstance(found, DaemonError):
             self._why = str(found)
         elif isinstance(found, Exception):
             raise found
         else:
-            self._earlier, self._now = self._now, found
+            self._now = found
             self._why = ""
 
     def rows(self, columns: int) -> "list[Row]":
@@ -175,8 +190,7 @@ class _View:
 
         assert self._now is not None, "ask first"
         return rows(
-            self._now,
-            self._earlier,
+            self._now.status,
             place=self._place,
             trouble=Trouble(monotonic() - self._now.at, self._why) if self._why else None,
             unix_seconds=time.time(),
@@ -184,18 +198,25 @@ class _View:
         )
 
 
-def _ask(daemon: Daemon) -> "Snapshot":
+def _ask(daemon: Daemon) -> Snapshot:
     """Ask once. Raises DaemonError."""
-    from forwarder.cli.answers import StrangeStatusError, is_status, read_status
-    from forwarder.cli.top_rows import Snapshot
+    from forwarder.cli.answers import StrangeStatusError, read_status
+
+    content = _status(daemon)
+    try:
+        return Snapshot(monotonic(), read_status(content))
+    except StrangeStatusError as error:
+        raise StoppedError(f"{daemon.place} has a status that cannot be shown: {error}") from error
+
+
+def _status(daemon: Daemon) -> Mapping[str, object]:
+    """Ask once, and return the content of the status, of which nothing is checked. Raises DaemonError."""
+    from forwarder.cli.answers import is_status
 
     answer = daemon.get("/v1/status", max_answer_bytes=_MAX_ANSWER_BYTES, answer_seconds=ANSWER_SECONDS)
     if answer.status != 200 or not is_status(answer.content):
         raise daemon.refused(answer)
-    try:
-        return Snapshot(monotonic(), read_status(answer.content))
-    except StrangeStatusError as error:
-        raise StoppedError(f"{daemon.place} has a status that cannot be shown: {error}") from error
+    return answer.content
 
 
 def _console() -> "Console":
@@ -221,6 +242,27 @@ def _table(rows: "Sequence[Row]") -> "Table":
         # Text, not a string: nothing in it is markup.
         grid.add_row(Text(row.label, style="bold"), Text(row.text, style=_STYLES[row.tone]))
     return grid
+
+
+class _WithKeys:
+    """A view with the keys on the last line; without them where there is hardly room for the view."""
+
+    def __init__(self, view: "Table", *, reads_keys: bool) -> None:
+        self._view = view
+        self._keys = f"{'q quit   ' if reads_keys else ''}Ctrl-C quit   Ctrl-Z suspend"
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
+        """Return what rich is to draw."""
+        from rich.segment import Segment, Segments
+        from rich.text import Text
+
+        height = options.size.height
+        if height < _MIN_LINES_WITH_KEYS:
+            yield self._view
+            return
+        for line in console.render_lines(self._view, options.update_height(height - 1)):
+            yield Segments([*line, Segment.line()])
+        yield Text(self._keys, style="dim", no_wrap=True, overflow="crop")
 
 
 class _Screen:
@@ -277,7 +319,7 @@ class _Screen:
         # The current size of the terminal: rich would believe COLUMNS and LINES, which do not change.
         size = os.get_terminal_size(sys.stdout.fileno())
         self._console.size = (size.columns or 80, size.lines or 24)
-        self._console.update_screen(_table(rows(self._console.size.width)))
+        self._console.update_screen(_WithKeys(_table(rows(self._console.size.width)), reads_keys=self.reads_keys))
 
 
 def _interval(text: str) -> float:

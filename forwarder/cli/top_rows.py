@@ -18,6 +18,7 @@ from forwarder.cli.answers import (
     StatusAnswer,
     TypesAnswer,
 )
+from forwarder.text import UNKNOWN, count, duration
 from forwarder.words import REFUSAL_CAUSES
 
 LABEL_COLUMNS: Final = 13
@@ -30,9 +31,7 @@ Tone = Literal["plain", "good", "warning", "bad", "dim"]
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _RATE_COLUMNS: Final = 18
-_UNKNOWN: Final = "–"
 _HARMLESS_STATES: Final = {"ready", "starting"}
-_SECONDS_OF: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 class Row(NamedTuple):
@@ -41,14 +40,6 @@ class Row(NamedTuple):
     label: str
     text: str
     tone: Tone = "plain"
-
-
-class Snapshot(NamedTuple):
-    """An answer, and when it came."""
-
-    at: float
-    """Seconds of any clock."""
-    status: StatusAnswer
 
 
 class Trouble(NamedTuple):
@@ -69,22 +60,16 @@ class Rates:
 
 
 def rows(
-    now: Snapshot,
-    earlier: Snapshot | None = None,
-    *,
-    place: str,
-    trouble: Trouble | None = None,
-    unix_seconds: float,
-    columns: int,
+    status: StatusAnswer, *, place: str, trouble: Trouble | None = None, unix_seconds: float, columns: int
 ) -> list[Row]:
-    """Return the rows of a snapshot, with rates since the earlier one if given. `place` names the daemon."""
-    status = now.status
+    """Return the rows of an answer. `place` names the daemon."""
     return [
         *_state(status, place, trouble),
+        *_advice(status),
         *_holds(status.holds),
         *_failure(status, unix_seconds),
         *_settings(status),
-        *_rates(status, rates(now, earlier), columns),
+        *_rates(status, rates(status), columns),
         *_buffer(status, columns),
         *_ledger(status.ledger.for_ever),
         *_dead_letters(status),
@@ -95,24 +80,19 @@ def rows(
     ]
 
 
-def rates(now: Snapshot, earlier: Snapshot | None) -> Rates:
-    """Return the rates since the earlier snapshot, or else the daemon's own."""
-    history, forecasts = now.status.history, now.status.forecasts
-    ledger, seconds = now.status.ledger.for_ever, 0.0
-    before = LedgerAnswer()
-    if earlier is not None:
-        before, seconds = earlier.status.ledger.for_ever, now.at - earlier.at
+def rates(status: StatusAnswer) -> Rates:
+    """Return the daemon's rates; those of a daemon before version 0.2 are its newest samples, or else its forecast."""
+    found, history, forecasts = status.rates, status.history, status.forecasts
 
-    def rate(first: int | None, last: int | None, samples: Sequence[float], forecast: float | None) -> float | None:
-        # A smaller count is of a new ledger: the daemon was started again with an empty buffer.
-        if first is not None and last is not None and last >= first and seconds > 0:
-            return (last - first) / seconds
+    def rate(daemons: float | None, samples: Sequence[float], forecast: float | None) -> float | None:
+        if daemons is not None:
+            return daemons
         return samples[-1] if samples else forecast
 
     return Rates(
-        rate(before.accepted, ledger.accepted, history.accepted, forecasts.accepted_per_second),
-        rate(before.delivered, ledger.delivered, history.delivered, forecasts.done_with_per_second),
-        rate(before.rejected, ledger.rejected, history.refused, None),
+        rate(found.accepted_per_second, history.accepted, forecasts.accepted_per_second),
+        rate(found.delivered_per_second, history.delivered, forecasts.done_with_per_second),
+        rate(found.refused_per_second, history.refused, None),
     )
 
 
@@ -120,12 +100,26 @@ def _state(status: StatusAnswer, place: str, trouble: Trouble | None) -> Iterato
     facts = [
         status.state,
         f"up {duration(status.uptime_seconds)}",
-        f"version {status.version or _UNKNOWN}",
+        f"version {status.version or UNKNOWN}",
         f"at {place}",
     ]
     yield Row("state", ", ".join(facts), "good" if status.state in _HARMLESS_STATES else "warning")
     if trouble is not None:
         yield Row("NO ANSWER", f"for {duration(trouble.seconds)}, so this is older: {trouble.why}", "bad")
+
+
+def _advice(status: StatusAnswer) -> Iterator[Row]:
+    if (headline := status.headline) is not None:
+        yield Row("headline", headline.text, tone_of(headline.mood))
+    for number, problem in enumerate(status.problems):
+        cause = f" ({problem.cause})" if problem.cause else ""
+        yield Row("" if number else "problems", f"{problem.what}{cause}", tone_of(problem.mood))
+
+
+def tone_of(mood: str) -> Tone:
+    """Return how something of a mood is shown."""
+    tones: dict[str, Tone] = {"good": "good", "warn": "warning", "bad": "bad"}
+    return tones.get(mood, "plain")
 
 
 def _holds(holds: Mapping[str, Hold]) -> Iterator[Row]:
@@ -153,7 +147,7 @@ def _rates(status: StatusAnswer, found: Rates, columns: int) -> Iterator[Row]:
         ("out", found.delivered, history.delivered, highest),
         ("refused", found.refused, history.refused, max(history.refused, default=0.0)),
     ):
-        text = _UNKNOWN if rate is None else f"{_rate(rate)} a second"
+        text = UNKNOWN if rate is None else f"{_rate(rate)} a second"
         yield Row(label, f"{text:<{_RATE_COLUMNS}}{sparkline(samples, room, highest=scale)}".rstrip())
 
 
@@ -263,32 +257,10 @@ def sparkline(samples: Sequence[float], room: int, *, highest: float) -> str:
     return "".join(_BARS[ceil(max(0.0, each) / highest * (len(_BARS) - 1))] for each in shown)
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time in its two largest units, like `3 h 12 min`; below ten seconds with a decimal, below one in ms."""
-    if seconds is None:
-        return _UNKNOWN
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s" if seconds else "0 s"
-    left = round(seconds)
-    parts: list[str] = []
-    for unit, size in _SECONDS_OF:
-        if left >= size or parts:
-            parts.append(f"{left // size} {unit}")
-            left %= size
-    return " ".join(part for part in parts[:2] if not part.startswith("0 "))
-
-
-def count(number: int | None) -> str:
-    """Return a number with thousands separators."""
-    return _UNKNOWN if number is None else f"{number:,}"
-
-
 def _parts(parts: Mapping[str, int]) -> str:
     """Return a sum and its parts."""
     if not parts:
-        return _UNKNOWN
+        return UNKNOWN
     made_of = ", ".join(f"{part} {count(number)}" for part, number in parts.items() if number)
     return count(sum(parts.values())) + (f" ({made_of})" if made_of else "")
 
@@ -303,12 +275,12 @@ def _size(has_bytes: int | None, max_bytes: int | None) -> str:
 
 def _mebibytes(number: int | None) -> str:
     if number is None:
-        return _UNKNOWN
+        return UNKNOWN
     mib = number / 2**20
     return f"{mib:,.1f}" if mib < 100 and number % 2**20 else f"{mib:,.0f}"
 
 
 def _percentiles(found: Percentiles) -> str:
     if found.p50 is None and found.p99 is None:
-        return _UNKNOWN
+        return UNKNOWN
     return f"{duration(found.p50)} (median), {duration(found.p99)} (99 %)"

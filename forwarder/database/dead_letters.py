@@ -12,7 +12,7 @@ from typing import Any, Final
 from forwarder.database import events
 from forwarder.database.connection import Transaction
 from forwarder.database.ledger import AlteredError
-from forwarder.event import DeadLetter, DeadLetterPage, Event
+from forwarder.event import DeadLetter, DeadLetterPage, Event, LetterFilter
 from forwarder.words import DEAD_REASONS, DeadReason
 
 COLUMNS: Final = (
@@ -27,6 +27,8 @@ HELD: Final = "dead_letters."
 _REASONS: Final[Mapping[object, DeadReason]] = {reason.encode(): reason for reason in DEAD_REASONS}
 """By how they are stored."""
 _EVICTED_AT_ONCE: Final = 100
+_LOOKED_AT: Final = 5000
+"""How many rows are looked at for one page."""
 _MAX_PLACE: Final = 1 << 62
 _SIZE: Final = "coalesce(length(body) + length(answer), 0)"
 
@@ -105,13 +107,26 @@ def _count_removed(transaction: Transaction, size: int, reason: object) -> None:
 
 
 def page(
-    transaction: Transaction, *, after_place: int, reason: DeadReason | None, max_letters: int, max_bytes: int
+    transaction: Transaction, *, after_place: int, only: LetterFilter, max_letters: int, max_bytes: int
 ) -> DeadLetterPage:
-    """Read dead letters, at least one if there is one, leaving out those whose rows were altered."""
+    """Read dead letters that are meant, leaving out those whose rows were altered.
+
+    Read at least one if there is one among the next `_LOOKED_AT` rows.
+    """
+    looked_at = transaction.connection.execute(
+        "SELECT max(place), count(*) FROM (SELECT place FROM dead_letters WHERE place > ? ORDER BY place LIMIT ?)",
+        (after_place, _LOOKED_AT),
+    )
+    last_place, number = looked_at.fetchone()
+    wanted = [
+        (column, "=", None if value is None else value.encode(errors="surrogatepass"))
+        for column, value in (("reason", only.reason), ("customer", only.customer), ("name", only.name))
+    ]
+    meant = [each for each in (*wanted, ("last_attempt_at", ">=", only.since)) if each[2] is not None]
     rows = transaction.connection.execute(
-        f"SELECT place, {COLUMNS} FROM dead_letters "  # noqa: S608
-        "WHERE place > ? AND (? IS NULL OR reason = ?) ORDER BY place",
-        (after_place, *(2 * [None if reason is None else reason.encode()])),
+        f"SELECT place, {COLUMNS} FROM dead_letters WHERE place > ? AND place <= ? "  # noqa: S608
+        f"{''.join(f'AND {column} {how} ? ' for column, how, _ in meant)}ORDER BY place",
+        (after_place, last_place, *(value for _, _, value in meant)),
     )
     letters: list[DeadLetter] = []
     size = 0
@@ -124,7 +139,7 @@ def page(
         if letter is not None:
             letters.append(letter)
             size += letter.size_bytes
-    return DeadLetterPage(letters, None)
+    return DeadLetterPage(letters, last_place if number == _LOOKED_AT else None)
 
 
 def find(transaction: Transaction, ids: Sequence[int], *, max_bytes: int) -> list[DeadLetter]:

@@ -37,7 +37,7 @@ _BODY: Final[dict[Table, int]] = {"events": 3, "dead_letters": 4}
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RowsFound:
     """Some rows of a customer."""
 
     rows: Sequence[tuple[int, int]]
@@ -46,12 +46,12 @@ class Found:
     """The key after which to go on; None at the end."""
 
 
-def find_events(transaction: Transaction, *, customer: bytes, after_id: int, up_to: int) -> Found:
+def find_events(transaction: Transaction, *, customer: bytes, after_id: int, up_to: int) -> RowsFound:
     """Return the next events of a customer, up to an id."""
     statement = "SELECT id, length(body), customer = ? FROM events WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
     rows = transaction.connection.execute(statement, (customer, after_id, up_to, _LOOKED_AT)).fetchall()
     found = [(event_id, size or 0) for event_id, size, is_meant in rows if is_meant]
-    return Found(found, rows[-1][0] if len(rows) == _LOOKED_AT else None)
+    return RowsFound(found, rows[-1][0] if len(rows) == _LOOKED_AT else None)
 
 
 def remove_events(transaction: Transaction, rows: Sequence[tuple[int, int]], *, count: events.RowCount) -> None:
@@ -64,18 +64,18 @@ def remove_events(transaction: Transaction, rows: Sequence[tuple[int, int]], *, 
     transaction.count("dropped.erased", len(rows))
 
 
-def find_letters(transaction: Transaction, *, customer: bytes, after_place: int, up_to: int) -> Found:
+def find_letters(transaction: Transaction, *, customer: bytes, after_place: int, up_to: int) -> RowsFound:
     """Return the next dead letters of a customer whose ids are at most `up_to`."""
     statement = "SELECT place, id, customer = ? FROM dead_letters WHERE place > ? ORDER BY place LIMIT ?"
     rows = transaction.connection.execute(statement, (customer, after_place, _LOOKED_AT)).fetchall()
     found = [(place, letter_id) for place, letter_id, is_meant in rows if is_meant and letter_id <= up_to]
-    return Found(found, rows[-1][0] if len(rows) == _LOOKED_AT else None)
+    return RowsFound(found, rows[-1][0] if len(rows) == _LOOKED_AT else None)
 
 
-def remove_letters(transaction: Transaction, ids: Sequence[int]) -> int:
-    """Remove the dead letters with these ids, overwrite them, and return how many were there."""
+def purge(transaction: Transaction, ids: Sequence[int]) -> list[int]:
+    """Remove the dead letters with these ids, overwrite them, and return the ids that were there."""
     transaction.overwrite()
-    return len(dead_letters.remove(transaction, ids))
+    return dead_letters.remove(transaction, ids)
 
 
 def return_all_space(transaction: Transaction) -> bool:

@@ -4,7 +4,6 @@ For an operator who looks into a running daemon. No value of a local variable is
 list is bounded. `versions` and `process_facts` read files and may block; `tasks` must run on the event loop.
 """
 
-import asyncio
 import os
 import platform
 import resource
@@ -17,10 +16,13 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from forwarder import __version__
 from forwarder.text import printable
+
+if TYPE_CHECKING:
+    import asyncio
 
 MAX_STACKS: Final = 200
 """How many different stacks of tasks, and how many threads, are shown."""
@@ -71,6 +73,8 @@ def descriptors() -> dict[str, int | None]:
 
 def tasks() -> list[dict[str, object]]:
     """Return the tasks of the running event loop: those that wait at the same place are counted, the most common first."""
+    import asyncio  # noqa: PLC0415  # commands ask for versions only, and must start fast
+
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for number, task in enumerate(asyncio.all_tasks()):
         if number == _MAX_TASKS:

@@ -90,9 +90,15 @@ class Error(TypedDict):
     message: str
 
 
-def refusal(code: RequestCode, *, allow: str | None = None, retry_after_seconds: int | None = None) -> Answer:
-    """Refuse a request as a whole. Without `retry_after_seconds` the code decides when the client may try again."""
-    status, message = _MESSAGES[code]
+def refusal(
+    code: RequestCode, *, allow: str | None = None, retry_after_seconds: int | None = None, why: str | None = None
+) -> Answer:
+    """Refuse a request as a whole.
+
+    Without `retry_after_seconds` the code decides when the client may try again, and without `why` what is said.
+    """
+    status, usual = _MESSAGES[code]
+    message = why or usual
     headers = {}
     if (seconds := retry_after_seconds or _RETRY_AFTER_SECONDS.get(code)) is not None:
         headers["Retry-After"] = str(seconds)
@@ -154,9 +160,9 @@ def accepted_batch(accepted: Accepted, *, with_ids: bool) -> Answer:
     return _json(422 if accepted.refusals and not any_good else 202, orjson.dumps(content))
 
 
-def content(answer: Mapping[str, object] | bytes) -> Answer:
+def content(answer: Mapping[str, object] | bytes, *, status: int = 200) -> Answer:
     """Show what was asked for; bytes are JSON already."""
-    return _json(200, answer if isinstance(answer, bytes) else orjson.dumps(answer))
+    return _json(status, answer if isinstance(answer, bytes) else orjson.dumps(answer))
 
 
 def text(value: str) -> str:

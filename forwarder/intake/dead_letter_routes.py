@@ -13,8 +13,8 @@ import orjson
 from msgspec import UNSET, Meta, UnsetType
 
 from forwarder.buffer.base import MAX_LETTERS, Buffer, Full, NeverFits, Stored, Unavailable
-from forwarder.event import Clock, DeadLetter, Event
-from forwarder.growlytics.contract import Conforming, Refused
+from forwarder.event import Clock, DeadLetter, DeadLetterPage, Event, LetterFilter
+from forwarder.growlytics.contract import Conforming, Refused, lane_of_customer
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
 from forwarder.intake.elements import Elements
@@ -23,20 +23,41 @@ from forwarder.observing.recent import Receipts
 from forwarder.words import DEAD_REASONS, DeadReason
 
 _MAX_INTEGER: Final = (1 << 63) - 1
+_MAX_SECONDS: Final = 253402300799
+"""The end of the year 9999."""
 
 
 class _LettersToList(Question):
     limit: Annotated[int, Meta(ge=1, le=MAX_LETTERS)] = 100
     after: Annotated[int, Meta(ge=0, le=_MAX_INTEGER)] = 0
     reason: DeadReason | UnsetType = UNSET
+    customer: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
+    name: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
+    since: Annotated[int, Meta(ge=0, le=_MAX_SECONDS)] | UnsetType = UNSET
+    answers: bool = False
     payload: bool = False
 
+    texts: ClassVar = frozenset({"customer", "name"})
     explained: ClassVar = {
         "limit": f"a decimal number from 1 to {MAX_LETTERS}",
         "after": f"a decimal number from 0 to {_MAX_INTEGER}",
         "reason": f"one of {', '.join(DEAD_REASONS)}",
+        "customer": "a customerId",
+        "name": "the name of an event",
+        "since": "a time in whole seconds since 1970",
+        "answers": "true or false",
         "payload": "true or false",
     }
+
+    @property
+    def only(self) -> LetterFilter:
+        """Which dead letters are meant."""
+        return LetterFilter(
+            reason=self.reason or None,
+            customer=lane_of_customer(self.customer) if self.customer else None,
+            name=self.name or None,
+            since=None if self.since is UNSET else self.since,
+        )
 
 
 class _LettersToChange(Question):
@@ -89,7 +110,7 @@ class DeadLetterRoutes:
         self._next_id = next_id
         self._clock = clock
         self._max_replayed_bytes = max_replayed_bytes
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
         """Held by the one request that changes dead letters."""
         self.operations: Operations = {
             "/v1/dead-letters": Operation("GET", self._list),
@@ -100,14 +121,19 @@ class DeadLetterRoutes:
 
     async def _list(self, asked: Asked) -> Answer:
         wanted = _LettersToList.of_query(asked.query)
-        if wanted.payload:
+        if wanted.payload or wanted.customer:
             asked.demand_operator()
-        page = await self._dead_letters.page(
-            after_place=wanted.after, max_letters=wanted.limit, reason=wanted.reason or None
-        )
+        with_answer = wanted.payload or (wanted.answers and asked.lacking() is None)
+        page = DeadLetterPage([], wanted.after)
+        while not page.letters and page.next_place is not None:
+            page = await self._dead_letters.page(
+                after_place=page.next_place, max_letters=wanted.limit, only=wanted.only
+            )
         return answers.content(
             {
-                "dead_letters": [_described(letter, with_payload=wanted.payload) for letter in page.letters],
+                "dead_letters": [
+                    _described(letter, with_answer=with_answer, with_payload=wanted.payload) for letter in page.letters
+                ],
                 "next": None if page.next_place is None else str(page.next_place),
                 "events": self._dead_letters.events,
             }
@@ -115,11 +141,15 @@ class DeadLetterRoutes:
 
     async def _show(self, asked: Asked) -> Answer:
         found = await self._dead_letters.find([asked.event_id])
-        return answers.content(_described(found[0], with_payload=True)) if found else answers.refusal("not_found")
+        return (
+            answers.content(_described(found[0], with_answer=True, with_payload=True))
+            if found
+            else answers.refusal("not_found")
+        )
 
     async def _purge(self, asked: Asked) -> Answer:
         ids = _LettersToChange.of_body(asked.body).numbers
-        async with self._changing:
+        async with self.changing:
             purged = set(await self._dead_letters.purge(ids))
         return answers.content({"purged": len(purged), "missing": [str(each) for each in ids if each not in purged]})
 
@@ -144,7 +174,7 @@ class DeadLetterRoutes:
 
     async def _move(self, ids: Sequence[int], *, dry_run: bool) -> _Moved | Full | NeverFits | Unavailable:
         """Move dead letters into the buffer: all that the contract allows, or none."""
-        async with self._changing:
+        async with self.changing:
             letters = await self._dead_letters.find(ids, max_bytes=self._max_replayed_bytes)
             if len(letters) > 1 and sum(letter.event.size_bytes for letter in letters) > self._max_replayed_bytes:
                 return NeverFits()
@@ -169,12 +199,12 @@ class DeadLetterRoutes:
             if not isinstance(answer, Stored):
                 return answer
             moved = [(old, event.id) for old, event in zip(replayed, new, strict=True)]
-            for old, event_id in moved:
-                self._receipts.ended(old, "replaced", event_id)
+            for (old, _), (_, event_id) in zip(good, moved, strict=True):
+                self._receipts.ended(old.id, "replaced", event_id, old.customer)
             return _Moved(moved, refused, missing)
 
 
-def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:
+def _described(letter: DeadLetter, *, with_answer: bool, with_payload: bool) -> dict[str, object]:
     event = letter.event
     described: dict[str, object] = {
         "id": str(event.id),
@@ -189,8 +219,9 @@ def _described(letter: DeadLetter, *, with_payload: bool) -> dict[str, object]:
     }
     if event.kind != "event":
         described["kind"] = event.kind
+    if with_answer:
+        described["answer"] = letter.answer.decode(errors="replace")
     if with_payload:
         described["customer"] = answers.text(event.customer)
-        described["answer"] = letter.answer.decode(errors="replace")
         described["event"] = orjson.Fragment(event.body)
     return described

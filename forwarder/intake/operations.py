@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
@@ -36,6 +37,8 @@ class Question(msgspec.Struct):
     """A body."""
     explained: ClassVar[Mapping[str, str]] = {}
     """What each field must be."""
+    texts: ClassVar[AbstractSet[str]] = frozenset()
+    """Fields of a query that are text, whatever they look like."""
 
     @classmethod
     def of_body(cls, body: bytes) -> Self:
@@ -49,7 +52,7 @@ class Question(msgspec.Struct):
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> Self:
         """Read a query, in which decimal numbers, `true` and `false` are no strings. Raise RefusedOperationError."""
-        return cls._of({name: _value(text) for name, text in query.items()})
+        return cls._of({name: text if name in cls.texts else _value(text) for name, text in query.items()})
 
     @classmethod
     def _of(cls, value: object) -> Self:
@@ -121,6 +124,11 @@ def looking(
         return answers.content({"id": str(asked.event_id), **found})
 
     return {"/v1/status": Operation("GET", show_status), "/v1/events/ID": Operation("GET", show_receipt)}
+
+
+def refused(code: RequestCode, why: str) -> RefusedOperationError:
+    """Return the error for a request that is understood, but cannot be done."""
+    return RefusedOperationError(answers.refusal(code, why=why))
 
 
 def wrong(message: str) -> RefusedOperationError:

@@ -190,6 +190,13 @@ class DeliveryTelemetry(TelemetryBase):
                 "the oldest dead letters were removed to make room: see dead_letters.max_events and max_bytes", kind=0
             )
 
+    def customer_erased(self, *, events: int, in_flight: int, dead_letters: int) -> None:
+        """An operator had all events of one customer removed."""
+        log.warning(
+            "a customer was erased, as an operator asked for",
+            extra={"fields": {"events": events, "in_flight": in_flight, "dead_letters": dead_letters}},
+        )
+
     # The disk
 
     def buffer_failed(self, operation: BufferOperation, error: Exception) -> None:

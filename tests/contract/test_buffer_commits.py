@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from forwarder.buffer.base import Buffer, Full, Stored
+from forwarder.buffer.base import ALL_LETTERS, Buffer, Full, Stored
 from forwarder.buffer.commits import MAX_COMMIT_BYTES
 from forwarder.buffer.fates import DeadLettered, HandedOver
 from forwarder.buffer.reading import READ_BYTES, READ_EVENTS
@@ -32,7 +32,7 @@ from tests.fakes.events import EventMaker, counted, ids
 
 async def letters(buffer: Buffer) -> list[DeadLetter]:
     def read_all(transaction: Transaction) -> list[DeadLetter]:
-        return stored.page(transaction, after_place=-1, reason=None, max_letters=1000, max_bytes=1 << 30).letters
+        return stored.page(transaction, after_place=-1, only=ALL_LETTERS, max_letters=1000, max_bytes=1 << 30).letters
 
     return await database_of(buffer).run(read_all)
 

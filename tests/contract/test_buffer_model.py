@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forwarder.attribute import LearnedType, Place, TypeChanges
-from forwarder.buffer.base import Buffer, Erased, Full, NeverFits, Notes, PutAnswer, Stored
+from forwarder.buffer.base import ALL_LETTERS, Buffer, Erased, Full, NeverFits, Notes, PutAnswer, Stored
 from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.fates import DeadLettered, Fate, HandedOver
 from forwarder.buffer.memory import MemoryBuffer
@@ -457,7 +457,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
     @rule()
     def the_dead_letters_are_those_of_the_model(self) -> None:
         def all_letters(transaction: Any) -> list[DeadLetter]:
-            page = stored_letters.page(transaction, after_place=-1, reason=None, max_letters=1000, max_bytes=10**6)
+            page = stored_letters.page(transaction, after_place=-1, only=ALL_LETTERS, max_letters=1000, max_bytes=10**6)
             return page.letters
 
         letters = self.run(self.opened.database.run(all_letters))

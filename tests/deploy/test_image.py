@@ -74,6 +74,18 @@ def test_its_owner_can_write_only_to_the_volumes(root: str) -> None:
     assert (buffer.stat().st_uid, buffer.stat().st_mode & 0o777) == (65532, 0o700)
 
 
+def commands_find_the_daemon_by_themselves(begin: list[str]) -> None:
+    """Run commands as deploy/README.md says, without a flag: of operators, too, as they find the control socket."""
+    for arguments in (
+        ("top", "--once"),
+        ("dead-letters", "list"),
+        ("dead-letters", "export"),
+        ("attribute-types", "list"),
+    ):
+        done = run(*begin, "growlytics-forwarder", *arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+
+
 async def one_event_gets_through(daemon: Daemon) -> None:
     async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
         assert response.status == 200, await response.text()
@@ -103,6 +115,7 @@ async def test_with_a_read_only_root_an_event_gets_through(
         assert "\nCapEff:\t0000000000000000\n" in process
         assert next(volumes["BUFFER"].glob("*.db")).stat().st_uid == 65532
 
+        commands_find_the_daemon_by_themselves(begin)
         check = buildah.config()["Healthcheck"]["Test"][1:]
         healthcheck = [*begin, f"FORWARDER_ADMIN__HTTP={daemon.ready['admin']}", *check]
         assert run(*healthcheck).returncode == 0

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from forwarder.attribute import LearnedType, Place, TypeChanges
 from forwarder.buffer.base import (
+    ALL_LETTERS,
     MAX_PAGE_BYTES,
     NO_NOTES,
     Erased,
@@ -31,7 +32,7 @@ from forwarder.buffer.base import (
 )
 from forwarder.buffer.fates import DeadLettered, Dropped, Fate, HandedOver
 from forwarder.buffer.turns import Turns
-from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event
+from forwarder.event import DeadLetter, DeadLetterPage, DuplicateKey, Event, LetterFilter
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings
@@ -632,11 +633,18 @@ class FarDeadLetters:
             del self._store.letters[0]
         return before - self.events
 
-    async def page(self, *, after_place: int, max_letters: int, reason: DeadReason | None = None) -> DeadLetterPage:
+    async def page(self, *, after_place: int, max_letters: int, only: LetterFilter = ALL_LETTERS) -> DeadLetterPage:
         found: list[DeadLetter] = []
         last, size = after_place, 0
         for place, letter in await self._read():
-            if place > after_place and reason in (None, letter.reason):
+            event = letter.event
+            if (
+                place > after_place
+                and only.reason in (None, letter.reason)
+                and only.customer in (None, event.customer)
+                and only.name in (None, event.name)
+                and (only.since is None or letter.last_attempt_at >= only.since)
+            ):
                 if len(found) == max_letters or size >= MAX_PAGE_BYTES:
                     return DeadLetterPage(found, last)
                 last = place

@@ -1,6 +1,7 @@
 """The commands that are clients, against a real daemon and against a server that does what a daemon rarely does."""
 
 import asyncio
+import gzip
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ import pytest
 from aiohttp import web
 
 from forwarder.cli import main
+from forwarder.cli.lint import MAX_LISTED
 from tests.fakes.commands import COMMAND, environment, exit_code, finish, run, start
 
 MAX_BODY_BYTES = 4096
@@ -242,6 +244,38 @@ async def test_send_and_load_that_are_not_let_in_say_what_to_do(
         assert "use --unix-socket, or --token-file if the daemon has a token" in err
 
 
+def test_with_json_send_prints_one_object_whatever_the_daemon_says(
+    daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["send", "--json", "--name=n", "--url", daemon.url]
+    assert main([*command, "--customer=c"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("id").isdecimal()
+    assert found == {"accepted": True, "status": 200, "errors": [], "retry_after_seconds": None, "error": None}
+    assert main([*command, "--customer="]) == 1
+    found = json.loads(capsys.readouterr().out)
+    (error,) = found.pop("errors")
+    assert (error["code"], error["field"]) == ("empty", "customerId")
+    assert found == {"accepted": False, "id": None, "status": 422, "retry_after_seconds": None, "error": None}
+    assert main([*command, "--customer=c", "--url", f"http://{daemon.admin}"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["accepted"], found["status"], found["errors"]) == (False, 404, [])
+    assert "not like a growlytics-forwarder" in found["error"]
+
+
+async def test_with_json_send_says_null_where_nobody_knows_whether_the_event_was_accepted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["send", "--json", "--customer=c", "--name=n", "--url"]
+    async with scripted(hang_up) as server:
+        assert await asyncio.to_thread(main, [*command, server.url]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accepted"] is None
+    assert err.startswith(json.loads(out)["error"])
+    assert main([*command, "http://127.0.0.1:1"]) == 1
+    assert json.loads(capsys.readouterr().out)["accepted"] is False
+
+
 def test_arguments_that_cannot_be_meant_end_with_64(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("send", "--customer", "c", "--name", "n", "--attribute", "Price") == 64
     assert exit_code("load", "--batch-events", "0", "-") == 64
@@ -292,6 +326,48 @@ def test_load_of_a_file_that_is_not_there_says_so(
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"cannot read {tmp_path}/no\\x1b: No such file or directory"
     assert second == f"cannot read {tmp_path}: Is a directory"
+
+
+def test_load_of_an_array_over_several_lines_as_gzip_from_a_pipe_keeps_every_digit(daemon: RunningDaemon) -> None:
+    before = daemon.ledger()["accepted"]
+    text = json.dumps([event(), event(name=""), event()], indent=2).replace("1.5", "1.50")
+    code, out, err = run("load", "--url", daemon.url, "-", stdin=gzip.compress(text.encode()))
+    assert (code, out) == (1, "read 3, accepted 2, refused 1\n")
+    assert err == "line 10: name: name must not be empty (empty)\n"
+    assert daemon.ledger()["accepted"] == before + 2
+
+
+def test_with_json_load_prints_one_object(daemon: RunningDaemon, tmp_path: Path) -> None:
+    content = b"[" + b",".join([*lines(event(), event(time=7)).splitlines(), b'{"name": }'])
+    (tmp_path / "events.json").write_bytes(content)
+    arguments = ("--json", "--batch-events=1", "--url", daemon.url, str(tmp_path / "events.json"))
+    code, out, err = run("load", *arguments)
+    found = json.loads(out)
+    (refusal,) = found.pop("refusals")
+    assert (refusal["line"], refusal["event"], refusal["errors"][0]["code"]) == (1, 2, "time_not_milliseconds")
+    stopped = found.pop("stopped")
+    assert "the array that begins at line 1 has no end" in stopped
+    assert stopped in err
+    assert code == 1
+    assert found == {
+        "file": str(tmp_path / "events.json"),
+        "read": 3,
+        "accepted": 1,
+        "duplicates": 0,
+        "refused": 1,
+        "not_confirmed": 1,
+        "possible_duplicates": 0,
+        "left_out": 0,
+        "last_line": 1,
+    }
+
+
+def test_with_json_load_of_a_file_that_is_not_there_prints_one_object(
+    daemon: RunningDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["load", "--json", "--url", daemon.url, "/no/such/file"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["read"], found["stopped"]) == (0, "cannot read /no/such/file: No such file or directory")
 
 
 def test_load_of_nothing_is_no_error(daemon: RunningDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,6 +474,39 @@ def test_lint_tells_file_line_field_and_code_of_all_that_is_wrong(tmp_path: Path
 
 def test_lint_of_good_events_says_nothing_but_the_summary() -> None:
     assert run("lint", "-", stdin=lines(event())) == (0, "", "<stdin>: 1 event, 0 violate the contract\n")
+
+
+def test_with_json_lint_prints_one_object_with_the_place_of_each_problem(tmp_path: Path) -> None:
+    (tmp_path / "types.toml").write_text('["Add To Cart"]\nPrice = "string"\n')
+    (tmp_path / "events.json").write_text(json.dumps([event(), event(name="")], indent=1))
+    code, out, err = run("lint", "--json", "--types", str(tmp_path / "types.toml"), str(tmp_path / "events.json"))
+    found = json.loads(out)
+    assert (code, err) == (1, "")
+    assert [(each["line"], each["code"], each["field"]) for each in found.pop("problems")] == [
+        (2, "attribute_type_conflict", "attributes.Price"),
+        (10, "empty", "name"),
+    ]
+    assert found == {
+        "file": str(tmp_path / "events.json"),
+        "events": 2,
+        "invalid": 2,
+        "notes": [],
+        "left_out": 0,
+        "ended": None,
+    }
+
+
+def test_with_json_lint_lists_a_bounded_number_of_problems() -> None:
+    code, out, _ = run("lint", "--json", "-", stdin=b"7\n" * (MAX_LISTED + 5))
+    found = json.loads(out)
+    assert (code, found["invalid"], len(found["problems"]), found["left_out"]) == (1, MAX_LISTED + 5, MAX_LISTED, 5)
+
+
+def test_lint_of_a_file_that_was_cut_off_says_how_far_it_came() -> None:
+    code, out, err = run("lint", "-", stdin=gzip.compress(lines(event(), event()))[:-9])
+    assert (code, out) == (1, "")
+    assert "then stopped: cannot read <stdin> beyond line" in err
+    assert "its gzip data has no end: the file was cut off" in err
 
 
 def test_lint_of_a_file_that_is_not_there_is_its_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

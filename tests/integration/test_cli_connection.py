@@ -92,7 +92,7 @@ async def test_a_daemon_that_trickles_cannot_keep_a_command_beyond_its_deadline(
             await connection.send(b"x")
             await asyncio.sleep(0.01)
 
-    with pytest.raises(AnswerLostError, match="it took too long"):
+    with pytest.raises(AnswerLostError, match=r"not all of it came within 0\.5 s"):
         await asking(behave, lambda daemon: daemon.get("/v1/status", answer_seconds=0.5))
 
 
@@ -195,7 +195,7 @@ def test_a_unix_socket_whose_daemon_does_not_accept_is_waited_for_and_then_out_o
         first.connect(path)
         with Daemon(Place(None, path)) as daemon, pytest.raises(UnreachableError) as unreachable:
             daemon.get("/", answer_seconds=0.2)
-    assert "it took too long" in unreachable.value.explained
+    assert "it did not answer in time" in unreachable.value.explained
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ async def test_list_shows_a_table_with_the_oldest_first_and_how_many_there_are(
         "102  View         expired        -        12  -                         7\n"
         "shown 2 of 2 dead letters\n"
     )
-    assert daemon.asked[0].target == "/v1/dead-letters?limit=100"
+    assert daemon.asked[0].target == "/v1/dead-letters?limit=100&answers=true"
 
 
 async def test_list_goes_through_as_many_pages_as_the_limit_needs(daemon: DeadLetterDaemon, capsys: Capture) -> None:
@@ -88,9 +88,9 @@ async def test_list_goes_through_as_many_pages_as_the_limit_needs(daemon: DeadLe
     assert [row.split()[0] for row in rows] == ids[:10]
     assert last == "shown 10 of 12 dead letters"
     assert [each.target.partition("?")[2] for each in daemon.asked] == [
-        "limit=10",
-        "limit=6&after=104",
-        "limit=2&after=108",
+        "limit=10&answers=true",
+        "limit=6&after=104&answers=true",
+        "limit=2&after=108&answers=true",
     ]
 
 
@@ -100,7 +100,7 @@ async def test_list_of_one_reason_says_that_the_total_is_of_all(daemon: DeadLett
     assert await dead_letters(daemon, "list", "--reason", "ambiguous") == 0
     _, row, last = capsys.readouterr().out.splitlines()
     assert row.startswith("103 ")
-    assert last == "shown 1 of 3 dead letters of all reasons"
+    assert last == "shown 1 of 3 dead letters in all"
 
 
 async def test_list_as_json_gives_nothing_but_one_object_a_line(daemon: DeadLetterDaemon, capsys: Capture) -> None:

@@ -22,16 +22,16 @@ from tests.system.processes import Daemon, Sandbox, running_daemon, running_sand
 
 HEIGHT: Final = 1200
 TURN_SECONDS: Final = 0.25
+LONG_SECONDS: Final = 300
 NAMES: Final = ("Product Viewed", "Add To Cart", "Search", "Order Completed", "App Opened", "Coupon Applied")
 
 
 class Shop:
     """An app that posts events all the time, and takes it as it comes if they are refused."""
 
-    def __init__(self, daemon: Daemon, *, per_second: float, has_faults: bool = True) -> None:
+    def __init__(self, daemon: Daemon, scene: "Scene") -> None:
         self._daemon = daemon
-        self._per_second = per_second
-        self._has_faults = has_faults
+        self._scene = scene
         self._dice = random.Random(7)
         self._numbers = itertools.count(1)
         self._began = time.monotonic()
@@ -49,22 +49,19 @@ class Shop:
         """Yield what comes in one turn, so long after the beginning."""
         dice = self._dice
         swell = 1 + 0.32 * math.sin(seconds / 37) + 0.18 * math.sin(seconds / 9) + dice.uniform(-0.12, 0.12)
-        for number in itertools.islice(self._numbers, round(self._per_second * swell * TURN_SECONDS)):
+        for number in itertools.islice(self._numbers, round(self._scene.per_second * swell * TURN_SECONDS)):
             name = dice.choice(NAMES)
             attributes = {"Price": dice.randrange(100, 9000), "Brand": "Nike", "Member": dice.random() < 0.3}
             now = round(time.time() * 1000)
             event: dict[str, Any] = {"name": name, "customerId": f"c-{number % 900}", "time": now}
             event["attributes"] = attributes
             chance = dice.random()
-            if self._has_faults:
-                if chance < 0.004:
-                    event["time"] = time.time()
-                elif chance < 0.006:
-                    attributes["Categories"] = ["Shoes", "Sale"]
-                elif chance < 0.008:
-                    del event["customerId"]
-                elif chance < 0.011 and name == "Order Completed":
-                    attributes["Price"] = "49.90"
+            if self._scene.has_faults and chance < 0.004:
+                event["time"] = time.time()
+            elif self._scene.has_faults and chance < 0.006:
+                attributes["Categories"] = ["Shoes", "Sale"]
+            elif self._scene.drifts and chance < 0.009 and name == "Order Completed":
+                attributes["Price"] = "49.90"
             twice = chance > 0.985
             yield from [{"idempotency_key": str(number), "event": event}] * (1 + twice)
 
@@ -78,6 +75,9 @@ class Scene:
     play: Callable[[Daemon, Sandbox], Awaitable[None]]
     per_second: float = 140.0
     has_faults: bool = False
+    """Whether some events are wrong, so that the app is refused."""
+    drifts: bool = False
+    """Whether an attribute changes its type."""
     settings: dict[str, object] = field(default_factory=dict)
     width: int = 1200
     scheme: str = "light"
@@ -88,7 +88,7 @@ async def nothing(daemon: Daemon, sandbox: Sandbox) -> None:
 
 
 async def busy_for_five_minutes(daemon: Daemon, sandbox: Sandbox) -> None:
-    """For a while Growlytics is down, and for a moment it rejects what it should not; both passed long ago."""
+    """For a while Growlytics is down, which has passed when the picture is taken."""
     await asyncio.sleep(130)
     await sandbox.faults(down=True)
     await asyncio.sleep(25)
@@ -100,7 +100,7 @@ async def an_outage_that_has_ended(daemon: Daemon, sandbox: Sandbox) -> None:
     await asyncio.sleep(30)
     await sandbox.faults(down=True)
     await asyncio.sleep(60)
-    await sandbox.faults(down=False, latency_ms=250)
+    await sandbox.faults(down=False, latency_ms=150)
 
 
 async def a_key_that_is_revoked(daemon: Daemon, sandbox: Sandbox) -> None:
@@ -126,11 +126,9 @@ async def a_buffer_that_fills(daemon: Daemon, sandbox: Sandbox) -> None:
 SCENES: Final = {
     "status-page": Scene("delivering", busy_for_five_minutes),
     "screenshots/no-events": Scene("no_events", nothing, per_second=0),
-    "screenshots/catching-up": Scene(
-        "catching_up", an_outage_that_has_ended, settings={"delivery__max_concurrency": 50}
-    ),
+    "screenshots/catching-up": Scene("catching_up", an_outage_that_has_ended),
     "screenshots/not-delivering": Scene("not_delivering", a_key_that_is_revoked),
-    "screenshots/needs-attention": Scene("needs_attention", poison_and_drift, has_faults=True, scheme="dark"),
+    "screenshots/needs-attention": Scene("needs_attention", poison_and_drift, drifts=True, scheme="dark"),
     "screenshots/refusing": Scene("refusing", a_buffer_that_fills, settings={"buffer__max_events": 5000}),
     "screenshots/narrow": Scene("not_delivering", a_key_that_is_revoked, width=320, scheme="dark"),
 }
@@ -159,14 +157,17 @@ async def take(scene: Scene) -> bytes:
 
 async def shop(daemon: Daemon, scene: Scene) -> None:
     if scene.per_second:
-        await Shop(daemon, per_second=scene.per_second, has_faults=scene.has_faults).post()
+        await Shop(daemon, scene).post()
 
 
 async def pictured(page: Page, daemon: Daemon, scene: Scene) -> bytes | None:
     """Return the picture, if the daemon is in the state and the page shows that."""
-    headline = (await daemon.status())["headline"]
+    status = await daemon.status()
+    headline, drained = status["headline"], status["forecasts"]["drained_in_seconds"]
     if headline["state"] != scene.state or await page.text("h1") != headline["text"]:
         return None
+    if scene.state == "catching_up" and (drained is None or drained > LONG_SECONDS):
+        return None  # it only just begins to
     return await page.picture()
 
 

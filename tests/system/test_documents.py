@@ -56,16 +56,15 @@ async def test_every_command_about_settings_types_and_dead_letters_does_what_it_
         found = commands("config/README.md")
         assert len(found) == 12
         for each in found:
-            filled_in = each.replace("PATH", str(daemon.unix_socket)).replace(" ID ", f" {refused[0]} ")
-            filled_in = filled_in.replace("FILE", str(tmp_path / "settings.toml"))
+            filled_in = each.replace(" ID", f" {refused[0]}").replace("FILE", str(tmp_path / "settings.toml"))
             (tmp_path / "settings.toml").write_text(
-                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}"\n'
+                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}/buffer"\n'
             )
             process = await asyncio.create_subprocess_shell(
                 filled_in,
                 cwd=tmp_path,
                 env=clean_environment(
-                    PATH=f"{command.parent}:{os.environ['PATH']}", FORWARDER_INTAKE__HTTP=daemon.ready["http"]
+                    PATH=f"{command.parent}:{os.environ['PATH']}", FORWARDER_CONTROL__SOCKET=daemon.ready["control"]
                 ),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -1,5 +1,7 @@
 """`top` in a terminal: what it shows of a real daemon and of strangers, and that it leaves the terminal as it was."""
 
+import asyncio
+import json
 import re
 import signal
 import sys
@@ -13,6 +15,7 @@ from aiohttp import web
 
 from tests.system.processes import (
     COMMAND,
+    clean_environment,
     example_event,
     run_command,
     running_daemon,
@@ -34,12 +37,18 @@ class Stranger:
     status: int = 200
     content: Any = field(default_factory=lambda: dict(LEAST))
     runner: web.AppRunner | None = None
+    hangs: bool = False
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is asked while it hangs."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def answer(self, _: web.Request) -> web.Response:
+        if self.hangs:
+            self.is_asked.set()
+            await asyncio.Event().wait()
         return web.json_response(self.content, status=self.status)
 
     async def start(self) -> None:
@@ -129,6 +138,32 @@ async def test_once_prints_plain_text_and_ends(tmp_path: Path) -> None:
     assert all(line.isprintable() for line in out.splitlines())
 
 
+async def test_with_json_it_prints_the_whole_status_of_the_daemon_as_one_object_and_needs_no_rich(
+    tmp_path: Path,
+) -> None:
+    code = "import sys; sys.modules['rich'] = None; from forwarder.cli import main; sys.exit(main(sys.argv[1:]))"
+    async with running_daemon(tmp_path, "http://127.0.0.1:1/track/event") as daemon:
+        command = ("top", "--once", "--json", "--unix-socket", str(daemon.unix_socket))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", code, *command, stdout=asyncio.subprocess.PIPE, env=clean_environment()
+        )
+        out, _ = await process.communicate()
+        status = await daemon.status()
+    assert process.returncode == 0
+    assert out.count(b"\n") == 1
+    assert json.loads(out).keys() == status.keys()
+
+
+async def test_its_last_line_shows_the_keys_unless_it_is_very_small(stranger: Stranger) -> None:
+    async with in_a_terminal(top(stranger.url, "--interval=3600"), columns=80, lines=24) as terminal:
+        await terminal.until_it_shows("ready")
+        assert terminal.lines[-1].rstrip() == "q quit   Ctrl-C quit   Ctrl-Z suspend"
+        terminal.resize(80, 4)
+        await terminal.until_it_hides("Ctrl-Z")
+        terminal.type("q")
+        assert await terminal.until_it_ends() == 0
+
+
 async def test_without_a_terminal_it_is_as_with_once(stranger: Stranger) -> None:
     code, out, err = await run_command(*top(stranger.url)[len(COMMAND) :])
     assert (code, err) == (0, "")
@@ -151,6 +186,30 @@ async def test_a_key_ends_it_and_the_terminal_is_as_it_was(stranger: Stranger, k
         terminal.type(key)
         assert await terminal.until_it_ends() == 0
         assert_is_as_it_was(terminal)
+
+
+async def test_a_daemon_that_does_not_answer_delays_neither_keys_nor_drawing(stranger: Stranger) -> None:
+    async with in_a_terminal(top(stranger.url), columns=100, lines=30) as terminal:
+        await terminal.until_it_shows("ready")
+        stranger.hangs = True
+        await stranger.is_asked.wait()
+        terminal.lines = []
+        terminal.resize(60, 24)
+        await terminal.until_it_shows("ready")
+        assert not terminal.shows("NO ANSWER"), "it still waits for the answer"
+        terminal.type("q")
+        assert await terminal.until_it_ends() == 0
+        assert_is_as_it_was(terminal)
+
+
+async def test_a_daemon_that_hangs_is_said_to(stranger: Stranger) -> None:
+    async with in_a_terminal(top(stranger.url)) as terminal:
+        await terminal.until_it_shows("ready")
+        stranger.hangs = True
+        await terminal.until_it_shows("NO ANSWER")
+        await terminal.until_it_shows("lost: not all")
+        stranger.hangs = False
+        await terminal.until_it_hides("NO ANSWER")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -180,6 +180,9 @@ def test_before_any_event_came_nothing_is_said_to_be_delivered() -> None:
         "note",
         "No event has come since the start, 2 h ago.",
     )
+    before = headline({"ledger": {"since_start": none}})
+    assert before[0] == "delivering"
+    assert before[2].endswith("was delivered 4 s ago. No event has come since the start, 2 h ago.")
 
 
 def test_if_every_event_was_refused_none_was_accepted() -> None:
@@ -274,6 +277,15 @@ def test_a_full_buffer_is_what_the_app_feels_and_the_hold_is_named_with_it() -> 
     assert "The buffer is full: new events are refused. Not delivering: Growlytics refuses the API key." in text
     assert headline(full, {"buffer": {"when_full": "drop_oldest"}})[0] == "dropping"
     assert [each["kind"] for each in found(full, held("auth"))] == ["auth", "buffer_full"]
+
+
+def test_a_buffer_without_room_for_the_batches_that_come_is_full() -> None:
+    refused = {"recent": {"refusals": [{**REFUSED_NOW, "code": "buffer_full", "name": None, "field": None}]}}
+    nearly = {"buffer": {"events": {"ready": 980}}}
+    assert headline(nearly, held("breaker"))[0] == "not_delivering"
+    assert headline(nearly, held("breaker"), refused)[0] == "refusing"
+    assert "buffer_full" in [each["kind"] for each in found(nearly, held("breaker"), refused)]
+    assert headline({"buffer": {"events": {"ready": 100}}}, held("breaker"), refused)[0] == "not_delivering"
 
 
 def test_the_app_is_refused_until_five_minutes_have_passed() -> None:
@@ -501,6 +513,16 @@ def test_a_buffer_that_accepts_nothing_says_why(operation: str, error: str, kind
     assert headline(away, WAITING)[2].startswith("200 events are at risk. The buffer's ")
     assert problem["commands"] == (["df -h '/a dir/x'"] if kind == "disk_full" else [])
     assert found({"buffer": {"last_error": last_error}}) == [], "it works again"
+
+
+def test_a_control_socket_that_is_gone_with_the_directory_is_in_no_command() -> None:
+    gone = {"buffer": {"available": False, "last_error": {"at": NOW, "operation": "directory", "error": "gone"}}}
+    doors = {"addresses": {"unix": "/run/app/intake.sock"}}
+    assert only("dead_letters", gone, doors, dead())["commands"][0].endswith(" --unix-socket /run/app/intake.sock")
+    elsewhere = {"addresses": {"control": "/run/growlytics-forwarder-control/control.sock"}}
+    assert only("dead_letters", gone, elsewhere, dead())["commands"][0] == "growlytics-forwarder dead-letters list"
+    assert "3 dead letters are nowhere else" in only("buffer_gone", gone, dead())["fix"]
+    assert "had no events" in only("buffer_gone", gone)["fix"]
 
 
 def test_a_buffer_that_fills_says_how_full_it_is_and_when_it_is_full() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from forwarder.cli import main
 from forwarder.cli.commands import COMMANDS, PROGRAM, parser_of
-from forwarder.cli.completion import Place, places
+from forwarder.cli.completion import Completions, places
 from forwarder.cli.examples import EXAMPLES
 from tests.fakes.commands import COMMAND, environment, exit_code, run
 
@@ -102,7 +102,7 @@ def test_the_help_has_the_commands_in_groups_and_examples(capsys: pytest.Capture
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: " ".join(place.path) or "top level")
 def test_every_command_and_action_has_help_with_examples_if_it_takes_anything(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    place: Completions, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(*place.path, "--help") == 0
     out = capsys.readouterr().out

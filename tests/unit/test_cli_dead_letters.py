@@ -258,7 +258,7 @@ def test_a_time_is_shown_as_it_came(at: str) -> None:
 
 def test_no_line_of_a_strangers_text_can_play_with_the_terminal() -> None:
     evil = "\x1b[2J\n\r\u202e\ud800" * 50
-    letter = DeadLetterShown("1", evil, evil, 1, 0, 1, 1, 0, 0, evil, evil, '{"a":"\x9b"}'.encode())
+    letter = DeadLetterShown("1", evil, evil, 1, 0, 1, 1, 0, 0, evil, evil, evil, '{"a":"\x9b"}'.encode())
     assert all(line.isprintable() for line in [*described(letter), *rows([letter])])
 
 

@@ -61,3 +61,12 @@ def test_a_command_looks_where_the_daemon_or_its_unit_makes_it_and_never_where_a
 ) -> None:
     sockets = control_sockets(wanted, directory=directory, app_sockets=app_sockets, environ={})
     assert list(map(str, sockets)) == found
+
+
+def test_links_that_go_in_a_circle_are_no_fault_of_the_control_socket(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    circle = str(tmp_path / "circle")
+    assert control_socket(settings(directory=circle, unix_socket=f"{tmp_path}/i.sock"), {}) == Path(
+        circle, "control.sock"
+    )
+    assert control_socket(settings(directory=circle, unix_socket=f"{circle}/i.sock"), {}) is None

@@ -26,6 +26,7 @@ DOCUMENTS = (
     "README.md",
     "config/README.md",
     "deploy/README.md",
+    "deploy/clients/README.md",
     "deploy/prometheus/README.md",
     "tests/bench/README.md",
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from forwarder.buffer.base import ALL_LETTERS
 from forwarder.database import dead_letters, events, ledger, salvage, schema
 from forwarder.database.connection import DamagedError, Database, Transaction
 from forwarder.database.ledger import Counters
@@ -422,7 +423,7 @@ async def test_dead_letters_are_salvaged_within_their_bounds_and_once(directory:
     assert await database.run(bring([], 40)) == 10
     page = await database.run(
         lambda transaction: dead_letters.page(
-            transaction, after_place=0, reason=None, max_letters=99, max_bytes=1 << 30
+            transaction, after_place=0, only=ALL_LETTERS, max_letters=99, max_bytes=1 << 30
         )
     )
     assert [letter.event.id for letter in page.letters] == list(range(11, 51)), "oldest out first"

@@ -4,24 +4,25 @@ from typing import Any
 
 import pytest
 
-from forwarder.cli.answers import read_status
-from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Snapshot, Trouble, duration, rates, rows, sparkline
+from forwarder.cli.answers import StatusAnswer, read_status
+from forwarder.cli.top_rows import LABEL_COLUMNS, Rates, Row, Trouble, rates, rows, sparkline
+from forwarder.text import duration
 
 NOW = 1_700_000_000.0
 
 
-def snapshot(at: float = 0.0, **content: Any) -> Snapshot:
-    return Snapshot(at, read_status({"state": "ready", "ledger": {}} | content))
+def snapshot(**content: Any) -> StatusAnswer:
+    return read_status({"state": "ready", "ledger": {}} | content)
 
 
 def ledger(**counts: int) -> dict[str, object]:
     return {"for_ever": counts}
 
 
-def shown(now: Snapshot, earlier: Snapshot | None = None, *, trouble: Trouble | None = None) -> dict[str, list[Row]]:
+def shown(now: StatusAnswer, *, trouble: Trouble | None = None) -> dict[str, list[Row]]:
     """Return the rows by their labels, with those that go on below."""
     found: dict[str, list[Row]] = {}
-    for row in rows(now, earlier, place="http://a:1", trouble=trouble, unix_seconds=NOW, columns=80):
+    for row in rows(now, place="http://a:1", trouble=trouble, unix_seconds=NOW, columns=80):
         found.setdefault(row.label or list(found)[-1], []).append(row)
     return found
 
@@ -39,22 +40,32 @@ def test_a_status_without_anything_is_shown_as_not_known() -> None:
     assert found["ledger"][-1] == Row("", "not known whether it balances", "dim")
 
 
-def test_rates_are_the_differences_of_two_answers() -> None:
-    earlier = snapshot(10.0, ledger=ledger(accepted=100, delivered=50, rejected=1), history={"accepted": [7]})
-    now = snapshot(12.0, ledger=ledger(accepted=300, delivered=51, rejected=1), history={"accepted": [7]})
-    assert rates(now, earlier) == Rates(100.0, 0.5, 0.0)
-    assert texts(shown(now, earlier)["in"])[0].startswith("100 a second")
+def test_the_rates_are_those_of_the_daemon_however_old_its_version() -> None:
+    found = {"accepted_per_second": 4.0, "delivered_per_second": 3.5, "refused_per_second": 0.0, "over_seconds": 30}
+    older = {"accepted_per_second": 3.0, "done_with_per_second": 2.0}
+    samples = {"accepted": [1, 9]}
+    assert rates(snapshot(rates=found, forecasts=older, history=samples)) == Rates(4.0, 3.5, 0.0)
+    assert rates(snapshot(forecasts=older, history=samples)) == Rates(9, 2.0, None)
+    assert rates(snapshot()) == Rates(None, None, None)
+    assert texts(shown(snapshot(rates=found))["out"]) == ["3.5 a second"]
 
 
-def test_the_first_answer_shows_the_newest_sample_or_else_the_forecast() -> None:
-    forecasts = {"accepted_per_second": 3.0, "done_with_per_second": 2.0}
-    assert rates(snapshot(forecasts=forecasts, history={"accepted": [1, 9]}), None) == Rates(9, 2.0, None)
-    assert rates(snapshot(), None) == Rates(None, None, None)
-
-
-def test_a_ledger_that_began_anew_gives_no_negative_rate() -> None:
-    earlier, now = snapshot(1.0, ledger=ledger(accepted=100)), snapshot(2.0, ledger=ledger(accepted=10))
-    assert rates(now, earlier).accepted is None
+def test_the_headline_and_the_problems_come_first_each_with_its_cause() -> None:
+    now = snapshot(
+        headline={"state": "not_delivering", "mood": "bad", "text": "Not delivering: Growlytics refuses the API key."},
+        problems=[
+            {"kind": "auth", "mood": "bad", "what": "Growlytics refuses the API key.", "cause": "401 (a:443)"},
+            {"kind": "restart_needed", "mood": "note", "what": "A restart is needed.", "cause": ""},
+        ],
+    )
+    found = shown(now)
+    assert list(found)[:3] == ["state", "headline", "problems"]
+    assert found["headline"] == [Row("headline", "Not delivering: Growlytics refuses the API key.", "bad")]
+    assert found["problems"] == [
+        Row("problems", "Growlytics refuses the API key. (401 (a:443))", "bad"),
+        Row("", "A restart is needed.", "plain"),
+    ]
+    assert "headline" not in shown(snapshot())
 
 
 def test_without_a_newer_answer_it_says_for_how_long_and_why() -> None:

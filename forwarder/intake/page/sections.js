@@ -80,8 +80,14 @@ function equation(total, label, parts, missing) {
     el("span", { class: missing ? "verdict off" : "verdict" }, verdict));
 }
 
-function showLedger({ ledger: { for_ever: all, since_start: now } }) {
-  draw(byId("ledger"), [all, now], () => {
+/** Where apps post. */
+function doors({ http, unix }) {
+  const places = [http && `http://${http}/track/event`, unix].filter(Boolean);
+  return places.map((each, index) => [index ? " or " : "Apps post to ", el("code", {}, each)]).concat(places.length ? ["."] : []);
+}
+
+function showLedger({ addresses, ledger: { for_ever: all, since_start: now } }) {
+  draw(byId("ledger"), [addresses, all, now], () => {
     const came = [
       { name: "accepted", number: all.accepted, label: "accepted" },
       { name: "duplicates", number: all.duplicates, label: "duplicates" },
@@ -97,7 +103,7 @@ function showLedger({ ledger: { for_ever: all, since_start: now } }) {
     const upper = equation(all.received, "received", came, missing), lower = equation(all.accepted, "accepted", went, all.unaccounted);
     const since = ["received", "accepted", "delivered"].every((name) => all[name] === now[name]) ? null : el("p", { class: "since" }, `Since the start: ${count(now.received)} received, ${count(now.accepted)} accepted, `
       + `${count(now.duplicates)} duplicates, ${count(now.rejected)} refused; ${count(now.delivered)} delivered, ${count(sum(now.dead_lettered))} dead-lettered, ${count(sum(now.dropped))} lost.`);
-    if (!all.received) return [el("p", { class: "none" }, "No event has come yet."), since];
+    if (!all.received) return [el("p", { class: "none" }, "No event has come yet. ", doors(addresses)), since];
     const above = shares([...came, { name: "missing", number: Math.max(0, missing) }], 0, 1000);
     const accepted = above.find(({ name }) => name === "accepted");
     const below = accepted ? shares([...went, { name: "missing", number: Math.max(0, all.unaccounted) }], accepted.from, accepted.to) : [];
