@@ -35,7 +35,6 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
     ),
     "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
-    "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",
