@@ -12,6 +12,7 @@ from forwarder.advice.reading import (
     NEARLY_FULL,
     REFUSED_SECONDS,
     ago,
+    evicted,
     has_new_dead_letters,
     is_since,
     lost,
@@ -70,8 +71,8 @@ def loss_problems(status: Content, commands: Commands) -> Iterator[StatusProblem
         what = f"{events(number)} {were(number)} lost since the start{last}."
         fix = DROPPED.get(why, "The daemon's log says why.")
         yield StatusProblem("events_lost", "warn" if is_old else "bad", what, f"dropped with reason {why}", fix)
-    if evicted := status["dead_letters"]["evicted"].get("full"):
-        what = f"{_dead_letters(evicted)} {were(evicted)} removed since the start: there were too many."
+    if number := evicted(status):
+        what = f"{_dead_letters(number)} {were(number)} removed since the start: there were too many."
         fix = (
             "Replay or export dead letters in time, or raise `dead_letters.max_events` and `dead_letters.max_bytes` and "
             "restart."

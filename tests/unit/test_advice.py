@@ -507,6 +507,7 @@ def test_a_key_from_a_file_is_written_there() -> None:
         ("directory", "the file is gone", "buffer_gone"),
         ("commit", "database or disk is full", "disk_full"),
         ("commit", "No space left on device", "disk_full"),
+        ("commit", "there is no room in reserve", "disk_full"),
         ("commit", "disk I/O error", "buffer_unavailable"),
     ],
 )
@@ -559,7 +560,12 @@ def test_dead_letters_that_are_nearly_too_many_and_those_removed_for_it_are_told
     kinds = [each["kind"] for each in found(dead(events=900))]
     assert kinds == ["dead_letters", "dead_letters_filling"]
     assert "10 % more" in only("dead_letters_filling", dead(events=900))["what"]
-    assert only("dead_letters_lost", {"dead_letters": {"evicted": {"full": 1}}})["what"].startswith("1 dead letter was")
+    evicted = {"dead_letters": {"evicted": {"full": 1}}}
+    assert only("dead_letters_lost", evicted)["what"].startswith("1 dead letter was removed")
+    assert headline(evicted)[1:] == (
+        "bad",
+        "1 event is lost. Delivering: no event waits, the last one was delivered 4 s ago.",
+    )
 
 
 def test_settings_that_were_not_used_are_told() -> None:
