@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from forwarder.cli.checks import Checked, counted, described, together_if_skipped
     from forwarder.cli.diagnosis import ask_daemon, diagnose, read_settings
 
-    read = read_settings(args, os.environ)
+    read = read_settings(args, os.environ, seconds=args.timeout)
     daemon = ask_daemon(args, os.environ, seconds=args.timeout)
     found: list[Checked] = []
     try:

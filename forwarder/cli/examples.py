@@ -34,7 +34,10 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder diagnose",
         "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
     ),
-    "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
+    "bundle": (
+        "growlytics-forwarder bundle bundle.tar.gz",
+        "kubectl exec POD -c growlytics-forwarder -- growlytics-forwarder bundle - > bundle.tar.gz",
+    ),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",

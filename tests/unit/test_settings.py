@@ -1431,6 +1431,11 @@ def test_importing_the_settings_does_not_import_aiohttp() -> None:
 # For commands that look at what is wrong
 
 
+def test_a_file_that_never_ends_is_refused() -> None:
+    with pytest.raises(SettingsError, match="larger than 4 MiB"):
+        load(Path("/dev/zero"), environ={})
+
+
 def test_what_is_right_can_be_used_beside_what_is_wrong(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
