@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,8 @@ from forwarder.database import erasing
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.event import Event, each_alone
 from forwarder.settings import BufferSettings
-from tests.fakes.disk_buffers import copy_of, open_disk
+from tests.fakes import dying_eraser
+from tests.fakes.disk_buffers import open_disk
 from tests.fakes.events import EventMaker, counted, ids, keys_of
 
 VICTIM = "victim-of-erasure"
@@ -175,12 +178,18 @@ def _find_damage(_: Transaction) -> None:
     raise error
 
 
-async def damaged(directory: Path, number: int) -> list[Event]:
-    """Fill a buffer and damage its ledger, so that it is quarantined when it is opened."""
+async def filled(directory: Path, number: int) -> list[Event]:
+    """Fill a buffer with events, of which 30 are dead letters."""
     async with open_disk(directory, serve=False) as disk:
         events = mixed(EventMaker(), number)
         await disk.put(events)
         await disk.reject(await disk.take(30))
+    return events
+
+
+async def damaged(directory: Path, number: int) -> list[Event]:
+    """Fill a buffer and damage its ledger, so that it is quarantined when it is opened."""
+    events = await filled(directory, number)
     path = directory / "buffer.db"
     content = path.read_bytes()
     at = content.index(b'{"')
@@ -188,21 +197,21 @@ async def damaged(directory: Path, number: int) -> list[Event]:
     return events
 
 
-@pytest.mark.parametrize("turns", [0, 3, 10, 40, 150])
-async def test_a_kill_while_she_is_erased_from_a_file_that_is_being_salvaged_costs_the_others_nothing(
-    tmp_path: Path, turns: int
+@pytest.mark.parametrize("turns", [0, 5, 40, 300, 3000, 1_000_000])
+@pytest.mark.parametrize("is_damaged", [False, True])
+async def test_a_kill_while_she_is_erased_costs_the_others_nothing_and_the_erasure_can_be_repeated(
+    tmp_path: Path, turns: int, *, is_damaged: bool
 ) -> None:
-    directory, copy = tmp_path / "one", tmp_path / "two"
-    events = await damaged(directory, 1500)
-    async with open_disk(directory, first_id=10_000) as disk:
-        erasing_her = asyncio.create_task(disk.buffer.erase(VICTIM))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        copy_of(directory, copy)
-        await erasing_her
-    async with open_disk(copy, first_id=20_000) as disk:
+    """With a damaged file, the process is killed while that is being salvaged, too."""
+    events = await (damaged if is_damaged else filled)(tmp_path, 1500)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, dying_eraser.__file__, str(tmp_path), VICTIM, str(turns)
+    )
+    async with asyncio.timeout(100):
+        assert await process.wait() == -signal.SIGKILL
+    async with open_disk(tmp_path, first_id=20_000) as disk:
         await disk.buffer.erase(VICTIM)
-        found = await disk.take_all(seconds=30)
+        found = await disk.take_all(seconds=60)
         await disk.buffer.erase(VICTIM)
         letters = (await disk.buffer.dead_letters.page(after_place=0, max_letters=1000)).letters
         assert sorted(body(event) for event in [*found, *(letter.event for letter in letters)]) == sorted(
@@ -210,7 +219,7 @@ async def test_a_kill_while_she_is_erased_from_a_file_that_is_being_salvaged_cos
         )
         ledger = disk.buffer.ledger()
         assert (ledger.unaccounted, ledger.buffered) == (0, len(found))
-        assert shows(copy) == []
+        assert shows(tmp_path) == []
 
 
 async def test_what_was_salvaged_before_is_erased_under_its_new_id(tmp_path: Path) -> None:
