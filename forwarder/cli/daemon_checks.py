@@ -14,12 +14,15 @@ from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonEr
 from forwarder.cli.machine import lock_holder, process_state
 from forwarder.text import printable
 
+_LATELY_SECONDS: Final = 60
 _MAX_PROBLEMS: Final = 10
 _MAX_NUMBER: Final = 10**15
 _MAX_CHARACTERS: Final = 500
 DIAGNOSED_PARTS: Final = "process,settings"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
 _MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
+_DEBUG_PATIENCE: Final = 3
+"""How much longer than for its status a daemon may take to show its inside, as it has answered once."""
 _MAX_DEBUG_BYTES: Final = 16 * 1024 * 1024
 _SHOWN_IN_STATUS: Final = {
     "buffer.directory": ("buffer", "directory"),
@@ -58,6 +61,12 @@ class DaemonFacts(NamedTuple):
         """Whether it shows all of its settings to this user."""
         return bool(self.debug.get("settings"))
 
+    @property
+    def delivers(self) -> bool:
+        """Whether it has delivered something within the last minute."""
+        at = _number(_object(self.status.get("delivery")).get("last_delivery_at"))
+        return at is not None and abs(time.time() - at) < _LATELY_SECONDS
+
     def setting(self, path: str) -> str | None:
         """Return a setting of the daemon as text; None if it has none or does not say."""
         place = _SHOWN_IN_STATUS.get(path)
@@ -83,7 +92,9 @@ def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
             socket=daemon.place.unix_socket,
         )
     try:
-        inside = daemon.get(f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=seconds)
+        inside = daemon.get(
+            f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=_DEBUG_PATIENCE * seconds
+        )
         if inside.status != 200:
             raise daemon.refused(inside)
     except DaemonError as error:

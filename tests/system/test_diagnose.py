@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.other_users import NEEDS_ROOT
-from tests.fakes.raw_server import answer, answering, raw_server
+from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.hanging_disks import hanging_disk
 from tests.system.processes import (
     COMMAND,
@@ -228,6 +228,24 @@ async def test_settings_of_this_command_that_the_daemon_does_not_use_are_told(tm
     (warning,) = [each for each in other.of("settings") if "other settings" in each["text"]]
     assert warning["text"].endswith("growlytics.url")
     assert "CANARY" not in other.text
+
+
+async def test_a_server_that_dislikes_the_harmless_request_but_takes_events_is_a_warning(tmp_path: Path) -> None:
+    async def picky(connection: Connection) -> None:
+        while (request := await connection.request()) is not None:
+            if request.line.startswith("HEAD"):
+                await connection.close()
+                return
+            await connection.send(answer("200 OK", b'{"success":true}', "Content-Type: application/json"))
+
+    async with raw_server(picky) as server, running_daemon(tmp_path, server.url) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+        await until(daemon.drained, "it is delivered")
+        found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("answer")["result"] == "warn"
+    assert found.one("answer")["text"].endswith("but the daemon delivers")
+    assert found.code == 0
 
 
 # The disk
