@@ -103,6 +103,7 @@ _STATUS: Final = _object(
                 "error": _present("the log says what is wrong"),
                 "key_file": _text,
                 "token_file": _text,
+                "needs_token": _number,
             }
         ),
         "buffer": _object(

@@ -104,7 +104,9 @@ def _described(result: _Result, *, is_ok: bool, shows: bool) -> dict[str, object
     described: dict[str, object] = {
         "ok": is_ok,
         "errors": [{"setting": setting, "message": message} for setting, message in result.errors],
-        "warnings": [{"setting": setting, "message": message} for setting, message in result.warnings],
+        "warnings": [
+            {"setting": setting or _first_setting(message), "message": message} for setting, message in result.warnings
+        ],
         "process": result.process,
     }
     if result.steps:
@@ -112,6 +114,14 @@ def _described(result: _Result, *, is_ok: bool, shows: bool) -> dict[str, object
     if shows and result.settings is not None:
         described["settings"] = shown(result.settings)
     return described
+
+
+def _first_setting(warning: str) -> str | None:
+    """Return the setting that a warning begins with; None if it is about something else."""
+    from forwarder.settings import reference
+
+    first = warning.split(maxsplit=1)[0].removesuffix(":")
+    return first if first in {each.path for each in reference()} else None
 
 
 def _tell(result: _Result, *, is_ok: bool, shows: bool) -> None:

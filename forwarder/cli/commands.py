@@ -39,7 +39,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Events": {
         "send": "send one event to a running daemon",
-        "load": "send a file of events, one a line, to a running daemon",
+        "load": "send a file of events to a running daemon",
         "lint": "check a file of events against the contract, without a daemon",
     },
     "Try": {

@@ -24,6 +24,7 @@ ANSWER_SECONDS: Final = 60
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
 UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+_START_FIX: Final = "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
 
@@ -271,7 +272,7 @@ class Daemon:
                 self._where = (each,)
                 return self._connection
         if self._barred:
-            fix = f"run it with sudo, or as the daemon's user, to use {self._barred}"
+            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in; else {_START_FIX}"
         raise UnreachableError(tried, fix=fix)
 
 
@@ -336,7 +337,7 @@ def _fix(place: Place, error: Exception) -> str:
         return "port 0 is another port at each start: take the port from the daemon's log and use --url"
     if isinstance(error, PermissionError):
         return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
-    return "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
+    return _START_FIX
 
 
 def _is_late(error: Exception) -> bool:

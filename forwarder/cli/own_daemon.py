@@ -126,8 +126,14 @@ def own_daemon(settings: Settings, environ: Mapping[str, str]) -> OwnDaemon | No
 def _main_process(environ: Mapping[str, str]) -> int | None:
     """Return the service's main process, which systemd names to ExecReload; None if there is none."""
     text = environ.get("MAINPID", "")
-    if not text.isdecimal() or not Path(f"/proc/{text}").exists():
+    if not text.isdecimal() or not 0 < int(text) < 1 << 31:
         return None
+    try:
+        os.kill(int(text), 0)  # nothing is sent; /proc may hide the process (systemd's ProtectProc)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
     return int(text)
 
 

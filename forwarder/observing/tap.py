@@ -81,7 +81,7 @@ class Tap:
         self.told = 0
         """How many lines were for it, those that were lost included."""
         self.lost = 0
-        """How many were lost."""
+        """How many were lost, those included that wait when it ends and nobody reads."""
         self.ended: TapEnd | None = None
         self.expiry: asyncio.TimerHandle | None = None
         """Set while nobody reads."""
@@ -118,6 +118,8 @@ class Tap:
     def end(self, why: TapEnd) -> None:
         """Let a read return at once, which is told why it is the last."""
         self.ended = why
+        if self._reader is None:
+            self.lost += len(self._waiting)
         self._wake()
 
     async def _until(self, above: int, seconds: float) -> None:

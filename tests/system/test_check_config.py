@@ -429,11 +429,18 @@ async def test_a_reload_with_other_ports_and_sockets_is_fine(tmp_path: Path) -> 
         assert found.warnings == {}
 
 
+USER_NAMESPACE = ["unshare", "--user", "--map-root-user"]
+INVISIBLE = [
+    "unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *USER_NAMESPACE,
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("knows", ["nothing", "MAINPID"])
+@pytest.mark.parametrize("hidden", [USER_NAMESPACE, INVISIBLE], ids=["PrivateUsers", "PrivateUsers and ProtectProc"])
 async def test_its_own_daemon_is_found_where_another_user_namespace_hides_its_sockets(
-    knows: str, tmp_path: Path
+    hidden: Sequence[str], knows: str, tmp_path: Path
 ) -> None:
-    hidden = [needs("unshare"), "--user", "--map-root-user"]
+    needs("unshare")
     if not succeeds(*hidden, "true"):
         pytest.skip("there are no user namespaces here")
     async with a_daemon(tmp_path) as (daemon, configuration):
@@ -508,6 +515,26 @@ async def test_a_buffer_in_memory_without_a_unix_socket_is_known_by_what_its_por
         assert found.ok, found.errors
 
 
+async def test_a_daemon_that_hangs_is_still_known(tmp_path: Path) -> None:
+    async with a_daemon(tmp_path) as (daemon, configuration):
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            found = await checked(*configuration)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert found.ok, found.errors
+        assert found.process == daemon.process.pid
+
+
+@pytest.mark.skipif(not Path("/proc/sys/net/ipv6").exists(), reason="this machine has no IPv6")
+async def test_an_ipv6_listener_and_a_name_are_known_too(tmp_path: Path) -> None:
+    async with a_daemon(tmp_path, intake__http="[::1]:0", admin__http="localhost:0") as (daemon, configuration):
+        port = daemon.ready["admin"].rpartition(":")[2]
+        found = await checked(*configuration, f"admin.http=localhost:{port}")
+        assert found.ok, found.errors
+        assert found.process == daemon.process.pid
+
+
 async def test_after_a_killed_daemon_all_is_free_and_its_files_stay(
     tmp_path: Path, ready: Callable[[Path], None]
 ) -> None:
@@ -529,6 +556,15 @@ def test_the_way_to_growlytics_is_tried_if_asked_for(tmp_path: Path) -> None:
         assert check(*new(tmp_path), url, options=["--connect"]).ok
     refused = check(*new(tmp_path), url, options=["--connect"])
     assert "connection refused" in refused.errors["growlytics.url"]
+
+
+def test_a_warning_names_its_setting_if_it_has_one(tmp_path: Path) -> None:
+    found = check(
+        *new(tmp_path), "intake.allowed_hosts=*", "growlytics.url=http://127.0.0.1:9", FORWARDER_PORT="tcp://x"
+    )
+    assert found.ok
+    assert found.warnings.keys() == {"intake.allowed_hosts", "growlytics.url", None}
+    assert found.warnings["growlytics.url"].startswith("growlytics.url has no path, ")
 
 
 def test_people_read_the_problems_first_and_then_the_warnings(tmp_path: Path) -> None:

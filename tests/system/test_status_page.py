@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from forwarder.text import duration, rate
+from forwarder.words import RECEIPT_STATES
 from tests.system.browser import Page, browsing
 from tests.system.processes import Daemon, example_event, running_daemon, running_sandbox, until
 
@@ -168,6 +169,7 @@ async def test_numbers_agree_commands_stay_selected_and_receipts_are_found(tmp_p
         await page.until_shown("401", "#problems")
         await a_command_stays_selected(page)
         await numbers_agree(page)
+        await a_command_can_be_copied_with_the_keyboard(page)
         await receipts_are_found(page, daemon)
         assert len(page.complaints) == 1, "the browser notes each answer of 404"
         assert "404" in page.complaints.pop()
@@ -206,6 +208,32 @@ async def a_command_stays_selected(page: Page) -> None:
     assert await page.value("String(getSelection())") == command
     await until(asked_again, "it has polled twice")
     assert await page.value("String(getSelection())") == command
+
+
+async def a_command_can_be_copied_with_the_keyboard(page: Page) -> None:
+    """Go through the page with the tab key, from its top, and press the button beside the first command."""
+    origin = await page.value("location.origin")
+    await page.call(
+        "Browser.grantPermissions", origin=origin, permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+    )
+    await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    await page.go(f"{origin}/")
+    await page.until_shown("401", "#problems")
+    reached: list[str] = []
+    while "A" not in reached[-1:]:
+        await page.press("Tab", 9)
+        assert len(reached) < 40, reached
+        focused = await page.value(
+            "[document.activeElement.tagName, document.activeElement.className].join(' ').trim()"
+        )
+        reached.append(focused)
+        if focused == "BUTTON copy":
+            await page.press("Enter", 13)
+            await page.until_shown("Copied", "#problems")
+    assert reached[:2] == ["CODE command", "BUTTON copy"]
+    assert reached[-3:] == ["INPUT", "BUTTON", "A"]
+    copied = await page.value("navigator.clipboard.readText()")
+    assert copied == await page.value("[...document.querySelectorAll('.command')].at(-1).textContent")
 
 
 async def receipts_are_found(page: Page, daemon: Daemon) -> None:
@@ -274,6 +302,16 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         kept = "JSON.stringify([document.documentElement.outerHTML, document.getElementById('token').value, location.href, "
         kept += "{...localStorage}, {...sessionStorage}])"
         assert TOKEN not in await page.value(kept)
+
+        await page.value("byId('event').focus()")
+        await page.type("17")
+        await page.until_shown("No event with the id 17 is known here.", "#receipt")
+        assert "404" in page.complaints.pop()
+        await page.value("token = 'of-before', byId('event').focus()")
+        await page.type("18")
+        await page.until_shown("The daemon does not accept this token.", "#wrong")
+        assert not await page.text("main")
+        assert "401" in page.complaints.pop()
 
         await page.go(f"{daemon.base}/")
         await page.until_shown("This daemon asks for its token.", "h1")
@@ -414,6 +452,14 @@ async def test_whatever_the_status_has_is_text_and_the_page_is_legible(tmp_path:
             assert await page.value("document.querySelector('footer a').href") == f"http://{shown}metrics"
         await show(page, status, {"addresses": {"admin": "x y/\\:javascript"}})
         assert await page.value("document.querySelectorAll('footer a').length") == 1
+
+        for state in RECEIPT_STATES:
+            receipt = {"id": "17", "state": state, "at": 1.7e9, "until": 1.7e9, "new_id": "18", "reason": "<b>"}
+            await page.value(f"byId('receipt').replaceChildren(...said({json.dumps(receipt)}).flat(Infinity))")
+            shown = await page.text("#receipt")
+            assert shown.startswith("Event 17 "), shown
+            assert not re.search("undefined|null|Object|Invalid", shown), shown
+            assert state == "buffered" or re.search(r"14 Nov.* \d\d:\d\d:\d\d [A-Z]", shown), shown
 
         await show(page, status, LONG)
         await legible(page)

@@ -151,7 +151,7 @@ async def test_roots_commands_find_the_daemon_of_the_unit(
         assert control.parent != socket_of_apps.parent
         assert str(control.parent) in paths
         within = ["nsenter", f"--target={daemon.process.pid}", "--mount", *COMMAND]
-        for arguments in (("top", "--once"), ("dead-letters", "export")):
+        for arguments in (("status",), ("dead-letters", "export")):
             process = await asyncio.create_subprocess_exec(
                 *within,
                 *arguments,

@@ -44,7 +44,14 @@ WELL: Mapping[str, Any] = {
     "pid": 4321,
     "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
     "uptime_seconds": 7200.0,
-    "settings": {"loaded_at": NOW, "restart_needed": [], "error": None, "key_file": None, "token_file": None},
+    "settings": {
+        "loaded_at": NOW,
+        "restart_needed": [],
+        "error": None,
+        "key_file": None,
+        "token_file": None,
+        "needs_token": False,
+    },
     "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
     "buffer": {
         "kind": "disk",
@@ -591,6 +598,7 @@ DOORS = [
     ({"unix": "/a b/intake.sock", "http": "127.0.0.1:1"}, None, *(2 * [" --unix-socket '/a b/intake.sock'"])),
     ({"http": "0.0.0.0:80"}, None, " --url http://127.0.0.1:80", None),
     ({"http": "[::]:80"}, "/t k", *(2 * [" --url http://[::1]:80 --token-file '/t k'"])),
+    ({"http": "127.0.0.1:80"}, "", None, None),
     ({"admin": "127.0.0.1:9920"}, None, None, None),
 ]
 
@@ -599,7 +607,7 @@ DOORS = [
 def test_a_command_has_the_flags_with_which_it_reaches_this_daemon(
     addresses: Mapping[str, str], token_file: str | None, looking: str | None, operating: str | None
 ) -> None:
-    content = status(dead(), {"settings": {"token_file": token_file}})
+    content = status(dead(), {"settings": {"token_file": token_file or None, "needs_token": token_file is not None}})
     content["addresses"] = addresses
     found: Any = advise(content)["problems"]
     expected = [

@@ -298,12 +298,14 @@ async def test_a_tap_with_payloads_is_logged_with_its_user_at_its_beginning_and_
     for with_payloads in (False, True):
         tap = telemetry.taps.begin(TapRequest(with_payloads=with_payloads, user=1000, names={"n"}))
         telemetry.tap_opened(tap)
+        telemetry.taps.accepted([event(name="n"), event(name="n")], intake="http")
+        await telemetry.taps.read(tap)
         telemetry.taps.accepted([event(name="n")], intake="http")
         telemetry.taps.end(tap, "closed")
     lines = [(record.message, vars(record)["fields"]) for record in caplog.records]
     assert lines == [
         ("a tap with payloads was opened", {"user": 1000}),
-        ("a tap with payloads has ended", {"user": 1000, "reason": "closed", "lines": 1, "lines_lost": 0}),
+        ("a tap with payloads has ended", {"user": 1000, "reason": "closed", "lines": 2, "lines_lost": 1}),
     ]
 
 
