@@ -4,6 +4,7 @@ What it answers is a stranger's text until shown otherwise: nothing is trusted, 
 `diagnosis`.
 """
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ class DaemonFacts(NamedTuple):
     """Why there is no status."""
     is_silent: bool = False
     """Whether something accepted the question and did not answer it."""
-    socket: str | None = None
+    unix_socket: str | None = None
     """The Unix socket that was asked."""
     fix: str = ""
 
@@ -60,6 +61,13 @@ class DaemonFacts(NamedTuple):
     def shows_settings(self) -> bool:
         """Whether it shows all of its settings to this user."""
         return bool(self.debug.get("settings"))
+
+    @property
+    def other_host(self) -> str:
+        """The name of its machine or container, if that is not this one; empty if it is, or if it does not say."""
+        theirs = self.status.get("instance")
+        is_other = isinstance(theirs, str) and theirs != printable(socket.gethostname())
+        return _text(theirs) if is_other else ""
 
     @property
     def delivers(self) -> bool:
@@ -89,7 +97,7 @@ def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
             error=printable(str(error), _MAX_CHARACTERS),
             fix=printable(fix[-1], _MAX_CHARACTERS) if fix else "",
             is_silent=isinstance(error, AnswerLostError),
-            socket=daemon.place.unix_socket,
+            unix_socket=daemon.place.unix_socket,
         )
     try:
         inside = daemon.get(
@@ -120,7 +128,7 @@ def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Check
 
 def holder_of(found: DaemonFacts, directory: str | None) -> int | None:
     """Return the process that uses the buffer's directory, or the one that the Unix socket is in, as auto puts it."""
-    beside = None if found.socket is None else str(Path(found.socket).parent)
+    beside = None if found.unix_socket is None else str(Path(found.unix_socket).parent)
     return next((each for each in map(lock_holder, filter(None, (directory, beside))) if each is not None), None)
 
 

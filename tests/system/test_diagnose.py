@@ -394,6 +394,14 @@ async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tm
         assert "Traceback" not in err
 
 
+async def test_of_a_daemon_on_another_machine_the_disk_is_not_looked_for_here(tmp_path: Path) -> None:
+    status = {"state": "ready", "ledger": {}, "instance": "elsewhere\x1b", "buffer": {"directory": "/proc/nowhere"}}
+    async with raw_server(answering(answer("200 OK", json.dumps(status).encode()))) as server:
+        found = await diagnosed(f"--url=http://127.0.0.1:{server.port}", f"--set=growlytics.url={NOWHERE}")
+    assert found.untried["disk"] == "the daemon runs on elsewhere\\x1b, which has a disk of its own"
+    assert any("may be another than the one tried here" in each["text"] for each in found.of("settings"))
+
+
 async def test_it_ends_when_nobody_reads_its_lines(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_shell(
         f"{' '.join(COMMAND)} diagnose {' '.join(settings(tmp_path))} | true",
