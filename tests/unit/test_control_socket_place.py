@@ -10,6 +10,7 @@ from forwarder.settings.control import control_socket
 
 UNIT = "/run/unit"
 UNITS = str(DEFAULT_CONTROL_SOCKETS[0])
+BESIDE = str(DEFAULT_CONTROL_SOCKETS[2])
 
 
 def settings(
@@ -49,8 +50,14 @@ def test_a_daemon_makes_it_in_a_directory_of_its_own(given: Settings, runtime: s
 @pytest.mark.parametrize(
     ("wanted", "directory", "app_sockets", "found"),
     [
-        ("auto", BUFFER_DIRECTORY, [], ["/var/lib/growlytics-forwarder/control.sock", UNITS]),
-        ("auto", BUFFER_DIRECTORY, [f"{BUFFER_DIRECTORY}/intake.sock"], [UNITS]),
+        ("auto", BUFFER_DIRECTORY, [], ["/var/lib/growlytics-forwarder/control.sock", UNITS, BESIDE]),
+        ("auto", BUFFER_DIRECTORY, [f"{BUFFER_DIRECTORY}/intake.sock"], [UNITS, BESIDE]),
+        (
+            "auto",
+            BUFFER_DIRECTORY,
+            ["/run/growlytics-forwarder/intake.sock"],
+            [f"{BUFFER_DIRECTORY}/control.sock", UNITS],
+        ),
         ("auto", "/buffer", [], ["/buffer/control.sock"]),
         ("/elsewhere/c.sock", BUFFER_DIRECTORY, [], ["/elsewhere/c.sock"]),
         ("", BUFFER_DIRECTORY, [], []),
