@@ -22,6 +22,7 @@ FAST: list[tuple[str, ...]] = [
     ("attribute-types", "list"),
     ("send", "--customer=c", "--name=n"),
     ("status",),
+    ("status", "--json"),
 ]
 """Commands that are used while something is wrong, with the machine perhaps busy, each against a running daemon."""
 THOROUGH: list[tuple[str, ...]] = [("diagnose", "--json"), ("bundle", "bundle.tar.gz", "--force")]
