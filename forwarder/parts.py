@@ -108,9 +108,14 @@ def _database(settings: Settings) -> Database:
             max_keys=settings.intake.duplicate_max_keys,
             max_types=settings.contract.max_attribute_types,
         ),
-        reserve_bytes=reserve_bytes(
-            max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
-        ),
+        reserve_bytes=reserve_of(settings),
+    )
+
+
+def reserve_of(settings: Settings) -> int:
+    """Return how many bytes of its disk a buffer keeps in reserve."""
+    return reserve_bytes(
+        max_put_bytes=max(settings.intake.max_body_bytes, settings.intake.max_line_bytes + MAX_PENDING_BYTES)
     )
 
 

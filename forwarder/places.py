@@ -5,6 +5,7 @@ links are read here. The control socket must not be in a directory that the app 
 `intake.unix_socket`: whoever may write to that could put a socket of their own there.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -21,8 +22,11 @@ CONFIG_VARIABLE: Final = "FORWARDER_CONFIG"
 """The variable of the environment that names a file of settings, where no `--config` does."""
 
 _NAME: Final = "control.sock"
-DEFAULT_CONTROL_SOCKETS: Final = (Path("/run/growlytics-forwarder-control") / _NAME, Path(BUFFER_DIRECTORY) / _NAME)
-"""Where a command finds a daemon without knowing its settings: the unit's directory, and the default buffer.directory."""
+_OF_THE_UNIT: Final = Path("/run/growlytics-forwarder-control") / _NAME
+_BESIDE_THE_APPS: Final = Path("/run/growlytics-forwarder") / _NAME
+"""Where the unit's daemon has it if the app has no socket there."""
+DEFAULT_CONTROL_SOCKETS: Final = (_OF_THE_UNIT, Path(BUFFER_DIRECTORY) / _NAME, _BESIDE_THE_APPS)
+"""Where a command finds a daemon without knowing its settings: the unit's directories, and the default buffer.directory."""
 
 
 def control_socket(
@@ -36,9 +40,14 @@ def control_socket(
     """
     if wanted != "auto":
         return Path(wanted) if wanted else None
-    shared = {Path(each).parent.resolve() for each in app_sockets}
+    shared = {_real(Path(each).parent) for each in app_sockets}
     own = [*filter(None, environ.get("RUNTIME_DIRECTORY", "").split(":")), directory]
-    return next((Path(each) / _NAME for each in own if Path(each).resolve() not in shared), None)
+    return next((Path(each) / _NAME for each in own if _real(Path(each)) not in shared), None)
+
+
+def _real(path: Path) -> str:
+    """Return where a path leads, as far as it leads anywhere: links may go in a circle."""
+    return os.path.realpath(path)
 
 
 def control_sockets(
@@ -46,9 +55,12 @@ def control_sockets(
 ) -> tuple[Path, ...]:
     """Return where a command looks for the control socket of a daemon with these settings, the likeliest first.
 
-    The command's own environment mostly lacks what systemd gave the daemon, so the unit's directory is tried, too; but not
-    for a daemon with a directory of its own, which is another one than the unit's.
+    The command's own environment mostly lacks what systemd gave the daemon, so the unit's directories are tried, too; but
+    not for a daemon with a directory of its own, which is another one than the unit's.
     """
     own = control_socket(wanted, directory=directory, app_sockets=app_sockets, environ=environ)
-    units = DEFAULT_CONTROL_SOCKETS[0] if wanted == "auto" and directory == BUFFER_DIRECTORY else None
-    return tuple(dict.fromkeys(filter(None, (own, units))))
+    found = [] if own is None else [own]
+    if wanted == "auto" and directory == BUFFER_DIRECTORY:
+        shared = {_real(Path(each).parent) for each in app_sockets}
+        found += [each for each in (_OF_THE_UNIT, _BESIDE_THE_APPS) if _real(each.parent) not in shared]
+    return tuple(dict.fromkeys(found))

@@ -103,6 +103,7 @@ _STATUS: Final = _object(
                 "error": _present("the log says what is wrong"),
                 "key_file": _text,
                 "token_file": _text,
+                "needs_token": _number,
             }
         ),
         "buffer": _object(
@@ -127,6 +128,7 @@ _STATUS: Final = _object(
                     "max_concurrency",
                     "rate_limit_per_second",
                     "last_delivery_at",
+                    "failures_in_a_row",
                 ),
                 "attempts": _table(_number, words.OUTCOMES),
                 "attempt_seconds": _QUANTILES,

@@ -13,6 +13,7 @@ from yarl import URL
 
 from forwarder import __version__
 from forwarder.advice.headline import advise
+from forwarder.advice.problem import doors
 from forwarder.attribute_types.guard import AttributeTypes
 from forwarder.buffer.base import Buffer, Ledger
 from forwarder.delivery.worker import Delivery
@@ -115,6 +116,7 @@ class Status:
                 **self._reloading.status(),
                 "key_file": _absolute_path(settings.growlytics.api_key_file),
                 "token_file": _absolute_path(settings.intake.token_file),
+                "needs_token": settings.intake.token is not None,
             },
             "buffer": {
                 "kind": settings.buffer.kind,
@@ -170,6 +172,10 @@ class Status:
             "history": self._sampling.history.described(),
             "recent": self._recent.described(),
         }
+
+    def door(self, state: DaemonState) -> str:
+        """Return the flags with which a command reaches this daemon, after a space; empty if it needs none, or cannot."""
+        return doors(self._facts(state)).any or ""
 
     def without_names(self, state: DaemonState) -> dict[str, object]:
         """Return what everybody may see of that. It is advised on what they see, so no text can name an event either."""

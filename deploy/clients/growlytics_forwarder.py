@@ -283,7 +283,7 @@ class _Connection(http.client.HTTPConnection):
             try:
                 self._deadline.bound(connection, parts=len(candidates) - number)
                 connection.connect(address)
-                if family != socket.AF_UNIX:
+                if not self._target.path:
                     # Else the body waits for the other side to confirm the headers.
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:

@@ -58,7 +58,7 @@ def advise(status: Content) -> dict[str, object]:
 def _problems(status: Content, commands: Commands) -> Iterator[StatusProblem]:
     yield from problems.loss_problems(status, commands)
     yield from hold_problems(status, commands)
-    yield from waiting.buffer_problems(status, commands)
+    yield from waiting.buffer_problems(status)
     yield from waiting.delay_problems(status, commands)
     yield from problems.refusal_problems(status)
     yield from problems.settings_problems(status, commands)
@@ -172,11 +172,14 @@ def _flow(status: Content) -> _Headline:
     if not ledger["for_ever"]["accepted"]:
         text = "No event was accepted yet." if ledger["for_ever"]["received"] else "No event has come yet."
         return _Headline("no_events", text)
-    if not ledger["since_start"]["accepted"]:
-        return _Headline("no_events", f"No event has come since the start, {roughly(status['uptime_seconds'])} ago.")
     at = status["delivery"]["last_delivery_at"]
+    none_came = ""
+    if not ledger["since_start"]["accepted"]:
+        none_came = f"No event has come since the start, {roughly(status['uptime_seconds'])} ago."
+        if at is None:
+            return _Headline("no_events", none_came)
     last = "" if at is None else f", the last one was delivered {reading.ago(status, at)}"
-    return _Headline("delivering", f"Delivering: no event waits{last}.")
+    return _Headline("delivering", f"Delivering: no event waits{last}. {none_came}".rstrip())
 
 
 def _wait(number: int) -> str:

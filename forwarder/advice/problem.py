@@ -4,9 +4,10 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
-from forwarder.settings.control import DEFAULT_CONTROL_SOCKETS
+from forwarder.places import DEFAULT_CONTROL_SOCKETS
 from forwarder.words import Mood
 
 COMMAND: Final = "growlytics-forwarder"
@@ -34,45 +35,72 @@ class StatusProblem:
 
 
 class Commands:
-    """Makes commands that reach this very daemon, from its addresses."""
+    """Makes commands that reach this very daemon."""
 
     def __init__(self, status: Content) -> None:
-        addresses: Mapping[str, str] = status["addresses"]
-        token_file: str | None = status["settings"]["token_file"]
-        self._control = _control_door(addresses)
-        self._operator = self._control
-        """How payloads and changes are reached; None if that is impossible."""
-        self._any = self._control
-        if self._control is None and (socket := addresses.get("unix")):
-            self._any = self._operator = f" --unix-socket {shlex.quote(socket)}"
-        elif self._control is None and (address := addresses.get("http")):
-            self._any = f" --url http://{_reachable(address)}"
-            if token_file is not None:
-                self._any = self._operator = f"{self._any} --token-file {shlex.quote(token_file)}"
+        self._doors = doors(status)
         self.reload: Final = (f"kill -HUP {status['pid']}",)
         """The command that makes the daemon read its settings again."""
 
     def looking(self, command: str) -> tuple[str, ...]:
         """Return a command that shows no payloads; none if nothing can be asked of this daemon."""
-        return _typed(command, self._any)
+        return _typed(command, self._doors.any)
 
     def operating(self, command: str) -> tuple[str, ...]:
         """Return a command that shows payloads or changes something."""
-        return _typed(command, self._operator)
+        return _typed(command, self._doors.operator)
 
     def controlling(self, command: str) -> tuple[str, ...]:
         """Return a command that only the control socket answers."""
-        return _typed(command, self._control)
+        return _typed(command, self._doors.control)
+
+
+class Doors(NamedTuple):
+    """The flags with which a command reaches a daemon, after a space; None where there is no way."""
+
+    any: str | None
+    """For what shows no payloads."""
+    operator: str | None
+    """For what shows payloads or changes something."""
+    control: str | None
+    """For what only the control socket answers."""
+
+
+def doors(status: Content) -> Doors:
+    """Return how a daemon is reached: by its control socket, else the app's Unix socket, else TCP."""
+    addresses, settings, buffer = status["addresses"], status["settings"], status["buffer"]
+    control: str | None = addresses.get("control")
+    if control is not None and is_gone(buffer) and _is_below(buffer["directory"], control):
+        control = None  # its file is gone with the directory
+    if control is not None:
+        flags = "" if control in _FOUND_BY_COMMANDS else f" --unix-socket {shlex.quote(control)}"
+        return Doors(flags, flags, flags)
+    if (unix := addresses.get("unix")) is not None:
+        flags = f" --unix-socket {shlex.quote(unix)}"
+        return Doors(flags, flags, None)
+    if (address := addresses.get("http")) is None:
+        return Doors(None, None, None)
+    flags = f" --url http://{_reachable(address)}"
+    if not settings["needs_token"]:
+        return Doors(flags, None, None)
+    if (token_file := settings["token_file"]) is None:
+        return Doors(None, None, None)
+    flags += f" --token-file {shlex.quote(token_file)}"
+    return Doors(flags, flags, None)
+
+
+def is_gone(buffer: Content) -> bool:
+    """Return whether the buffer's file is gone from its place."""
+    failure = buffer["last_error"]
+    return not buffer["available"] and failure is not None and failure["operation"] == "directory"
+
+
+def _is_below(directory: str | None, path: str) -> bool:
+    return directory is not None and Path(path).is_relative_to(directory)
 
 
 def _typed(command: str, door: str | None) -> tuple[str, ...]:
     return () if door is None else (f"{COMMAND} {command}{door}",)
-
-
-def _control_door(addresses: Mapping[str, str]) -> str | None:
-    if (socket := addresses.get("control")) is None:
-        return None
-    return "" if socket in _FOUND_BY_COMMANDS else f" --unix-socket {shlex.quote(socket)}"
 
 
 def _reachable(address: str) -> str:

@@ -9,6 +9,7 @@ from typing import Final
 from forwarder.advice.problem import Commands, Content, StatusProblem
 from forwarder.advice.reading import (
     LOSS_SECONDS,
+    NEARLY_FULL,
     REFUSED_SECONDS,
     ago,
     has_new_dead_letters,
@@ -18,9 +19,8 @@ from forwarder.advice.reading import (
     newest_dead_letter,
     refusals,
 )
-from forwarder.advice.waiting import NEARLY_FULL
 from forwarder.text import are, count, events, roughly, were
-from forwarder.words import ConflictAction
+from forwarder.words import TRANSIENT_CODES, ConflictAction
 
 _SHOWN_KINDS: Final = 3
 DROPPED: Final[dict[str, str]] = {
@@ -98,7 +98,8 @@ def refusal_problems(status: Content) -> Iterator[StatusProblem]:
     shown, more = found[:_SHOWN_KINDS], len(found) - _SHOWN_KINDS
     cause = "; ".join(_refusal(status, each) for each in shown) + (f"; and {more} more kinds" if more > 0 else "")
     fixes = dict.fromkeys(REFUSED.get(each["code"], _WRONG_EVENT) for each in shown)
-    fix = f"{' '.join(fixes)} This is shown until none was refused for {roughly(REFUSED_SECONDS)}."
+    lasts = any(each["code"] not in TRANSIENT_CODES for each in found)
+    fix = " ".join(fixes) + (f" This is shown until none was refused for {roughly(REFUSED_SECONDS)}." if lasts else "")
     yield StatusProblem("refused", "warn", "Events of the app are refused; the app was told why.", cause, fix)
 
 

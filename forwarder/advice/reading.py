@@ -21,6 +21,8 @@ BEHIND_SECONDS: Final = 30.0
 """If the oldest event has waited for so long, delivery is behind."""
 FAILING_SECONDS: Final = 10.0
 """If an attempt has failed, and nothing was delivered for so long, attempts fail."""
+NEARLY_FULL: Final = 0.8
+"""The alert uses the same value."""
 _FULL: Final = 0.999
 _RATE_SHARE: Final = 0.8
 
@@ -51,8 +53,9 @@ def fullness(status: Content) -> float:
 
 
 def is_full(status: Content) -> bool:
-    """Return whether there is no room for another event."""
-    return fullness(status) >= _FULL
+    """Return whether there is no room for another event, or for the batches that come."""
+    share = fullness(status)
+    return share >= _FULL or (share >= NEARLY_FULL and any(each["code"] == "buffer_full" for each in refusals(status)))
 
 
 # Losses

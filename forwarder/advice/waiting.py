@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from forwarder.advice.failures import explain_failure
-from forwarder.advice.problem import Commands, Content, StatusProblem
-from forwarder.advice.reading import ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
+from forwarder.advice.problem import Commands, Content, StatusProblem, is_gone
+from forwarder.advice.reading import NEARLY_FULL, ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
 from forwarder.text import are, count, duration, events, rate, roughly
 from forwarder.words import DelayCause
 
-NEARLY_FULL: Final = 0.8
 SOON_FULL_SECONDS: Final = 3600.0
-"""The alerts use the same two values."""
+"""The alert uses the same value."""
 _FILLING: Final = 0.05
 
 DELAYS: Final[dict[DelayCause, str]] = {
@@ -30,7 +29,7 @@ DELAYS: Final[dict[DelayCause, str]] = {
 # The buffer
 
 
-def buffer_problems(status: Content, commands: Commands) -> Iterator[StatusProblem]:
+def buffer_problems(status: Content) -> Iterator[StatusProblem]:
     """Yield what is wrong with the buffer's disk, and with its room."""
     buffer, share = status["buffer"], fullness(status)
     if not buffer["available"]:
@@ -46,7 +45,7 @@ def buffer_problems(status: Content, commands: Commands) -> Iterator[StatusProbl
         drops = buffer["when_full"] == "drop_oldest"
         what = f"The buffer is full: {'the oldest events are dropped' if drops else 'new events are refused (429)'}."
         fix = f"First end what keeps delivery from going on. {raise_it}"
-        yield StatusProblem("buffer_full", "bad", what, cause, fix, commands.looking("status"))
+        yield StatusProblem("buffer_full", "bad", what, cause, fix)
         return
     full_in = status["forecasts"]["full_in_seconds"]
     if share >= NEARLY_FULL or (share >= _FILLING and full_in is not None and full_in < SOON_FULL_SECONDS):
@@ -59,11 +58,14 @@ def unavailable(status: Content) -> StatusProblem:
     buffer = status["buffer"]
     failure: dict[str, Any] = buffer["last_error"] or {"operation": "commit", "error": "the daemon's log says why"}
     directory, error = buffer["directory"] or "`buffer.directory`", failure["error"]
-    if failure["operation"] == "directory":
-        still_open = events(waiting(status))
-        fix = (
-            f"Put the file back into {directory}. If it is gone for good, do not stop the daemon before it has delivered "
-            f"the {still_open} that it still has open: they are nowhere else. Then restart it."
+    if is_gone(buffer):
+        number, dead = waiting(status), status["dead_letters"]["events"]
+        still_open = f"{count(number)} events and {count(dead)} dead letters"
+        fix = f"Put the file back into {directory}. " + (
+            f"If it is gone for good: its {still_open} are nowhere else than in this process, so let it deliver, and export "
+            "the dead letters, before you restart it."
+            if number or dead
+            else "If it is gone for good, restart the daemon: the file had no events and no dead letters."
         )
         return StatusProblem(
             "buffer_gone", "bad", "The buffer's file is gone from its place: new events are refused.", error, fix

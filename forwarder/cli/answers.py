@@ -21,6 +21,8 @@ MAX_SAMPLES: Final = 60
 _MAX_CHARACTERS: Final = 60
 _MAX_COMMAND_CHARACTERS: Final = 9000
 """A command with two of the longest paths, quoted. A longer one is left out, as half a command is dangerous."""
+_MAX_NAME_CHARACTERS: Final = 40
+"""Of a field of an object: our longest has 24."""
 _MAX_TEXTS: Final[Mapping[str, int]] = {
     "error": 300,
     "text": 600,
@@ -307,7 +309,10 @@ def _harmless(value: object, max_characters: int = _MAX_CHARACTERS) -> object:
         return printable(value, max_characters)
     if isinstance(value, dict):
         kept = [(name, each) for name, each in value.items() if each is not None][:MAX_ENTRIES]
-        return {printable(name, 20): _harmless(each, _MAX_TEXTS.get(name, max_characters)) for name, each in kept}
+        return {
+            printable(name, _MAX_NAME_CHARACTERS): _harmless(each, _MAX_TEXTS.get(name, max_characters))
+            for name, each in kept
+        }
     if isinstance(value, list):
         if all(isinstance(each, int | float) for each in value):
             return value[-MAX_SAMPLES:]

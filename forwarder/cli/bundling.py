@@ -10,15 +10,16 @@ import json
 import os
 import socket
 import stat
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from forwarder.cli.checks import Checked, described
+from forwarder.cli.checks import Checked, described, together_if_skipped
 from forwarder.cli.daemon_checks import DaemonFacts
 from forwarder.masking import Masking
 from forwarder.words import DEBUG_PARTS
@@ -49,8 +50,12 @@ class NotWrittenError(Exception):
     """There is no archive; the message says why, and the fix."""
 
 
-def check_target(path: Path, *, force: bool) -> None:
-    """Raise NotWrittenError if no archive can be put there."""
+def check_target(path: Path | None, *, force: bool) -> None:
+    """Raise NotWrittenError if no archive can be put there; None is standard output."""
+    if path is None:
+        if sys.stdout.isatty():
+            raise NotWrittenError("an archive is nothing for a terminal; send the output into a file")
+        return
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -79,7 +84,7 @@ def parts(
     """
     files: dict[str, object] = {
         "diagnose.json": described(checked),
-        "diagnose.txt": "\n".join(line for each in checked for line in each.lines()) + "\n",
+        "diagnose.txt": "".join(f"{line}\n" for lines in together_if_skipped(checked, into=[]) for line in lines),
         "settings.toml": settings,
     }
     missing: dict[str, list[str]] = {}
@@ -124,6 +129,15 @@ def without_payloads(value: Any, depth: int = 0) -> Any:
     return value
 
 
+def send_archive(out: BinaryIO, files: Mapping[str, bytes]) -> int:
+    """Write the archive to a stream and return its size in bytes. Raise OSError."""
+    whole = io.BytesIO()
+    _fill(whole, "bundle", files)
+    out.write(whole.getbuffer())
+    out.flush()
+    return whole.tell()
+
+
 def write_archive(path: Path, files: Mapping[str, bytes], *, force: bool) -> int:
     """Write the archive and return its size in bytes. Raise NotWrittenError."""
     top = path.name.partition(".")[0] or "bundle"
@@ -146,7 +160,7 @@ def write_archive(path: Path, files: Mapping[str, bytes], *, force: bool) -> int
     return size
 
 
-def _fill(file: Any, top: str, files: Mapping[str, bytes]) -> None:
+def _fill(file: BinaryIO, top: str, files: Mapping[str, bytes]) -> None:
     now = time.time()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, content in files.items():

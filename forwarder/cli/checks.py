@@ -1,6 +1,6 @@
 """The result of one check, as `diagnose` and `check-config --connect` show it: a line for people, facts for programs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
@@ -47,6 +47,29 @@ def described(results: Iterable[Checked]) -> dict[str, object]:
         "checks": [each.described() for each in found if each.result != "skip"],
         "untried": [{"check": each.check, "why": each.text} for each in found if each.result == "skip"],
     }
+
+
+def together_if_skipped(results: Iterable[Checked], *, into: list[Checked]) -> Iterator[list[str]]:
+    """Yield the lines of each result as soon as it is there, and add it to `into`.
+
+    Checks in a row that were skipped for the same reason share a line.
+    """
+    skipped: list[Checked] = []
+    for each in results:
+        into.append(each)
+        if skipped and (each.result, each.text) != ("skip", skipped[0].text):
+            yield _shared(skipped).lines()
+            skipped = []
+        if each.result == "skip":
+            skipped.append(each)
+        else:
+            yield each.lines()
+    if skipped:
+        yield _shared(skipped).lines()
+
+
+def _shared(skipped: list[Checked]) -> Checked:
+    return skipped[0]._replace(check=", ".join(each.check for each in skipped))
 
 
 def milliseconds(seconds: float) -> str:

@@ -34,12 +34,15 @@ DEFAULT_WAIT_SECONDS: Final = 1
 
 def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--config`, `--set`, `--url` and `--unix-socket`, which say where the daemon is, and `--token-file`."""
-    add_config_arguments(parser)
+    group = parser.add_argument_group("where the daemon is", "by default it is found where daemons usually are")
+    add_config_arguments(group)
     parser.set_defaults(config=None)
-    place = parser.add_mutually_exclusive_group()
+    place = group.add_mutually_exclusive_group()
     add_url_argument(place, "the daemon's intake.http; instead of --config")
-    place.add_argument("--unix-socket", metavar="PATH", help="the daemon's intake.unix_socket; instead of --config")
-    parser.add_argument("--token-file", metavar="FILE", help="a file with the daemon's token, if it needs one")
+    place.add_argument(
+        "--unix-socket", metavar="PATH", help="the daemon's control.socket or intake.unix_socket; instead of --config"
+    )
+    group.add_argument("--token-file", metavar="FILE", help="a file with the daemon's token, if it needs one")
 
 
 def daemon_of(args: argparse.Namespace) -> Daemon:

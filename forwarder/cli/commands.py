@@ -21,11 +21,12 @@ PROGRAM: Final = "growlytics-forwarder"
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Run": {
         "run": "run the daemon in the foreground",
-        "check-config": "report every configuration error at once",
+        "check-config": "report every configuration error at once, and what this machine lacks",
         "config": "write a file of settings to start from",
         "healthcheck": "exit 0 if the daemon is alive",
     },
     "Look": {
+        "status": "show how a running daemon is, what is wrong and what to do",
         "top": "watch a running daemon in the terminal",
         "diagnose": "find out why nothing arrives at Growlytics, without sending an event",
         "bundle": "put all that helps to find a fault into one archive, without payloads",
@@ -38,7 +39,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Events": {
         "send": "send one event to a running daemon",
-        "load": "send a file of events, one a line, to a running daemon",
+        "load": "send a file of events to a running daemon",
         "lint": "check a file of events against the contract, without a daemon",
     },
     "Try": {
@@ -86,17 +87,19 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
 
 
 def _run(arguments: Sequence[str], signals: Signals) -> int:
-    for warning in ignore_useless_key_log(os.environ):  # first: it can make the import of a command's module fail
-        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    warnings = list(ignore_useless_key_log(os.environ))  # first: it can make the import of a command's module fail
     # Imports take time, and only the arguments of the chosen command are needed.
     is_help = not {"-h", "--help"}.isdisjoint(arguments)
     parser = parser_of([name for name in COMMANDS if name in arguments], with_examples=is_help)
     if not arguments:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
-    args, rest = parser.parse_known_args(arguments, argparse.Namespace(signals=signals))
+    args, rest = parser.parse_known_args(arguments, argparse.Namespace(signals=signals, warnings=warnings))
     if rest:
         args.parser.unexpected(rest)
+    if args.command != "run":  # it tells them in its own way
+        for warning in warnings:
+            print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     try:
         signals.give_interrupt_back()
         code: int = args.run(args)
@@ -152,7 +155,16 @@ def _add_examples(name: str, parser: argparse.ArgumentParser) -> None:
     from forwarder.cli.parsers import arguments_of, sub_parsers
 
     if name in EXAMPLES:
-        parser.epilog = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        examples = "\n".join(("examples:", *(f"  {each}" for each in EXAMPLES[name])))
+        parser.epilog = f"{_wrapped(parser.epilog)}\n\n{examples}" if parser.epilog else examples
     for argument in arguments_of(parser):
         for action, its_parser in sub_parsers(argument).items():
             _add_examples(f"{name} {action}", its_parser)
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that fit the terminal; argparse leaves all lines as they are, for the examples."""
+    import shutil
+    import textwrap
+
+    return textwrap.fill(text, max(shutil.get_terminal_size().columns - 2, 11))

@@ -50,7 +50,8 @@ class DaemonConnection(HTTPConnection):
             return
         unreached: OSError | None = None
         # A name may have several addresses, and the daemon may listen on one of them.
-        for family, _, protocol, _, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+        host = self.host.encode("ascii")  # text would import the codec for international names
+        for family, _, protocol, _, address in socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM):
             try:
                 self.sock = _connected(family, protocol, address, deadline)
             except OSError as error:

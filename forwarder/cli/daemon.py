@@ -24,6 +24,7 @@ ANSWER_SECONDS: Final = 60
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
 UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+_START_FIX: Final = "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
 
@@ -173,21 +174,20 @@ class Daemon:
         self, path: str, *, max_answer_bytes: int = MAX_ANSWER_BYTES, answer_seconds: float = ANSWER_SECONDS
     ) -> DaemonAnswer:
         """Send one GET. Raises UnreachableError or AnswerLostError."""
-        deadline = monotonic() + answer_seconds
         was_kept = self._connection is not None and self._connection.is_usable
         try:
-            return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
+            return self._exchange("GET", path, answer_seconds=answer_seconds, max_answer_bytes=max_answer_bytes)
         except AnswerLostError as error:
             # The daemon may have closed a kept connection just then.
             if not was_kept or not isinstance(error.__cause__, ConnectionError):
                 raise
-        return self._exchange("GET", path, deadline=deadline, max_answer_bytes=max_answer_bytes)
+        return self._exchange("GET", path, answer_seconds=answer_seconds, max_answer_bytes=max_answer_bytes)
 
     def post(
         self, path: str, body: bytes, *, content_type: str, answer_seconds: float = ANSWER_SECONDS
     ) -> DaemonAnswer:
         """Send one POST. Raises UnreachableError or AnswerLostError."""
-        return self._exchange("POST", path, body, content_type=content_type, deadline=monotonic() + answer_seconds)
+        return self._exchange("POST", path, body, content_type=content_type, answer_seconds=answer_seconds)
 
     def read(self, answer: DaemonAnswer, kind: "type[Content]") -> "Content":
         """Return the content of an answer as a msgspec struct. Raises StoppedError if it does not fit."""
@@ -226,11 +226,12 @@ class Daemon:
         body: bytes | None = None,
         *,
         content_type: str | None = None,
-        deadline: float,
+        answer_seconds: float,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> DaemonAnswer:
         from http.client import HTTPException
 
+        deadline = monotonic() + answer_seconds
         connection = self._connected(deadline)
         headers = {"Accept": "application/json"}
         if content_type is not None:
@@ -242,7 +243,8 @@ class Daemon:
         except (HTTPException, OSError) as error:
             self.close()
             fix = "try again" if body is None else "the daemon may or may not have accepted what was sent"
-            raise AnswerLostError(f"the answer of {self.place} was lost: {_reason(error)}", fix=fix) from error
+            reason = f"not all of it came within {answer_seconds:g} s" if _is_late(error) else _reason(error)
+            raise AnswerLostError(f"the answer of {self.place} was lost: {reason}", fix=fix) from error
         except BaseException:
             self.close()  # half an answer is of no use to the next request
             raise
@@ -270,7 +272,7 @@ class Daemon:
                 self._where = (each,)
                 return self._connection
         if self._barred:
-            fix = f"run it with sudo, or as the daemon's user, to use {self._barred}"
+            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in; else {_START_FIX}"
         raise UnreachableError(tried, fix=fix)
 
 
@@ -335,15 +337,20 @@ def _fix(place: Place, error: Exception) -> str:
         return "port 0 is another port at each start: take the port from the daemon's log and use --url"
     if isinstance(error, PermissionError):
         return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
-    return "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
+    return _START_FIX
+
+
+def _is_late(error: Exception) -> bool:
+    """Return whether our own deadline passed."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _reason(error: Exception) -> str:
     from http.client import BadStatusLine, IncompleteRead
 
     match error:
-        case TimeoutError() if error.errno is None:
-            return "it took too long"
+        case TimeoutError() if _is_late(error):
+            return "it did not answer in time"
         case ConnectionError() if error.errno is None:
             return "the connection was closed"
         case IncompleteRead():

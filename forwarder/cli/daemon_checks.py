@@ -4,22 +4,33 @@ What it answers is a stranger's text until shown otherwise: nothing is trusted, 
 `diagnosis`.
 """
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from forwarder.cli.checks import Checked, counted
-from forwarder.cli.daemon import Daemon, DaemonAnswer, DaemonError
-from forwarder.cli.machine import lock_holder
+from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError
+from forwarder.cli.machine import lock_holder, process_state
 from forwarder.text import printable
 
+_LATELY_SECONDS: Final = 60
 _MAX_PROBLEMS: Final = 10
 _MAX_NUMBER: Final = 10**15
 _MAX_CHARACTERS: Final = 500
 DIAGNOSED_PARTS: Final = "process,settings"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
 _MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
+_DEBUG_PATIENCE: Final = 3
+"""How much longer than for its status a daemon may take to show its inside, as it has answered once."""
 _MAX_DEBUG_BYTES: Final = 16 * 1024 * 1024
+_SHOWN_IN_STATUS: Final = {
+    "buffer.directory": ("buffer", "directory"),
+    "buffer.kind": ("buffer", "kind"),
+    "growlytics.url": ("delivery", "destination"),
+}
+"""Settings that the status shows to everybody: the directory as an absolute path, the URL without its query."""
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -35,21 +46,40 @@ class DaemonFacts(NamedTuple):
     why_no_debug: str = ""
     error: str = ""
     """Why there is no status."""
+    is_silent: bool = False
+    """Whether something accepted the question and did not answer it."""
+    unix_socket: str | None = None
+    """The Unix socket that was asked."""
     fix: str = ""
-
-    @property
-    def user(self) -> int | None:
-        """Its user; None if it does not say."""
-        user = _object(self.debug.get("process")).get("user")
-        return user if isinstance(user, int) else None
 
     @property
     def descriptors(self) -> Mapping[str, Any] | None:
         """Its open files and their limit; None if it does not say."""
         return _object(_object(self.debug.get("process")).get("descriptors")) or None
 
+    @property
+    def shows_settings(self) -> bool:
+        """Whether it shows all of its settings to this user."""
+        return bool(self.debug.get("settings"))
+
+    @property
+    def other_host(self) -> str:
+        """The name of its machine or container, if that is not this one; empty if it is, or if it does not say."""
+        theirs = self.status.get("instance")
+        is_other = isinstance(theirs, str) and theirs != printable(socket.gethostname())
+        return _text(theirs) if is_other else ""
+
+    @property
+    def delivers(self) -> bool:
+        """Whether it has delivered something within the last minute."""
+        at = _number(_object(self.status.get("delivery")).get("last_delivery_at"))
+        return at is not None and abs(time.time() - at) < _LATELY_SECONDS
+
     def setting(self, path: str) -> str | None:
         """Return a setting of the daemon as text; None if it has none or does not say."""
+        place = _SHOWN_IN_STATUS.get(path)
+        if place is not None and (shown := _object(self.status.get(place[0])).get(place[1])) is not None:
+            return str(shown)
         section, _, key = path.partition(".")
         value = _object(_object(self.debug.get("settings")).get(section)).get(key)
         return value if isinstance(value, str) else None
@@ -64,10 +94,15 @@ def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
     except DaemonError as error:
         fix = error.explained.removeprefix(str(error)).strip("; \n").splitlines()
         return DaemonFacts(
-            error=printable(str(error), _MAX_CHARACTERS), fix=printable(fix[-1], _MAX_CHARACTERS) if fix else ""
+            error=printable(str(error), _MAX_CHARACTERS),
+            fix=printable(fix[-1], _MAX_CHARACTERS) if fix else "",
+            is_silent=isinstance(error, AnswerLostError),
+            unix_socket=daemon.place.unix_socket,
         )
     try:
-        inside = daemon.get(f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=seconds)
+        inside = daemon.get(
+            f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=_DEBUG_PATIENCE * seconds
+        )
         if inside.status != 200:
             raise daemon.refused(inside)
     except DaemonError as error:
@@ -79,12 +114,7 @@ def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
 def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Checked]:
     """Say whether it runs, and what it says is wrong. `directory` is that of the buffer, if it is on disk."""
     if not found.status:
-        holder = None if directory is None else lock_holder(directory)
-        if holder is not None:
-            text = f"process {holder} uses {printable(directory or '', 200)}, but no daemon answers: {found.error}"
-            yield Checked("daemon", "fail", text, found.fix or "look at its log, and what it does (py-spy dump)")
-        else:
-            yield Checked("daemon", "warn", found.error or "no daemon answers", found.fix or "start it")
+        yield _absent(found, directory)
         return
     status = found.status
     state, version = (printable(str(status.get(name, "?"))) for name in ("state", "version"))
@@ -94,6 +124,27 @@ def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Check
     yield Checked("daemon", "ok" if fine else "warn", text, "" if fine else "wait until it is ready", facts)
     yield from _problems(status)
     yield _delivery(status)
+
+
+def holder_of(found: DaemonFacts, directory: str | None) -> int | None:
+    """Return the process that uses the buffer's directory, or the one that the Unix socket is in, as auto puts it."""
+    beside = None if found.unix_socket is None else str(Path(found.unix_socket).parent)
+    return next((each for each in map(lock_holder, filter(None, (directory, beside))) if each is not None), None)
+
+
+def _absent(found: DaemonFacts, directory: str | None) -> Checked:
+    """Say why there is no status: no daemon, or one that does not answer."""
+    holder = holder_of(found, directory)
+    if holder is None and not found.is_silent:
+        return Checked("daemon", "warn", found.error or "no daemon answers", found.fix or "start it")
+    state = process_state(holder) if holder else {}
+    who = f"process {holder} ({state.get('state', 'of another namespace')})" if holder else "a daemon"
+    fix = (
+        "look at its log, and where it hangs (py-spy dump, /proc/PID/stack); a stopped process goes on with kill -CONT"
+    )
+    return Checked(
+        "daemon", "fail", f"{who} runs and does not answer: {found.error}", fix, {"pid": holder, "process": state}
+    )
 
 
 def check_key(found: DaemonFacts, *, has_key: bool, fault: str) -> Checked:
@@ -122,8 +173,9 @@ def _problems(status: Mapping[str, Any]) -> Iterator[Checked]:
         problem = _object(each)
         text = " ".join(_text(problem.get(name)) for name in ("what", "cause") if problem.get(name))
         commands = problem.get("commands")
-        shown = [f"`{_text(command)}`" for command in commands[:3]] if isinstance(commands, list) else []
-        fix = "; ".join(filter(None, (_text(problem.get("fix")), *shown)))
+        others = [_text(each) for each in commands[:3]] if isinstance(commands, list) else []
+        shown = [f"`{each}`" for each in others if " diagnose" not in each]
+        fix = " ".join((_text(problem.get("fix")), ", ".join(shown))).strip()
         yield Checked(
             "daemon",
             "fail" if problem.get("mood") == "bad" else "warn",
@@ -156,6 +208,10 @@ def _delivery(status: Mapping[str, Any]) -> Checked:
         causes = ", ".join(sorted(map(_text, holds)))
         fix = "see the checks below, and `growlytics-forwarder status`"
         return Checked("delivery", "fail", f"delivery is paused ({causes}); {text}", fix, facts)
+    if failed_at and failed_at > (at or 0):
+        return Checked(
+            "delivery", "warn", text, "nothing was delivered since that failure: see the checks below", facts
+        )
     return Checked("delivery", "ok", text, facts=facts)
 
 

@@ -34,17 +34,17 @@ def add_timeout_argument(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make every check, and return 0 if none failed, else 1."""
-    from forwarder.cli.checks import Checked, counted, described
+    from forwarder.cli.checks import Checked, counted, described, together_if_skipped
     from forwarder.cli.diagnosis import ask_daemon, diagnose, read_settings
 
-    read = read_settings(args, os.environ)
+    read = read_settings(args, os.environ, seconds=args.timeout)
     daemon = ask_daemon(args, os.environ, seconds=args.timeout)
     found: list[Checked] = []
     try:
-        for each in diagnose(read, daemon, seconds=args.timeout):
-            found.append(each)
+        shown = together_if_skipped(diagnose(read, daemon, seconds=args.timeout), into=found)
+        for lines in shown:
             if not args.json:
-                print("\n".join(each.lines()), flush=True)
+                print("\n".join(lines), flush=True)
         if args.json:
             print(json.dumps(described(found), indent=2))
         else:

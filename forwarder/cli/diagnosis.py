@@ -8,8 +8,10 @@ mostly none of the daemon's environment. Used by `diagnose` and `bundle`.
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -19,12 +21,13 @@ from forwarder.cli.checks import Checked
 from forwarder.cli.daemon import Daemon
 from forwarder.cli.daemon_checks import DIAGNOSED_PARTS, DaemonFacts, look
 from forwarder.cli.finding import UnusableError, find
-from forwarder.cli.probing import probe_way
+from forwarder.cli.probing import endpoint, probe_way
+from forwarder.cli.streams import within
 from forwarder.masking import Masking
 from forwarder.settings import Problem, Settings, Tried, secrets, try_to_load
+from forwarder.settings.sections import BufferKind
 from forwarder.words import WAY_STEPS
 
-_COMPARED: Final[tuple[str, ...]] = ("growlytics.url", "growlytics.ca_file", "buffer.directory")
 _MAX_PROBLEMS: Final = 20
 _DENIED: Final = os.strerror(13)
 
@@ -53,15 +56,25 @@ def ask_daemon(
 ) -> DaemonFacts:
     """Ask the daemon that the arguments and settings name, or the one to be found, how it is."""
     try:
-        daemon = Daemon(*find(args, environ))
+        daemon = Daemon(*within(seconds, partial(find, args, environ), name="settings"))
+    except TimeoutError:
+        return DaemonFacts(error="where a daemon is was not found out: a file that is needed for it hangs")
     except UnusableError as error:
         return DaemonFacts(error=str(error), fix="correct it; `growlytics-forwarder check-config` says more")
     with daemon:
         return look(daemon, parts=parts, seconds=seconds)
 
 
-def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadSettings:
+def read_settings(args: argparse.Namespace, environ: Mapping[str, str], *, seconds: float) -> ReadSettings:
     """Return the settings of `--config`, FORWARDER_CONFIG or, if nothing else is set, /etc; and of the environment."""
+    try:
+        return within(seconds, partial(_read_settings, args, environ), name="settings")
+    except TimeoutError:
+        why = f"a file that holds settings or a secret was not read within {seconds:.3g} s: is it a pipe, or its disk gone?"
+        return ReadSettings(Tried(Settings(), (Problem("settings", why),), (), frozenset()), "", None)
+
+
+def _read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadSettings:
     named = args.config or (Path(environ[places.CONFIG_VARIABLE]) if environ.get(places.CONFIG_VARIABLE) else None)
     from_environ = sorted(
         name
@@ -81,11 +94,14 @@ def read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> ReadS
 
 def diagnose(read: ReadSettings, found: DaemonFacts, *, seconds: float) -> Iterator[Checked]:
     """Yield the result of every check. `found` is what the daemon says, if one runs."""
-    yield from _check_settings(read)
+    yield from _check_settings(read, found)
     settings, differ = _effective(read, found)
     if differ:
         text = f"the running daemon uses other settings than this command for {', '.join(differ)}"
         yield Checked("settings", "warn", text, "restart it if they changed, or name its settings with --config")
+    if found.other_host:
+        text = f"the daemon runs on {found.other_host}, so its way to Growlytics may be another than the one tried here"
+        yield Checked("settings", "warn", text, "run this there: in its container, or on its machine")
     directory = settings.buffer.directory if settings.buffer.kind == "disk" else None
     yield from daemon_checks.check_daemon(found, directory=directory)
     denied = [each for each in read.tried.problems if _is_denied(each) and "api_key" in each.path]
@@ -95,12 +111,22 @@ def diagnose(read: ReadSettings, found: DaemonFacts, *, seconds: float) -> Itera
     if why := _why_no_way(read, found):
         yield from (Checked(step, "skip", f"not tried: {why}") for step in WAY_STEPS if step != "proxy")
     else:
-        yield from probe_way(settings.growlytics, seconds=seconds)
-    yield from machine.check_disk(settings, seconds=seconds, daemon_user=found.user)
+        if found.status and not found.shows_settings and settings.growlytics.proxy is None:
+            text = "whether the daemon uses a proxy is not shown to this user, so none is tried"
+            yield Checked("proxy", "skip", f"{text} ({found.why_no_debug})")
+        for each in probe_way(settings.growlytics, seconds=seconds):
+            # Events get through, so the server only dislikes the request that is made here.
+            is_moot = each.check == "answer" and each.result == "fail" and found.delivers and not differ
+            yield each._replace(result="warn", text=f"{each.text}, but the daemon delivers") if is_moot else each
+    if found.other_host:
+        text = f"the daemon runs on {found.other_host}, which has a disk of its own"
+        yield from (Checked(check, "skip", text) for check in ("disk", "space", "fsync"))
+    else:
+        yield from machine.check_disk(settings, seconds=seconds, daemon_runs=bool(found.status))
     yield machine.check_descriptors(settings, found.descriptors)
 
 
-def _check_settings(read: ReadSettings) -> Iterator[Checked]:
+def _check_settings(read: ReadSettings, found: DaemonFacts) -> Iterator[Checked]:
     for problem in read.tried.problems[:_MAX_PROBLEMS]:
         if _is_denied(problem) and os.geteuid() != 0:
             fix = "run this as the daemon's user or root to look at it, too"
@@ -110,7 +136,8 @@ def _check_settings(read: ReadSettings) -> Iterator[Checked]:
     for warning in read.tried.warnings[:_MAX_PROBLEMS]:
         yield Checked("settings", "warn", warning, "correct it, if it is not meant so")
     if not read.tried.problems:
-        text = f"read from {read.sources}" if read.sources else "none are set here, so the defaults are tried"
+        others = "the daemon's" if found.status else "the defaults"
+        text = f"read from {read.sources}" if read.sources else f"none are set here, so {others} are tried"
         yield Checked("settings", "ok", text)
 
 
@@ -123,24 +150,31 @@ def _effective(read: ReadSettings, found: DaemonFacts) -> tuple[Settings, list[s
 
     Where this command's sources say nothing, the daemon's settings count.
     """
-    if not found.debug.get("settings"):
+    if not found.status:
         return read.settings, []
-    settings, masking = read.settings, read.masking
-    ours: dict[str, Any] = {}
+    settings = read.settings
+    chosen: dict[str, Any] = {}
     differ: list[str] = []
-    for path in (*_COMPARED, "buffer.kind"):
+    for path in ("growlytics.url", "growlytics.ca_file", "buffer.directory", "buffer.kind"):
         section, _, key = path.partition(".")
-        value = getattr(getattr(settings, section), key)
-        theirs = found.setting(path)
-        if path not in read.tried.given:
-            ours[path] = theirs if theirs is not None or path == "growlytics.ca_file" else value
-        else:
-            ours[path] = value
-            if theirs != (None if value is None else masking.text(value)):
-                differ.append(path)
-    growlytics = attrs.evolve(settings.growlytics, url=ours["growlytics.url"], ca_file=ours["growlytics.ca_file"])
-    buffer = attrs.evolve(settings.buffer, directory=ours["buffer.directory"], kind=ours["buffer.kind"])
+        ours, theirs = getattr(getattr(settings, section), key), found.setting(path)
+        is_told = theirs is not None or (path == "growlytics.ca_file" and found.shows_settings)
+        chosen[path] = theirs if is_told and path not in read.tried.given else ours
+        if is_told and path in read.tried.given and _comparable(path, ours) != _comparable(path, theirs):
+            differ.append(path)
+    kind: BufferKind = "memory" if chosen["buffer.kind"] == "memory" else "disk"
+    growlytics = attrs.evolve(settings.growlytics, url=chosen["growlytics.url"], ca_file=chosen["growlytics.ca_file"])
+    buffer = attrs.evolve(settings.buffer, directory=chosen["buffer.directory"], kind=kind)
     return attrs.evolve(settings, growlytics=growlytics, buffer=buffer), differ
+
+
+def _comparable(path: str, value: str | None) -> object:
+    """Return a value in a form that both sides show: an absolute path, a URL without its query."""
+    if value is None or path == "buffer.kind":
+        return value
+    if path == "growlytics.url":
+        return endpoint(value), urlsplit(value).path
+    return os.path.abspath(value)  # noqa: PTH100 - links stay
 
 
 def _why_no_way(read: ReadSettings, found: DaemonFacts) -> str:

@@ -12,6 +12,8 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
     "check-config": (
         "growlytics-forwarder check-config --config /etc/growlytics-forwarder/config.toml",
         "growlytics-forwarder check-config --show       # the effective settings, secrets masked",
+        "growlytics-forwarder check-config --connect    # is Growlytics reachable, too?",
+        "growlytics-forwarder check-config --strict --json",
     ),
     "config": ("growlytics-forwarder config init",),
     "config init": (
@@ -23,12 +25,19 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder healthcheck",
         "growlytics-forwarder healthcheck --url http://127.0.0.1:9920",
     ),
+    "status": (
+        "growlytics-forwarder status",
+        "growlytics-forwarder status --json | jq .headline.text",
+    ),
     "top": ("growlytics-forwarder top", "growlytics-forwarder top --once"),
     "diagnose": (
         "growlytics-forwarder diagnose",
         "growlytics-forwarder diagnose --config /etc/growlytics-forwarder/config.toml --json",
     ),
-    "bundle": ("growlytics-forwarder bundle bundle.tar.gz",),
+    "bundle": (
+        "growlytics-forwarder bundle bundle.tar.gz",
+        "kubectl exec POD -c growlytics-forwarder -- growlytics-forwarder bundle - > bundle.tar.gz",
+    ),
     "tap": (
         "growlytics-forwarder tap",
         "growlytics-forwarder tap --name 'Order Completed' --json",
@@ -76,6 +85,7 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder sandbox --http 127.0.0.1:9000 --key test --fail-rate 0.2 --fail-status 503",
     ),
     "completion": (
+        "source <(growlytics-forwarder completion bash)    # now; in ~/.bashrc for always",
         "growlytics-forwarder completion bash > ~/.local/share/bash-completion/completions/growlytics-forwarder",
         'growlytics-forwarder completion zsh > "${fpath[1]}/_growlytics-forwarder"',
         "growlytics-forwarder completion fish > ~/.config/fish/completions/growlytics-forwarder.fish",

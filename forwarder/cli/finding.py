@@ -68,7 +68,8 @@ def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Default
             token, _ = _token(_read(args.config, {}, []))
         found: list[Place | str] = [Place(args.url, args.unix_socket, token=token)]
     elif args.config is not None or args.overrides:
-        given = _read(args.config, environ, args.overrides)
+        named = environ.get(places.CONFIG_VARIABLE)
+        given = _read(args.config or (Path(named) if named else None), environ, args.overrides)
         found = list(_places(given, environ))
         if not any(isinstance(each, Place) for each in found):
             raise UnusableError("; ".join(map(str, found)) or _ALL_OFF)

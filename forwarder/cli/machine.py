@@ -27,6 +27,8 @@ _WRITTEN: Final = b"\0" * 4096
 _FILES: Final = ("buffer.db", "buffer.db-wal", "buffer.db-shm", "lock", "reserve")
 _RESERVED_FILES: Final = 256
 _ACCEPTED_AT_ONCE: Final = 128
+_SHOWN_OF_STATUS: Final = frozenset({"State", "Uid", "Threads", "VmRSS", "VmSwap", "voluntary_ctxt_switches"})
+_MAX_THREADS: Final = 100
 _MANY: Final = 0.8
 """The share of the limit of open files that is a warning."""
 
@@ -52,8 +54,8 @@ class Disk(NamedTuple):
     """The system's number for why nothing could be written."""
 
 
-def check_disk(settings: Settings, *, seconds: float, daemon_user: int | None = None) -> Iterator[Checked]:
-    """Try the disk of buffer.directory. `daemon_user` is the user of the daemon that runs, if one does."""
+def check_disk(settings: Settings, *, seconds: float, daemon_runs: bool = False) -> Iterator[Checked]:
+    """Try the disk of buffer.directory. If a daemon runs, it may write there, whatever this user may."""
     directory = settings.buffer.directory
     if settings.buffer.kind == "memory":
         yield Checked("disk", "skip", "buffer.kind is memory, so no disk is used")
@@ -69,9 +71,12 @@ def check_disk(settings: Settings, *, seconds: float, daemon_user: int | None = 
         return
     except OSError as error:
         text = f"{name} cannot be looked at: {error.strerror}"
+        if daemon_runs and error.errno == errno.EACCES:
+            yield Checked("disk", "skip", f"{text}: this user ({_user(os.geteuid())}) may not, but a daemon runs")
+            return
         yield Checked("disk", "fail", text, "correct buffer.directory, or run this as the daemon's user or root")
         return
-    yield _access(disk, name, daemon_user=daemon_user)
+    yield _access(disk, name, daemon_runs=daemon_runs)
     if disk.exists and not disk.is_read_only:
         yield _space(disk, name, settings)
     if disk.fsync_seconds is not None:
@@ -80,7 +85,11 @@ def check_disk(settings: Settings, *, seconds: float, daemon_user: int | None = 
 
 def _look(directory: Path) -> Disk:
     exists = directory.is_dir()
-    place = directory if exists else next(each for each in directory.absolute().parents if each.is_dir())
+    place = directory
+    if not exists:
+        place = next(each for each in (directory, *directory.absolute().parents) if os.path.lexists(each))
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{printable(str(place), 200)} is not a directory")
     space, found = os.statvfs(place), place.stat()
     taken, foreign = 0, []
     for name in _FILES:
@@ -123,7 +132,7 @@ def _write(place: Path) -> float:
     return longest
 
 
-def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
+def _access(disk: Disk, name: str, *, daemon_runs: bool) -> Checked:
     facts = {
         "directory": name,
         "exists": disk.exists,
@@ -134,7 +143,7 @@ def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
     }
     owner = f"owner {_user(disk.owner)}, mode {disk.mode:04o}"
     if disk.error is not None or disk.is_read_only:
-        return _denied(disk, name, owner, daemon_user=daemon_user)._replace(facts=facts)
+        return _denied(disk, name, owner, daemon_runs=daemon_runs)._replace(facts=facts)
     if not disk.exists:
         text = f"{name} does not exist yet; `run` will make it in {disk.directory} ({owner})"
         return Checked("disk", "ok", text, facts=facts)
@@ -145,7 +154,7 @@ def _access(disk: Disk, name: str, *, daemon_user: int | None) -> Checked:
     return Checked("disk", "ok", f"{name} can be written to ({owner})", facts=facts)
 
 
-def _denied(disk: Disk, name: str, owner: str, *, daemon_user: int | None) -> Checked:
+def _denied(disk: Disk, name: str, owner: str, *, daemon_runs: bool) -> Checked:
     """Return why nothing can be written."""
     me = os.geteuid()
     match disk.error:
@@ -155,8 +164,8 @@ def _denied(disk: Disk, name: str, owner: str, *, daemon_user: int | None) -> Ch
         case errno.ENOSPC | errno.EDQUOT:
             text = f"the disk of {name} is full"
             fix = "remove what does not belong there, or give the buffer a disk of its own"
-        case errno.EACCES | errno.EPERM if daemon_user is not None and daemon_user != me:
-            text = f"this user ({_user(me)}) may not write to {name} ({owner}), and is not the daemon's"
+        case errno.EACCES | errno.EPERM if daemon_runs:
+            text = f"this user ({_user(me)}) may not write to {name} ({owner}), but a daemon runs"
             return Checked("disk", "skip", text)
         case errno.EACCES | errno.EPERM:
             text = f"this user ({_user(me)}) may not write to {disk.directory} ({owner})"
@@ -250,6 +259,29 @@ def lock_holder(directory: str) -> int | None:
             if name in words:
                 return int(words[words.index(name) - 1])
     return None
+
+
+def process_state(process: int) -> dict[str, object]:
+    """Return what the kernel shows of a process that does not answer; nothing if it shows nothing.
+
+    Its command line and environment are left out, as they may hold secrets.
+    """
+    facts: dict[str, object] = {}
+    place = Path(f"/proc/{process}")
+    with suppress(OSError):
+        for line in (place / "status").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name in _SHOWN_OF_STATUS:
+                facts[name.lower()] = printable(value.strip())
+    with suppress(OSError):
+        facts["descriptors"] = sum(1 for _ in (place / "fd").iterdir())
+    with suppress(OSError):
+        facts["threads_wait_in"] = [
+            f"{printable((thread / 'comm').read_text(errors='replace').strip())}: "
+            f"{printable((thread / 'wchan').read_text(errors='replace').strip() or '?')}"
+            for thread, _ in zip((place / "task").iterdir(), range(_MAX_THREADS), strict=False)
+        ]
+    return facts
 
 
 def _user(number: int) -> str:

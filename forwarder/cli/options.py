@@ -32,7 +32,7 @@ LINE_SECONDS: Final = 5
 # Settings
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse._ActionsContainer) -> None:
     """Add `--config FILE`, by default that of the environment, and the repeatable `--set section.key=value`."""
     default = os.environ.get(CONFIG_VARIABLE) or None
     help_text = f"the settings, as TOML; by default what {CONFIG_VARIABLE} names"

@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -22,6 +21,7 @@ from forwarder import __version__
 from forwarder.cli import clock
 from forwarder.cli.checks import Checked, counted, milliseconds
 from forwarder.cli.handshakes import Handshake, Trust, check_tls, shake_hands, trust_of, trust_of_anybody
+from forwarder.cli.name_servers import RESOLVER_FILE, ask_each, name_servers
 from forwarder.cli.streams import (
     ClosedError,
     NotHttpError,
@@ -45,8 +45,6 @@ MAX_ADDRESSES: Final = 8
 
 _SLOW_NAME_SECONDS: Final = 1.0
 _USER_AGENT: Final = f"growlytics-forwarder/{__version__}"
-_RESOLVER_FILE: Final = Path("/etc/resolv.conf")
-_MAX_RESOLVER_BYTES: Final = 64 * 1024
 _PLAIN_HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+(?:%[a-z0-9._-]+)?")
 _NOT_HERE: Final = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH})
 """What a machine without IPv6 says of its addresses; that costs nothing if there are others."""
@@ -120,10 +118,11 @@ def endpoint(url: str, *, setting: str = "growlytics.url") -> Endpoint:
     """Return where a URL of the settings leads."""
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
+    port = (443 if is_tls else 80) if parts.port is None else parts.port
     login = None
     if parts.username is not None or parts.password is not None:
         login = Secret(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
-    return Endpoint(_ascii_host(parts.hostname or ""), parts.port or (443 if is_tls else 80), is_tls, setting, login)
+    return Endpoint(_ascii_host(parts.hostname or ""), port, is_tls, setting, login)
 
 
 def _ascii_host(host: str) -> str:
@@ -147,12 +146,8 @@ def _resolve(first: Endpoint, seconds: float) -> Generator[Checked, None, list[C
     began = monotonic()
     try:
         places = within(seconds, partial(_look_up, first, is_address=is_address), name="dns")
-    except TimeoutError:
-        text = f"the name server does not answer within {seconds:.3g} s (for {host})"
-        yield Checked("dns", "fail", text, _name_server_fix(), {"host": host})
-        return []
     except (OSError, UnicodeError) as error:
-        yield _unresolved(error, host, first.setting)
+        yield _unresolved(error, first, seconds)
         return []
     took = monotonic() - began
     shown = [str(place.address[0]) for place in places]
@@ -173,31 +168,46 @@ def _look_up(first: Endpoint, *, is_address: bool) -> list[Candidate]:
     return list(dict.fromkeys(Candidate(family, address) for family, _, _, _, address in found))
 
 
-def _unresolved(error: OSError | UnicodeError, host: str, setting: str) -> Checked:
-    facts = {"host": host}
+def _unresolved(error: OSError | UnicodeError, first: Endpoint, seconds: float) -> Checked:
+    """Return why there is no address, with what each name server says."""
+    host = printable(first.host)
+    facts: dict[str, object] = {"host": host}
     if isinstance(error, UnicodeError):
-        return Checked("dns", "fail", f"not a valid host name: {host}", f"correct {setting}", facts)
-    if not isinstance(error, socket.gaierror):
+        return Checked("dns", "fail", f"not a valid host name: {host}", f"correct {first.setting}", facts)
+    is_unknown = isinstance(error, socket.gaierror) and error.errno in causes.NO_SUCH_NAME
+    if is_unknown and (others := _addresses_of_other_families(first, seconds)):
+        text = f"{host} has addresses ({', '.join(others)}), but this machine has none of their kind (IPv4 or IPv6)"
+        facts["addresses"] = others
+        return Checked("dns", "fail", text, "give this machine an address of that kind, or a proxy that has one", facts)
+    if isinstance(error, TimeoutError):
+        text = f"the name server does not answer within {seconds:.3g} s (for {host})"
+    elif isinstance(error, socket.gaierror):
+        text = causes.of_name(host, error.errno)
+    else:
         return Checked("dns", "fail", causes.of_errno(error.errno or 0), "free resources of this machine", facts)
-    fix = _name_server_fix()
-    if error.errno in causes.NO_SUCH_NAME:
-        fix = f"correct {setting}; if it is right, {fix}"
-    return Checked("dns", "fail", causes.of_name(host, error.errno), fix, facts)
+    asked = ask_each(first.host, name_servers(), seconds=seconds)
+    facts["name_servers"] = [each._asdict() for each in asked]
+    if not is_unknown and any(each.says.startswith("answers") for each in asked):
+        text = f"the name server fails (for {host})"
+    text += "".join(f"; {each.server} {each.says}" for each in asked)
+    fix = f"correct {first.setting}; if it is right, {_name_server_fix()}" if is_unknown else _name_server_fix()
+    return Checked("dns", "fail", text, fix, facts)
+
+
+def _addresses_of_other_families(first: Endpoint, seconds: float) -> list[str]:
+    """Return the addresses of a kind that this machine cannot use, which the resolver leaves out."""
+    with suppress(OSError, UnicodeError):
+        found = within(
+            seconds, partial(socket.getaddrinfo, first.host, first.port, type=socket.SOCK_STREAM), name="dns"
+        )
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))[:MAX_ADDRESSES]
+    return []
 
 
 def _name_server_fix() -> str:
-    servers = _name_servers()
-    named = f"the name servers {', '.join(servers)} (of {_RESOLVER_FILE})" if servers else f"{_RESOLVER_FILE}"
+    servers = name_servers()
+    named = f"the name servers {', '.join(servers)} (of {RESOLVER_FILE})" if servers else f"{RESOLVER_FILE}"
     return f"check {named}, and that this machine may reach them (port 53)"
-
-
-def _name_servers() -> list[str]:
-    try:
-        with _RESOLVER_FILE.open("rb") as file:
-            text = file.read(_MAX_RESOLVER_BYTES).decode("ascii", "replace")
-    except OSError:
-        return []
-    return [printable(each) for each in re.findall(r"(?m)^\s*nameserver\s+(\S+)", text)[:3]]
 
 
 def _is_address(host: str) -> bool:
@@ -235,7 +245,7 @@ def _connect(first: Endpoint, places: Sequence[Candidate], seconds: float) -> Ge
     )
     harmless = all(":" in str(place.address[0]) and number in _NOT_HERE for place, number, _ in faults)
     result: Final = "fail" if not reached else "ok" if harmless else "warn"
-    fix = "" if result == "ok" else _connect_fix(faults[0][1], first)
+    fix = "" if result == "ok" else "; ".join(dict.fromkeys(_connect_fix(number, first) for _, number, _ in faults))
     yield Checked("connect", result, shown, fix, {"host": printable(str(first)), "addresses": tried})
     return reached
 
@@ -260,7 +270,7 @@ def _connect_fix(number: int | None, first: Endpoint) -> str:
         return f"check host and port in {first.setting}: nothing listens there, or a firewall rejects it"
     if number in _NOT_HERE:
         return "check this machine's network: there is no route (see `ip route`)"
-    return f"allow {where}"
+    return f"allow {where}: a rule of this machine's firewall may forbid it"
 
 
 # The proxy

@@ -21,14 +21,16 @@ ANSWER_SECONDS: Final = 10
 _MAX_ANSWER_BYTES: Final = 1024 * 1024
 _COLOURS: Final["Mapping[Tone, str]"] = {"good": "32", "warning": "33", "bad": "1;31", "dim": "2"}
 _USUAL_COLUMNS: Final = 80
+_DESCRIPTION: Final = """\
+Show how a running daemon is: what is wrong, why, and what to do; then the numbers.
+On a terminal it fills one screen at most; elsewhere it shows every problem in full.
+
+Exit code: 0 if nothing is bad; 1 if something is, or if no daemon answers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.epilog = (
-        "Exit code 0 if nothing is bad, 1 if something is (the headline's mood is `bad`), or if no daemon answers. On a "
-        "terminal it fills one screen at most; elsewhere it shows all problems in full."
-    )
+    parser.description = _DESCRIPTION
     add_daemon_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the daemon's /v1/status as it is, for programs")
 

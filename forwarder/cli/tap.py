@@ -9,18 +9,19 @@ import json
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import add_daemon_arguments, daemon_of
-from forwarder.cli.daemon import Daemon, DaemonAnswer, DaemonError, StoppedError
+from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError, StoppedError
 from forwarder.cli.options import discard_output
 
 if TYPE_CHECKING:
     from forwarder.cli.tap_lines import TapRead
 
-_ANSWER_SECONDS: Final = 30
+_ANSWER_SECONDS: Final = 15
 """The longest that the daemon may take; it answers a read after a few seconds, if nothing happens."""
 _CLOSE_SECONDS: Final = 2
 _STALLED_SECONDS: Final = 8.0
@@ -50,10 +51,16 @@ def run(args: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    watching: _Watching | None = None
+    watching: Watching | None = None
     try:
         with daemon_of(args) as daemon:
-            watching = _Watching(daemon, args)
+            watching = Watching(
+                daemon,
+                with_payloads=args.payloads,
+                names=args.names,
+                customers=args.customers,
+                as_json=args.json,
+            )
             why = watching.watch()
     except DaemonError as error:
         why = error.explained
@@ -72,14 +79,24 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-class _Watching:
+class Watching:
     """One tap of a daemon, or several, one after the other."""
 
-    def __init__(self, daemon: Daemon, args: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        *,
+        with_payloads: bool = False,
+        names: Sequence[str] = (),
+        customers: Sequence[str] = (),
+        as_json: bool = False,
+    ) -> None:
         self._daemon = daemon
-        self._request = json.dumps({"payloads": args.payloads, "names": args.names, "customers": args.customers})
-        self._as_json: bool = args.json
+        self._request = json.dumps({"payloads": with_payloads, "names": names, "customers": customers})
+        self._as_json = as_json
         self._tap = ""
+        self._asked_at = monotonic()
+        """When the last read began."""
         self._is_terminal = sys.stdout.isatty()
 
     def watch(self) -> str:
@@ -94,14 +111,8 @@ class _Watching:
             if hasattr(sys.stdout, "reconfigure"):
                 sys.stdout.reconfigure(errors="backslashreplace")
             print(HEADINGS, flush=True)
-        asked_at = monotonic()
         while not _has(select.POLLERR | select.POLLNVAL):
-            asked_before, asked_at = asked_at, monotonic()
-            answer = self._daemon.get(f"/v1/tap/{self._tap}", answer_seconds=_ANSWER_SECONDS)
-            if answer.status == 404 and asked_at - asked_before > _STALLED_SECONDS:
-                self._open()
-                self._say_not_shown(None)
-                continue
+            answer = self._ask()
             if answer.status in {404, 503}:
                 self._tap = ""
                 return "the daemon has stopped or was restarted, which ended the tap"
@@ -121,6 +132,28 @@ class _Watching:
                     daemon.post("/v1/tap/close", body, content_type="application/json", answer_seconds=_CLOSE_SECONDS)
             except (DaemonError, KeyboardInterrupt):
                 pass
+
+    def _ask(self) -> DaemonAnswer:
+        """Return the answer to a read. Open another tap if the daemon may have ended ours because nobody read it."""
+        began = monotonic()
+        was_late = began - self._asked_at > _STALLED_SECONDS
+        path = f"/v1/tap/{self._tap}"
+        self._asked_at = began
+        try:
+            answer = self._daemon.get(path, answer_seconds=_ANSWER_SECONDS)
+        except AnswerLostError as error:
+            if not isinstance(error.__cause__, TimeoutError):
+                raise
+            # Mostly because this process was stopped meanwhile. If the daemon hangs, it takes too long again.
+            was_late = True
+            answer = self._daemon.get(path, answer_seconds=_ANSWER_SECONDS)
+            if answer.status == 200:
+                self._say_not_shown(None)
+        if answer.status == 404 and was_late:
+            self._open()
+            self._say_not_shown(None)
+            answer = self._daemon.get(f"/v1/tap/{self._tap}", answer_seconds=_ANSWER_SECONDS)
+        return answer
 
     def _open(self) -> None:
         answer = self._daemon.post("/v1/tap", self._request.encode(), content_type="application/json")

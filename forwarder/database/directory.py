@@ -77,10 +77,7 @@ class Directory:
             self._finish_quarantine()
         except LockTakenError:
             self.close()
-            raise DirectoryInUseError(
-                f"buffer.directory: {self.path} is in use by {self._lock.holder()}; stop it, or give each process a "
-                "directory of its own"
-            ) from None
+            raise DirectoryInUseError(f"buffer.directory: {self.in_use()}") from None
         except NoLocksError as error:
             self.close()
             raise self._without_locks(str(error)) from None
@@ -93,6 +90,10 @@ class Directory:
         except OSError as error:
             self.close()
             raise self.unusable(error) from None
+
+    def in_use(self) -> str:
+        """Return who says that it uses the directory, and the fix."""
+        return f"{self.path} is in use by {self._lock.holder()}; stop it, or give each process a directory of its own"
 
     def _no_directory(self) -> DirectoryError:
         try:

@@ -48,15 +48,20 @@ def check(path: Path) -> None:
 
 def judge(path: Path, found: os.stat_result) -> None:
     """Raise UnfitFileError if a file found in this place must not be used."""
-    for is_kind, what in _KINDS:
-        if is_kind(found.st_mode):
-            raise UnfitFileError(f"{path} {what}")
+    check_kind(path, found)
     user = os.geteuid()
     if found.st_uid != user and found.st_uid != _owner_of_new_files(path.parent, user):
         raise UnfitFileError(
             f"{path} belongs to another user (uid {found.st_uid}, and this process runs as uid {user}); run as that user, "
             f"or give all files in the directory to this one: chown {user}"
         )
+
+
+def check_kind(path: Path, found: os.stat_result) -> None:
+    """Raise UnfitFileError if what was found in this place is no plain file."""
+    for is_kind, what in _KINDS:
+        if is_kind(found.st_mode):
+            raise UnfitFileError(f"{path} {what}")
 
 
 def identity_of(path: Path) -> Identity:

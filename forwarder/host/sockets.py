@@ -31,6 +31,12 @@ _BIND_FAULTS: Final[Mapping[int | None, tuple[str, str]]] = {
     ),
     errno.EAFNOSUPPORT: ("this machine has no IPv6", "use an IPv4 address"),
 }
+_UNIX_FAULTS: Final[Mapping[int | None, tuple[str, str]]] = {
+    errno.ENOENT: ("its directory does not exist", "make it, or name a path in another one"),
+    errno.ENOTDIR: ("a part of its path is no directory", "name another path"),
+    errno.EACCES: ("this user may not make a file in its directory", "allow that, or name a path in another one"),
+    errno.EROFS: ("its directory cannot be written", "name a path in another one"),
+}
 _SO_PEERCRED: Final = getattr(socket, "SO_PEERCRED", None)
 _SO_PEERGROUPS: Final = 59
 """The number on Linux; Python has no name for it."""
@@ -53,6 +59,16 @@ def bind_tcp(address: Address, *, setting: str) -> socket.socket:
         return socket.create_server(place, family=family, backlog=_BACKLOG)
     except (UnicodeError, OSError) as error:
         raise CannotBindError(f"{setting}: cannot listen on {address}: {bind_fault(address, error)}") from None
+
+
+def bound_for_a_moment(address: Address) -> None:
+    """Bind a TCP address as `bind_tcp` does, but do not listen, and close it. Raise OSError or UnicodeError."""
+    family, place = resolved(address)
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(place)
 
 
 def resolved(address: Address) -> tuple[socket.AddressFamily, tuple[str, int]]:
@@ -126,7 +142,14 @@ def _bound(path: Path, kind: socket.SocketKind, *, mode: int, setting: str) -> s
 
 
 def _cannot_listen(path: Path, setting: str, error: OSError) -> CannotBindError:
-    return CannotBindError(f"{setting}: cannot listen on {path}: {error.strerror or error}")
+    return CannotBindError(f"{setting}: cannot listen on {path}: {unix_fault(error)}")
+
+
+def unix_fault(error: OSError) -> str:
+    """Return why no socket can be made at a path, and the fix."""
+    told = error.strerror or str(error)
+    why, fix = _UNIX_FAULTS.get(error.errno, ("", ""))
+    return f"{why} ({told}); {fix}" if why else told
 
 
 def _remove_stale(path: Path) -> None:

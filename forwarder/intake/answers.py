@@ -187,7 +187,7 @@ def _errors(http_status: int, errors: Sequence[Error], headers: Mapping[str, str
     """Return all that is wrong; the first error also stands by itself, for simple clients."""
     first = errors[0]
     content = {"success": False, "code": first["code"], "message": first["message"], "errors": errors}
-    return _json(http_status, orjson.dumps(content), headers)
+    return _json(http_status, orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE), headers)
 
 
 def _json(http_status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:

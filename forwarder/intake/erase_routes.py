@@ -65,7 +65,7 @@ class InDelivery(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
+class _Erasure:
     """What was removed, or would be."""
 
     erased: Erased
@@ -92,7 +92,7 @@ class EraseRoutes:
         self._receipt = receipt
         self._changing = changing
         self._telemetry = telemetry
-        self._erasures: dict[str, asyncio.Task[_Result]] = {}
+        self._erasures: dict[str, asyncio.Task[_Erasure]] = {}
         self.operations: Operations = {
             "/v1/erase": Operation("POST", self._erase, is_guarded=True),
             "/v1/dead-letters/bury": Operation("POST", self._bury, is_guarded=True),
@@ -128,13 +128,13 @@ class EraseRoutes:
             for lane in [lane for lane, erasing in self._erasures.items() if erasing.done()]:
                 del self._erasures[lane]
 
-    async def _look(self, lane: str) -> _Result:
+    async def _look(self, lane: str) -> _Erasure:
         found = await self._buffer.erase(lane, dry_run=True)
         in_flight = min(self._delivery.under_way(lane), found.events)
         receipts = self._receipts.erase(lane, up_to=found.up_to, dry_run=True)
-        return _Result(replace(found, events=found.events - in_flight, in_flight=in_flight), receipts)
+        return _Erasure(replace(found, events=found.events - in_flight, in_flight=in_flight), receipts)
 
-    async def _erase_all(self, lane: str) -> _Result:
+    async def _erase_all(self, lane: str) -> _Erasure:
         """Erase a customer; return when the attempts that were under way have ended, too."""
         async with self._changing:
             first = await self._buffer.erase(lane)
@@ -152,7 +152,7 @@ class EraseRoutes:
             )
         self._receipts.erase(lane, up_to=first.up_to)
         self._telemetry.customer_erased(events=first.events, in_flight=first.in_flight, dead_letters=first.dead_letters)
-        return _Result(first, receipts)
+        return _Erasure(first, receipts)
 
     async def _until_ended(self, lane: str) -> None:
         """Wait until no attempt of a customer is under way, or a second has passed."""
@@ -175,7 +175,7 @@ class EraseRoutes:
         raise refused("not_found", f"no event with the id {event_id} waits: {why}")
 
 
-def _described(result: _Result, *, dry_run: bool) -> Answer:
+def _described(result: _Erasure, *, dry_run: bool) -> Answer:
     erased = result.erased
     return answers.content(
         {

@@ -27,7 +27,7 @@ _MESSAGES: Final[Mapping[RefusalReason, str]] = {
     "body_too_large": "the line exceeds intake.max_line_bytes, or the whole buffer",
     "too_slow": "the end of the line did not arrive within intake.body_timeout_seconds",
     "shutting_down": "the forwarder is shutting down: connect again and resend the line",
-    "attribute_type_conflict": "an attribute has another type than before: see growlytics-forwarder attribute-types list",
+    "attribute_type_conflict": "an attribute has another type than before: see contract.attribute_types of the forwarder",
     "idempotency_key_reused": "this idempotency_key came with another event before: use a new key for each event",
 }
 

@@ -117,8 +117,16 @@ class TelemetryBase:
         self._seldom = SeldomLog(clock=clock)
         self._unwritten_holds: dict[HoldCause, dict[str, object]] = {}
         """Holds that last while their first lines were left out, with the fields of these lines."""
+        self._door = ""
         self._awaited: asyncio.Future[None] | None = None
         """Set while somebody waits for a change, so that other events cost no call."""
+
+    def use_door(self, door: str) -> None:
+        """From now on, lines that recommend a command have these flags, with which it reaches this daemon."""
+        self._door = door
+
+    def _see(self, command: str) -> str:
+        return f"see growlytics-forwarder {command}{self._door}"
 
     def next_change(self) -> asyncio.Future[None]:
         """Return a future for the next change: an event is accepted or refused or leaves, or a hold's line is left out.

@@ -20,8 +20,8 @@ _HOLDS: Final[Mapping[HoldCause, str]] = {
     "not_growlytics": "delivery paused: something else answers in place of Growlytics, such as a captive portal",
 }
 _DEAD_LETTERED: Final[Mapping[DeadReason, str]] = {
-    "expired": "event expired: it is older than delivery.max_age_seconds; see growlytics-forwarder dead-letters list",
-    "ambiguous": "event not sent again, as it may have arrived: see growlytics-forwarder dead-letters list",
+    "expired": "event expired: it is older than delivery.max_age_seconds",
+    "ambiguous": "event not sent again, as it may have arrived",
 }
 """Rejected events have their line when the answer comes."""
 _DROPPED: Final[Mapping[DropReason, str]] = {
@@ -88,7 +88,7 @@ class DeliveryTelemetry(TelemetryBase):
     def event_rejected(self, *, name: str, status: int) -> None:
         """Growlytics rejected an event for good. The buffer tells of its fate."""
         self._seldom.write(
-            "event rejected by Growlytics: see growlytics-forwarder dead-letters list",
+            f"event rejected by Growlytics: {self._see('dead-letters list')}",
             kind=status,
             name=printable(name),
             status=status,
@@ -170,7 +170,7 @@ class DeliveryTelemetry(TelemetryBase):
             self._tell_of_change(self._awaited)
         self.recent.dead_lettered(event_id, reason=reason, status=status, name=name)
         if message := _DEAD_LETTERED.get(reason):
-            self._seldom.write(message, kind=reason, reason=reason)
+            self._seldom.write(f"{message}; {self._see('dead-letters list')}", kind=reason, reason=reason)
 
     def events_dropped(self, count: int, *, reason: DropReason) -> None:
         """Accepted events are lost."""

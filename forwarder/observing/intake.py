@@ -167,7 +167,7 @@ class IntakeTelemetry(TelemetryBase):
         is_ignored = action == "observe" and {expected, found} != {"string", "date"}
         effect = ", so Growlytics ignores it" if is_ignored else ""
         self._seldom.write_of_many(
-            f"an attribute changed its type{effect}: see growlytics-forwarder attribute-types list",
+            f"an attribute changed its type{effect}: {self._see('attribute-types list')}",
             {
                 "name": printable(name),
                 "attribute": printable(attribute),

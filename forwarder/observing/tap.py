@@ -35,6 +35,8 @@ READ_SECONDS: Final = 3.0
 """How long a read waits for a line."""
 GATHER_SECONDS: Final = 0.25
 """How long a read that has a line waits for more: at a hundred events a second each read would have one otherwise."""
+_MAX_BYTES_A_CHARACTER: Final = 4
+"""Of a text in memory, each character of which takes as much as the largest one."""
 _ID_BITS: Final = 59
 """An id has at most 18 digits. It is not guessed: who may read a tap and does not know its id opens another."""
 
@@ -81,7 +83,7 @@ class Tap:
         self.told = 0
         """How many lines were for it, those that were lost included."""
         self.lost = 0
-        """How many were lost."""
+        """How many were lost, those included that wait when it ends and nobody reads."""
         self.ended: TapEnd | None = None
         self.expiry: asyncio.TimerHandle | None = None
         """Set while nobody reads."""
@@ -118,6 +120,8 @@ class Tap:
     def end(self, why: TapEnd) -> None:
         """Let a read return at once, which is told why it is the last."""
         self.ended = why
+        if self._reader is None:
+            self.lost += len(self._waiting)
         self._wake()
 
     async def _until(self, above: int, seconds: float) -> None:
@@ -269,7 +273,7 @@ class Taps:
 def _with_payload(plain: Line, event: Event, answer: bytes) -> tuple[Line, int]:
     """Return a line with the values of an event, and about how many bytes it takes."""
     line = {**plain, "customer": _text(event.customer)}
-    size = LINE_BYTES + len(event.customer)
+    size = LINE_BYTES + _MAX_BYTES_A_CHARACTER * len(event.customer)
     if len(event.body) <= MAX_EVENT_BYTES:
         line["event"] = orjson.Fragment(event.body)
         size += len(event.body)
@@ -277,8 +281,8 @@ def _with_payload(plain: Line, event: Event, answer: bytes) -> tuple[Line, int]:
         line["event"] = None
         line["event_bytes"] = len(event.body)
     if answer:
-        line["answer"] = answer[:MAX_ANSWER_BYTES].decode(errors="replace")
-        size += MAX_ANSWER_BYTES
+        line["answer"] = text = answer[:MAX_ANSWER_BYTES].decode(errors="replace")
+        size += _MAX_BYTES_A_CHARACTER * len(text)
     return line, size
 
 

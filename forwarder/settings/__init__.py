@@ -42,9 +42,10 @@ from forwarder.settings.sources import (
     read_secrets,
     structure,
 )
-from forwarder.settings.values import Address, Group, RefusedError, Secret
+from forwarder.settings.values import MAX_SOCKET_PATH_BYTES, Address, Group, RefusedError, Secret
 
 __all__ = [
+    "MAX_SOCKET_PATH_BYTES",
     "Address",
     "AdminSettings",
     "BufferSettings",

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 _QUOTED: Final = re.compile(r"""(["'`]).*\1""", re.DOTALL)
 _QUOTES: Final = ('"', "'", "`")
@@ -28,6 +29,15 @@ _SAMPLE: Final = re.compile(
     r"(?:your|my|the)?[-_ ]?(?:growlytics[-_ ])?(?:api|app)[-_ ]?key|(?:change|replace)[-_ ]?me\w*|\.+|x+|"
     r"\$\w+|%\w+%|\[.*\]|__\w+__"
 )
+_SAMPLE_WORDS: Final = frozenset(
+    (
+        "a", "access", "account", "add", "an", "api", "apikey", "app", "be", "change", "changeit", "changeme", "credential",
+        "done", "dummy", "enter", "example", "fake", "fill", "fixme", "growlytics", "here", "in", "insert", "it", "key",
+        "keys", "me", "my", "nil", "none", "null", "our", "password", "paste", "placeholder", "project", "put", "replace",
+        "replaceme", "sample", "secret", "set", "tbd", "the", "this", "to", "todo", "token", "undefined", "use", "value",
+        "with", "your", "yourapikey", "yourkey",
+    )
+)  # fmt: skip
 _KUBERNETES: Final = re.compile(
     r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
@@ -87,8 +97,28 @@ def secret_fault(text: str) -> str:
 
 def key_doubt(text: str) -> str:
     """Return what may be wrong with an API key, besides the doubts about every secret; empty if nothing is."""
+    if _stands_for_a_key(text.lower()):
+        return "looks like a placeholder; give the key itself, as Growlytics shows it for your project"
     if _NAMED.fullmatch(text):
         return "looks like NAME=secret: is it the secret and nothing else?"
+    return ""
+
+
+def _stands_for_a_key(text: str) -> bool:
+    """Whether a text is made of nothing but words that say "put your key here", or of one character."""
+    words = [word for word in re.split(r"[\W_]+", text) if word]
+    if len(words) == 1 and text != words[0]:  # as in "key=="
+        words = [text.strip("<>[]{}()_-. ")]
+    return len(text) > 1 and (all(word in _SAMPLE_WORDS for word in words) or (len(text) > 2 and len(set(text)) == 1))
+
+
+def url_doubt(url: str) -> str:
+    """Return what may be wrong with the URL that events are posted to; empty if nothing is."""
+    path = urlsplit(url).path
+    if not path.strip("/"):
+        return "has no path, and Growlytics accepts events at /track/event: is that missing?"
+    if path.endswith("/"):
+        return "has a path that ends with a slash, and Growlytics accepts events at /track/event: is the slash meant?"
     return ""
 
 
@@ -160,12 +190,30 @@ _OTHER_WORDS: Final = {
 }  # fmt: skip
 
 
+_OTHER_NAMES: Final = {
+    **dict.fromkeys(("key", "apikey", "secret", "growlytics_key", "growlytics_apikey"), ("growlytics", "api_key")),
+    **dict.fromkeys(("endpoint", "uri", "api_url", "base_url", "growlytics_endpoint"), ("growlytics", "url")),
+    **dict.fromkeys(
+        ("dir", "directory", "buffer_dir", "buffer_path", "data_dir", "data_directory", "state_dir", "state_directory"),
+        ("buffer", "directory"),
+    ),
+    **dict.fromkeys(("debug", "verbose", "verbosity"), ("log", "level")),
+    **dict.fromkeys(("listen", "address", "addr", "bind", "intake_address", "intake_listen"), ("intake", "http")),
+    **dict.fromkeys(("metrics", "metrics_http", "admin", "admin_address"), ("admin", "http")),
+}
+"""What else the part after FORWARDER_ is called; never as Kubernetes calls it, which ends with _PORT and the like."""
+
+
 def _meant(name: str, paths: Mapping[tuple[str, str], str]) -> str:
     """Return the variables that the part after FORWARDER_ probably meant; empty if none is near."""
     flat = re.sub("__+", "_", name.lower().strip("_"))
     whole = {f"{section}_{key}".strip("_"): variable for (section, key), variable in paths.items()}
     if flat in whole:
         return whole[flat]
+    if flat in {"config_file", "config_path", "configuration", "settings", "settings_file"}:
+        return "FORWARDER_CONFIG"
+    if (other := _OTHER_NAMES.get(flat)) is not None and other in paths:
+        return paths[other]
     last = name.lower().rpartition("__")[2]
     if alike := [variable for (_, key), variable in paths.items() if key in {flat, last}]:
         return " or ".join(alike)

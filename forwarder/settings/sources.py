@@ -20,6 +20,7 @@ from forwarder.settings.values import KIB, SECRET, SECRET_FILE, About, Reader, R
 
 Root = TypeVar("Root", bound=attrs.AttrsInstance)
 
+_MAX_FILE_BYTES = 4096 * KIB
 _MAX_SECRET_FILE_BYTES = 64 * KIB
 
 
@@ -126,9 +127,10 @@ def _about_variables(environ: Mapping[str, str], ignored: Sequence[str], fields:
 def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures, list[str]]:
     warnings = []
     try:
-        content = config.read_bytes()
-        if mistakes.is_utf_16(content):
-            return {}, {(str(config),): "is UTF-16, and TOML must be UTF-8; save it as that"}, []
+        with config.open("rb") as file:
+            content = file.read(_MAX_FILE_BYTES + 1)
+        if fault := _fault_of_file(content):
+            return {}, {(str(config),): fault}, []
         text = mistakes.without_boms(content)
         if text != content:
             warnings.append(f"{config} begins with a byte-order mark, which was ignored; save it as UTF-8 without BOM")
@@ -148,6 +150,13 @@ def _from_file(config: Path, sections: Collection[str]) -> tuple[Layer, Failures
         else:
             layer[name,] = Given(value, f"in {config}")
     return layer, {}, warnings
+
+
+def _fault_of_file(content: bytes) -> str:
+    """Return why the content of a file cannot be TOML; empty if it may be."""
+    if len(content) > _MAX_FILE_BYTES:
+        return "is larger than 4 MiB, too large for settings"
+    return "is UTF-16, and TOML must be UTF-8; save it as that" if mistakes.is_utf_16(content) else ""
 
 
 def _from_environ(

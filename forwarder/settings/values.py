@@ -31,7 +31,7 @@ _MALFORMED_HOST = "its host or port is malformed"
 _SMALLEST = sys.float_info.min * sys.float_info.epsilon
 """The smallest number above 0."""
 _MAX_GROUP_NUMBER = (1 << 32) - 2  # the last one means "none" to system calls
-_MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
+MAX_SOCKET_PATH_BYTES = 107  # Linux has room for 108, of which one is the final NUL.
 
 
 class Text(str):
@@ -343,7 +343,10 @@ def _https_url(value: object) -> str:
 
 
 HTTPS_URL: Final = Reader(
-    "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])", _https_url, shows_value=False
+    "an https URL (http only to this machine: localhost, 127.0.0.0/8 or [::1])",
+    _https_url,
+    doubt=mistakes.url_doubt,
+    shows_value=False,
 )
 """Where to send. No error shows the URL, as people put passwords into URLs."""
 
@@ -424,13 +427,13 @@ SECRET_FILE: Final = _path_of("a file that holds the secret", shows_value=False)
 
 def _socket_path(value: object) -> str | None:
     path = _path(value)
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise _UnfitError("choose a shorter directory")
     return path or None
 
 
 SOCKET_PATH: Final = Reader(
-    f"the path of a Unix socket, of at most {_MAX_SOCKET_PATH_BYTES} bytes",
+    f"the path of a Unix socket, of at most {MAX_SOCKET_PATH_BYTES} bytes",
     _socket_path,
     doubt=lambda path: mistakes.path_doubt(path or ""),
 )

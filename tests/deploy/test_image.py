@@ -77,6 +77,7 @@ def test_its_owner_can_write_only_to_the_volumes(root: str) -> None:
 def commands_find_the_daemon_by_themselves(begin: list[str]) -> None:
     """Run commands as deploy/README.md says, without a flag: of operators, too, as they find the control socket."""
     for arguments in (
+        ("status",),
         ("top", "--once"),
         ("dead-letters", "list"),
         ("dead-letters", "export"),

@@ -33,6 +33,18 @@ def monitoring(request: pytest.FixtureRequest, tmp_path: Path) -> list[Manifest]
     return helmed(chart(tmp_path), VALUES)
 
 
+@pytest.fixture(params=["file", "kustomize", "helm"])
+def rule(request: pytest.FixtureRequest, tmp_path: Path) -> Manifest:
+    """The rules as a manifest: as it is written, which needs no kubectl, and as it is rendered."""
+    match request.param:
+        case "file":
+            return of_kind(documents(PROMETHEUS_RULE.read_text(encoding="utf-8")), "PrometheusRule")
+        case "kustomize":
+            return of_kind(kustomized("kubernetes/monitoring/cluster"), "PrometheusRule")
+        case _:
+            return of_kind(helmed(chart(tmp_path), VALUES), "PrometheusRule")
+
+
 def of_kind(manifests: list[Manifest], kind: str, *, name: str = "forwarder") -> Manifest:
     (found,) = (one for one in manifests if one["kind"] == kind and name in one["metadata"]["name"])
     return found
@@ -46,16 +58,15 @@ def test_the_written_rule_is_that_of_the_rules_now() -> None:
     assert PROMETHEUS_RULE.read_text(encoding="utf-8") == prometheus_rule(), "run: make docs"
 
 
-def test_the_rules_are_those_of_a_plain_prometheus(monitoring: list[Manifest]) -> None:
-    rule = of_kind(monitoring, "PrometheusRule")
+def test_the_rules_are_those_of_a_plain_prometheus(rule: Manifest) -> None:
     helm = "labels" in rule["metadata"]
     assert rule["spec"] == with_runbooks_at(TEAM if helm else BASE)
     assert rule["metadata"].get("labels", {}) == ({"release": "prometheus"} if helm else {})
 
 
-def test_promtool_takes_the_rules_as_the_operator_hands_them_over(monitoring: list[Manifest], tmp_path: Path) -> None:
+def test_promtool_takes_the_rules_as_the_operator_hands_them_over(rule: Manifest, tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump(of_kind(monitoring, "PrometheusRule")["spec"]), encoding="utf-8")
+    file.write_text(yaml.safe_dump(rule["spec"]), encoding="utf-8")
     output(needs("promtool"), "check", "rules", "--lint=all", "--lint-fatal", str(file))
     tests = (DEPLOY / "prometheus/rules_test.yml").read_text(encoding="utf-8")
     used = re.search(r"runbook_url: (\S+)/deploy/", file.read_text(encoding="utf-8"))
@@ -64,8 +75,7 @@ def test_promtool_takes_the_rules_as_the_operator_hands_them_over(monitoring: li
     output(needs("promtool"), "test", "rules", str(tmp_path / "rules_test.yml"))
 
 
-def test_the_operators_schema_accepts_the_rules(monitoring: list[Manifest]) -> None:
-    rule = of_kind(monitoring, "PrometheusRule")
+def test_the_operators_schema_accepts_the_rules(rule: Manifest) -> None:
     wrong = copy.deepcopy(rule)
     wrong["spec"]["groups"][0]["rules"][0]["for"] = "a while"
     found = against_the_operators_schemas(rule, wrong)

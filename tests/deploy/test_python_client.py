@@ -436,6 +436,20 @@ def test_it_needs_the_standard_library_alone_and_starts_no_thread() -> None:
     assert imported.isdisjoint({"threading", "asyncio", "concurrent", "multiprocessing", "subprocess"})
 
 
+def test_a_system_without_unix_sockets_posts_over_tcp() -> None:
+    """As Windows is, on which apps are written that run elsewhere."""
+    text = """
+import socket, sys
+del socket.AF_UNIX
+from growlytics_forwarder import Forwarder
+assert Forwarder(sys.argv[1], timeout_seconds=60).track("a", "b").ok
+assert "AF_UNIX" in Forwarder("unix:/run/x").track("a", "b").error
+"""
+    with far_side(accepts) as server:
+        done = python(sys.executable, text, server.address)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_python_3_8_can_read_it() -> None:
     ast.parse(CLIENT.read_text(encoding="utf-8"), feature_version=(3, 8))
 

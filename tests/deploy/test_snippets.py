@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tests.deploy.far_sides import far_side, hangs
-from tests.deploy.tools import DEPLOY, output
+from tests.deploy.tools import DEPLOY, output, run
 from tests.system.processes import running_daemon, running_sandbox, until
-from tests.system.tools import needs
+from tests.system.tools import lacks, needs
 
 README = (DEPLOY / "clients/README.md").read_text(encoding="utf-8")
 EVENT = {"name": "Add To Cart", "customerId": "c-1", "time": 1_700_000_000_000, "attributes": {"Quantity": 3}}
@@ -141,6 +141,8 @@ def language(request: pytest.FixtureRequest) -> Language:
     found: Language = request.param
     if not Path(found.tool).is_absolute():
         needs(found.tool)
+    if found.name == "php" and run("php", "-r", 'exit(extension_loaded("curl") ? 0 : 1);').returncode:
+        lacks("PHP's extension curl")
     return found
 
 

@@ -149,7 +149,7 @@ async def test_ipv6_is_tried_as_such() -> None:
 
 
 async def test_a_name_that_does_not_exist_ends_the_way_and_the_rest_is_told_as_not_tried() -> None:
-    found = await probed("https://nobody.invalid/track/event")
+    found = await probed("https://nobody.invalid/track/event", seconds=3)
     assert results(found) == {"dns": "fail", "connect": "skip", "tls": "skip", "answer": "skip", "clock": "skip"}
     dead = "the name server does not answer"
     assert found["dns"].text.startswith(("no such host nobody.invalid", dead))
@@ -158,7 +158,7 @@ async def test_a_name_that_does_not_exist_ends_the_way_and_the_rest_is_told_as_n
 
 @pytest.mark.parametrize("host", ["nobody..invalid", "a" * 64 + ".invalid"])
 async def test_what_cannot_be_a_name_is_told(host: str) -> None:
-    found = await probed(f"https://{host}/")
+    found = await probed(f"https://{host}/", seconds=3)
     assert found["dns"].result == "fail"
     assert host in found["dns"].text
 
@@ -461,7 +461,7 @@ async def test_a_proxy_over_tls_that_nobody_trusts_is_told(authority: Authority)
 
 
 async def test_a_proxy_with_a_name_that_does_not_exist_is_told_without_its_password() -> None:
-    found = await probed("https://dc.invalid/", proxy="http://CANARY:CANARY@proxy.invalid:3128")
+    found = await probed("https://dc.invalid/", proxy="http://CANARY:CANARY@proxy.invalid:3128", seconds=3)
     assert found["dns"].result == "fail"
     assert "proxy.invalid" in found["dns"].text
     assert found["proxy"].result == "skip"

@@ -16,6 +16,8 @@ from forwarder.words import TapEnd
 from tests.integration.test_app import event_text, running, until
 
 EVENTS = 20
+MOST_CALLS = 16
+"""Of functions of taps for one event that is accepted and delivered while a tap with payloads is open."""
 
 
 @contextmanager
@@ -61,6 +63,8 @@ async def test_an_event_makes_no_call_before_a_tap_is_opened_nor_after_it_was_cl
 
         assert await calls() == 0
         tap = app.telemetry.taps.begin(TapRequest(with_payloads=True))
-        assert await calls() > 2 * EVENTS
+        with_tap = await calls()
+        assert with_tap > 2 * EVENTS
+        assert faults != Faults() or with_tap <= MOST_CALLS * EVENTS
         app.telemetry.taps.end(tap, why)
         assert await calls() == 0

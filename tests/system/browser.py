@@ -93,8 +93,13 @@ class Page:
     async def type(self, text: str) -> None:
         """Type a text where the focus is, and Enter."""
         await self.call("Input.insertText", text=text)
+        await self.press("Enter", 13)
+
+    async def press(self, key: str, code: int) -> None:
+        """Press a key and let it go; `code` is its number in Windows."""
+        text = "\r" if key == "Enter" else ""
         for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, text=text)
 
     async def resize(self, width: int, height: int) -> None:
         await self.call(

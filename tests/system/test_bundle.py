@@ -14,7 +14,6 @@ import pytest
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.processes import (
     COMMAND,
-    Daemon,
     clean_environment,
     example_event,
     run_command,
@@ -85,9 +84,12 @@ def assert_nowhere(secrets: tuple[str, ...], files: dict[str, bytes]) -> None:
 
 
 async def echo(connection: Connection) -> None:
-    """Reject each event, with an answer that quotes it."""
+    """Accept most events and reject some, each with an answer that quotes it."""
     while (request := await connection.request()) is not None:
-        await connection.send(answer("400 Bad Request", request.body, f"X-Echo: {request.body[:60]!r}"))
+        said = request.body
+        status = "400 Bad Request" if b'-3"' in said or b'CANARY-5"' in said else "200 OK"
+        body = b'{"success":true}' if status == "200 OK" else said
+        await connection.send(answer(status, body, f"X-Echo: {said[:60]!r}", "Content-Type: application/json"))
 
 
 async def test_all_parts_are_in_it_and_no_secret_no_customer_and_no_value(tmp_path: Path) -> None:
@@ -111,7 +113,15 @@ async def test_all_parts_are_in_it_and_no_secret_no_customer_and_no_value(tmp_pa
         ) as daemon:
             daemon.http.headers["x-growlytics-key"] = ODD_TOKEN
             await everything_happens(daemon)
-            await until(lambda: refused(daemon), "the far side refuses all")
+            for number in range(200):
+                body = json.loads(json.dumps(example_event(number)).replace("YOUR_APP", "CANARY"))
+                async with daemon.http.post(f"{daemon.base}/track/event", json=body) as response:
+                    assert response.status == 200
+
+            async def has_dead_letters() -> bool:
+                return bool((await daemon.status())["dead_letters"]["events"])
+
+            await until(has_dead_letters, "some are dead letters")
             assert any(request.body.count(b"CANARY") for request in far_side.requests), "it echoes canaries"
             files = await bundled(tmp_path, f"--config={config}", f"--unix-socket={tmp_path}/buffer/control.sock")
             assert json.loads(files["daemon/process.json"])["pid"] == daemon.process.pid
@@ -126,10 +136,6 @@ async def test_all_parts_are_in_it_and_no_secret_no_customer_and_no_value(tmp_pa
     assert json.loads(files["daemon/status.json"])["ledger"]["since_start"]["accepted"] > 50
     assert {"delivery", "buffer"} <= {task["name"] for task in json.loads(files["daemon/tasks.json"])}
     assert json.loads(files["about.json"])["lacks"] == []
-
-
-def refused(daemon: Daemon) -> bool:
-    return any("refuses" in line["message"] or "paused" in line["message"] for line in daemon.lines)
 
 
 async def test_user_and_password_of_a_proxy_are_nowhere_in_it(tmp_path: Path) -> None:
@@ -197,6 +203,32 @@ async def test_of_a_strange_daemon_only_what_is_harmless_is_in_it(tmp_path: Path
 
 
 # How it is written
+
+
+async def test_it_can_be_sent_to_standard_output_where_no_file_can_be_written(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "bundle", "-", *settings(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode == 0
+    assert b"bundle: " in err
+    (tmp_path / "sent.tar.gz").write_bytes(out)
+    assert unpacked(tmp_path / "sent.tar.gz").keys() >= OWN_FILES
+
+
+async def test_it_ends_when_nobody_reads_what_it_sends(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"{' '.join(COMMAND)} bundle - {' '.join(settings(tmp_path))} | true",
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    async with asyncio.timeout(60):
+        _, err = await process.communicate()
+    assert b"Traceback" not in err
 
 
 async def test_it_replaces_no_file_unless_it_is_told_to(tmp_path: Path) -> None:

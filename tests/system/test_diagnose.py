@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.other_users import NEEDS_ROOT
-from tests.fakes.raw_server import answer, answering, raw_server
+from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.hanging_disks import hanging_disk
 from tests.system.processes import (
     COMMAND,
@@ -174,6 +175,28 @@ async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path
     assert KEY not in found.text
 
 
+@NEEDS_ROOT
+async def test_another_user_than_the_daemons_sees_what_anybody_may_see(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(tmp_path, server.url) as daemon:
+        process = await asyncio.create_subprocess_exec(
+            *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
+            *(*COMMAND, "diagnose", "--json", f"--url={daemon.base}"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=clean_environment(),
+        )
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    found = Diagnosis(process.returncode, out.decode(), err.decode())
+    assert found.code == 0, found.text
+    assert str(server.port) in found.one("connect")["text"], "it is where the daemon sends"
+    assert "but a daemon runs" in found.untried["disk"]
+    assert "whether the daemon uses a proxy is not shown" in found.untried["proxy"]
+
+
 async def test_a_proxys_password_is_not_shown_wherever_it_fails(tmp_path: Path) -> None:
     async with raw_server(answering(answer("407 Proxy Authentication Required"))) as proxy:
         place = f"http://CANARY-user:CANARY%40word@127.0.0.1:{proxy.port}"
@@ -205,6 +228,24 @@ async def test_settings_of_this_command_that_the_daemon_does_not_use_are_told(tm
     (warning,) = [each for each in other.of("settings") if "other settings" in each["text"]]
     assert warning["text"].endswith("growlytics.url")
     assert "CANARY" not in other.text
+
+
+async def test_a_server_that_dislikes_the_harmless_request_but_takes_events_is_a_warning(tmp_path: Path) -> None:
+    async def picky(connection: Connection) -> None:
+        while (request := await connection.request()) is not None:
+            if request.line.startswith("HEAD"):
+                await connection.close()
+                return
+            await connection.send(answer("200 OK", b'{"success":true}', "Content-Type: application/json"))
+
+    async with raw_server(picky) as server, running_daemon(tmp_path, server.url) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+        await until(daemon.drained, "it is delivered")
+        found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("answer")["result"] == "warn"
+    assert found.one("answer")["text"].endswith("but the daemon delivers")
+    assert found.code == 0
 
 
 # The disk
@@ -278,6 +319,30 @@ async def test_a_buffer_in_memory_has_no_disk_to_check(tmp_path: Path) -> None:
     assert "no disk is used" in found.untried["disk"]
 
 
+@pytest.mark.parametrize("kind", ["file", "below a file", "dangling link"])
+async def test_what_is_no_directory_is_told(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "dangling link":
+        place.symlink_to(tmp_path / "gone")
+    else:
+        place.write_text("precious")
+    directory = place / "buffer" if kind == "below a file" else place
+    found = await diagnosed(*settings(tmp_path, buffer__directory=directory))
+    assert found.one("disk")["text"].endswith(f"{place} is not a directory")
+    assert found.one("disk")["result"] == "fail"
+
+
+@pytest.mark.parametrize("setting", ["growlytics__api_key_file", "intake__token_file", "config"])
+async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Path, setting: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    hanging = f"--set={setting.replace('__', '.')}={pipe}"
+    named = [f"--config={pipe}"] if setting == "config" else [*settings(tmp_path), hanging]
+    found = await diagnosed(*named, "--timeout=1")
+    assert any("is it a pipe" in each["text"] for each in found.of("settings"))
+    assert found.one("descriptors")["result"] == "ok"
+
+
 # Daemons that do not answer
 
 
@@ -286,8 +351,36 @@ async def test_a_process_that_uses_the_directory_but_does_not_answer_is_told(tmp
     async with running_daemon(tmp_path, NOWHERE, **off) as daemon:
         found = await diagnosed(*settings(tmp_path, intake__unix_socket=tmp_path / "gone.sock"))
         (text,) = [each["text"] for each in found.of("daemon")]
-        assert f"process {daemon.process.pid} uses {tmp_path}/buffer" in text
+        assert text.startswith(f"process {daemon.process.pid} (")
+        assert ") runs and does not answer: no daemon can be reached" in text
     assert found.code == 1
+
+
+async def test_a_daemon_that_is_stopped_is_told_in_time_with_its_state(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock", "--timeout=1")
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        told = found.one("daemon")
+    assert told["result"] == "fail"
+    assert told["text"].startswith(f"process {daemon.process.pid} (T (stopped)) runs and does not answer")
+    assert told["facts"]["process"]["threads_wait_in"]
+
+
+async def test_a_failure_after_the_last_delivery_is_a_warning(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+
+        async def has_failed() -> bool:
+            return (await daemon.status())["delivery"]["last_failure"] is not None
+
+        await until(has_failed, "an attempt fails")
+        found = await diagnosed(*settings(tmp_path), f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("delivery")["result"] in {"warn", "fail"}
+    assert "connection refused (127.0.0.1:1)" in found.one("delivery")["text"]
 
 
 async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tmp_path: Path) -> None:
@@ -299,6 +392,14 @@ async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tm
         assert "\x1b" not in out + err
         assert len(out) < 20_000
         assert "Traceback" not in err
+
+
+async def test_of_a_daemon_on_another_machine_the_disk_is_not_looked_for_here(tmp_path: Path) -> None:
+    status = {"state": "ready", "ledger": {}, "instance": "elsewhere\x1b", "buffer": {"directory": "/proc/nowhere"}}
+    async with raw_server(answering(answer("200 OK", json.dumps(status).encode()))) as server:
+        found = await diagnosed(f"--url=http://127.0.0.1:{server.port}", f"--set=growlytics.url={NOWHERE}")
+    assert found.untried["disk"] == "the daemon runs on elsewhere\\x1b, which has a disk of its own"
+    assert any("may be another than the one tried here" in each["text"] for each in found.of("settings"))
 
 
 async def test_it_ends_when_nobody_reads_its_lines(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Commands find a running daemon without being told where it is, also as another user and beside other errors."""
 
+import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from forwarder.cli import main
 from tests.fakes.other_users import NEEDS_ROOT, not_root, open_directory
-from tests.system.processes import clean_environment, run_command, running_daemon
+from tests.system.processes import COMMAND, clean_environment, example_event, run_command, running_daemon
 
 NOWHERE = "http://127.0.0.1:1/track/event"
 
@@ -131,3 +133,26 @@ async def test_another_user_is_told_whose_control_socket_it_is_and_may_use_the_t
             with not_root():
                 assert main(export) == 0
             assert capsys.readouterr().err == "exported 0 events\n"
+
+
+async def test_load_waits_for_a_daemon_that_starts_later_and_looks_at_every_place_again(tmp_path: Path) -> None:
+    (tmp_path / "events.ndjson").write_text("".join(json.dumps(example_event(number)) + "\n" for number in range(3)))
+    settings = f"--set=buffer.directory={tmp_path}/buffer"  # the only place, as another daemon may be where daemons are
+    loading = await asyncio.create_subprocess_exec(
+        *(*COMMAND, "load", settings, "--set=intake.http=", str(tmp_path / "events.ndjson")),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        assert loading.stderr is not None
+        async with asyncio.timeout(60):
+            first = await loading.stderr.readline()
+            async with running_daemon(tmp_path, NOWHERE):
+                out, _ = await loading.communicate()
+    finally:
+        if loading.returncode is None:
+            loading.kill()
+    assert b"/buffer/control.sock: No such file or directory; " in first
+    assert b"sending lines 1 to 3 again in 0.2 s" in first
+    assert (loading.returncode, out) == (0, b"read 3, accepted 3, refused 0\n")

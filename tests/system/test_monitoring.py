@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from forwarder.words import DROP_REASONS, FAILURE_KINDS
+from forwarder.words import DROP_REASONS, FAILURE_KINDS, HOLD_CAUSES
 from tests.documents import commands
 from tests.system.processes import running_daemon
 from tests.system.promql import (
@@ -132,6 +132,16 @@ def test_every_way_to_lose_an_event_fires_the_alert_and_erasing_does_not() -> No
     for selector in selectors(alert["expr"]):
         watched = set(selector.labels.get("reason", "").split("|"))
         assert watched in ({""}, set(DROP_REASONS) - {"erased"})
+
+
+def test_there_is_an_alert_for_every_cause_of_a_hold() -> None:
+    causes = [
+        selector.labels["cause"]
+        for alert in alerts()
+        for selector in selectors(alert["expr"])
+        if selector.metric == "growlytics_forwarder_delivery_hold"
+    ]
+    assert sorted(causes) == sorted(HOLD_CAUSES)
 
 
 def test_the_runbook_is_about_nothing_else() -> None:

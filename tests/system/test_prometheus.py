@@ -52,7 +52,7 @@ async def running_prometheus(directory: Path, daemon: Daemon) -> AsyncIterator[P
     """Run one that scrapes a daemon, with the rules as they are but for how long they wait and how far they look back."""
     directory.mkdir()  # noqa: ASYNC240 - at once
     rules = re.sub(r"(?m)^( +for:) \w+$", r"\1 1s", RULES.read_text(encoding="utf-8"))
-    rules = re.sub(r"\[\d+m\]", "[10s]", rules)
+    rules = re.sub(r"\[\d+m\]", "[5s]", rules)
     (directory / "rules.yml").write_text(rules, encoding="utf-8")
     settings = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from forwarder.text import duration, rate
+from forwarder.words import RECEIPT_STATES
 from tests.system.browser import Page, browsing
 from tests.system.processes import Daemon, example_event, running_daemon, running_sandbox, until
 
@@ -158,6 +159,8 @@ async def test_numbers_agree_commands_stay_selected_and_receipts_are_found(tmp_p
         browsing(tmp_path) as page,
     ):
         await page.go(f"{daemon.base}/")
+        await page.until_shown("No event has come yet.", "h1")
+        await page.until_shown(f"Apps post to {daemon.base}/track/event or {daemon.unix_socket}.", "#ledger")
         for number in range(20):
             await post(daemon, *(example_event(each) for each in range(50 * number, 50 * number + 50)))
             await numbers_agree(page)
@@ -166,6 +169,7 @@ async def test_numbers_agree_commands_stay_selected_and_receipts_are_found(tmp_p
         await page.until_shown("401", "#problems")
         await a_command_stays_selected(page)
         await numbers_agree(page)
+        await a_command_can_be_copied_with_the_keyboard(page)
         await receipts_are_found(page, daemon)
         assert len(page.complaints) == 1, "the browser notes each answer of 404"
         assert "404" in page.complaints.pop()
@@ -181,8 +185,6 @@ async def numbers_agree(page: Page) -> None:
     """Check that each number that stands on the page twice is the same, whatever happens meanwhile."""
     parts = "['#pace', '#flow', '#waiting', '#ledger'].map((place) => document.querySelector(place).innerText)"
     pace, flow, waiting, ledger = (" ".join(text.split()) for text in await page.value(parts))
-    if not pace:
-        return
     said = re.fullmatch(r"(\S+) events a second accepted, (\S+) delivered, (\S+) refused; (\S+) waits?.*", pace)
     assert said, pace
     assert re.findall(r"(\S+)/s (?:accepted|delivered|refused)", flow) == list(said.groups()[:3])
@@ -206,6 +208,32 @@ async def a_command_stays_selected(page: Page) -> None:
     assert await page.value("String(getSelection())") == command
     await until(asked_again, "it has polled twice")
     assert await page.value("String(getSelection())") == command
+
+
+async def a_command_can_be_copied_with_the_keyboard(page: Page) -> None:
+    """Go through the page with the tab key, from its top, and press the button beside the first command."""
+    origin = await page.value("location.origin")
+    await page.call(
+        "Browser.grantPermissions", origin=origin, permissions=["clipboardReadWrite", "clipboardSanitizedWrite"]
+    )
+    await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    await page.go(f"{origin}/")
+    await page.until_shown("401", "#problems")
+    reached: list[str] = []
+    while "A" not in reached[-1:]:
+        await page.press("Tab", 9)
+        assert len(reached) < 40, reached
+        focused = await page.value(
+            "[document.activeElement.tagName, document.activeElement.className].join(' ').trim()"
+        )
+        reached.append(focused)
+        if focused == "BUTTON copy":
+            await page.press("Enter", 13)
+            await page.until_shown("Copied", "#problems")
+    assert reached[:2] == ["CODE command", "BUTTON copy"]
+    assert reached[-3:] == ["INPUT", "BUTTON", "A"]
+    copied = await page.value("navigator.clipboard.readText()")
+    assert copied == await page.value("[...document.querySelectorAll('.command')].at(-1).textContent")
 
 
 async def receipts_are_found(page: Page, daemon: Daemon) -> None:
@@ -256,7 +284,9 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         await page.until_shown("This daemon asks for its token.", "h1")
         assert "Not For All" not in await page.value("document.documentElement.outerHTML")
         assert not await page.text("main")
-        assert not [line for line in daemon.lines if "token" in line["message"]], "the page itself is no intruder"
+        assert not [line for line in daemon.lines if "intake.token" in line["message"]], (
+            "the page itself is no intruder"
+        )
         seen = "document.dispatchEvent(new Event('visibilitychange')), asking"
         assert await page.value(seen) is False, "it asks nothing that would be refused"
         assert page.complaints == []
@@ -270,13 +300,32 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         await page.type(TOKEN)
         await page.until_shown("Not For All", "#types")
         assert not await page.text("#ask")
+        await the_document_can_be_saved(page, tmp_path)
         kept = "JSON.stringify([document.documentElement.outerHTML, document.getElementById('token').value, location.href, "
         kept += "{...localStorage}, {...sessionStorage}])"
         assert TOKEN not in await page.value(kept)
 
+        await page.value("byId('event').focus()")
+        await page.type("17")
+        await page.until_shown("No event with the id 17 is known here.", "#receipt")
+        assert "404" in page.complaints.pop()
+        await page.value("token = 'of-before', byId('event').focus()")
+        await page.type("18")
+        await page.until_shown("The daemon does not accept this token.", "#wrong")
+        assert not await page.text("main")
+        assert "401" in page.complaints.pop()
+
         await page.go(f"{daemon.base}/")
         await page.until_shown("This daemon asks for its token.", "h1")
         assert page.complaints == []
+
+
+async def the_document_can_be_saved(page: Page, directory: Path) -> None:
+    """Click on the link to the API document, which needs the token."""
+    await page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(directory))
+    await page.value("[...document.querySelectorAll('footer a')].at(-1).click()")
+    file = directory / "openapi.yaml"
+    await until(lambda: file.exists() and "openapi: 3" in file.read_text(encoding="utf-8"), "it is saved")
 
 
 async def test_an_outage_of_growlytics_and_of_the_daemon_is_said_and_old_figures_are_grey(tmp_path: Path) -> None:
@@ -385,8 +434,10 @@ async def test_whatever_the_status_has_is_text_and_the_page_is_legible(tmp_path:
             assert part in text
         assert await page.value("document.querySelector('.fix code').textContent") == "growlytics.url"
         for mood in ("bad", "warn", "note", "good"):
-            await show(page, status, {"headline": {"mood": mood, "text": f"It is {mood}."}})
-            assert await page.text("h1") == f"It is {mood}."
+            for number in (1, 2):
+                await show(page, status, {"headline": {"mood": mood, "text": f"It is {mood} {number}."}})
+            assert await page.text("h1") == f"It is {mood} 2."
+            assert await page.value("byId('announced').textContent") == f"It is {mood} 1.", "numbers are not read out"
             assert await page.value("document.querySelector('.glance .mark').classList[1]") == mood
         counts = {"received": 12, "accepted": 10, "rejected": 2, "delivered": 6, "buffered": 1, "unaccounted": 3}
         await show(page, status, {"ledger": {"for_ever": counts}})
@@ -394,14 +445,23 @@ async def test_whatever_the_status_has_is_text_and_the_page_is_legible(tmp_path:
         assert "3 missing" in await page.text("#ledger")
         for address, shown in {
             "0.0.0.0:9": "127.0.0.1:9/",
-            "[::]:9": "127.0.0.1:9/",
+            "[::]:9": "[::1]:9/",
             "10.1.2.3:9": "10.1.2.3:9/",
-            "localhost:9": "127.0.0.1:9/",
+            "[fd00::1]:9": "[fd00::1]:9/",
+            "localhost:9": "localhost:9/",
         }.items():
             await show(page, status, {"addresses": {"admin": address}})
             assert await page.value("document.querySelector('footer a').href") == f"http://{shown}metrics"
         await show(page, status, {"addresses": {"admin": "x y/\\:javascript"}})
         assert await page.value("document.querySelectorAll('footer a').length") == 1
+
+        for state in RECEIPT_STATES:
+            receipt = {"id": "17", "state": state, "at": 1.7e9, "until": 1.7e9, "new_id": "18", "reason": "<b>"}
+            await page.value(f"byId('receipt').replaceChildren(...said({json.dumps(receipt)}).flat(Infinity))")
+            shown = await page.text("#receipt")
+            assert shown.startswith("Event 17 "), shown
+            assert not re.search("undefined|null|Object|Invalid", shown), shown
+            assert state == "buffered" or re.search(r"14 Nov.* \d\d:\d\d:\d\d [A-Z]", shown), shown
 
         await show(page, status, LONG)
         await legible(page)
@@ -441,7 +501,7 @@ async def legible(page: Page) -> None:
 
 TOO_WIDE: Final = """
 [document.documentElement, ...document.querySelectorAll('main *, header *, footer *')]
-  .filter((each) => each.checkVisibility() && !each.closest('svg, thead') && each.scrollWidth > each.clientWidth + 1
+  .filter((each) => each.checkVisibility() && !each.closest('svg, thead, .unseen') && each.scrollWidth > each.clientWidth + 1
     && (innerWidth < 560 || each === document.documentElement) && getComputedStyle(each).display !== 'inline')
   .map((each) => `${each.tagName} ${each.className} ${each.id} ${each.scrollWidth} > ${each.clientWidth}`)
 """

@@ -5,12 +5,22 @@ import re
 import shlex
 import socket
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.processes import Daemon, example_event, running_daemon, running_sandbox, until
+from tests.fakes.other_users import NEEDS_ROOT
+from tests.system.processes import (
+    COMMAND,
+    Daemon,
+    example_event,
+    running_daemon,
+    running_sandbox,
+    starting_daemon,
+    until,
+)
 from tests.system.tools import needs
 
 UNIT = Path(__file__).parents[2] / "deploy" / "growlytics-forwarder.service"
@@ -110,6 +120,48 @@ async def test_the_unit_is_sound_and_its_commands_are_ours(tmp_path: Path) -> No
     lines = text.splitlines()
     for line in ("Type=notify", "DynamicUser=yes", "StateDirectory=growlytics-forwarder"):
         assert line in lines
+
+
+_AS_THE_UNIT = """
+set -e
+mount -t tmpfs none /run
+for directory in $(echo "$RUNTIME_DIRECTORY" | tr : " "); do mkdir "$directory"; done
+exec "$@"
+"""
+"""In mounts of its own: this machine's /run stays as it is."""
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize("directories", ["given", "reversed"])
+async def test_roots_commands_find_the_daemon_of_the_unit(
+    directories: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control socket is in the unit's other directory, away from the app's, in whatever order systemd names them."""
+    names = re.findall(r"(?m)^RuntimeDirectory=(.*)$", UNIT.read_text(encoding="utf-8"))[0].split()
+    paths = [f"/run/{name}" for name in (names if directories == "given" else names[::-1])]
+    monkeypatch.setenv("RUNTIME_DIRECTORY", ":".join(paths))
+    settings = tomllib.loads((UNIT.parents[1] / "config/systemd.toml").read_text(encoding="utf-8"))
+    socket_of_apps = Path(settings["intake"]["unix_socket"])
+    command = ["unshare", "--mount", "/bin/sh", "-c", _AS_THE_UNIT, "sh", *COMMAND]
+    async with starting_daemon(
+        tmp_path, "http://127.0.0.1:9/track/event", command, intake__unix_socket=socket_of_apps
+    ) as daemon:
+        assert await daemon.until_ready(), daemon.lines
+        control = Path(daemon.ready["control"])
+        assert control.parent != socket_of_apps.parent
+        assert str(control.parent) in paths
+        within = ["nsenter", f"--target={daemon.process.pid}", "--mount", *COMMAND]
+        for arguments in (("status",), ("dead-letters", "export")):
+            process = await asyncio.create_subprocess_exec(
+                *within,
+                *arguments,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            async with asyncio.timeout(60):
+                out, err = await process.communicate()
+            assert process.returncode == 0, (arguments, out.decode(), err.decode())
 
 
 async def test_the_unit_leaves_little_to_attack() -> None:

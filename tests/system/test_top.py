@@ -37,12 +37,18 @@ class Stranger:
     status: int = 200
     content: Any = field(default_factory=lambda: dict(LEAST))
     runner: web.AppRunner | None = None
+    hangs: bool = False
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is asked while it hangs."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     async def answer(self, _: web.Request) -> web.Response:
+        if self.hangs:
+            self.is_asked.set()
+            await asyncio.Event().wait()
         return web.json_response(self.content, status=self.status)
 
     async def start(self) -> None:
@@ -180,6 +186,30 @@ async def test_a_key_ends_it_and_the_terminal_is_as_it_was(stranger: Stranger, k
         terminal.type(key)
         assert await terminal.until_it_ends() == 0
         assert_is_as_it_was(terminal)
+
+
+async def test_a_daemon_that_does_not_answer_delays_neither_keys_nor_drawing(stranger: Stranger) -> None:
+    async with in_a_terminal(top(stranger.url), columns=100, lines=30) as terminal:
+        await terminal.until_it_shows("ready")
+        stranger.hangs = True
+        await stranger.is_asked.wait()
+        terminal.lines = []
+        terminal.resize(60, 24)
+        await terminal.until_it_shows("ready")
+        assert not terminal.shows("NO ANSWER"), "it still waits for the answer"
+        terminal.type("q")
+        assert await terminal.until_it_ends() == 0
+        assert_is_as_it_was(terminal)
+
+
+async def test_a_daemon_that_hangs_is_said_to(stranger: Stranger) -> None:
+    async with in_a_terminal(top(stranger.url)) as terminal:
+        await terminal.until_it_shows("ready")
+        stranger.hangs = True
+        await terminal.until_it_shows("NO ANSWER")
+        await terminal.until_it_shows("lost: not all")
+        stranger.hangs = False
+        await terminal.until_it_hides("NO ANSWER")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

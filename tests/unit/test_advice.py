@@ -44,7 +44,14 @@ WELL: Mapping[str, Any] = {
     "pid": 4321,
     "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
     "uptime_seconds": 7200.0,
-    "settings": {"loaded_at": NOW, "restart_needed": [], "error": None, "key_file": None, "token_file": None},
+    "settings": {
+        "loaded_at": NOW,
+        "restart_needed": [],
+        "error": None,
+        "key_file": None,
+        "token_file": None,
+        "needs_token": False,
+    },
     "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
     "buffer": {
         "kind": "disk",
@@ -180,6 +187,9 @@ def test_before_any_event_came_nothing_is_said_to_be_delivered() -> None:
         "note",
         "No event has come since the start, 2 h ago.",
     )
+    before = headline({"ledger": {"since_start": none}})
+    assert before[0] == "delivering"
+    assert before[2].endswith("was delivered 4 s ago. No event has come since the start, 2 h ago.")
 
 
 def test_if_every_event_was_refused_none_was_accepted() -> None:
@@ -274,6 +284,15 @@ def test_a_full_buffer_is_what_the_app_feels_and_the_hold_is_named_with_it() -> 
     assert "The buffer is full: new events are refused. Not delivering: Growlytics refuses the API key." in text
     assert headline(full, {"buffer": {"when_full": "drop_oldest"}})[0] == "dropping"
     assert [each["kind"] for each in found(full, held("auth"))] == ["auth", "buffer_full"]
+
+
+def test_a_buffer_without_room_for_the_batches_that_come_is_full() -> None:
+    refused = {"recent": {"refusals": [{**REFUSED_NOW, "code": "buffer_full", "name": None, "field": None}]}}
+    nearly = {"buffer": {"events": {"ready": 980}}}
+    assert headline(nearly, held("breaker"))[0] == "not_delivering"
+    assert headline(nearly, held("breaker"), refused)[0] == "refusing"
+    assert "buffer_full" in [each["kind"] for each in found(nearly, held("breaker"), refused)]
+    assert headline({"buffer": {"events": {"ready": 100}}}, held("breaker"), refused)[0] == "not_delivering"
 
 
 def test_the_app_is_refused_until_five_minutes_have_passed() -> None:
@@ -503,6 +522,16 @@ def test_a_buffer_that_accepts_nothing_says_why(operation: str, error: str, kind
     assert found({"buffer": {"last_error": last_error}}) == [], "it works again"
 
 
+def test_a_control_socket_that_is_gone_with_the_directory_is_in_no_command() -> None:
+    gone = {"buffer": {"available": False, "last_error": {"at": NOW, "operation": "directory", "error": "gone"}}}
+    doors = {"addresses": {"unix": "/run/app/intake.sock"}}
+    assert only("dead_letters", gone, doors, dead())["commands"][0].endswith(" --unix-socket /run/app/intake.sock")
+    elsewhere = {"addresses": {"control": "/run/growlytics-forwarder-control/control.sock"}}
+    assert only("dead_letters", gone, elsewhere, dead())["commands"][0] == "growlytics-forwarder dead-letters list"
+    assert "3 dead letters are nowhere else" in only("buffer_gone", gone, dead())["fix"]
+    assert "had no events" in only("buffer_gone", gone)["fix"]
+
+
 def test_a_buffer_that_fills_says_how_full_it_is_and_when_it_is_full() -> None:
     filling = {
         "buffer": {"events": {"ready": 850}},
@@ -569,6 +598,7 @@ DOORS = [
     ({"unix": "/a b/intake.sock", "http": "127.0.0.1:1"}, None, *(2 * [" --unix-socket '/a b/intake.sock'"])),
     ({"http": "0.0.0.0:80"}, None, " --url http://127.0.0.1:80", None),
     ({"http": "[::]:80"}, "/t k", *(2 * [" --url http://[::1]:80 --token-file '/t k'"])),
+    ({"http": "127.0.0.1:80"}, "", None, None),
     ({"admin": "127.0.0.1:9920"}, None, None, None),
 ]
 
@@ -577,7 +607,7 @@ DOORS = [
 def test_a_command_has_the_flags_with_which_it_reaches_this_daemon(
     addresses: Mapping[str, str], token_file: str | None, looking: str | None, operating: str | None
 ) -> None:
-    content = status(dead(), {"settings": {"token_file": token_file}})
+    content = status(dead(), {"settings": {"token_file": token_file or None, "needs_token": token_file is not None}})
     content["addresses"] = addresses
     found: Any = advise(content)["problems"]
     expected = [

@@ -20,6 +20,14 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def free_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is on the machine that runs the tests does not matter here."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "buffer"))
+    monkeypatch.setenv("FORWARDER_INTAKE__HTTP", "127.0.0.1:0")
+    monkeypatch.setenv("FORWARDER_ADMIN__HTTP", "127.0.0.1:0")
+
+
 def check(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
     check_config.add_arguments(parser)
@@ -41,8 +49,7 @@ def test_without_the_argument_the_file_that_the_environment_names_counts(
     monkeypatch.setenv("FORWARDER_CONFIG", str(tmp_path / "named.toml"))
     assert check() == 0
     assert capsys.readouterr() == ("configuration ok\n", "")
-    with pytest.raises(SystemExit, match="78"):
-        check("--config", str(tmp_path / "given.toml"))
+    assert check("--config", str(tmp_path / "given.toml")) == 78
 
 
 def test_show_prints_the_effective_settings_on_standard_output_with_secrets_masked(
@@ -90,10 +97,8 @@ def test_every_problem_goes_to_standard_error_and_the_exit_code_is_78(
 ) -> None:
     config = tmp_path / "forwarder.toml"
     config.write_text("loop = 'fast'\n[log]\nlevel = 'loud'\n")
-    with pytest.raises(SystemExit) as exited:
-        check("--config", str(config), "--set", "log.format=pretty", "--show")
+    assert check("--config", str(config), "--set", "log.format=pretty", "--show") == 78
     out, err = capsys.readouterr()
-    assert exited.value.code == 78
     assert out == ""
     first, *lines = err.splitlines()
     assert first == "configuration: 4 problems:"
@@ -106,9 +111,7 @@ def test_every_problem_goes_to_standard_error_and_the_exit_code_is_78(
 
 
 def test_a_missing_key_is_a_problem_as_it_is_for_run(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exited:
-        check()
-    assert exited.value.code == 78
+    assert check() == 78
     first, line = capsys.readouterr().err.splitlines()
     assert first == "configuration: 1 problem:"
     assert line.startswith("  growlytics.api_key: ")
@@ -120,8 +123,7 @@ def test_warnings_are_shown_whether_or_not_there_are_problems(
     monkeypatch.setenv("FORWARDER_PORT", "tcp://10.0.0.1:8920")
     assert check("--set", f"growlytics.api_key={KEY}") == 0
     assert "FORWARDER_PORT" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        check()
+    assert check() == 78
     err = capsys.readouterr().err
     assert "FORWARDER_PORT" in err
     assert "10.0.0.1" not in err
@@ -130,7 +132,7 @@ def test_warnings_are_shown_whether_or_not_there_are_problems(
 def test_settings_that_let_strangers_in_are_warned_of_on_a_line_each_and_are_no_problem(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings = ["growlytics.api_key=k", "intake.http=0.0.0.0:8920", "intake.token=q0q", "intake.allowed_hosts=*"]
+    settings = ["growlytics.api_key=k", "intake.http=0.0.0.0:0", "intake.token=q0q", "intake.allowed_hosts=*"]
     assert check(*(part for each in settings for part in ("--set", each))) == 0
     out, err = capsys.readouterr()
     assert out == "configuration ok\n"
@@ -161,9 +163,7 @@ def test_every_problem_of_the_file_of_types_is_one_of_the_configuration(
     types = tmp_path / "types.toml"
     types.write_text('["Add To Cart"]\nPrice = "int"\nBrand = "string"\nQuantity = 3\n')
     arguments = ("--set", f"growlytics.api_key={KEY}", "--set", f"contract.types_file={types}")
-    with pytest.raises(SystemExit) as ended:
-        check(*arguments)
-    assert ended.value.code == 78
+    assert check(*arguments) == 78
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("configuration: 2 problems:\n  contract.types_file: ")
@@ -173,6 +173,5 @@ def test_every_problem_of_the_file_of_types_is_one_of_the_configuration(
     types.write_text('["Add To Cart"]\nPrice = "number"\n')
     assert check(*arguments) == 0
     types.unlink()
-    with pytest.raises(SystemExit):
-        check(*arguments)
+    assert check(*arguments) == 78
     assert "cannot be read" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from tests.fakes.other_users import not_root, open_directory
 
 BUFFERS = f"the control socket {BUFFER_DIRECTORY}/control.sock"
 UNITS = f"the control socket {DEFAULT_CONTROL_SOCKETS[0]}"
+BESIDE = f"the control socket {DEFAULT_CONTROL_SOCKETS[2]}"
 DEFAULT = "http://127.0.0.1:8920"
 NO_ETC = Defaults(control_sockets=(Path("/default/control.sock"),), config=Path("/no/such/config.toml"))
 USUAL = [
@@ -79,8 +80,10 @@ def test_of_settings_the_control_socket_comes_first_then_the_unix_socket_then_tc
 
 
 def test_the_settings_in_the_arguments_are_the_only_ones_that_count(config: Path) -> None:
-    assert shown("--set", "intake.http=127.0.0.1:3") == [BUFFERS, UNITS, "http://127.0.0.1:3"]
+    assert shown("--set", "intake.http=127.0.0.1:3") == [BUFFERS, UNITS, BESIDE, "http://127.0.0.1:3"]
     assert shown("--config", str(config), "--set", "control.socket=/d")[0] == "the control socket /d"
+    environ = {"FORWARDER_CONFIG": str(config)}
+    assert shown("--set", "control.socket=/d", environ=environ) == ["the control socket /d", *OF_CONFIG[1:]]
 
 
 def test_the_environment_overrides_the_file_as_it_does_for_the_daemon(config: Path) -> None:

@@ -10,6 +10,7 @@ from forwarder.settings.control import control_socket
 
 UNIT = "/run/unit"
 UNITS = str(DEFAULT_CONTROL_SOCKETS[0])
+BESIDE = str(DEFAULT_CONTROL_SOCKETS[2])
 
 
 def settings(
@@ -49,8 +50,14 @@ def test_a_daemon_makes_it_in_a_directory_of_its_own(given: Settings, runtime: s
 @pytest.mark.parametrize(
     ("wanted", "directory", "app_sockets", "found"),
     [
-        ("auto", BUFFER_DIRECTORY, [], ["/var/lib/growlytics-forwarder/control.sock", UNITS]),
-        ("auto", BUFFER_DIRECTORY, [f"{BUFFER_DIRECTORY}/intake.sock"], [UNITS]),
+        ("auto", BUFFER_DIRECTORY, [], ["/var/lib/growlytics-forwarder/control.sock", UNITS, BESIDE]),
+        ("auto", BUFFER_DIRECTORY, [f"{BUFFER_DIRECTORY}/intake.sock"], [UNITS, BESIDE]),
+        (
+            "auto",
+            BUFFER_DIRECTORY,
+            ["/run/growlytics-forwarder/intake.sock"],
+            [f"{BUFFER_DIRECTORY}/control.sock", UNITS],
+        ),
         ("auto", "/buffer", [], ["/buffer/control.sock"]),
         ("/elsewhere/c.sock", BUFFER_DIRECTORY, [], ["/elsewhere/c.sock"]),
         ("", BUFFER_DIRECTORY, [], []),
@@ -61,3 +68,12 @@ def test_a_command_looks_where_the_daemon_or_its_unit_makes_it_and_never_where_a
 ) -> None:
     sockets = control_sockets(wanted, directory=directory, app_sockets=app_sockets, environ={})
     assert list(map(str, sockets)) == found
+
+
+def test_links_that_go_in_a_circle_are_no_fault_of_the_control_socket(tmp_path: Path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    circle = str(tmp_path / "circle")
+    assert control_socket(settings(directory=circle, unix_socket=f"{tmp_path}/i.sock"), {}) == Path(
+        circle, "control.sock"
+    )
+    assert control_socket(settings(directory=circle, unix_socket=f"{circle}/i.sock"), {}) is None

@@ -25,8 +25,10 @@ from forwarder.observing.logs import (
     JsonFormatter,
     LastLines,
     TextFormatter,
+    is_journal,
     last_lines,
     logging_to_stdout,
+    with_priority,
 )
 from forwarder.settings import LogSettings
 
@@ -569,3 +571,52 @@ def test_the_last_lines_can_be_read_while_other_threads_write(pipe: Pipe) -> Non
         stop.set()
         for thread in threads:
             thread.join()
+
+
+# Lines that are held back, and priorities
+
+
+def test_held_lines_come_after_those_that_are_said_first(pipe: Pipe) -> None:
+    with redirect_stdout(pipe), logging_to_stdout(json_settings(), held=True) as say:
+        log.info("one")
+        assert pipe.lines() == []
+        say(["first", "second"])
+        log.info("two")
+        say(["third"])
+    first, second, one, two, third = pipe.lines()
+    assert (first, second, third) == ("first", "second", "third")
+    assert [json.loads(line)["message"] for line in (one, two)] == ["one", "two"]
+
+
+def test_held_lines_are_written_at_the_end_if_nothing_is_ever_said(pipe: Pipe) -> None:
+    with redirect_stdout(pipe), logging_to_stdout(json_settings(), held=True):
+        log.info("one")
+    assert [json.loads(line)["message"] for line in pipe.lines()] == ["one"]
+
+
+def test_held_lines_are_written_while_the_block_runs_once_nothing_is_said_first(pipe: Pipe) -> None:
+    with redirect_stdout(pipe), logging_to_stdout(json_settings(), held=True) as say:
+        log.info("one")
+        say(())
+        wait_until(lambda: len(pipe.lines()) == 1)
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [
+        (logging.DEBUG, 7), (logging.INFO, 6), (logging.INFO + 1, 6), (logging.WARNING, 4), (logging.ERROR, 3),
+        (logging.CRITICAL, 2), (1, 7), (99, 2),
+    ],
+)  # fmt: skip
+def test_each_line_of_a_text_gets_the_priority_of_its_level(level: int, priority: int) -> None:
+    assert with_priority("one\n  two\n", level) == f"<{priority}>one\n<{priority}>  two\n<{priority}>"
+
+
+def test_only_the_file_that_systemd_names_is_the_journal(real_pipe: tuple[int, TextIO]) -> None:
+    _, stream = real_pipe
+    found = os.fstat(stream.fileno())
+    own = f"{found.st_dev}:{found.st_ino}"
+    assert is_journal(stream, {"JOURNAL_STREAM": own})
+    for other in ({}, {"JOURNAL_STREAM": ""}, {"JOURNAL_STREAM": f"{own}0"}, {"JOURNAL_STREAM": "0:0"}):
+        assert not is_journal(stream, other)
+    assert not is_journal(io.StringIO(), {"JOURNAL_STREAM": own})

@@ -1,5 +1,6 @@
 """The settings: where they come from, what they may be, and that no secret is ever shown."""
 
+import base64
 import grp
 import re
 import subprocess
@@ -32,7 +33,9 @@ from forwarder.settings import (
     ShutdownSettings,
     load,
     reference,
+    secrets,
     to_toml,
+    try_to_load,
 )
 from tests.fakes.certificates import Authority
 
@@ -682,8 +685,8 @@ def test_the_path_of_a_socket_is_measured_in_bytes_as_the_kernel_does(configurat
         "https://dc.growlytics.in/track/event",
         "https://example.com:8443/x?region=eu",
         "http://localhost:8930/track/event",
-        "http://127.1.2.3/",
-        "http://[::1]:8930/",
+        "http://127.1.2.3/x",
+        "http://[::1]:8930/x",
     ],
 )
 def test_https_or_http_to_this_machine_is_taken(configuration: Configuration, url: str) -> None:
@@ -1269,7 +1272,7 @@ def test_the_defaults_as_toml_load_to_the_defaults(configuration: Configuration)
 
 def test_settings_as_toml_load_to_the_same_settings(configuration: Configuration) -> None:
     settings = Settings(
-        growlytics=GrowlyticsSettings(url="https://example.com/?q=\\", timeout_seconds=1e-05),
+        growlytics=GrowlyticsSettings(url="https://example.com/x?q=\\", timeout_seconds=1e-05),
         intake=IntakeSettings(
             http=None,
             unix_socket='/run/"a\\b" 😀ä.sock',
@@ -1423,3 +1426,37 @@ def test_the_samples_are_what_their_names_say(key_file: str) -> None:
 def test_importing_the_settings_does_not_import_aiohttp() -> None:
     program = "import sys, forwarder.settings; sys.exit('aiohttp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+# For commands that look at what is wrong
+
+
+def test_a_file_that_never_ends_is_refused() -> None:
+    with pytest.raises(SettingsError, match="larger than 4 MiB"):
+        load(Path("/dev/zero"), environ={})
+
+
+def test_what_is_right_can_be_used_beside_what_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        "[growlytics]\nurl = 'https://dc.example/t'\napi_key_file = '/nowhere/key'\n[buffer]\nmax_events = 0\n[x]\n"
+    )
+    tried = try_to_load(config, environ={"STATE_DIRECTORY": "/var/lib/x"}, overrides=["delivery.max_concurrency=2"])
+    assert tried.settings.growlytics.url == "https://dc.example/t"
+    assert tried.settings.growlytics.api_key is None
+    assert tried.settings.buffer.directory == "/var/lib/x"
+    assert tried.settings.delivery.max_concurrency == 2
+    assert {problem.path for problem in tried.problems} == {"growlytics.api_key_file", "buffer.max_events", "x"}
+    assert {"growlytics.url", "buffer.directory", "delivery.max_concurrency"} <= tried.given
+    assert "growlytics.timeout_seconds" not in tried.given
+
+
+def test_every_secret_can_be_hidden_and_each_spelling_of_a_proxys_login() -> None:
+    settings = Settings(
+        growlytics=GrowlyticsSettings(api_key=Secret("the-key"), proxy=Secret("http://us%40er:p%2Fw@proxy:3128")),
+        intake=IntakeSettings(token=Secret("the-token")),
+    )
+    found = secrets(settings)
+    assert {"the-key", "the-token", "us%40er:p%2Fw", "us@er:p/w", "p%2Fw", "p/w"} <= set(found)
+    assert base64.b64encode(b"us@er:p/w").decode() in found
+    assert secrets(Settings()) == []

@@ -282,6 +282,13 @@ def test_a_file_in_utf_16_is_an_error_that_says_so(tmp_path: Path, encoding: str
         ("GROWLYTICS_FORWARDER_API_KEY", "FORWARDER_GROWLYTICS__API_KEY"),
         ("forwarder.log.level", "FORWARDER_LOG__LEVEL"),
         ("growlytics-api-key", "GROWLYTICS_API_KEY"),
+        ("FORWARDER_KEY", "FORWARDER_GROWLYTICS__API_KEY"),
+        ("FORWARDER_BUFFER_DIR", "FORWARDER_BUFFER__DIRECTORY"),
+        ("FORWARDER_DATA_DIR", "FORWARDER_BUFFER__DIRECTORY"),
+        ("FORWARDER_ENDPOINT", "FORWARDER_GROWLYTICS__URL"),
+        ("FORWARDER_DEBUG", "FORWARDER_LOG__LEVEL"),
+        ("FORWARDER_LISTEN", "FORWARDER_INTAKE__HTTP"),
+        ("FORWARDER_CONFIG_FILE", "FORWARDER_CONFIG"),
     ],
 )
 def test_a_variable_that_is_almost_a_setting_is_warned_of_with_the_one_that_was_meant(
@@ -289,6 +296,50 @@ def test_a_variable_that_is_almost_a_setting_is_warned_of_with_the_one_that_was_
 ) -> None:
     expected = f"{variable} is not a setting and was ignored. Did you mean {meant}?"
     assert warnings({variable: "c0ffee-value", "HOME": "/"}) == (expected,)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "...", "......", "***", "---", "xxx", "XXXXXXXX", "000000", "YOUR_API_KEY", "your-key", "YOUR_KEY", "yourApiKey",
+        "<key", "[YOUR KEY]", "changeme", "change-me", "CHANGE_ME!", "todo", "TODO", "tbd", "secret", "dummy",
+        "api_key_here", "insert-your-key-here", "YOUR_GROWLYTICS_API_KEY_HERE", "none", "null",
+        "MY_SECRET_KEY", "your.api.key", "paste-key-here", "undefined",
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_for_a_key_is_questioned_and_not_shown(key: str) -> None:
+    (warning,) = warnings({"GROWLYTICS_API_KEY": key})
+    assert warning.startswith("growlytics.api_key looks like a placeholder; give the ")
+    assert key not in warning.replace("the secret itself", "").replace("the key itself", "")
+
+
+@pytest.mark.parametrize(
+    "key", ["k", "ab", "c0ffee", "key1", "key-8723", "sk_live_key_here_0", "a1b2", "test", "keykey"]
+)
+def test_a_key_that_may_be_one_is_taken_in_silence(key: str) -> None:
+    assert warnings({"GROWLYTICS_API_KEY": key}) == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    {
+        "https://dc.growlytics.in": "has no path, ",
+        "https://dc.growlytics.in/": "has no path, ",
+        "https://dc.growlytics.in//": "has no path, ",
+        "http://127.0.0.1:9000?CANARY": "has no path, ",
+        "https://dc.growlytics.in/track/event/": "has a path that ends with a slash, ",
+    }.items(),
+)
+def test_a_url_without_a_path_or_with_a_slash_at_its_end_is_questioned_and_not_shown(url: str, words: str) -> None:
+    (warning,) = warnings({"FORWARDER_GROWLYTICS__URL": url})
+    assert warning.startswith(f"growlytics.url {words}and Growlytics accepts events at /track/event: ")
+    assert "CANARY" not in warning
+    assert "growlytics.in" not in warning
+
+
+@pytest.mark.parametrize("path", ["/track/event", "/track/event?x=1", "/proxy/growlytics", "/x"])
+def test_a_url_with_any_path_is_taken_in_silence(path: str) -> None:
+    assert warnings({"FORWARDER_GROWLYTICS__URL": f"https://dc.growlytics.in{path}"}) == ()
 
 
 def test_what_kubernetes_makes_for_a_service_is_never_taken_for_a_setting() -> None:
@@ -336,7 +387,7 @@ def test_a_variable_of_somebody_else_is_no_reason_for_a_warning(variable: str) -
 def test_a_variable_that_is_almost_a_setting_is_warned_of_also_where_the_setting_is_given(
     variable: str, meant: str, key: str
 ) -> None:
-    given = {"FORWARDER_GROWLYTICS__URL": "http://127.0.0.1:1/", key: "c0ffee"}
+    given = {"FORWARDER_GROWLYTICS__URL": "http://127.0.0.1:1/track/event", key: "c0ffee"}
     expected = f"{variable} is not a setting and was ignored. Did you mean {meant}?"
     assert warnings({variable: "c0ffee-value", **given}) == (expected,)
 

@@ -1,13 +1,16 @@
 """What everybody may see of the status: numbers, known words and the operator's own texts, and nothing that an app sent."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 
+from forwarder.advice.headline import advise
 from forwarder.shared_status import without_names
 from forwarder.words import DEAD_REASONS, DROP_REASONS, HOLD_CAUSES
+from tests.unit import test_advice as trouble
 
 SECRET: Final = "Ünusual <b>Näme</b> \u202e of customer-4711"
 STATUS: Final[dict[str, Any]] = {
@@ -127,3 +130,47 @@ OURS: Final = {
 def test_a_stranger_s_text_is_hidden_even_where_a_number_or_a_word_belongs(where: tuple[Any, ...]) -> None:
     for hostile in (SECRET, [SECRET], {SECRET: SECRET}, {"name": SECRET, "events": SECRET}):
         assert SECRET not in json.dumps(without_names(with_another(STATUS, where, hostile)), ensure_ascii=False)
+
+
+TROUBLES: Final[dict[str, list[dict[str, Any]]]] = {
+    "none": [],
+    "refused": [{"recent": {"refusals": [trouble.REFUSED_NOW]}}],
+    "dead letters": [trouble.dead()],
+    "drift": [{"attribute_types": {"conflicts": [trouble.DRIFT], "full": True}}],
+    "suspect": [trouble.WAITING, {"delivery": {"suspects": trouble.SUSPECT}}],
+    "behind": [trouble.BEHIND, {"delivery": {"waits_for": "concurrency"}}],
+    "rate limit": [trouble.BEHIND, {"delivery": {"rate_limit_per_second": 1.0}}],
+    "failing": [trouble.WAITING, {"delivery": {"last_failure": trouble.FAILURE, "failures_in_a_row": 3}}],
+    "full": [{"buffer": {"events": {"ready": 1000}, "when_full": "drop_oldest"}}],
+    "disk": [
+        {"buffer": {"available": False, "last_error": {"at": 1.0, "operation": "commit", "error": "no space left"}}}
+    ],
+    "lost": [
+        {
+            "ledger": {"since_start": {"dropped": {"corrupt": 5}}, "for_ever": {"unaccounted": 3}},
+            "buffer": {"last_dropped_at": {"corrupt": trouble.NOW - 9}},
+            "dead_letters": {"evicted": {"full": 2}},
+        }
+    ],
+    "settings": [{"settings": {"error": "line 3", "restart_needed": ["intake.http"]}}],
+    "stopping": [{"state": "draining"}, trouble.WAITING],
+    **{cause: [trouble.WAITING, trouble.held(cause)] for cause in HOLD_CAUSES},
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_the_advice_on_what_is_seen_is_the_same_but_for_the_names(name: str) -> None:
+    whole = trouble.status(*TROUBLES[name])
+    own, shared = advise(whole), advise(without_names(whole))
+    assert [each["kind"] for each in problems(shared)] == [each["kind"] for each in problems(own)]
+    assert [(each["what"], each["fix"]) for each in problems(shared)] == [
+        (each["what"], each["fix"]) for each in problems(own)
+    ]
+    assert shared["headline"] == own["headline"]
+    text = json.dumps(shared)
+    assert not re.search(r"\b(Buy|Price|bury \d+)\b", text), text
+
+
+def problems(advice: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = advice["problems"]
+    return found

@@ -203,7 +203,7 @@ async def test_payloads_count_against_the_bound() -> None:
     body = b'"' + b"x" * (MAX_EVENT_BYTES - 2) + b'"'
     taps.accepted([event(number, body=body) for number in range(100)], intake="http")
     read = await taps.read(tap)
-    assert len(read.lines) == MAX_TAP_BYTES // (MAX_EVENT_BYTES + LINE_BYTES + len(SECRET))
+    assert len(read.lines) == MAX_TAP_BYTES // (MAX_EVENT_BYTES + LINE_BYTES + 4 * len(SECRET))
     assert read.lost == 100 - len(read.lines)
 
 
@@ -298,12 +298,14 @@ async def test_a_tap_with_payloads_is_logged_with_its_user_at_its_beginning_and_
     for with_payloads in (False, True):
         tap = telemetry.taps.begin(TapRequest(with_payloads=with_payloads, user=1000, names={"n"}))
         telemetry.tap_opened(tap)
+        telemetry.taps.accepted([event(name="n"), event(name="n")], intake="http")
+        await telemetry.taps.read(tap)
         telemetry.taps.accepted([event(name="n")], intake="http")
         telemetry.taps.end(tap, "closed")
     lines = [(record.message, vars(record)["fields"]) for record in caplog.records]
     assert lines == [
         ("a tap with payloads was opened", {"user": 1000}),
-        ("a tap with payloads has ended", {"user": 1000, "reason": "closed", "lines": 1, "lines_lost": 0}),
+        ("a tap with payloads has ended", {"user": 1000, "reason": "closed", "lines": 2, "lines_lost": 1}),
     ]
 
 

@@ -26,8 +26,10 @@ const mark = (mood) => svg("svg", { class: `mark ${mood}`, viewBox: "0 0 16 16",
 const icon = (mood) => `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="${SVG}" viewBox="0 0 16 16">`
   + `<path fill="${ICON_COLOURS[mood]}" fill-rule="evenodd" d="${MARKS[mood]}"/></svg>`)}`;
 
-function headline(anyMood, sentence) {
+/** Show how the daemon is. A screen reader is told when that changes: not each time that the sentence has another number. */
+function headline(anyMood, sentence, state = sentence) {
   const mood = known(anyMood);
+  draw(byId("announced"), [mood, state], () => sentence);
   draw(byId("glance"), [mood, sentence], () => [mark(mood), el("h1", { id: "sentence", class: sentence.length > 90 ? "long" : "short" }, sentence)]);
   document.title = `${SIGNS[mood]} ${sentence}`;
   byId("icon").setAttribute("href", icon(mood));
@@ -35,10 +37,10 @@ function headline(anyMood, sentence) {
 
 const waits = (buffer) => sum(buffer.events);
 
-function showGlance({ headline: { mood, text }, version, instance, state, uptime_seconds: up, delivery, buffer, rates }) {
+function showGlance({ headline: { mood, text, state: how }, version, instance, state, uptime_seconds: up, delivery, buffer, rates }) {
   draw(byId("about"), [version, instance, state, duration(up), delivery.destination], () => [
     `${version} on `, el("span", { class: "instance" }, strange(instance)), ` · ${state} · up ${duration(up)} · sends to `, el("code", { class: "destination" }, strange(delivery.destination))]);
-  headline(mood, text);
+  headline(mood, text, how);
   const number = waits(buffer);
   const wait = number ? `${count(number)} ${number === 1 ? "waits" : "wait"}, the oldest for ${duration(buffer.oldest_event_age_seconds)}` : "none waits";
   const pace = `${rate(rates.accepted_per_second)} events a second accepted, ${rate(rates.delivered_per_second)} delivered, `
@@ -87,14 +89,14 @@ function showProblems(problems) {
 
 const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
-/** Where the metrics are for this browser: an address that is this machine's own, or all of its, is that of this page. */
+const ALL = { "0.0.0.0": "127.0.0.1", "[::]": "[::1]" }; // all addresses of a kind, and the own one among them
+
+/** Where the metrics are for this browser; null if it cannot reach them, as it is on another machine. */
 function metricsUrl(address) {
   if (!/^(\[[\w:.%]+\]|[\w.-]+):\d+$/.test(address)) return null;
-  const found = new URL(`http://${address}/metrics`);
-  const isOwn = LOOPBACK.test(found.hostname);
-  if (isOwn && !LOOPBACK.test(location.hostname)) return null;
-  if (isOwn || ["0.0.0.0", "[::]"].includes(found.hostname)) found.hostname = location.hostname;
-  return found.href;
+  const found = new URL(`http://${address}/metrics`), isHere = LOOPBACK.test(location.hostname);
+  if (Object.hasOwn(ALL, found.hostname)) found.hostname = isHere ? ALL[found.hostname] : location.hostname;
+  return LOOPBACK.test(found.hostname) && !isHere ? null : found.href;
 }
 
 function showLinks({ addresses }) {

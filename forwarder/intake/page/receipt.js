@@ -1,6 +1,6 @@
 // What became of one event.
 
-const lookedUp = (id) => (/^[0-9]{1,18}$/.test(id) ? null : "The id of an event is a number of at most 18 digits, as in the answer to its post.");
+const WRONG_ID = "The id of an event is a number of at most 18 digits, as in the answer to its post.";
 
 const RECEIPTS = {
   buffered: () => ["waits in the buffer."],
@@ -17,8 +17,7 @@ function said(receipt) {
 }
 
 async function look(id) {
-  const fault = lookedUp(id);
-  if (fault) return fault;
+  if (!/^[0-9]{1,18}$/.test(id)) return WRONG_ID;
   const answer = await get(`v1/events/${id}`);
   if (answer.status === 401) {
     askForToken();
