@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from forwarder.cli.needs import Finding
     from forwarder.settings import GrowlyticsSettings, Settings
 
-_SETTINGS_OF_STEPS: Final = {"proxy": "growlytics.proxy", "tls": "growlytics.ca_file"}
-"""By the step of the way to Growlytics, where it is not the URL that is at fault."""
+_STEPS_OF_THE_PROXY: Final = frozenset({"dns", "connect", "proxy"})
+"""If there is a proxy, it is the one whose name is looked up, and to which a connection is made."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +92,8 @@ def _findings_of(steps: "list[Checked]", *, has_proxy: bool) -> "Iterator[Findin
 
     for each in steps:
         if each.result in {"fail", "warn"}:
-            first = "growlytics.proxy" if has_proxy else "growlytics.url"  # whose name is looked up and connected to
-            setting = _SETTINGS_OF_STEPS.get(each.check, first)
+            is_proxy = has_proxy and each.check in _STEPS_OF_THE_PROXY
+            setting = "growlytics.proxy" if is_proxy else "growlytics.url"
             text = f"{each.text}; {each.fix}" if each.fix else each.text
             yield Finding(setting, text, is_problem=each.result == "fail")
 

@@ -21,7 +21,7 @@ PROGRAM: Final = "growlytics-forwarder"
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Run": {
         "run": "run the daemon in the foreground",
-        "check-config": "report every configuration error at once",
+        "check-config": "report every configuration error at once, and what this machine lacks",
         "config": "write a file of settings to start from",
         "healthcheck": "exit 0 if the daemon is alive",
     },
@@ -87,17 +87,19 @@ def run(arguments: Sequence[str], *, signals: Signals) -> int:
 
 
 def _run(arguments: Sequence[str], signals: Signals) -> int:
-    for warning in ignore_useless_key_log(os.environ):  # first: it can make the import of a command's module fail
-        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    warnings = list(ignore_useless_key_log(os.environ))  # first: it can make the import of a command's module fail
     # Imports take time, and only the arguments of the chosen command are needed.
     is_help = not {"-h", "--help"}.isdisjoint(arguments)
     parser = parser_of([name for name in COMMANDS if name in arguments], with_examples=is_help)
     if not arguments:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
-    args, rest = parser.parse_known_args(arguments, argparse.Namespace(signals=signals))
+    args, rest = parser.parse_known_args(arguments, argparse.Namespace(signals=signals, warnings=warnings))
     if rest:
         args.parser.unexpected(rest)
+    if args.command != "run":  # it tells them in its own way
+        for warning in warnings:
+            print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     try:
         signals.give_interrupt_back()
         code: int = args.run(args)

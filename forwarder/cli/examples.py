@@ -85,6 +85,7 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "growlytics-forwarder sandbox --http 127.0.0.1:9000 --key test --fail-rate 0.2 --fail-status 503",
     ),
     "completion": (
+        "source <(growlytics-forwarder completion bash)    # now; in ~/.bashrc for always",
         "growlytics-forwarder completion bash > ~/.local/share/bash-completion/completions/growlytics-forwarder",
         'growlytics-forwarder completion zsh > "${fpath[1]}/_growlytics-forwarder"',
         "growlytics-forwarder completion fish > ~/.config/fish/completions/growlytics-forwarder.fish",

@@ -31,13 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
     read = Configuration.read(args)
     report = Report(read.log)
+    warnings = [*args.warnings, *read.warnings]
     if read.problems or read.settings is None:
         with logging_to_stdout(read.log):
             code = report.die([*map(str, read.problems)], exit_code=EXIT_CONFIGURATION, heading=read.heading)
-            for warning in read.warnings:  # it may explain a problem
+            for warning in warnings:  # it may explain a problem
                 report.warn(warning)
     else:
-        code = _serve(read.settings, read.warnings, args, report)
+        code = _serve(read.settings, warnings, args, report)
     report.show()
     return code
 

@@ -35,6 +35,8 @@ def _where_to_post(addresses: Mapping[str, str]) -> str:
 def _page(settings: Settings, addresses: Mapping[str, str]) -> str:
     if "http" in addresses:
         return f"{_url(addresses['http'])}/" + (" (asks for the token)" if settings.intake.token else "")
+    if "admin" in addresses and settings.admin.page:
+        return f"{_url(addresses['admin'])}/status (without names of events)"
     top = next(
         (f" --unix-socket {shlex.quote(addresses[name])}" for name in ("control", "unix") if name in addresses), ""
     )

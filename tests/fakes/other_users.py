@@ -26,7 +26,7 @@ for request in requests:
         client.connect(path)
         client.sendall(request.encode())
         head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\\r\\n\\r\\n")
-        print(int(head.split()[1]), body.decode(), flush=True)
+        print(int(head.split()[1]), body.decode().strip(), flush=True)
 """
 
 

@@ -173,6 +173,21 @@ async def test_an_answer_before_the_end_of_a_request_is_read_although_the_connec
     assert (found.status, found.content) == (413, {"a": 1})
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+async def test_no_proxy_of_the_environment_is_asked(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with raw_server(answering(OK)) as proxy:
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+        assert (await asking(answering(OK), get)).content == {"a": 1}
+    assert proxy.requests == []
+
+
+async def test_a_daemon_is_found_at_any_of_the_addresses_of_its_name() -> None:
+    async with raw_server(answering(OK)) as server:  # on 127.0.0.1 alone, where the name may also be ::1
+        with Daemon(Place(HostPort("localhost", server.port))) as daemon:
+            assert (await asyncio.to_thread(get, daemon)).content == {"a": 1}
+    assert server.requests[0].header("host") == [f"localhost:{server.port}"]
+
+
 async def test_interim_answers_are_passed_over() -> None:
     found = await asking(answering(b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + OK), get)
     assert found.content == {"a": 1}

@@ -28,6 +28,14 @@ KEY = "system-test-key"
 START_SECONDS = 60.0
 
 
+ANY_MACHINE = {
+    "FORWARDER_INTAKE__HTTP": "127.0.0.1:0",
+    "FORWARDER_ADMIN__HTTP": "127.0.0.1:0",
+    "FORWARDER_BUFFER__DIRECTORY": "./growlytics-buffer-of-a-test",
+}
+"""Settings with which `check-config` finds nothing wrong with the machine that runs the tests."""
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
     """Return this process's environment without the settings of whoever runs the tests.
 

@@ -14,7 +14,16 @@ import pytest
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import OK
 from tests.fakes.raw_server import Behaviour, Connection, RawServer, answer, answering, raw_server
-from tests.system.processes import KEY, Daemon, clean_environment, example_event, run_command, running_daemon, until
+from tests.system.processes import (
+    ANY_MACHINE,
+    KEY,
+    Daemon,
+    clean_environment,
+    example_event,
+    run_command,
+    running_daemon,
+    until,
+)
 
 FAILURES = "growlytics_forwarder_attempt_failures_total"
 RELOADS = 'growlytics_forwarder_config_reloads_total{result="changed"}'
@@ -228,6 +237,7 @@ async def test_a_file_of_certificates_of_no_use_leaves_those_before_in_use(
 @pytest.mark.parametrize(("exceptions", "warnings"), [("", 1), ("growlytics.in", 0)])
 async def test_a_proxy_of_the_environment_is_warned_of_at_the_start(exceptions: str, warnings: int) -> None:
     environment = clean_environment(
+        **ANY_MACHINE,
         HTTPS_PROXY="http://CANARY:CANARY@proxy.example:3128",
         NO_PROXY=exceptions,
         no_proxy="",

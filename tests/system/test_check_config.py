@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -556,6 +557,30 @@ def test_the_way_to_growlytics_is_tried_if_asked_for(tmp_path: Path) -> None:
         assert check(*new(tmp_path), url, options=["--connect"]).ok
     refused = check(*new(tmp_path), url, options=["--connect"])
     assert "connection refused" in refused.errors["growlytics.url"]
+    proxy = ("growlytics.url=https://example.com/track/event", "growlytics.proxy=http://user:CANARY@127.0.0.1:9")
+    through = check(*new(tmp_path), *proxy, options=["--connect"])
+    assert "connection refused" in through.errors["growlytics.proxy"]
+    assert "CANARY" not in str(through.errors)
+
+
+def test_tls_that_fails_is_a_problem_of_the_url(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"220 not TLS\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"growlytics.url=https://127.0.0.1:{server.getsockname()[1]}/track/event"
+        found = check(*new(tmp_path), url, options=["--connect"])
+    assert found.errors.keys() == {"growlytics.url"}
+
+
+def test_what_config_init_writes_passes_the_check_without_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    assert succeeds(*COMMAND, "config", "init", str(file))
+    found = check(*new(tmp_path), options=["--strict", f"--config={file}"])
+    assert found.ok, (found.errors, found.warnings)
 
 
 def test_a_warning_names_its_setting_if_it_has_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
 import subprocess
 import termios
@@ -212,6 +213,18 @@ def zsh(scripts: Path, tmp_path: Path) -> Iterator[Shell]:
 )
 def test_zsh_completes(typed: str, line: str, zsh: Shell) -> None:
     assert zsh.completed(f"growlytics-forwarder {typed}") == f"growlytics-forwarder {line}"
+
+
+def test_zsh_finds_the_script_in_its_path_for_functions(scripts: Path, tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    shutil.copy(scripts / "zsh", tmp_path / "functions" / "_growlytics-forwarder")
+    (tmp_path / ".zshrc").write_text(
+        f"unset zle_bracketed_paste\nfpath=({tmp_path}/functions $fpath)\n"
+        f"autoload -U compinit; compinit -u -D\nPS1='{PROMPT}'\n"
+    )
+    with in_a_terminal([needs("zsh"), "-i"], tmp_path, ZDOTDIR=str(tmp_path)) as shell:
+        for _ in range(2):  # the first time it is only loaded
+            assert shell.completed("growlytics-forwarder dead-le") == "growlytics-forwarder dead-letters "
 
 
 def test_every_place_option_and_choice_of_the_parsers_is_in_every_script(scripts: Path) -> None:

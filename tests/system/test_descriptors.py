@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.processes import COMMAND, KEY, clean_environment, until
+from tests.system.processes import ANY_MACHINE, COMMAND, KEY, clean_environment, until
 
 FAR_SIDE = "http://127.0.0.1:9/track/event"
 MISSING = [closed for number in (1, 2, 3) for closed in combinations((0, 1, 2), number)]
@@ -23,7 +23,7 @@ async def shell(
     return await asyncio.create_subprocess_exec(
         "sh", "-c", script, "sh", *COMMAND, *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY),
+        env=clean_environment(**ANY_MACHINE, FORWARDER_GROWLYTICS__API_KEY=KEY),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tests.system.processes import Daemon, clean_environment, example_event, run
 
 BY_HAND: Final = "run as a block, literally, by tests/deploy/test_by_hand.py"
 ENGINE: Final = "needs a Docker engine; tests/deploy/test_image.py builds and runs the image with buildah"
+ASKS: Final = "asks on a terminal; tests/integration/test_cli_erase.py answers"
 OTHERS: Final = {
     "README.md": {
         "make demo": "tests/deploy/test_by_hand.py",
@@ -32,7 +33,11 @@ OTHERS: Final = {
         "docker build -f deploy/Dockerfile -t growlytics-forwarder .": ENGINE,
         "docker run --rm --network container:YOUR_APP -e GROWLYTICS_API_KEY "
         "-v growlytics-buffer:/var/lib/growlytics-forwarder growlytics-forwarder": ENGINE,
-    }
+    },
+    "config/README.md": {
+        "growlytics-forwarder dead-letters bury ID": ASKS,
+        "growlytics-forwarder erase --customer ID": ASKS,
+    },
 }
 """Where each command is run that is not run here."""
 
@@ -54,11 +59,14 @@ async def test_every_command_about_settings_types_and_dead_letters_does_what_it_
         refused = await until(lambda: some_dead_letters(daemon, next(numbers)), "some events are rejected")
         await sandbox.faults(fail_rate=0)
         found = commands("config/README.md")
-        assert len(found) == 12
+        assert len(found) == 16
         for each in found:
+            if each in OTHERS["config/README.md"]:
+                continue
             filled_in = each.replace(" ID", f" {refused[0]}").replace("FILE", str(tmp_path / "settings.toml"))
             (tmp_path / "settings.toml").write_text(
-                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}/buffer"\n'
+                f'[growlytics]\napi_key = "k"\n[buffer]\ndirectory = "{tmp_path}/another"\n'
+                '[intake]\nhttp = "127.0.0.1:0"\n[admin]\nhttp = "127.0.0.1:0"\n'
             )
             process = await asyncio.create_subprocess_shell(
                 filled_in,

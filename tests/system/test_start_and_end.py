@@ -157,17 +157,19 @@ async def test_where_both_outputs_are_one_a_reason_is_told_once_and_as_a_line_of
     with tempfile.TemporaryFile() as both:
         process = await asyncio.create_subprocess_exec(
             *COMMAND, "run", f"--set=log.format={log_format}",
-            stdout=both, stderr=both, env=clean_environment(FORWARDER_PORT="tcp://10.0.0.1:1"),
+            stdout=both, stderr=both,
+            env=clean_environment(FORWARDER_PORT="tcp://10.0.0.1:1", SSLKEYLOGFILE="/nowhere/keys"),
         )  # fmt: skip
         async with asyncio.timeout(30):
             assert await process.wait() == 78
         both.seek(0)
-        missing, warning = both.read().decode().splitlines()
+        lines = both.read().decode().splitlines()
     if log_format == "json":
-        assert (json.loads(missing)["level"], json.loads(warning)["level"]) == ("error", "warning")
+        assert [json.loads(line)["level"] for line in lines] == ["error", "warning", "warning"]
     else:
-        assert " ERROR   growlytics.api_key: is missing; " in missing
-        assert " WARNING " in warning
+        assert [line.split()[1] for line in lines] == ["ERROR", "WARNING", "WARNING"]
+        assert "growlytics.api_key: is missing; " in lines[0]
+    assert "SSLKEYLOGFILE was ignored" in lines[1]
 
 
 # systemd's journal

@@ -21,6 +21,8 @@ FAST: list[tuple[str, ...]] = [
     ("dead-letters", "list"),
     ("attribute-types", "list"),
     ("send", "--customer=c", "--name=n"),
+    ("status",),
+    ("status", "--json"),
     ("top", "--once"),
 ]
 """Commands that are used while something is wrong, with the machine perhaps busy, each against a running daemon."""

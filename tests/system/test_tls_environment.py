@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.processes import COMMAND, KEY, clean_environment, run_command
+from tests.system.processes import ANY_MACHINE, COMMAND, KEY, clean_environment, run_command
 
 
 @pytest.mark.parametrize("wrong", ["SSLKEYLOGFILE", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF"])
@@ -62,7 +62,9 @@ async def test_a_configuration_of_openssl_without_ciphers_is_an_error_in_one_lin
 async def test_other_commands_do_not_fail_by_a_key_log_either(
     tmp_path: Path, command: list[str], expected: int
 ) -> None:
-    environment = clean_environment(SSLKEYLOGFILE=str(tmp_path / "missing" / "keys"), FORWARDER_GROWLYTICS__API_KEY=KEY)
+    environment = clean_environment(
+        **ANY_MACHINE, SSLKEYLOGFILE=str(tmp_path / "missing" / "keys"), FORWARDER_GROWLYTICS__API_KEY=KEY
+    )
     code, _, err = await run_command(*command, environment=environment)
     assert code == expected, err
     assert err.count("SSLKEYLOGFILE") == 1

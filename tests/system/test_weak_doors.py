@@ -4,9 +4,9 @@ import secrets
 
 import pytest
 
-from tests.system.processes import clean_environment, run_command
+from tests.system.processes import ANY_MACHINE, clean_environment, run_command
 
-REACHABLE = ("--set=intake.http=0.0.0.0:8920",)
+REACHABLE = ("--set=intake.http=0.0.0.0:0",)
 STRONG = f"--set=intake.token={secrets.token_hex(20)}"
 WEAK: dict[str, tuple[tuple[str, ...], str]] = {
     "a letter as the token": ((*REACHABLE, "--set=intake.token=x"), "intake.token"),
@@ -25,7 +25,7 @@ STRICT: dict[str, tuple[str, ...]] = {
 
 
 async def check(*arguments: str) -> tuple[int, str]:
-    environment = clean_environment(FORWARDER_GROWLYTICS__API_KEY=secrets.token_hex(20))
+    environment = clean_environment(**ANY_MACHINE, FORWARDER_GROWLYTICS__API_KEY=secrets.token_hex(20))
     code, out, err = await run_command("check-config", *arguments, environment=environment)
     return code, out + err
 

@@ -64,6 +64,12 @@ def test_without_tcp_it_says_so(addresses: Mapping[str, str], where: str, page: 
     ]
 
 
+def test_the_page_of_the_admin_listener_is_named_if_it_is_the_only_one() -> None:
+    addresses = {"unix": "/run/f/i.sock", "admin": "0.0.0.0:9920"}
+    assert three(addresses, admin__page="true")[1] == "http://127.0.0.1:9920/status (without names of events)"
+    assert three({**addresses, "http": "127.0.0.1:1"}, admin__page="true")[1] == "http://127.0.0.1:1/"
+
+
 def test_a_page_that_asks_for_the_token_says_so() -> None:
     assert three({"http": "127.0.0.1:1"}, intake__token="t" * 20)[1] == "http://127.0.0.1:1/ (asks for the token)"
 
