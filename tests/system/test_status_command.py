@@ -67,7 +67,7 @@ async def test_something_bad_fits_on_one_screen_and_has_exit_code_1(tmp_path: Pa
 async def test_colours_are_left_out_where_they_are_not_wanted(tmp_path: Path, variable: dict[str, str]) -> None:
     async with answering_with(LEAST | BAD) as url:
         command = [*COMMAND, "status", f"--url={url}"]
-        async with in_a_terminal(command, **variable) as terminal:
+        async with in_a_terminal(command, columns=100, lines=30, **variable) as terminal:
             assert await asyncio.wait_for(terminal.process.wait(), 60) == 1
             terminal.take()
     assert "BAD   The buffer is full." in terminal.written
