@@ -185,6 +185,12 @@ def settings_problems(status: Content, commands: Commands) -> Iterator[StatusPro
     if error := settings["error"]:
         what = "The settings that were read last cannot be used; the earlier ones stay in use."
         yield StatusProblem("reload_failed", "warn", what, error, "Fix them, and send SIGHUP again.", commands.reload)
+    for setting, fault in settings["file_faults"].items():
+        what = "A file that the settings name cannot be used; what was read from it before stays in use."
+        fix = (
+            f"Correct the file of `{setting}`, and let the daemon's user read it: it is read again within five seconds."
+        )
+        yield StatusProblem("file_unusable", "warn", what, f"{setting} {fault}", fix)
     if paths := settings["restart_needed"]:
         fix = (
             "Restart the daemon when it suits you: buffered events stay on disk."

@@ -269,6 +269,21 @@ async def type_drift(directory: Path) -> AsyncIterator[Situation]:
 
 
 @asynccontextmanager
+async def empty_key_file(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics refuses the key, and somebody who wanted to correct its file has emptied it."""
+    async with wrong_key(directory) as situation:
+        key_file = directory / "growlytics key"
+        key_file.write_text("")
+
+        async def is_noticed() -> bool:
+            return bool((await situation.daemon.status())["settings"]["file_faults"])
+
+        await until(is_noticed, "it has read the file again")
+        situation.words = (*situation.words, "growlytics.api_key_file")
+        yield situation
+
+
+@asynccontextmanager
 async def captive_portal(directory: Path) -> AsyncIterator[Situation]:
     """Something else answers in place of Growlytics, with web pages."""
     answers = [answer("200 OK", b"<html>Welcome to the hotel</html>", "Content-Type: text/html")]
@@ -347,7 +362,7 @@ async def full_disk(directory: Path) -> AsyncIterator[Situation]:
 
 
 OTHERS: Final[dict[str, State]] = {
-    each.__name__: each for each in (captive_portal, refusing_proxy, told_to_wait, full_disk)
+    each.__name__: each for each in (empty_key_file, captive_portal, refusing_proxy, told_to_wait, full_disk)
 }
 """More states, by their names."""
 STATES: Final[dict[str, State]] = {

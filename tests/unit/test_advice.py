@@ -51,6 +51,7 @@ WELL: Mapping[str, Any] = {
         "key_file": None,
         "token_file": None,
         "needs_token": False,
+        "file_faults": {},
     },
     "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
     "buffer": {
@@ -572,6 +573,13 @@ def test_settings_that_were_not_used_are_told() -> None:
     failed = {"settings": {"error": "no such setting", "restart_needed": ["intake.http", "buffer.kind"]}}
     assert only("reload_failed", failed)["cause"] == "no such setting"
     assert only("restart_needed", failed)["cause"] == "intake.http, buffer.kind"
+
+
+def test_a_key_that_cannot_be_read_is_a_cause_of_a_refused_key() -> None:
+    said = "names a file that cannot be read: Permission denied"
+    fault = {"settings": {"file_faults": {"growlytics.api_key_file": said}}}
+    assert only("auth", held("auth"), fault)["cause"].endswith(f"; growlytics.api_key_file {said}")
+    assert only("file_unusable", fault)["cause"] == f"growlytics.api_key_file {said}"
 
 
 def test_every_cause_and_reason_has_its_advice() -> None:
