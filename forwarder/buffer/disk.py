@@ -288,7 +288,8 @@ class DiskBuffer(LocalBuffer):
                 pulled.set_exception(result)
                 return
             is_free = event_id not in self._taken and event_id not in self._stay()
-            event = result.value.events[0] if result.value.events and is_free else None
+            found = self._reading.without_erased(result.value.events)
+            event = found[0] if found and is_free else None
             if event is not None:
                 self._ordering.discard(lambda each: each.id == event_id, {event_id})
                 self._reading.hide((event_id,))

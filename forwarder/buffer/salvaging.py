@@ -185,13 +185,14 @@ class Salvaging:
     async def _salvage(self, progress: Salvage) -> None:
         directory = self._database.directory
         assert directory is not None
-        opening = asyncio.ensure_future(asyncio.to_thread(DamagedFile, directory.path / progress.file))
-        try:
-            file = await asyncio.shield(opening)
-        except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
-            (await opening).close()
-            raise
-        self._open[progress.file] = file
+        async with self._portion:
+            opening = asyncio.ensure_future(asyncio.to_thread(DamagedFile, directory.path / progress.file))
+            try:
+                file = await asyncio.shield(opening)
+            except asyncio.CancelledError:  # its thread goes on, and nobody else would close what it opens
+                (await opening).close()
+                raise
+            self._open[progress.file] = file
         try:
             events = await self._restore_events(file, progress)
             letters = await self._restore_letters(file, progress)

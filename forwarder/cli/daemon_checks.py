@@ -4,6 +4,7 @@ What it answers is a stranger's text until shown otherwise: nothing is trusted, 
 `diagnosis`.
 """
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,12 +15,15 @@ from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonEr
 from forwarder.cli.machine import lock_holder, process_state
 from forwarder.text import printable
 
+_LATELY_SECONDS: Final = 60
 _MAX_PROBLEMS: Final = 10
 _MAX_NUMBER: Final = 10**15
 _MAX_CHARACTERS: Final = 500
 DIAGNOSED_PARTS: Final = "process,settings"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
 _MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
+_DEBUG_PATIENCE: Final = 3
+"""How much longer than for its status a daemon may take to show its inside, as it has answered once."""
 _MAX_DEBUG_BYTES: Final = 16 * 1024 * 1024
 _SHOWN_IN_STATUS: Final = {
     "buffer.directory": ("buffer", "directory"),
@@ -44,7 +48,7 @@ class DaemonFacts(NamedTuple):
     """Why there is no status."""
     is_silent: bool = False
     """Whether something accepted the question and did not answer it."""
-    socket: str | None = None
+    unix_socket: str | None = None
     """The Unix socket that was asked."""
     fix: str = ""
 
@@ -57,6 +61,19 @@ class DaemonFacts(NamedTuple):
     def shows_settings(self) -> bool:
         """Whether it shows all of its settings to this user."""
         return bool(self.debug.get("settings"))
+
+    @property
+    def other_host(self) -> str:
+        """The name of its machine or container, if that is not this one; empty if it is, or if it does not say."""
+        theirs = self.status.get("instance")
+        is_other = isinstance(theirs, str) and theirs != printable(socket.gethostname())
+        return _text(theirs) if is_other else ""
+
+    @property
+    def delivers(self) -> bool:
+        """Whether it has delivered something within the last minute."""
+        at = _number(_object(self.status.get("delivery")).get("last_delivery_at"))
+        return at is not None and abs(time.time() - at) < _LATELY_SECONDS
 
     def setting(self, path: str) -> str | None:
         """Return a setting of the daemon as text; None if it has none or does not say."""
@@ -80,10 +97,12 @@ def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
             error=printable(str(error), _MAX_CHARACTERS),
             fix=printable(fix[-1], _MAX_CHARACTERS) if fix else "",
             is_silent=isinstance(error, AnswerLostError),
-            socket=daemon.place.unix_socket,
+            unix_socket=daemon.place.unix_socket,
         )
     try:
-        inside = daemon.get(f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=seconds)
+        inside = daemon.get(
+            f"/v1/debug?parts={parts}", max_answer_bytes=_MAX_DEBUG_BYTES, answer_seconds=_DEBUG_PATIENCE * seconds
+        )
         if inside.status != 200:
             raise daemon.refused(inside)
     except DaemonError as error:
@@ -109,7 +128,7 @@ def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Check
 
 def holder_of(found: DaemonFacts, directory: str | None) -> int | None:
     """Return the process that uses the buffer's directory, or the one that the Unix socket is in, as auto puts it."""
-    beside = None if found.socket is None else str(Path(found.socket).parent)
+    beside = None if found.unix_socket is None else str(Path(found.unix_socket).parent)
     return next((each for each in map(lock_holder, filter(None, (directory, beside))) if each is not None), None)
 
 

@@ -5,6 +5,8 @@ cannot be verified, a second connection that trusts anybody shows it. Nothing bu
 that tells nothing, is sent over such a connection. Used by `probing` and `clock`.
 """
 
+import errno
+import os
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -101,6 +103,8 @@ def check_tls(handshakes: Sequence[Handshake], trust: Trust, *, host: str) -> Ch
     described = _described(shown)
     if trust.fault:
         text = f"growlytics.ca_file {trust.fault}" + (f"; the certificate that came: {described}" if described else "")
+        if os.strerror(errno.EACCES) in trust.fault and os.geteuid() != 0:  # the daemon's user may well read it
+            return Checked("tls", "warn", text, "run this as the daemon's user or root to try it", facts)
         return Checked("tls", "fail", text, "correct growlytics.ca_file, or leave it out", facts)
     if bad:
         text = f"{shown.why}{where}" + (f": {described}" if described else "")

@@ -118,10 +118,11 @@ def endpoint(url: str, *, setting: str = "growlytics.url") -> Endpoint:
     """Return where a URL of the settings leads."""
     parts = urlsplit(url)
     is_tls = parts.scheme == "https"
+    port = (443 if is_tls else 80) if parts.port is None else parts.port
     login = None
     if parts.username is not None or parts.password is not None:
         login = Secret(f"{unquote(parts.username or '')}:{unquote(parts.password or '')}")
-    return Endpoint(_ascii_host(parts.hostname or ""), parts.port or (443 if is_tls else 80), is_tls, setting, login)
+    return Endpoint(_ascii_host(parts.hostname or ""), port, is_tls, setting, login)
 
 
 def _ascii_host(host: str) -> str:

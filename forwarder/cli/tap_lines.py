@@ -86,10 +86,10 @@ def for_people(line: TapLine, raw: bytes) -> Iterator[str]:
     ).rstrip()
     if line.customer is not None:
         yield f"    customer: {printable(line.customer, _MAX_CUSTOMER_CHARACTERS)}"
-        if line.event_bytes is None:
-            yield f"    event:    {fit_to_show(_members(raw)['event'])}"
-        else:
+        if line.event_bytes is not None:
             yield f"    event:    {line.event_bytes} bytes, too many to show"
+        elif (event := _members(raw).get("event")) is not None:
+            yield f"    event:    {fit_to_show(event)}"
     if line.answer is not None:
         yield f"    answer:   {printable(line.answer, _MAX_ANSWER_CHARACTERS)}"
 

@@ -54,14 +54,22 @@ def find_events(transaction: Transaction, *, customer: bytes, after_id: int, up_
     return RowsFound(found, rows[-1][0] if len(rows) == _LOOKED_AT else None)
 
 
-def remove_events(transaction: Transaction, rows: Sequence[tuple[int, int]], *, count: events.RowCount) -> None:
-    """Remove events, given by id and size, and overwrite them."""
+def remove_events(
+    transaction: Transaction, found: Sequence[tuple[int, int]], *, count: events.RowCount
+) -> Sequence[int]:
+    """Remove those events, given by id and size, that are still there, overwrite them, and return their ids.
+
+    The others were acked since they were found.
+    """
+    there = events.are_held(transaction, [event_id for event_id, _ in found])
+    rows = [row for row in found if row[0] in there]
     transaction.overwrite()
     count.removing(transaction, rows)
     marks.write(transaction, {event_id: None for event_id, _ in rows})
     transaction.count("buffered", -len(rows))
     transaction.count("buffered_bytes", -sum(size for _, size in rows))
     transaction.count("dropped.erased", len(rows))
+    return [event_id for event_id, _ in rows]
 
 
 def find_letters(transaction: Transaction, *, customer: bytes, after_place: int, up_to: int) -> RowsFound:

@@ -121,6 +121,15 @@ def is_held(transaction: Transaction, event_id: int) -> bool:
     return transaction.connection.execute("SELECT 1 FROM events WHERE id = ?", (event_id,)).fetchone() is not None
 
 
+def are_held(transaction: Transaction, ids: Sequence[int]) -> set[int]:
+    """Return those of these ids that events have."""
+    found: set[int] = set()
+    for portion in portions(ids):
+        statement = f"SELECT id FROM events WHERE id IN ({repeated('?', len(portion))})"  # noqa: S608
+        found.update(event_id for (event_id,) in transaction.connection.execute(statement, portion))
+    return found
+
+
 def event_of(row: Sequence[Any]) -> Event | None:
     """Return the event of a row; None if the row was altered. Tables before version 6 have no column `kind`."""
     event_id, customer, name, body, accepted_at, checksum, *later = row

@@ -35,6 +35,8 @@ READ_SECONDS: Final = 3.0
 """How long a read waits for a line."""
 GATHER_SECONDS: Final = 0.25
 """How long a read that has a line waits for more: at a hundred events a second each read would have one otherwise."""
+_MAX_BYTES_A_CHARACTER: Final = 4
+"""Of a text in memory, each character of which takes as much as the largest one."""
 _ID_BITS: Final = 59
 """An id has at most 18 digits. It is not guessed: who may read a tap and does not know its id opens another."""
 
@@ -271,7 +273,7 @@ class Taps:
 def _with_payload(plain: Line, event: Event, answer: bytes) -> tuple[Line, int]:
     """Return a line with the values of an event, and about how many bytes it takes."""
     line = {**plain, "customer": _text(event.customer)}
-    size = LINE_BYTES + len(event.customer)
+    size = LINE_BYTES + _MAX_BYTES_A_CHARACTER * len(event.customer)
     if len(event.body) <= MAX_EVENT_BYTES:
         line["event"] = orjson.Fragment(event.body)
         size += len(event.body)
@@ -279,8 +281,8 @@ def _with_payload(plain: Line, event: Event, answer: bytes) -> tuple[Line, int]:
         line["event"] = None
         line["event_bytes"] = len(event.body)
     if answer:
-        line["answer"] = answer[:MAX_ANSWER_BYTES].decode(errors="replace")
-        size += MAX_ANSWER_BYTES
+        line["answer"] = text = answer[:MAX_ANSWER_BYTES].decode(errors="replace")
+        size += _MAX_BYTES_A_CHARACTER * len(text)
     return line, size
 
 

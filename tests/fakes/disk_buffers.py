@@ -14,7 +14,7 @@ from forwarder.buffer.disk import WINDOW_BYTES, DiskBuffer
 from forwarder.buffer.fates import DeadLettered, HandedOver
 from forwarder.database import events as rows
 from forwarder.database.connection import DamagedError, Database
-from forwarder.event import Event, EventIds
+from forwarder.event import Event, EventIds, LaneOf, by_customer
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import BufferSettings, DeadLettersSettings, ReceiptsSettings
@@ -97,13 +97,14 @@ async def open_disk(
     window_bytes: int = WINDOW_BYTES,
     first_id: int = 1,
     inline: bool = True,
+    of: type[Database] = Database,
+    lane_of: LaneOf = by_customer,
     serve: bool = True,
     remembered: Callable[[], Notes] = lambda: NO_NOTES,
     **database_options: Any,
 ) -> AsyncIterator[OpenDisk]:
     """Open the buffer that is in a directory; at the end close it, as an orderly stop does."""
-    make = inline_database if inline else Database
-    database = make(directory, **database_options)
+    database = inline_database(directory, of=of, **database_options) if inline else of(directory, **database_options)
     telemetry = Telemetry()
     ids = EventIds(first_id)
     buffer = DiskBuffer(
@@ -114,6 +115,7 @@ async def open_disk(
         receipts=Receipts(ReceiptsSettings(), clock=time.time),
         clock=asyncio.get_running_loop().time,
         next_id=ids.__next__,
+        lane_of=lane_of,
         window_bytes=window_bytes,
         remembered=remembered,
     )

@@ -20,7 +20,7 @@ from tests.system.browser import Page, browsing
 from tests.system.png import smaller
 from tests.system.processes import Daemon, Sandbox, running_daemon, running_sandbox, until
 
-HEIGHT: Final = 1200
+HEIGHT: Final = 900
 TURN_SECONDS: Final = 0.25
 LONG_SECONDS: Final = 300
 NAMES: Final = ("Product Viewed", "Add To Cart", "Search", "Order Completed", "App Opened", "Coupon Applied")

@@ -3,6 +3,7 @@
 Used by the tests that play on-call, with the command and with a browser, and by the screenshots.
 """
 
+import asyncio
 import os
 import socket
 import sys
@@ -68,14 +69,45 @@ def environment() -> dict[str, str]:
     return clean_environment(PATH=path)
 
 
+async def typed(command: str, *, cwd: Path, **more: str) -> tuple[int, str, str]:
+    """Type a command into a shell, as it stands, and return exit code, output and errors. `more` is for its environment.
+
+    There is a terminal to type at, and a question is answered with yes.
+    """
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, b"y\n")
+    process = await asyncio.create_subprocess_shell(
+        command,
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment() | more,
+        cwd=cwd,
+    )
+    try:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+    finally:
+        os.close(terminal)
+        os.close(keyboard)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
 async def post(
-    daemon: Daemon, number: int, *, customer: str | None = None, status: int = 200, **attributes: Any
+    daemon: Daemon,
+    number: int,
+    *,
+    customer: str | None = None,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **attributes: Any,
 ) -> None:
     """Post the example event of this number, of a customer of its own unless one is given."""
     event = example_event(number) | {"customerId": customer or f"customer-{number}"}
     if attributes:
         event["attributes"] = attributes
-    async with daemon.http.post(f"{daemon.base}/track/event", json=event) as response:
+    async with daemon.http.post(f"{daemon.base}/track/event", json=event, headers=headers) as response:
         assert response.status == status, await response.text()
 
 

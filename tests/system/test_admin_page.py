@@ -99,7 +99,8 @@ async def status_with(daemon: Daemon, *kinds: str) -> dict[str, Any] | None:
 async def test_the_page_comes_and_goes_with_its_setting_and_changes_nothing_else(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[admin]\npage = false\n")
-    async with running_daemon(tmp_path, "http://127.0.0.1:9/track/event", config=config) as daemon:
+    settings = {"config": config, "shutdown__accept_seconds": 60}
+    async with running_daemon(tmp_path, "http://127.0.0.1:9/track/event", **settings) as daemon:
         code, content_type, text = await asked(daemon, "/")
         assert (code, content_type) == (200, "text/html; charset=utf-8")
         assert re.findall('href="(\\w+)"', text) == ["metrics", "livez", "readyz"]
@@ -116,6 +117,15 @@ async def test_the_page_comes_and_goes_with_its_setting_and_changes_nothing_else
         for path in ("/v1/status", "/v1/events/1", "/openapi.yaml"):
             assert (await asked(daemon, path))[0] == 404
         assert [(await asked(daemon, path))[0] for path in ("/metrics", "/livez", "/readyz", "/healthz")] == [200] * 4
+
+        daemon.process.send_signal(signal.SIGTERM)
+        await until(lambda: is_stopping(daemon), "the page says that the daemon stops")
+        assert await shows_page(daemon)
+
+
+async def is_stopping(daemon: Daemon) -> bool:
+    status = json.loads((await asked(daemon, "/status.json"))[2])
+    return bool(status["headline"]["state"] == "stopping")
 
 
 async def shows_page(daemon: Daemon) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.other_users import NEEDS_ROOT
-from tests.fakes.raw_server import answer, answering, raw_server
+from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.hanging_disks import hanging_disk
 from tests.system.processes import (
     COMMAND,
@@ -230,6 +230,24 @@ async def test_settings_of_this_command_that_the_daemon_does_not_use_are_told(tm
     assert "CANARY" not in other.text
 
 
+async def test_a_server_that_dislikes_the_harmless_request_but_takes_events_is_a_warning(tmp_path: Path) -> None:
+    async def picky(connection: Connection) -> None:
+        while (request := await connection.request()) is not None:
+            if request.line.startswith("HEAD"):
+                await connection.close()
+                return
+            await connection.send(answer("200 OK", b'{"success":true}', "Content-Type: application/json"))
+
+    async with raw_server(picky) as server, running_daemon(tmp_path, server.url) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+        await until(daemon.drained, "it is delivered")
+        found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("answer")["result"] == "warn"
+    assert found.one("answer")["text"].endswith("but the daemon delivers")
+    assert found.code == 0
+
+
 # The disk
 
 
@@ -328,6 +346,17 @@ async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Pa
 # Daemons that do not answer
 
 
+async def test_events_that_wait_for_a_daemon_are_told(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE, shutdown__drain_seconds=0) as daemon:
+        for number in range(3):
+            async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(number)) as response:
+                assert response.status == 200
+        assert await daemon.stop() == 0
+    found = await diagnosed(*settings(tmp_path))
+    assert found.one("buffer")["text"] == f"3 events wait in {tmp_path}/buffer, and nobody delivers them"
+    assert found.one("buffer")["facts"]["events"] == 3
+
+
 async def test_a_process_that_uses_the_directory_but_does_not_answer_is_told(tmp_path: Path) -> None:
     off = {"intake__http": "", "control__socket": "", "intake__unix_socket": tmp_path / "other.sock"}
     async with running_daemon(tmp_path, NOWHERE, **off) as daemon:
@@ -374,6 +403,14 @@ async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tm
         assert "\x1b" not in out + err
         assert len(out) < 20_000
         assert "Traceback" not in err
+
+
+async def test_of_a_daemon_on_another_machine_the_disk_is_not_looked_for_here(tmp_path: Path) -> None:
+    status = {"state": "ready", "ledger": {}, "instance": "elsewhere\x1b", "buffer": {"directory": "/proc/nowhere"}}
+    async with raw_server(answering(answer("200 OK", json.dumps(status).encode()))) as server:
+        found = await diagnosed(f"--url=http://127.0.0.1:{server.port}", f"--set=growlytics.url={NOWHERE}")
+    assert found.untried["disk"] == "the daemon runs on elsewhere\\x1b, which has a disk of its own"
+    assert any("may be another than the one tried here" in each["text"] for each in found.of("settings"))
 
 
 async def test_it_ends_when_nobody_reads_its_lines(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Somebody is on call: the status names the cause in words, its commands work as typed, and the fix ends the state."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,7 @@ from typing import Any
 import pytest
 
 from tests.system.processes import Daemon, until
-from tests.system.states import STATES, Situation, environment
-
-
-async def typed(command: str, *, cwd: Path) -> tuple[int, str, str]:
-    """Type a command into a shell, as it stands, and return exit code, output and errors."""
-    process = await asyncio.create_subprocess_shell(
-        command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-        cwd=cwd,
-    )
-    async with asyncio.timeout(60):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+from tests.system.states import STATES, Situation, typed
 
 
 async def status_of(daemon: Daemon, *, cwd: Path) -> tuple[int, dict[str, Any]]:

@@ -284,7 +284,9 @@ async def test_with_a_token_it_shows_nothing_before_that_is_given_and_says_when_
         await page.until_shown("This daemon asks for its token.", "h1")
         assert "Not For All" not in await page.value("document.documentElement.outerHTML")
         assert not await page.text("main")
-        assert not [line for line in daemon.lines if "token" in line["message"]], "the page itself is no intruder"
+        assert not [line for line in daemon.lines if "intake.token" in line["message"]], (
+            "the page itself is no intruder"
+        )
         seen = "document.dispatchEvent(new Event('visibilitychange')), asking"
         assert await page.value(seen) is False, "it asks nothing that would be refused"
         assert page.complaints == []

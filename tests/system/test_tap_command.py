@@ -97,10 +97,16 @@ async def test_in_a_terminal_it_shows_events_in_columns_until_ctrl_c(tmp_path: P
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_ends_it_cleanly_also_while_nobody_reads_its_output(tmp_path: Path, number: int) -> None:
     async with running_daemon(tmp_path, NOWHERE) as daemon, tapping(daemon, "--json") as process:
+        output = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio reads ahead otherwise
+        output.pause_reading()
         for each in range(20):
             await posted(daemon, each, attributes={"filler": "x" * 10_000})
         process.send_signal(number)
-        assert await ended(process) == (0, "")
+        assert process.stderr is not None
+        async with asyncio.timeout(30):
+            assert await process.stderr.read() == b""
+        output.resume_reading()
+        assert await process.wait() == 0
         await until(lambda: logged(daemon, ENDED), "the daemon knows that nobody watches")
         assert logged(daemon, ENDED)[0]["reason"] == "closed"
 
@@ -153,12 +159,12 @@ async def test_an_output_that_is_not_read_loses_lines_that_are_counted_and_the_d
         running_daemon(tmp_path, sandbox.url) as daemon,
         tapping(daemon, "--json") as process,
     ):
-        assert process.stdout is not None
-        process.stdout._transport.pause_reading()  # type: ignore[attr-defined]  # else asyncio reads ahead
+        output = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # asyncio reads ahead otherwise
+        output.pause_reading()
         for each in range(300):
             await posted(daemon, each, attributes={f"filler {number}": "x" * 1000 for number in range(20)})
         await until(daemon.drained, "all are delivered")
-        process.stdout._transport.resume_reading()  # type: ignore[attr-defined]
+        output.resume_reading()
         last = await posted(daemon, name="last")
         lines = [await next_line(process)]
         while lines[-1].get("id") != last or lines[-1]["outcome"] != "delivered":

@@ -29,6 +29,7 @@ class LanesAgainstModel(RuleBasedStateMachine):
         self.waiting: list[int] = []  # in the buffer
         self.going_back: list[Event] = []
         self.ended: list[int] = []
+        self.pulled: set[int] = set()
         self.started: list[Lane] = []
         self.revoked: list[Lane] = []  # an attempt was under way, and still is
         self.due: dict[str | int, float] = {}  # of the lanes that are parked
@@ -177,7 +178,8 @@ class LanesAgainstModel(RuleBasedStateMachine):
             if any(taken.event.customer in customers for taken in lane.events)
         ]
         events = [taken.event for lane in gone for taken in lane.events]
-        self.lanes.revoke(customers)
+        under_way = [lane.first.event for lane in gone if lane in self.started]
+        assert sorted(ids(self.lanes.revoke(customers))) == sorted(ids(under_way))
         self.waiting = sorted([*self.waiting, *ids(events)])
         self.revoked += [lane for lane in gone if lane in self.started]
         self.started = [lane for lane in self.started if lane not in gone]
@@ -198,6 +200,30 @@ class LanesAgainstModel(RuleBasedStateMachine):
             assert not getattr(self.lanes, how)(lane)
         assert list(lane.events) == before
         assert (lane in self.ready()) == bool(before)
+
+    @precondition(lambda self: self.lanes.events)
+    @rule(place=places)
+    def pull(self, place: int) -> None:
+        """An event that waits leaves from its place, whatever its lane does; the others keep their order."""
+        inside = [taken.event.id for lane in self.lanes._lanes.values() for taken in lane.events]
+        event_id = inside[place % len(inside)]
+        found = self.lanes.find(event_id)
+        assert found is not None
+        lane, at = found
+        assert self.lanes.is_under_way(lane, at) == (lane in self.started and at == 0)
+        if self.lanes.is_under_way(lane, at):
+            return
+        others = [taken for taken in lane.events if taken.event.id != event_id]
+        taken = self.lanes.pull(lane, at)
+        assert taken.event.id == event_id
+        assert list(lane.events) == others
+        assert self.lanes.find(event_id) is None
+        self.ended.append(event_id)
+        self.pulled.add(event_id)
+        if at == 0 and lane not in self.started and lane not in self.revoked:
+            self.due.pop(lane.key, None)
+            self.probed = [one for one in self.probed if one is not lane]
+            assert (lane in self.ready()) == bool(others)
 
     @rule(seconds=st.integers(0, 3))
     def time_passes(self, seconds: int) -> None:
@@ -296,7 +322,8 @@ class LanesAgainstModel(RuleBasedStateMachine):
         if self.ordered:
             for customer in CUSTOMERS:
                 own = [event_id for event_id in self.ended if self.events[event_id - 1].customer == customer]
-                assert own == sorted(own)
+                in_turn = [event_id for event_id in own if event_id not in self.pulled]
+                assert in_turn == sorted(in_turn)
 
 
 TestLanesAgainstModel = LanesAgainstModel.TestCase

@@ -303,6 +303,8 @@ courses = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.lists(st.sampled_from(CUSTOMERS), min_size=1, max_size=8), instances),
         st.tuples(st.just("move"), some_customers, st.one_of(instances, st.none())),
+        st.tuples(st.just("erase"), st.sampled_from(CUSTOMERS), instances),
+        st.tuples(st.just("bury"), st.integers(0, 40), instances),
         st.tuples(st.just("wait"), st.floats(0.0, 0.3)),
         st.tuples(st.just("wait"), st.floats(0.0, 5.0)),
     ),
@@ -330,7 +332,9 @@ def test_no_event_is_lost_and_order_is_kept_whatever_is_revoked_and_when(
 
 
 @in_virtual_time
-async def run_course(course: list[Any], *, order: str, on_ambiguous: str, breaker_failures: int) -> None:
+async def run_course(  # noqa: C901 - a branch for each thing that may happen
+    course: list[Any], *, order: str, on_ambiguous: str, breaker_failures: int
+) -> None:
     async with fleet(order=order, on_ambiguous=on_ambiguous, breaker_failures=breaker_failures) as both:
         both.outcome = lambda: random.choice(OUTCOMES)
         both.seconds = lambda: random.choice([0.0, 0.001, 0.01, 0.3, 2.0])
@@ -342,15 +346,24 @@ async def run_course(course: list[Any], *, order: str, on_ambiguous: str, breake
             await both.store.move(customers, None if to is None else both.buffers[to])
             moving.difference_update(customers)
 
-        for what, *how in course:
+        async def act(what: str, how: list[Any]) -> None:
             if what == "put":
                 await both.put(how[0], by=how[1])
+            elif what == "erase":
+                owner = both.store.owner(how[0])
+                if owner is not None and how[0] not in moving:
+                    await owner.erase(how[0])
+            elif what == "bury":
+                await both.deliveries[how[1]].bury(1 + how[0] % max(1, len(both.customers)))
             elif what == "move":
                 customers = how[0] - moving
-                moving |= customers
+                moving.update(customers)
                 moves.append(asyncio.create_task(move(customers, how[1])))
             else:
                 await asyncio.sleep(how[0])
+
+        for what, *how in course:
+            await act(what, how)
         await asyncio.gather(*moves)
         both.outcome = lambda: DELIVERED
         for customer in CUSTOMERS:
@@ -367,4 +380,4 @@ async def run_course(course: list[Any], *, order: str, on_ambiguous: str, breake
         ledger = both.buffers[0].ledger()
         assert ledger.accepted == len(both.customers)
         assert ledger.delivered <= len(firsts(both.arrived))
-        assert ledger.delivered + sum(ledger.dead_lettered.values()) == ledger.accepted
+        assert ledger.delivered + sum(ledger.dead_lettered.values()) + ledger.dropped["erased"] == ledger.accepted
