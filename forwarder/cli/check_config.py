@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from forwarder.cli import EXIT_CONFIGURATION, EXIT_OK
 from forwarder.cli.options import add_config_arguments
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from forwarder.cli.checks import Checked
     from forwarder.cli.needs import Finding
     from forwarder.settings import GrowlyticsSettings, Settings
-
-_STEPS_OF_THE_PROXY: Final = frozenset({"dns", "connect", "proxy"})
-"""If there is a proxy, it is the one whose name is looked up, and to which a connection is made."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +89,8 @@ def _findings_of(steps: "list[Checked]", *, has_proxy: bool) -> "Iterator[Findin
 
     for each in steps:
         if each.result in {"fail", "warn"}:
-            is_proxy = has_proxy and each.check in _STEPS_OF_THE_PROXY
+            # If there is a proxy, it is the one whose name is looked up, and to which a connection is made.
+            is_proxy = has_proxy and each.check != "tls"
             setting = "growlytics.proxy" if is_proxy else "growlytics.url"
             text = f"{each.text}; {each.fix}" if each.fix else each.text
             yield Finding(setting, text, is_problem=each.result == "fail")

@@ -211,6 +211,8 @@ class Daemon:
             return ""
         if self._barred:
             return f"run it with sudo, or as the daemon's user, to use {self._barred}"
+        if status == 401 and self.place.token is not None:
+            return "the token that was sent is not the daemon's: correct it, or use --unix-socket"
         if status == 401:
             return f"{self.place.token_fault}; {UNAUTHORIZED_FIX}" if self.place.token_fault else UNAUTHORIZED_FIX
         return FORBIDDEN_FIX if self.place.unix_socket is not None else ""

@@ -8,16 +8,17 @@ mostly none of the daemon's environment. Used by `diagnose` and `bundle`.
 import argparse
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import attrs
 
 from forwarder import places
 from forwarder.cli import daemon_checks, machine
-from forwarder.cli.checks import Checked
+from forwarder.cli.checks import Checked, counted
 from forwarder.cli.daemon import Daemon
 from forwarder.cli.daemon_checks import DIAGNOSED_PARTS, DaemonFacts, look
 from forwarder.cli.finding import UnusableError, find
@@ -26,8 +27,13 @@ from forwarder.cli.streams import within
 from forwarder.masking import Masking
 from forwarder.settings import Problem, Settings, Tried, secrets, try_to_load
 from forwarder.settings.sections import BufferKind
+from forwarder.text import printable
 from forwarder.words import WAY_STEPS
 
+if TYPE_CHECKING:
+    from forwarder.database.elsewhere import LeftBehind
+
+_BUFFER_FILE: Final = "buffer.db"
 _MAX_PROBLEMS: Final = 20
 _DENIED: Final = os.strerror(13)
 
@@ -104,6 +110,8 @@ def diagnose(read: ReadSettings, found: DaemonFacts, *, seconds: float) -> Itera
         yield Checked("settings", "warn", text, "run this there: in its container, or on its machine")
     directory = settings.buffer.directory if settings.buffer.kind == "disk" else None
     yield from daemon_checks.check_daemon(found, directory=directory)
+    if not found.status and directory is not None:
+        yield from _check_waiting(directory, seconds)
     denied = [each for each in read.tried.problems if _is_denied(each) and "api_key" in each.path]
     yield daemon_checks.check_key(
         found, has_key=settings.growlytics.api_key is not None, fault=str(denied[0]) if denied else ""
@@ -124,6 +132,24 @@ def diagnose(read: ReadSettings, found: DaemonFacts, *, seconds: float) -> Itera
     else:
         yield from machine.check_disk(settings, seconds=seconds, daemon_runs=bool(found.status))
     yield machine.check_descriptors(settings, found.descriptors)
+
+
+def _check_waiting(directory: str, seconds: float) -> Iterator[Checked]:
+    """Say how many events wait for a daemon, if any do and this user may see it."""
+
+    def look_there() -> "LeftBehind | None":
+        if not os.path.lexists(os.path.join(directory, _BUFFER_FILE)):  # noqa: PTH118 - it is text
+            return None
+        from forwarder.database.elsewhere import look_at  # few need it, and it takes a while
+
+        return look_at(Path(directory))
+
+    with suppress(TimeoutError, OSError):  # the disk hangs, as its own check will say
+        waiting = within(seconds, look_there, name="buffer")
+        if waiting is not None:
+            text = f"{counted(waiting.events, 'event')} wait in {printable(directory, 200)}, and nobody delivers them"
+            facts = {"directory": printable(directory, 200), "events": waiting.events}
+            yield Checked("buffer", "warn", text, "start the daemon with this buffer.directory", facts)
 
 
 def _check_settings(read: ReadSettings, found: DaemonFacts) -> Iterator[Checked]:

@@ -1,4 +1,4 @@
-"""What commands share, besides the daemon: settings, the environment of TLS, output, the event loop.
+"""What commands share, besides the daemon: arguments, the environment of TLS, output, the event loop.
 
 Every command imports this module, and `healthcheck` must start fast, so it imports little.
 """
@@ -14,13 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
-from forwarder.cli import EXIT_CONFIGURATION
 from forwarder.places import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
     import asyncio
 
-    from forwarder.settings import Settings
     from forwarder.words import LoopName
 
 KEY_LOG: Final = "SSLKEYLOGFILE"
@@ -29,7 +27,7 @@ LINE_SECONDS: Final = 5
 """How often progress is shown, at most: on a terminal, and elsewhere."""
 
 
-# Settings
+# Arguments
 
 
 def add_config_arguments(parser: argparse._ActionsContainer) -> None:
@@ -45,52 +43,6 @@ def add_config_arguments(parser: argparse._ActionsContainer) -> None:
         default=[],
         help="one setting, which overrides the file and the environment; may be repeated",
     )
-
-
-def load_settings(args: argparse.Namespace, *, require_api_key: bool) -> "Settings":
-    """Return the settings from the arguments and the environment; print warnings on standard error.
-
-    If there are errors, print all of them there and exit with 78.
-    """
-    from forwarder.settings import SettingsError, load
-
-    try:
-        loaded = load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=require_api_key)
-    except SettingsError as error:
-        _warn(error.warnings)
-        raise _refused([str(problem) for problem in error.problems]) from None
-    settings = loaded.settings
-    _warn((*loaded.warnings, *_tls_warnings(settings)))
-    if require_api_key and settings.contract.types_file is not None:
-        from forwarder.attribute_types import types_file
-
-        try:
-            types_file.read(settings.contract.types_file)
-        except types_file.TypesFileError as error:
-            raise _refused([f"contract.types_file: {problem}" for problem in error.problems]) from None
-    return settings
-
-
-def _tls_warnings(settings: "Settings") -> Iterator[str]:
-    """Yield warnings about TLS. Exit if TLS cannot be used at all, as the libraries do not even start then."""
-    yield from key_log_warnings(os.environ)
-    if fault := tls_fault():
-        raise _refused([fault])
-    if settings.growlytics.url.startswith("https:") and settings.growlytics.ca_file is None:
-        yield from certificate_warnings(os.environ)
-
-
-def _refused(problems: list[str]) -> SystemExit:
-    """Print all problems; return the exception that ends the command."""
-    print(f"configuration: {len(problems)} problem{'' if len(problems) == 1 else 's'}:", file=sys.stderr)
-    for problem in problems:
-        print(f"  {problem}", file=sys.stderr)
-    return SystemExit(EXIT_CONFIGURATION)
-
-
-def _warn(warnings: tuple[str, ...]) -> None:
-    for warning in warnings:
-        print(f"configuration: warning: {warning}", file=sys.stderr)
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forwarder import places
-from forwarder.places import DEFAULT_CONTROL_SOCKETS
 from forwarder.settings.sections import Settings
-
-__all__ = ["DEFAULT_CONTROL_SOCKETS", "control_socket"]
 
 
 def control_socket(settings: Settings, environ: Mapping[str, str]) -> Path | None:

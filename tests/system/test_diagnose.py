@@ -346,6 +346,17 @@ async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Pa
 # Daemons that do not answer
 
 
+async def test_events_that_wait_for_a_daemon_are_told(tmp_path: Path) -> None:
+    async with running_daemon(tmp_path, NOWHERE, shutdown__drain_seconds=0) as daemon:
+        for number in range(3):
+            async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(number)) as response:
+                assert response.status == 200
+        assert await daemon.stop() == 0
+    found = await diagnosed(*settings(tmp_path))
+    assert found.one("buffer")["text"] == f"3 events wait in {tmp_path}/buffer, and nobody delivers them"
+    assert found.one("buffer")["facts"]["events"] == 3
+
+
 async def test_a_process_that_uses_the_directory_but_does_not_answer_is_told(tmp_path: Path) -> None:
     off = {"intake__http": "", "control__socket": "", "intake__unix_socket": tmp_path / "other.sock"}
     async with running_daemon(tmp_path, NOWHERE, **off) as daemon:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.cli import check_config
-from forwarder.cli.options import add_config_arguments, load_settings
+from forwarder.cli.options import add_config_arguments
 
 KEY = "sk-THE-KEY-ITSELF"
 
@@ -140,14 +140,6 @@ def test_settings_that_let_strangers_in_are_warned_of_on_a_line_each_and_are_no_
     assert token.startswith("configuration: warning: intake.token: the token has fewer than 16 characters")
     assert host.startswith('configuration: warning: intake.allowed_hosts has "*"')
     assert "q0q" not in err
-
-
-def test_a_command_that_sends_nothing_needs_no_key() -> None:
-    parser = argparse.ArgumentParser()
-    add_config_arguments(parser)
-    settings = load_settings(parser.parse_args(["--set", "loop=asyncio"]), require_api_key=False)
-    assert settings.growlytics.api_key is None
-    assert settings.loop == "asyncio"
 
 
 def test_overrides_of_one_command_line_do_not_leak_into_the_next() -> None:

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from forwarder.cli.daemon import HostPort, described_errors, url_argument
+from forwarder.cli.daemon import Daemon, HostPort, Place, UnreachableError, described_errors, url_argument
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,29 @@ def test_an_answer_cannot_play_with_the_terminal() -> None:
 @pytest.mark.parametrize("content", [{}, {"errors": None}, {"errors": "no"}, {"errors": ["no"]}])
 def test_an_answer_of_another_shape_has_no_errors(content: dict[str, object]) -> None:
     assert described_errors(content) == []
+
+
+TCP = HostPort("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "place", "fix"),
+    [
+        (401, Place(TCP), "use --unix-socket, or --token-file if the daemon has a token"),
+        (401, Place(TCP, token="T"), "the token that was sent is not the daemon's: correct it, or use --unix-socket"),
+        (401, Place(TCP, token_fault="it is gone"), "it is gone; use --unix-socket, or --token-file if"),
+        (403, Place(None, "/i"), "run it with sudo or as one of them, or use --token-file if the daemon has a token"),
+        (403, Place(TCP), ""),
+        (422, Place(TCP), ""),
+    ],
+)
+def test_who_is_not_let_in_is_told_what_to_do(status: int, place: Place, fix: str) -> None:
+    found = Daemon(place).fix_for(status)
+    assert found.startswith(fix)
+    assert bool(found) is bool(fix)
+
+
+def test_where_no_daemon_is_all_places_are_on_one_line_while_it_asks_again_and_in_a_list_at_the_end() -> None:
+    error = UnreachableError(["a: gone", "b: closed"], fix="start it")
+    assert str(error) == "no daemon can be reached: a: gone; b: closed"
+    assert error.explained == "no daemon can be reached; tried, in this order:\n  a: gone\n  b: closed\nstart it"
