@@ -204,6 +204,9 @@ class Intakes:
         }
         self._opened: list[HttpIntake | LinesIntake | DatagramIntake] = []
         self._paths: list[Path] = []
+        self._control_path: Path | None = None
+        """None while there is no control socket."""
+        self._control_group: int | None = None
         self.addresses: dict[str, str] = {}
         """The addresses of the open intakes, by their names."""
 
@@ -231,11 +234,15 @@ class Intakes:
             if settings.control.socket is not None:
                 self._telemetry.control_socket_unusable("the app has a socket in buffer.directory")
             return
+        if path in self._paths:
+            self._telemetry.control_socket_unusable(f"control.socket: {path} is the path of a socket for apps, too")
+            return
         try:
             listener = bind_unix(path, mode=_CONTROL_MODE, setting="control.socket")
         except CannotBindError as error:
             self._telemetry.control_socket_unusable(str(error))
             return
+        self._control_path = path
         self._paths.append(path)
         self._share_control(settings)
         await self._control.open(listener)
@@ -243,11 +250,14 @@ class Intakes:
 
     def _share_control(self, settings: Settings) -> None:
         """Let the group of these settings connect to the control socket, and nobody else but its owner."""
-        if (path := control_socket(settings, os.environ)) in self._paths:
-            try:
-                share_unix(path, group=settings.control.group.number if settings.control.group else None)
-            except OSError as error:
-                self._telemetry.control_group_unusable(error)
+        group = settings.control.group.number if settings.control.group else None
+        if self._control_path is None or group == self._control_group:
+            return
+        self._control_group = group
+        try:
+            share_unix(self._control_path, group=group)
+        except OSError as error:
+            self._telemetry.control_group_unusable(error)
 
     async def stop(self) -> None:
         """Accept no more events, and return when all that came is answered. The sockets' files stay.

@@ -75,7 +75,8 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
     def control_group_unusable(self, error: OSError) -> None:
         """The control socket cannot be opened to the group of the settings."""
         log.warning(
-            "the members of control.group cannot use the control socket: the daemon's user must be one of them",
+            "the control socket cannot be given to control.group: the daemon's user must be a member of that, and the "
+            "socket still in its place",
             extra={"fields": {"error": error.strerror or str(error)}},
         )
 
