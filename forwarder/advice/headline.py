@@ -70,7 +70,7 @@ def _safety(status: Content, state: HeadlineState) -> str:
     """Return the first sentence, whether anything is lost, and a space; empty if there is nothing to lose."""
     if status["ledger"]["for_ever"]["unaccounted"]:
         return "The ledger does not balance. "
-    if number := sum(reading.lost(status).values()):
+    if number := sum(reading.lost(status).values()) + reading.evicted(status):
         return f"{events(number)} {are(number)} lost. "
     if not status["buffer"]["available"]:  # what is on the disk may be gone with it
         number = reading.waiting(status)

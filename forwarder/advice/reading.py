@@ -62,9 +62,15 @@ def is_full(status: Content) -> bool:
 
 
 def lost(status: Content) -> dict[str, int]:
-    """Return how many events were lost since the start, by reason. What somebody erased is no loss."""
+    """Return how many accepted events were dropped since the start, by reason. What somebody erased is no loss."""
     dropped = status["ledger"]["since_start"]["dropped"]
     return {why: number for why, number in dropped.items() if number and why != "erased"}
+
+
+def evicted(status: Content) -> int:
+    """Return how many dead letters were lost since the start because there were too many."""
+    number: int = status["dead_letters"]["evicted"].get("full", 0)
+    return number
 
 
 # Delivery

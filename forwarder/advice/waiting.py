@@ -13,6 +13,8 @@ from forwarder.words import DelayCause
 SOON_FULL_SECONDS: Final = 3600.0
 """The alert uses the same value."""
 _FILLING: Final = 0.05
+_FULL_DISK: Final = ("full", "space", "room")
+"""What SQLite, the system and the buffer say of a full disk."""
 
 DELAYS: Final[dict[DelayCause, str]] = {
     "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
@@ -70,7 +72,7 @@ def unavailable(status: Content) -> StatusProblem:
         return StatusProblem(
             "buffer_gone", "bad", "The buffer's file is gone from its place: new events are refused.", error, fix
         )
-    if "full" in error or "space" in error:
+    if any(word in error for word in _FULL_DISK):
         what = "The buffer's disk is full: new events are refused."
         fix = f"Make room on the disk of {directory} (`buffer.directory`). The daemon tries again by itself."
         typed = (f"df -h {shlex.quote(directory)}",) if buffer["directory"] else ()

@@ -51,6 +51,7 @@ WELL: Mapping[str, Any] = {
         "key_file": None,
         "token_file": None,
         "needs_token": False,
+        "file_faults": {},
     },
     "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
     "buffer": {
@@ -507,6 +508,7 @@ def test_a_key_from_a_file_is_written_there() -> None:
         ("directory", "the file is gone", "buffer_gone"),
         ("commit", "database or disk is full", "disk_full"),
         ("commit", "No space left on device", "disk_full"),
+        ("commit", "there is no room in reserve", "disk_full"),
         ("commit", "disk I/O error", "buffer_unavailable"),
     ],
 )
@@ -559,13 +561,25 @@ def test_dead_letters_that_are_nearly_too_many_and_those_removed_for_it_are_told
     kinds = [each["kind"] for each in found(dead(events=900))]
     assert kinds == ["dead_letters", "dead_letters_filling"]
     assert "10 % more" in only("dead_letters_filling", dead(events=900))["what"]
-    assert only("dead_letters_lost", {"dead_letters": {"evicted": {"full": 1}}})["what"].startswith("1 dead letter was")
+    evicted = {"dead_letters": {"evicted": {"full": 1}}}
+    assert only("dead_letters_lost", evicted)["what"].startswith("1 dead letter was removed")
+    assert headline(evicted)[1:] == (
+        "bad",
+        "1 event is lost. Delivering: no event waits, the last one was delivered 4 s ago.",
+    )
 
 
 def test_settings_that_were_not_used_are_told() -> None:
     failed = {"settings": {"error": "no such setting", "restart_needed": ["intake.http", "buffer.kind"]}}
     assert only("reload_failed", failed)["cause"] == "no such setting"
     assert only("restart_needed", failed)["cause"] == "intake.http, buffer.kind"
+
+
+def test_a_key_that_cannot_be_read_is_a_cause_of_a_refused_key() -> None:
+    said = "names a file that cannot be read: Permission denied"
+    fault = {"settings": {"file_faults": {"growlytics.api_key_file": said}}}
+    assert only("auth", held("auth"), fault)["cause"].endswith(f"; growlytics.api_key_file {said}")
+    assert only("file_unusable", fault)["cause"] == f"growlytics.api_key_file {said}"
 
 
 def test_every_cause_and_reason_has_its_advice() -> None:
