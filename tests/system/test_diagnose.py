@@ -425,7 +425,10 @@ async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tm
         assert "Traceback" not in err
 
 
-ODD_VALUES: tuple[object, ...] = (1e308, 10**400, "\ud800", "/nul\0", "http://[::1", "http://x:99999/", "x" * 10_000, [[]], {"a": {}}, True)
+ODD_VALUES: tuple[object, ...] = (
+    *(1e308, 10**400, True, [[]], {"a": {}}),
+    *("\ud800", "/nul\0", "http://[::1", "http://x:99999/", "x" * 10_000),
+)
 
 
 @pytest.mark.parametrize("odd", ODD_VALUES, ids=lambda odd: ascii(odd)[:20])
