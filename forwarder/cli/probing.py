@@ -206,7 +206,9 @@ def _addresses_of_other_families(first: Endpoint, seconds: float) -> list[str]:
 
 def _name_server_fix() -> str:
     servers = name_servers()
-    named = f"the name servers {', '.join(servers)} (of {RESOLVER_FILE})" if servers else f"{RESOLVER_FILE}"
+    if not servers:
+        return f"name a name server in {RESOLVER_FILE}, which names none that this user can read"
+    named = f"the name servers {', '.join(servers)} (of {RESOLVER_FILE})"
     return f"check {named}, and that this machine may reach them (port 53)"
 
 

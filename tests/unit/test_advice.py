@@ -200,6 +200,26 @@ def test_if_every_event_was_refused_none_was_accepted() -> None:
     assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
 
 
+def test_events_that_were_refused_since_the_start_have_come() -> None:
+    refused = {"ledger": {"since_start": {"received": 9, "accepted": 0}}, "delivery": {"last_delivery_at": None}}
+    assert headline(refused)[::2] == ("no_events", "No event was accepted since the start, 2 h ago.")
+
+
+def test_what_was_never_delivered_is_not_said_to_be_delivered() -> None:
+    text = headline(dead(), {"delivery": {"last_delivery_at": None}})[2]
+    assert "No event waits; none was delivered since the start. Needs attention: 3 events could not" in text
+    assert "Delivering" not in text
+
+
+def test_events_in_memory_are_not_called_safe() -> None:
+    memory = {"buffer": {"kind": "memory"}}
+    assert headline(memory)[2].startswith("No accepted event is lost. Delivering: no event waits")
+    assert headline(memory, WAITING, {"state": "draining"})[2].startswith(
+        "200 events are at risk. The daemon is draining"
+    )
+    assert headline(memory, {"state": "draining"})[2] == "The daemon is draining; no event waits."
+
+
 def test_events_that_wait_for_a_moment_are_no_delay() -> None:
     young = {"buffer": {"events": {"in_flight": 2}, "oldest_event_age_seconds": 0.2}}
     assert headline(young)[::2] == (
@@ -372,6 +392,23 @@ def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
     problem = only("suspect", WAITING, suspect)
     assert problem["cause"] == "event 42 of Buy: answered 403, refused 5 times"
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
+
+
+@pytest.mark.parametrize("delay", ["order", "retry"])
+def test_what_waits_for_a_suspect_is_no_backlog_that_delivery_works_off(delay: str) -> None:
+    state, _, text = headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": delay}})
+    assert state == "needs_attention"
+    assert "safe. 200 events wait, the oldest for 3 min 20 s. Needs attention: 1 event is refused" in text
+    assert "Catching up" in headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": "concurrency"}})[2]
+
+
+@pytest.mark.parametrize("cause", ["auth", "systemic", "not_growlytics"])
+def test_while_everything_may_be_refused_no_command_buries_an_event(cause: str) -> None:
+    problem = only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held(cause))
+    assert (problem["mood"], problem["commands"]) == ("note", [])
+    assert "others may be delivered" not in problem["what"]
+    assert "`growlytics-forwarder dead-letters bury 42`" in problem["fix"]
+    assert only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held("retry_after"))["commands"]
 
 
 @pytest.mark.parametrize("state", sorted(set(DAEMON_STATES) - {"ready", "starting"}))

@@ -73,7 +73,7 @@ def test_everything_is_on_the_screen() -> None:
         "      Fix: Write a valid key into /run/secrets/key.",
         "      $ growlytics-forwarder dead-letters list --unix-socket '/long dir/",
         "rates        1.5 accepted, 0 delivered, 1,234 refused; events a second",
-        "buffer       4 of 100,000 events, 0.5 of 256.0 MiB, 1 % full",
+        "buffer       4 of 100,000 events, 0.5 of 256.0 MiB, <1 % full",
         "oldest event has waited 1 min 15 s",
         "holds        auth for 42 s (next probe in 3.0 s)",
         "dead letters 4: 3 rejected, 1 expired",

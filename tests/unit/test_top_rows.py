@@ -103,7 +103,7 @@ def test_the_last_failed_attempt_is_shown_with_its_cause(
 
 @pytest.mark.parametrize(
     ("ready", "text", "tone"),
-    [(79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
+    [(0, "0 % full", "plain"), (79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
 )
 def test_the_buffer_warns_before_it_is_full(ready: int, text: str, tone: str) -> None:
     events = {"ready": ready, "parked": 0, "in_flight": 0}
