@@ -173,7 +173,7 @@ class App:
         self._opened.push_async_callback(self._intakes.close)
         await self._intakes.open(self._live.now)
         self.state = "ready"
-        self.telemetry.use_door(self._status.door(self.state))
+        self.telemetry.recommend_as(*self._status.typed(self.state))
         self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
         return True
 
