@@ -18,7 +18,7 @@ from forwarder.advice.reading import (
     waits_for_suspects,
 )
 from forwarder.text import are, count, duration, events, percent, rate, roughly
-from forwarder.words import DelayCause
+from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
 """The alert uses the same value."""
@@ -26,7 +26,7 @@ _FILLING: Final = 0.05
 _FULL_DISK: Final = ("full", "space", "room")
 """What SQLite, the system and the buffer say of a full disk."""
 
-_REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
+_REFUSED: Final = frozenset(REFUSAL_CAUSES)
 """Holds in which everything is refused, perhaps."""
 DELAYS: Final[dict[DelayCause, str]] = {
     "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
