@@ -101,7 +101,7 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
     if not reached:
         yield from _untried("connect" if not places else "proxy" if proxy else "tls", proxy, asks=asks)
         return
-    trust = trust_of(growlytics.ca_file)
+    trust = trust_of(growlytics.ca_file, is_needed=target.is_tls or (proxy is not None and proxy.is_tls))
     ways: list[tuple[str, Callable[[], Stream]]] = [(str(place), partial(_open, place, seconds)) for place in reached]
     if proxy is not None:
         through = partial(_tunnel, ways[0][1], proxy, target, trust)

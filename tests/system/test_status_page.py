@@ -75,7 +75,8 @@ async def test_it_shows_live_data_and_names_of_strangers_are_text(tmp_path: Path
         await page.until_shown("40 accepted = 40 delivered", "#ledger")
         assert "40 received = 40 accepted" in await page.text("#ledger")
         await page.until_shown("40 succeeded, 0 to be repeated", "#delivery")
-        assert await page.text("h1") == (await daemon.status())["headline"]["text"]
+        told = (await daemon.status())["headline"]["text"]
+        assert (await page.text("h1")).partition("delivered")[0] == told.partition("delivered")[0], "but for the age"
 
         for name in HOSTILE:
             await post(daemon, event(name, **{name: 1}), event(name, **{name: "one"}), event(name, **{name: ["two"]}))
