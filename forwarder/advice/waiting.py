@@ -77,8 +77,8 @@ def unavailable(status: Content) -> StatusProblem:
         still_open = f"{events(number)} and {count(dead)} dead letter{'' if dead == 1 else 's'}"
         fix = f"Put the file back into {directory}. " + (
             f"If it is gone for good: its {still_open} are nowhere else than in this process, so let it deliver, and export "
-            "the dead letters, before you restart it. If a control socket was there, make the directory anew, and the socket "
-            "is made again."
+            "the dead letters, before you restart it. If a control socket was there, make the directory anew, and the "
+            "socket is made again."
             if number or dead
             else "If it is gone for good, restart the daemon: the file had no events and no dead letters."
         )
