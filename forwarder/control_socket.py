@@ -81,6 +81,10 @@ class ControlSocket:
                     self._telemetry.control_socket_back(self.address)
                 has_changed()
 
+    def refuse_posts(self) -> None:
+        """From now on answer only what changes nothing."""
+        self._intake.refuse_posts()
+
     async def close(self) -> None:
         """Stop, and remove the file. May be called again."""
         await self._intake.close()
