@@ -6,7 +6,7 @@ changes that need a restart are named until the restart; no secret is shown. Mad
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -44,7 +44,9 @@ class Reloading:
         telemetry: Telemetry,
         clock: Clock = time.time,
         read_seconds: float = READ_SECONDS,
+        file_faults: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        """`file_faults` returns why files cannot be used that settings name, by the settings."""
         self._used = used
         self._load = load
         self._use = use
@@ -52,6 +54,7 @@ class Reloading:
         self._telemetry = telemetry
         self._clock = clock
         self._read_seconds = read_seconds
+        self._file_faults = file_faults
         self._loaded_at = clock()
         self._restart_needed: tuple[str, ...] = ()
         self._error: str | None = None
@@ -106,6 +109,7 @@ class Reloading:
             "loaded_at": round(self._loaded_at, 3),
             "restart_needed": list(self._restart_needed),
             "error": self._error,
+            "file_faults": dict(self._file_faults()),
         }
 
 
@@ -136,7 +140,12 @@ class LiveSettings:
         self._knowledge = knowledge
         self._use_access = use_access
         self.reloading = Reloading(
-            lambda: self.now, load=load, use=self._use, reread=self._reread_certificates, telemetry=telemetry
+            lambda: self.now,
+            load=load,
+            use=self._use,
+            reread=self._reread_certificates,
+            telemetry=telemetry,
+            file_faults=self._file_faults,
         )
         growlytics, intake = settings.growlytics, settings.intake
 
@@ -172,6 +181,14 @@ class LiveSettings:
             tasks.create_task(self._token_file.serve(), name="token's file"),
             tasks.create_task(self._ca_file.serve(), name="certificates' file"),
         )
+
+    def _file_faults(self) -> dict[str, str]:
+        files = {
+            "growlytics.api_key_file": self._key_file.fault,
+            "intake.token_file": self._token_file.fault,
+            "growlytics.ca_file": self._ca_file.fault,
+        }
+        return {setting: fault for setting, fault in files.items() if fault}
 
     def _use(self, settings: Settings) -> None:
         before, self.now = self.now, settings

@@ -104,6 +104,7 @@ _STATUS: Final = _object(
                 "key_file": _text,
                 "token_file": _text,
                 "needs_token": _number,
+                "file_faults": _table(_text, ("growlytics.api_key_file", "intake.token_file", "growlytics.ca_file")),
             }
         ),
         "buffer": _object(

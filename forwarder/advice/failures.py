@@ -175,6 +175,8 @@ def _explain_auth(status: Content, commands: Commands) -> Explained:
         if key_file
         else "Set a valid `growlytics.api_key`, and send SIGHUP; a key in the daemon's environment needs a restart."
     )
+    if fault := status["settings"]["file_faults"].get("growlytics.api_key_file"):
+        cause = f"{cause}; growlytics.api_key_file {fault}"
     since = "" if kind == "status" else " Since then attempts fail for another reason."
     fix = f"{how} If the key is good, check `growlytics.url`.{since}"
     return Explained("auth", "Growlytics refuses the API key", cause, fix, () if key_file else commands.reload)

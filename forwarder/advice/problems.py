@@ -12,6 +12,7 @@ from forwarder.advice.reading import (
     NEARLY_FULL,
     REFUSED_SECONDS,
     ago,
+    evicted,
     has_new_dead_letters,
     is_since,
     lost,
@@ -70,8 +71,8 @@ def loss_problems(status: Content, commands: Commands) -> Iterator[StatusProblem
         what = f"{events(number)} {were(number)} lost since the start{last}."
         fix = DROPPED.get(why, "The daemon's log says why.")
         yield StatusProblem("events_lost", "warn" if is_old else "bad", what, f"dropped with reason {why}", fix)
-    if evicted := status["dead_letters"]["evicted"].get("full"):
-        what = f"{_dead_letters(evicted)} {were(evicted)} removed since the start: there were too many."
+    if number := evicted(status):
+        what = f"{_dead_letters(number)} {were(number)} removed since the start: there were too many."
         fix = (
             "Replay or export dead letters in time, or raise `dead_letters.max_events` and `dead_letters.max_bytes` and "
             "restart."
@@ -184,6 +185,12 @@ def settings_problems(status: Content, commands: Commands) -> Iterator[StatusPro
     if error := settings["error"]:
         what = "The settings that were read last cannot be used; the earlier ones stay in use."
         yield StatusProblem("reload_failed", "warn", what, error, "Fix them, and send SIGHUP again.", commands.reload)
+    for setting, fault in settings["file_faults"].items():
+        what = "A file that the settings name cannot be used; what was read from it before stays in use."
+        fix = (
+            f"Correct the file of `{setting}`, and let the daemon's user read it: it is read again within five seconds."
+        )
+        yield StatusProblem("file_unusable", "warn", what, f"{setting} {fault}", fix)
     if paths := settings["restart_needed"]:
         fix = (
             "Restart the daemon when it suits you: buffered events stay on disk."

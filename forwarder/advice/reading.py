@@ -62,9 +62,15 @@ def is_full(status: Content) -> bool:
 
 
 def lost(status: Content) -> dict[str, int]:
-    """Return how many events were lost since the start, by reason. What somebody erased is no loss."""
+    """Return how many accepted events were dropped since the start, by reason. What somebody erased is no loss."""
     dropped = status["ledger"]["since_start"]["dropped"]
     return {why: number for why, number in dropped.items() if number and why != "erased"}
+
+
+def evicted(status: Content) -> int:
+    """Return how many dead letters were lost since the start because there were too many."""
+    number: int = status["dead_letters"]["evicted"].get("full", 0)
+    return number
 
 
 # Delivery
@@ -87,6 +93,11 @@ def is_behind(status: Content) -> bool:
     """Return whether events wait too long although there is no hold."""
     age = status["buffer"]["oldest_event_age_seconds"]
     return not status["holds"] and waiting(status) > 0 and age > BEHIND_SECONDS
+
+
+def waits_for_suspects(status: Content) -> bool:
+    """Return whether events wait because they, or events before them, are refused again and again."""
+    return status["delivery"]["suspects"]["events"] > 0 and delay_of(status) in ("order", "retry")
 
 
 def delay_of(status: Content) -> DelayCause | None:

@@ -22,7 +22,7 @@ from forwarder.buffer.ordering import Ordering
 from forwarder.buffer.reading import Reading
 from forwarder.buffer.salvaging import Salvaging
 from forwarder.database import erasing as jobs
-from forwarder.database.connection import DamagedError, Database, Job, T, UnavailableError
+from forwarder.database.connection import DamagedError, Database, Job, MovedError, T, UnavailableError
 from forwarder.database.events import RowCount
 from forwarder.event import Event
 from forwarder.observing.telemetry import Telemetry
@@ -173,6 +173,8 @@ class Erasing:
         while not self._closed:
             try:
                 return await self._database.run(job)
+            except MovedError as error:  # what remains can be done only when the file is back
+                raise BufferUnavailableError(str(error)) from error
             except UnavailableError as error:
                 self._telemetry.buffer_failed("commit", error)
                 await asyncio.sleep(RETRY_SECONDS)

@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _erase(daemon: Daemon, args: argparse.Namespace) -> int:
     ticker = Ticker(sys.stderr)
-    patience = Patience(say=ticker.say, note=lambda note: ticker.tell("erasing", note=note))
+    # A person waits, and can ask again: only what the daemon itself says to wait for is waited for.
+    patience = Patience(say=ticker.say, note=lambda note: ticker.tell("erasing", note=note), retry_seconds=())
     if args.dry_run or not args.yes:
         found = _asked(daemon, patience, args.customer, dry_run=True)
         if args.dry_run:

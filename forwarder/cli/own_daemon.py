@@ -10,8 +10,9 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -80,11 +81,18 @@ def listening_at(path: str) -> int | None:
 
 
 class OwnDaemon:
-    """The daemon. `told` has the addresses that it says it listens on, by their names; None if it says nothing."""
+    """The daemon. `tell` returns the addresses that it says it listens on, by their names; None if it says nothing.
 
-    def __init__(self, process: int | None, told: Mapping[str, str] | None) -> None:
+    It is asked only if /proc does not tell, as a daemon that hangs takes long not to answer.
+    """
+
+    def __init__(self, process: int | None, tell: Callable[[], Mapping[str, str] | None]) -> None:
         self.process: Final = process
-        self._told = told
+        self._tell = tell
+
+    @cached_property
+    def _told(self) -> Mapping[str, str] | None:
+        return self._tell()
 
     def has_tcp(self, host: str, port: int) -> bool | None:
         """Return whether it keeps others from listening on an IP address and port; None if that is unknown."""
@@ -119,7 +127,7 @@ def own_daemon(settings: Settings, environ: Mapping[str, str]) -> OwnDaemon | No
         holder = holder_of(Path(settings.buffer.directory))
         process = None if holder is None else holder.process
     if process is not None:
-        return OwnDaemon(process, _told_by(process, sockets))
+        return OwnDaemon(process, partial(_told_by, process, sockets))
     return _in_memory(settings, sockets) if settings.buffer.kind == "memory" else None
 
 
@@ -162,9 +170,8 @@ def _in_memory(settings: Settings, sockets: Sequence[str]) -> OwnDaemon | None:
         process = None
         with suppress(OSError):
             process = None if path is None else listening_at(path)
-        found = OwnDaemon(process, told)
         if _is_at(settings, told):
-            return found
+            return OwnDaemon(process, partial(dict, told))
     return None
 
 

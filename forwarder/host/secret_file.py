@@ -67,6 +67,11 @@ class WatchedFile(Generic[Value]):
         self._fault = ""  # of the last look
         self.use(path, current)
 
+    @property
+    def fault(self) -> str:
+        """Why the file cannot be used now, to follow the setting's name; empty if it can, or there is none."""
+        return self._fault
+
     async def serve(self) -> None:
         """Poll now, then every `poll_seconds`, until cancelled. Wait while there is nothing to watch."""
         while True:

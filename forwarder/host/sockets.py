@@ -108,10 +108,21 @@ def bind_unix(path: Path, *, mode: int, setting: str) -> socket.socket:
 
 
 def share_unix(path: Path, *, group: int | None) -> None:
-    """Let the members of a group connect to a socket, besides its owner; with None the owner alone. Raise OSError."""
-    if group is not None:
-        os.chown(path, -1, group)
-    path.chmod(0o600 if group is None else 0o660)
+    """Let the members of a group connect to a socket, besides its owner; with None the owner alone. Raise OSError.
+
+    A link in its place, or another kind of file, is left as it is: others may be able to write to its directory.
+    """
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISSOCK(os.fstat(held).st_mode):
+            raise OSError(errno.ENOTSOCK, "another file is in its place")
+        file = Path(f"/proc/self/fd/{held}")  # what is open, whatever has its path by now
+        file.chmod(0o600)  # also if the next fails
+        if group is not None:
+            os.chown(file, -1, group)
+            file.chmod(0o660)
+    finally:
+        os.close(held)
 
 
 def bind_unix_datagram(path: Path, *, mode: int, setting: str) -> socket.socket:
@@ -120,8 +131,8 @@ def bind_unix_datagram(path: Path, *, mode: int, setting: str) -> socket.socket:
 
 
 def remove_unix(path: Path) -> None:
-    """Remove a socket file, unless another process listens on it."""
-    with suppress(CannotBindError):
+    """Remove a socket file, unless another process listens on it. It may stay: the next daemon there replaces it."""
+    with suppress(CannotBindError, OSError):  # the directory may have changed since
         _remove_stale(path)
 
 

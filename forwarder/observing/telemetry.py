@@ -72,10 +72,22 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
             extra={"fields": {"error": error}},
         )
 
+    def control_socket_gone(self, error: str) -> None:
+        """The control socket's file is gone from its place, and cannot be made again yet."""
+        log.warning(
+            "the control socket is gone from its place: it is made again when that is possible",
+            extra={"fields": {"error": error}},
+        )
+
+    def control_socket_back(self, path: str) -> None:
+        """The control socket was made after all, or again."""
+        log.info("the control socket is in its place now", extra={"fields": {"file": path}})
+
     def control_group_unusable(self, error: OSError) -> None:
         """The control socket cannot be opened to the group of the settings."""
         log.warning(
-            "the members of control.group cannot use the control socket: the daemon's user must be one of them",
+            "the control socket cannot be given to control.group: the daemon's user must be a member of that, and the "
+            "socket still in its place",
             extra={"fields": {"error": error.strerror or str(error)}},
         )
 

@@ -1,6 +1,8 @@
 """What /v1/status shows of attempts, holds, and what happened last, of a whole app in this process."""
 
 import json
+import os
+import socket
 import time
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from forwarder.app import App
 from forwarder.sandbox.faults import Faults
+from forwarder.settings import DeliverySettings
 from tests.integration.test_app import event_text, running, until
 
 HOSTILE = "<img src=x onerror=alert(1)>\u202e\u0007"
@@ -105,3 +108,37 @@ async def test_the_history_is_there_from_the_start_and_all_its_lists_are_alike_l
     assert history.pop("interval_seconds") == 5
     assert {*history} == {"accepted", "delivered", "refused", "buffered"}
     assert len({len(samples) for samples in history.values()}) == 1
+
+
+async def test_what_events_wait_for_is_shown_while_nothing_holds() -> None:
+    hanging = Faults(hang_rate=1)
+    async with running(hanging) as (app, _, base), aiohttp.ClientSession() as http:
+        assert shown(app)["delivery"]["waits_for"] is None
+        for _ in range(3):
+            await post(http, base, event_text("{}"))
+        await until(lambda: shown(app)["delivery"]["waits_for"] == "order", "the customer's first event is under way")
+        app.delivery.use(DeliverySettings(rate_limit_per_second=0.001))
+        for number in range(3):
+            other = json.loads(event_text("{}")) | {"customerId": f"other-{number}"}
+            await post(http, base, json.dumps(other))
+        await until(lambda: shown(app)["delivery"]["waits_for"] == "rate_limit", "the next attempt may not start yet")
+
+
+async def test_it_names_the_host_its_addresses_and_where_events_go() -> None:
+    async with running() as (app, sandbox, base):
+        status = shown(app)
+    assert status["instance"] == socket.gethostname()
+    assert f"http://{status['addresses']['http']}" == base
+    assert status["delivery"]["destination"] == sandbox.url
+    assert status["pid"] == os.getpid()
+    assert status["at"] == pytest.approx(time.time(), abs=60)
+
+
+async def test_no_rate_is_there_twice_with_two_values() -> None:
+    async with running() as (app, _, base), aiohttp.ClientSession() as http:
+        for _ in range(20):
+            await post(http, base, event_text("{}"))
+        await until(lambda: shown(app)["rates"]["accepted_per_second"] > 0, "it has seen them come")
+        status = shown(app)
+    assert status["forecasts"]["accepted_per_second"] == status["rates"]["accepted_per_second"]
+    assert status["rates"]["refused_per_second"] == 0

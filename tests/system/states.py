@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tests.fakes.certificates import Authority
 from tests.fakes.client_harness import OK
-from tests.fakes.raw_server import answering, raw_server
+from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.processes import (
     KEY,
     Daemon,
@@ -29,6 +29,7 @@ from tests.system.processes import (
     until,
 )
 from tests.system.scripted_far_side import running_far_side
+from tests.system.small_disks import fill, small_disk
 
 QUICK: Final[Mapping[str, object]] = {
     "delivery__breaker_failures": 2,
@@ -267,7 +268,104 @@ async def type_drift(directory: Path) -> AsyncIterator[Situation]:
         yield Situation(daemon, "type_conflict", words, "needs_attention", forget)
 
 
-STATES: Final[Mapping[str, State]] = {
+@asynccontextmanager
+async def empty_key_file(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics refuses the key, and somebody who wanted to correct its file has emptied it."""
+    async with wrong_key(directory) as situation:
+        key_file = directory / "growlytics key"
+        key_file.write_text("")
+
+        async def is_noticed() -> bool:
+            return bool((await situation.daemon.status())["settings"]["file_faults"])
+
+        await until(is_noticed, "it has read the file again")
+        situation.words = (*situation.words, "growlytics.api_key_file")
+        yield situation
+
+
+@asynccontextmanager
+async def captive_portal(directory: Path) -> AsyncIterator[Situation]:
+    """Something else answers in place of Growlytics, with web pages."""
+    answers = [answer("200 OK", b"<html>Welcome to the hotel</html>", "Content-Type: text/html")]
+
+    async def log_in() -> None:
+        answers[0] = OK
+
+    async def serve(connection: Connection) -> None:
+        while await connection.request() is not None:
+            await connection.send(answers[0])
+
+    async with raw_server(serve) as server, running_daemon(directory, server.url, **QUICK) as daemon:
+        await post(daemon, 1)
+        words = ("200 OK, with a page instead of Growlytics' answer",)
+        yield Situation(daemon, "not_growlytics", words, "not_delivering", log_in)
+
+
+@asynccontextmanager
+async def refusing_proxy(directory: Path) -> AsyncIterator[Situation]:
+    """The proxy wants other credentials."""
+    async with (
+        running_sandbox() as sandbox,
+        raw_server(answering(answer("407 Proxy Authentication Required"))) as proxy,
+        AsyncExitStack() as daemons,
+    ):
+        behind = {**QUICK, "growlytics__proxy": f"http://user:CANARY@127.0.0.1:{proxy.port}"}
+        url = "https://growlytics.invalid/track/event"
+        refused = await daemons.enter_async_context(running_daemon(directory, url, **behind))
+        await post(refused, 1)
+
+        async def go_without_it() -> None:
+            await refused.stop()
+            situation.daemon = await daemons.enter_async_context(running_daemon(directory, sandbox.url, **QUICK))
+
+        words = ("the proxy refused: 407", f"127.0.0.1:{proxy.port}")
+        situation = Situation(refused, "proxy_refuses", words, "not_delivering", go_without_it)
+        yield situation
+
+
+@asynccontextmanager
+async def told_to_wait(directory: Path) -> AsyncIterator[Situation]:
+    """Growlytics asks to wait."""
+    statuses = {"now": 429}
+
+    async def have_waited() -> None:
+        statuses["now"] = 200
+
+    async with (
+        running_far_side(lambda *_: statuses["now"], retry_after="5") as far,
+        running_daemon(directory, far.url, **QUICK) as daemon,
+    ):
+        await post(daemon, 1)
+        yield Situation(daemon, "retry_after", ("429 Too Many Requests",), "not_delivering", have_waited)
+
+
+@asynccontextmanager
+async def full_disk(directory: Path) -> AsyncIterator[Situation]:
+    """Something else has filled the disk of the buffer."""
+    async with small_disk(directory / "disk", mib=24) as disk, running_sandbox() as sandbox:
+
+        async def make_room() -> None:
+            (disk / "ballast").unlink()
+
+        settings = {"buffer__directory": disk / "buffer", **QUICK}
+        async with running_daemon(directory, sandbox.url, **settings) as daemon:
+            await post(daemon, 1)
+            fill(disk)
+
+            async def is_refused() -> bool:
+                events = [example_event(number) for number in range(500)]
+                async with daemon.http.post(f"{daemon.base}/v1/events", json=events) as response:
+                    return response.status == 503
+
+            await until(is_refused, "there is no room")
+            yield Situation(daemon, "disk_full", ("disk is full",), "refusing", make_room)
+
+
+OTHERS: Final[dict[str, State]] = {
+    each.__name__: each for each in (empty_key_file, captive_portal, refusing_proxy, told_to_wait, full_disk)
+}
+"""More states, by their names."""
+STATES: Final[dict[str, State]] = {
     each.__name__: each
     for each in (
         wrong_key,

@@ -87,7 +87,7 @@ async def test_a_port_where_nobody_listens(tmp_path: Path) -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        async with daemon_of(tmp_path, f"{url}/CANARY?CANARY") as daemon:
+        async with daemon_of(tmp_path, f"{url}/track/event?CANARY") as daemon:
             line = await told(daemon)
             assert (line["kind"], line["error"]) == ("connect", "connection refused")
             assert line["host"] == url.removeprefix("http://")

@@ -59,15 +59,16 @@ class Shell:
     def _typed(self, keys: str) -> str:
         os.write(self._terminal, f"{keys}{MARKER}".encode())
         text = self._until(MARKER)
-        os.write(self._terminal, b"\x15\n")  # Ctrl-U, so that nothing is run
-        self._until(PROMPT)
+        # Ctrl-U throws the line away. It shows the prompt again, so a command tells when there is a new one.
+        os.write(self._terminal, b"\x15echo E''ND\n")
+        self._until(PROMPT, after="END")
         return text
 
-    def _until(self, end: str) -> str:
-        """Return what is shown before this."""
+    def _until(self, end: str, *, after: str = "") -> str:
+        """Return what is shown before `end`, which comes after another text."""
         text = ""
         deadline = time.monotonic() + SECONDS
-        while end not in plain(text):
+        while end not in (plain(text).partition(after)[2] if after else plain(text)):
             left = deadline - time.monotonic()
             assert select.select([self._terminal], [], [], max(left, 0))[0], f"no {end!r} in {text!r}"
             text += os.read(self._terminal, 65536).decode()
@@ -79,7 +80,7 @@ def plain(text: str) -> str:
     shown: list[str] = []
     for character in re.sub(r"\x1b[\[(][?0-9;]*[A-Za-z]|\x1b[=>]|[\x07\r]", "", text):
         if character == "\b":
-            shown.pop()
+            del shown[-1:]  # what it goes back over may have been read before
         else:
             shown.append(character)
     return "".join(shown)

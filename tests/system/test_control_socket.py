@@ -111,7 +111,7 @@ async def test_it_shows_the_status_while_the_daemon_drains_and_accepts_nothing(t
 
 
 @pytest.mark.parametrize(
-    "trouble", ["too long", "no directory", "memory", "a file", "in use", "stale", "off", "shared"]
+    "trouble", ["too long", "no directory", "memory", "a file", "in use", "stale", "off", "shared", "the app's"]
 )
 async def test_whatever_is_wrong_with_its_place_the_daemon_starts_with_one_warning(
     tmp_path: Path, trouble: str
@@ -137,6 +137,8 @@ async def test_whatever_is_wrong_with_its_place_the_daemon_starts_with_one_warni
                 holder.close()
         case "shared":
             more["buffer__directory"] = tmp_path
+        case "the app's":
+            more |= {"intake__unix_socket": place, "control__socket": place}
         case _:
             more["control__socket"] = ""
     with holder:
@@ -169,12 +171,55 @@ async def test_it_is_open_to_the_group_of_the_settings_and_closed_again_without_
             member = User(groups=(GROUP,))
             assert await member.ask(directory / "c.sock", show) == [(200, "")]
             assert stat.S_IMODE((directory / "c.sock").stat().st_mode) == 0o660
-            config.write_text(f"[control]\nsocket = '{directory / 'c.sock'}'\n")
-            daemon.process.send_signal(signal.SIGHUP)
-            await until(lambda: any("read again" in line["message"] for line in daemon.lines), "it says so")
+            await reloaded(daemon, config, f"[control]\nsocket = '{directory / 'c.sock'}'\n")
             assert stat.S_IMODE((directory / "c.sock").stat().st_mode) == 0o600
             with pytest.raises(AssertionError):
                 await member.ask(directory / "c.sock", show)
+
+
+async def reloaded(daemon: Daemon, config: Path, content: str) -> None:
+    """Give a daemon other settings, which must be so, and wait until it has them."""
+    before = len(daemon.lines)
+    config.write_text(content)  # noqa: ASYNC240 - at once
+    daemon.process.send_signal(signal.SIGHUP)
+    await until(lambda: any("read again" in line["message"] for line in daemon.lines[before:]), "it says so")
+
+
+@NEEDS_ROOT
+async def test_a_reload_gives_nothing_but_the_control_socket_to_the_group(tmp_path: Path) -> None:
+    config, place, precious = tmp_path / "config.toml", tmp_path / "c.sock", tmp_path / "precious"
+    config.write_text("")
+    precious.write_text("precious")
+    precious.chmod(0o600)
+    async with running_daemon(tmp_path, NOWHERE, config=config, control__socket=place) as daemon:
+        place.unlink()
+        place.symlink_to(precious)
+        await reloaded(daemon, config, f"[control]\ngroup = {GROUP}\n")
+        found = precious.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o600, 0)
+        assert len(warnings(daemon)) == 1
+    assert precious.exists()
+
+
+async def test_a_reload_leaves_the_apps_socket_open_if_the_control_socket_had_its_path(tmp_path: Path) -> None:
+    config, place = tmp_path / "config.toml", tmp_path / "app.sock"
+    config.write_text(f"[control]\ngroup = {os.getgid()}\n")
+    both = {"intake__unix_socket": place, "control__socket": place}
+    async with running_daemon(tmp_path, NOWHERE, config=config, **both) as daemon:
+        (warning,) = [line for line in daemon.lines if "no control socket" in line["message"]]
+        assert "a socket for apps" in warning["error"]
+        await reloaded(daemon, config, "")
+        assert stat.S_IMODE(place.stat().st_mode) == 0o660
+
+
+async def test_whatever_became_of_its_directory_the_daemon_ends_well(tmp_path: Path) -> None:
+    place = tmp_path / "own" / "c.sock"
+    place.parent.mkdir()
+    async with running_daemon(tmp_path, NOWHERE, control__socket=place) as daemon:
+        place.unlink()
+        place.parent.rmdir()
+        place.parent.write_text("a file now")
+        assert await daemon.stop() == 0
 
 
 @NEEDS_ROOT

@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.other_users import NEEDS_ROOT
+from tests.fakes.other_users import NEEDS_ROOT, open_directory
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.hanging_disks import hanging_disk
 from tests.system.processes import (
@@ -51,6 +51,13 @@ class Diagnosis:
 
 async def diagnosed(*arguments: str, environment: Mapping[str, str] | None = None) -> Diagnosis:
     return Diagnosis(*await run_command("diagnose", "--json", *arguments, environment=environment))
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return a directory that other users may enter: pytest closes its own whenever another run begins."""
+    with open_directory() as directory:
+        yield directory
 
 
 def settings(directory: Path, url: str = NOWHERE, **more: object) -> list[str]:
@@ -163,16 +170,13 @@ async def test_settings_that_are_missing_are_a_failure_and_the_rest_is_checked(t
 
 
 @NEEDS_ROOT
-async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path: Path) -> None:
-    key, directory = tmp_path / "key", tmp_path / "buffer"
+async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(open_path: Path) -> None:
+    key, directory = open_path / "key", open_path / "buffer"
     key.write_text(KEY)
     key.chmod(0o600)
     directory.mkdir(mode=0o700)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
     async with raw_server(answering(answer("200 OK"))) as server:
-        arguments = settings(tmp_path, server.url, growlytics__api_key_file=key)
+        arguments = settings(open_path, server.url, growlytics__api_key_file=key)
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
             *(*COMMAND, "diagnose", "--json", *arguments),
@@ -193,11 +197,8 @@ async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path
 
 
 @NEEDS_ROOT
-async def test_another_user_than_the_daemons_sees_what_anybody_may_see(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(tmp_path, server.url) as daemon:
+async def test_another_user_than_the_daemons_sees_what_anybody_may_see(open_path: Path) -> None:
+    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(open_path, server.url) as daemon:
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
             *(*COMMAND, "diagnose", "--json", f"--url={daemon.base}"),

@@ -95,8 +95,8 @@ async def test_a_name_with_a_good_address_and_a_black_hole_is_a_warning_and_the_
         )
         assert found["dns"]["result"] == "ok"
         assert found["connect"]["result"] == "warn"
-        for check in ("tls", "answer", "clock"):
-            assert found[check]["result"] == "ok", found
+        assert found["tls"]["result"] == found["answer"]["result"] == "ok", found
+        assert found["clock"]["result"] in {"ok", "warn"}, "the answer's Date is that of the test's begin"
 
 
 async def test_a_name_with_letters_of_other_scripts_is_looked_up_as_the_daemon_does(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.system.processes import Daemon, until
-from tests.system.states import STATES, Situation, typed
+from tests.system.states import OTHERS, STATES, Situation, typed
 
 
 async def status_of(daemon: Daemon, *, cwd: Path) -> tuple[int, dict[str, Any]]:
@@ -56,13 +56,13 @@ async def until_over(situation: Situation, *, cwd: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", [*STATES, *OTHERS])
 async def test_the_status_names_the_cause_its_commands_work_as_typed_and_the_fix_ends_it(
     tmp_path: Path, name: str
 ) -> None:
     elsewhere = tmp_path / "home"
     elsewhere.mkdir()
-    async with STATES[name](tmp_path) as situation:
+    async with (STATES | OTHERS)[name](tmp_path) as situation:
         code, content, problem = await until_seen(situation, cwd=elsewhere)
         assert content["headline"]["state"] == situation.headline
         assert content["problems"][0]["mood"] == problem["mood"], "nothing worse hides it"

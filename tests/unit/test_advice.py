@@ -51,6 +51,7 @@ WELL: Mapping[str, Any] = {
         "key_file": None,
         "token_file": None,
         "needs_token": False,
+        "file_faults": {},
     },
     "ledger": {"since_start": dict(LEDGER), "for_ever": dict(LEDGER)},
     "buffer": {
@@ -197,6 +198,26 @@ def test_if_every_event_was_refused_none_was_accepted() -> None:
     ledgers = {"ledger": {"since_start": none, "for_ever": none}}
     assert headline(ledgers)[::2] == ("no_events", "No event was accepted yet.")
     assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
+
+
+def test_events_that_were_refused_since_the_start_have_come() -> None:
+    refused = {"ledger": {"since_start": {"received": 9, "accepted": 0}}, "delivery": {"last_delivery_at": None}}
+    assert headline(refused)[::2] == ("no_events", "No event was accepted since the start, 2 h ago.")
+
+
+def test_what_was_never_delivered_is_not_said_to_be_delivered() -> None:
+    text = headline(dead(), {"delivery": {"last_delivery_at": None}})[2]
+    assert "No event waits; none was delivered since the start. Needs attention: 3 events could not" in text
+    assert "Delivering" not in text
+
+
+def test_events_in_memory_are_not_called_safe() -> None:
+    memory = {"buffer": {"kind": "memory"}}
+    assert headline(memory)[2].startswith("No accepted event is lost. Delivering: no event waits")
+    assert headline(memory, WAITING, {"state": "draining"})[2].startswith(
+        "200 events are at risk. The daemon is draining"
+    )
+    assert headline(memory, {"state": "draining"})[2] == "The daemon is draining; no event waits."
 
 
 def test_events_that_wait_for_a_moment_are_no_delay() -> None:
@@ -373,6 +394,23 @@ def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
 
 
+@pytest.mark.parametrize("delay", ["order", "retry"])
+def test_what_waits_for_a_suspect_is_no_backlog_that_delivery_works_off(delay: str) -> None:
+    state, _, text = headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": delay}})
+    assert state == "needs_attention"
+    assert "safe. 200 events wait, the oldest for 3 min 20 s. Needs attention: 1 event is refused" in text
+    assert "Catching up" in headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": "concurrency"}})[2]
+
+
+@pytest.mark.parametrize("cause", ["auth", "systemic", "not_growlytics"])
+def test_while_everything_may_be_refused_no_command_buries_an_event(cause: str) -> None:
+    problem = only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held(cause))
+    assert (problem["mood"], problem["commands"]) == ("note", [])
+    assert "others may be delivered" not in problem["what"]
+    assert "`growlytics-forwarder dead-letters bury 42`" in problem["fix"]
+    assert only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held("retry_after"))["commands"]
+
+
 @pytest.mark.parametrize("state", sorted(set(DAEMON_STATES) - {"ready", "starting"}))
 def test_a_daemon_that_stops_says_so_first_and_what_becomes_of_the_events(state: str) -> None:
     stopping = headline({"state": state}, WAITING, held("auth"))
@@ -507,6 +545,7 @@ def test_a_key_from_a_file_is_written_there() -> None:
         ("directory", "the file is gone", "buffer_gone"),
         ("commit", "database or disk is full", "disk_full"),
         ("commit", "No space left on device", "disk_full"),
+        ("commit", "there is no room in reserve", "disk_full"),
         ("commit", "disk I/O error", "buffer_unavailable"),
     ],
 )
@@ -559,13 +598,25 @@ def test_dead_letters_that_are_nearly_too_many_and_those_removed_for_it_are_told
     kinds = [each["kind"] for each in found(dead(events=900))]
     assert kinds == ["dead_letters", "dead_letters_filling"]
     assert "10 % more" in only("dead_letters_filling", dead(events=900))["what"]
-    assert only("dead_letters_lost", {"dead_letters": {"evicted": {"full": 1}}})["what"].startswith("1 dead letter was")
+    evicted = {"dead_letters": {"evicted": {"full": 1}}}
+    assert only("dead_letters_lost", evicted)["what"].startswith("1 dead letter was removed")
+    assert headline(evicted)[1:] == (
+        "bad",
+        "1 event is lost. Delivering: no event waits, the last one was delivered 4 s ago.",
+    )
 
 
 def test_settings_that_were_not_used_are_told() -> None:
     failed = {"settings": {"error": "no such setting", "restart_needed": ["intake.http", "buffer.kind"]}}
     assert only("reload_failed", failed)["cause"] == "no such setting"
     assert only("restart_needed", failed)["cause"] == "intake.http, buffer.kind"
+
+
+def test_a_key_that_cannot_be_read_is_a_cause_of_a_refused_key() -> None:
+    said = "names a file that cannot be read: Permission denied"
+    fault = {"settings": {"file_faults": {"growlytics.api_key_file": said}}}
+    assert only("auth", held("auth"), fault)["cause"].endswith(f"; growlytics.api_key_file {said}")
+    assert only("file_unusable", fault)["cause"] == f"growlytics.api_key_file {said}"
 
 
 def test_every_cause_and_reason_has_its_advice() -> None:

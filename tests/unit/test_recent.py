@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from forwarder.observing.recent import MAX_SHOWN, MAX_TIMES, Recent
+from forwarder.observing.recent import MAX_SHOWN, MAX_TIMES, Receipts, Recent
+from forwarder.settings import ReceiptsSettings
 
 
 class Watch:
@@ -150,3 +151,16 @@ def test_losses_and_failures_of_the_disk_have_the_time_of_the_last_one() -> None
         "operation": "commit",
         "error": "database or disk is full",
     }
+
+
+def test_the_receipts_of_a_customer_are_erased_and_no_others() -> None:
+    receipts = Receipts(ReceiptsSettings(max_events=10), clock=lambda: 1.0)
+    receipts.ended(1, "delivered", None, "a")
+    receipts.ended(2, "delivered", None, "b")
+    receipts.ended(3, "dead_letter", "rejected", "a")
+    receipts.ended(4, "dropped", "corrupt")
+    receipts.ended(5, "delivered", None, "a")
+    assert receipts.erase("a", up_to=4, dry_run=True) == 2
+    assert receipts.find(1) is not None
+    assert receipts.erase("a", up_to=4) == 2
+    assert [receipts.find(event_id) is None for event_id in range(1, 6)] == [True, False, True, False, False]

@@ -78,6 +78,7 @@ async def test_what_can_change_is_used_and_what_cannot_is_named_until_it_is_as_i
         "loaded_at": 1001.0,
         "restart_needed": ["buffer.max_events"],
         "error": None,
+        "file_faults": {},
     }
     line = caplog.records[-1]
     assert line.levelno == logging.WARNING
@@ -100,12 +101,13 @@ async def test_bad_settings_change_nothing_and_say_why_until_they_are_mended(
         "loaded_at": 1000.0,
         "restart_needed": [],
         "error": "log.level: must be loud; x: does not exist",
+        "file_faults": {},
     }
     line = caplog.records[-1]
     assert line.levelno == logging.ERROR
     assert line.__dict__["fields"] == {"problems": ["log.level: must be loud", "x: does not exist"]}
     await reloaded.read(settings("log.level=warning"))
-    assert reloaded.reloading.status() == {"loaded_at": 1002.0, "restart_needed": [], "error": None}
+    assert reloaded.reloading.status() == {"loaded_at": 1002.0, "restart_needed": [], "error": None, "file_faults": {}}
     assert reloaded.counts == (1, 0, 1)
 
 
