@@ -42,6 +42,7 @@ WELL: Mapping[str, Any] = {
     "at": NOW,
     "instance": "host-1",
     "pid": 4321,
+    "command": "growlytics-forwarder",
     "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
     "uptime_seconds": 7200.0,
     "settings": {
