@@ -70,8 +70,8 @@ def _open_null(number: int) -> None:
 def _text(raw: Output, like: TextIO | None, *, errors: str, line_buffering: bool) -> io.TextIOWrapper:
     """Return a text stream on `raw`, with the properties of `like`, the stream that Python made, if any.
 
-    With PYTHONUNBUFFERED, each line is written when it is complete. What its encoding cannot say is treated as `errors` says,
-    unless Python or its user chose more than to fail.
+    With PYTHONUNBUFFERED, each line is written when it is complete. `errors` says what becomes of text that its encoding
+    cannot say, unless Python or its user chose more than to fail.
     """
     is_unbuffered = getattr(like, "write_through", False)
     return io.TextIOWrapper(
