@@ -319,7 +319,7 @@ async def test_a_disk_that_hangs_ends_the_check_in_time(tmp_path: Path) -> None:
         found = Diagnosis(1, out.decode(), "")
     assert found.one("disk")["text"].endswith("does not answer within 1 s")
     assert found.one("descriptors")["result"] == "ok", "the checks after it are made"
-    assert os.listdir(tmp_path / "buffer") == [], "and nothing is left of what it wrote"
+    assert list((tmp_path / "buffer").iterdir()) == [], "and nothing is left of what it wrote"
 
 
 @NEEDS_ROOT
