@@ -150,8 +150,8 @@ def _refused(status: Content) -> str:
 def _attention(status: Content) -> str:
     """Return which events need attention, as a sentence; empty if none do."""
     parts = []
-    if number := status["delivery"]["suspects"]["events"]:
-        parts.append(f"{events(number)} {are(number)} refused again and again")
+    if (suspects := status["delivery"]["suspects"])["events"]:
+        parts.append(reading.refused_suspects(suspects))
     if number := status["dead_letters"]["events"]:
         newest = reading.newest_dead_letter(status)
         since = f"the last {reading.ago(status, newest['at'])}" if newest else "from before the start"

@@ -115,7 +115,7 @@ DRIFT = {
     "conflicts": 3,
     "last_at": NOW - 5,
 }
-SUSPECT = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
+SUSPECT: dict[str, Any] = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
 
 
 def status(*changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -393,6 +393,10 @@ def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
     problem = only("suspect", WAITING, suspect)
     assert problem["cause"] == "event 42 of Buy: answered 403, refused 5 times"
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
+    assert problem["what"] == "1 event is refused again and again, while others may be delivered."
+    once = {"delivery": {"suspects": {"events": 1, "first": {**SUSPECT["first"], "refusals": 1}}}}
+    assert only("suspect", WAITING, once)["what"] == "1 event is refused, while others may be delivered."
+    assert "Needs attention: 1 event is refused." in headline(WAITING, once)[2]
 
 
 @pytest.mark.parametrize("delay", ["order", "retry"])
