@@ -30,8 +30,7 @@ _FULL_DISK: Final = ("full", "space", "room")
 _REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
 """Holds in which everything is refused, perhaps."""
 DELAYS: Final[dict[DelayCause, str]] = {
-    "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
-    "SIGHUP.",
+    "rate_limit": "`delivery.rate_limit_per_second` lets no more through: raise it, or set 0 for no limit, and send SIGHUP.",
     "concurrency": "As many attempts are under way as may be. If that is `delivery.max_concurrency`, raise it and send "
     "SIGHUP. If it is less, Growlytics gets slower under load, and the forwarder holds back.",
     "order": "Events of one customer are sent one after the other (`delivery.order`): one customer has very many, or an "
