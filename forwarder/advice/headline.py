@@ -75,7 +75,7 @@ def _safety(status: Content, state: HeadlineState) -> str:
     number, is_on_disk = reading.waiting(status), status["buffer"]["kind"] == "disk"
     if not status["buffer"]["available"] or (state == "stopping" and not is_on_disk):
         return f"{events(number)} {are(number)} at risk. " if number else ""  # what is on the disk may be gone with it
-    if state in ("no_events", "starting"):
+    if state in ("no_events", "starting") or not status["ledger"]["for_ever"]["accepted"]:
         return ""
     return "All accepted events are safe. " if is_on_disk else "No accepted event is lost. "
 

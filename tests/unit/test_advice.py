@@ -198,7 +198,8 @@ def test_if_every_event_was_refused_none_was_accepted() -> None:
     none = {"received": 9, "accepted": 0, "delivered": 0}
     ledgers = {"ledger": {"since_start": none, "for_ever": none}}
     assert headline(ledgers)[::2] == ("no_events", "No event was accepted yet.")
-    assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
+    state, _, text = headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})
+    assert (state, text[:25]) == ("refusing", "The app is being refused:"), "there is nothing that could be safe"
 
 
 def test_events_that_were_refused_since_the_start_have_come() -> None:
