@@ -51,8 +51,11 @@ def control_socket(
 
 
 def _real(path: Path) -> str:
-    """Return where a path leads, as far as it leads anywhere: links may go in a circle."""
-    return os.path.realpath(path)
+    """Return where a path leads, as far as it leads anywhere: there may be a circle, or no working directory."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: a NUL in it
+        return str(path)
 
 
 def control_sockets(

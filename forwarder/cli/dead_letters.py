@@ -15,7 +15,7 @@ from forwarder.cli import EXIT_NO, EXIT_OK
 from forwarder.cli.clients import Patience, actions_of, daemon_of, run_action
 from forwarder.cli.confirming import add_confirm_arguments, confirmed, demand_terminal
 from forwarder.cli.daemon import Daemon, DaemonError
-from forwarder.cli.letter_filters import add_filter_arguments, filter_of
+from forwarder.cli.letter_filters import WantedLetters, add_filter_arguments, filter_of
 from forwarder.cli.options import Ticker, discard_output, table, utc, whole_number
 from forwarder.text import printable
 
@@ -52,11 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exporting = action("export", "write the events to standard output, one a line, for `load`", _export)
     add_filter_arguments(exporting)
 
-    purging = action("purge", "delete dead letters; those of a customer only after a question", _change)
+    purging = action(
+        "purge", "delete dead letters; with --customer alone, all events of the customer, as `erase` does", _change
+    )
     _add_selection(purging)
     purging.add_argument("--dry-run", action="store_true", help="only say how many would be deleted")
     add_confirm_arguments(purging)
-    purging.set_defaults(rate=None)
+    purging.set_defaults(rate=None, json=False)
 
     burying = action(
         "bury", "make an event that waits a dead letter, such as one that is refused again and again", _bury
@@ -115,6 +117,14 @@ def _change(args: argparse.Namespace) -> int:
     from forwarder.cli.dead_letter_requests import DeadLetterRequests, Pages
 
     _check_selection(args)
+    if (
+        args.action == "purge"
+        and args.customer is not None
+        and filter_of(args) == WantedLetters(customer=args.customer)
+    ):
+        from forwarder.cli import erase
+
+        return erase.run(args)
     asks = args.action == "purge" and args.customer is not None and not args.dry_run
     if asks:
         demand_terminal(args)

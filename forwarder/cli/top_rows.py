@@ -185,7 +185,7 @@ def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:
         "",
         f"accepted {count(ledger.accepted)} = delivered {count(ledger.delivered)} + dead {_parts(ledger.dead_lettered)}"
         f" + dropped {_parts(ledger.dropped)} + buffered {count(ledger.buffered)}",
-        "warning" if any(ledger.dropped.values()) else "plain",
+        "warning" if any(number for why, number in ledger.dropped.items() if why != "erased") else "plain",
     )
     if ledger.unaccounted is None:
         yield Row("", "not known whether it balances", "dim")

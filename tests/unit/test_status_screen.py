@@ -87,6 +87,11 @@ def test_everything_is_on_the_screen() -> None:
         assert words in found
 
 
+def test_what_somebody_erased_is_not_called_lost() -> None:
+    found = text(shown(ledger={"for_ever": {"accepted": 6, "dropped": {"erased": 2, "corrupt": 1}, "buffered": 3}}))
+    assert "1 lost + 2 erased + 3 waiting" in found
+
+
 @pytest.mark.parametrize("columns", [40, 80, 200])
 @pytest.mark.parametrize("problems", [0, 1, 2, 5, 20])
 def test_it_fills_one_screen_at_most_and_the_worst_problem_has_its_room_first(columns: int, problems: int) -> None:

@@ -146,6 +146,9 @@ def test_events_that_were_dropped_are_a_warning_that_says_why() -> None:
     row = shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 0}}}))["ledger"][1]
     assert row.tone == "plain"
     assert "dropped 0 +" in row.text
+    row = shown(snapshot(ledger={"for_ever": {"dropped": {"erased": 3}}}))["ledger"][1]
+    assert row.tone == "plain", "somebody wanted that"
+    assert "dropped 3 (erased 3) +" in row.text
 
 
 def test_dead_letters_are_a_warning_while_there_are_any() -> None:
