@@ -173,7 +173,7 @@ class App:
         self._opened.push_async_callback(self._intakes.close)
         await self._intakes.open(self._live.now)
         self.state = "ready"
-        self.telemetry.use_door(self._status.door(self.state))
+        self._use_door()
         self.telemetry.daemon_started(version=__version__, pid=os.getpid(), **self.addresses)
         return True
 
@@ -200,7 +200,11 @@ class App:
         async with asyncio.TaskGroup() as tasks:
             keeping = tasks.create_task(self.buffer.serve(), name="buffer")
             delivering = tasks.create_task(self.delivery.serve(), name="delivery")
-            helping = (tasks.create_task(self._sampling.serve(), name="forecast"), *self._live.serve(tasks))
+            helping = (
+                tasks.create_task(self._sampling.serve(), name="forecast"),
+                tasks.create_task(self._intakes.serve(self._use_door), name="control socket"),
+                *self._live.serve(tasks),
+            )
             await self.stop.wait()
             shutting_down = tasks.create_task(self._shut_down(), name="shutdown")
             forced = tasks.create_task(self.force.wait(), name="forced shutdown")
@@ -238,6 +242,9 @@ class App:
     def shutdown(self) -> ShutdownSettings:
         """The present settings of stopping."""
         return self._live.now.shutdown
+
+    def _use_door(self) -> None:
+        self.telemetry.recommend_as(*self._status.typed(self.state))
 
     def _use_access(self, settings: Settings) -> None:
         self._intakes.use(settings)

@@ -1,7 +1,6 @@
 """Makes the buffer and the intakes that the settings choose, and opens all listeners. Called by `app.py` alone."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -16,16 +15,15 @@ from forwarder.buffer.disk import DiskBuffer
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.buffer.sizes import max_file_bytes
 from forwarder.buffer.upkeep import reserve_bytes
+from forwarder.control_socket import ControlSocket
 from forwarder.database.connection import Database
 from forwarder.database.elsewhere import look_elsewhere
 from forwarder.event import Clock, EventIds, by_customer, each_alone
 from forwarder.host.sockets import (
-    CannotBindError,
     bind_tcp,
     bind_unix,
     bind_unix_datagram,
     remove_unix,
-    share_unix,
 )
 from forwarder.http.connections import Bodies
 from forwarder.intake.acceptance import Acceptor
@@ -43,11 +41,9 @@ from forwarder.intake.tap_routes import TapRoutes
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
 from forwarder.settings import Address, IntakeSettings, Settings
-from forwarder.settings.control import control_socket
 from forwarder.words import Intake
 
 MAX_CONTROL_CONNECTIONS: Final = 32
-_CONTROL_MODE: Final = 0o600
 _HELD_PER_PARSED: Final = 4
 """All large bodies that are coming or waiting to be parsed may take so many times `intake.max_parsing_bytes`."""
 
@@ -194,8 +190,9 @@ class Intakes:
             )
 
         few = attrs.evolve(intake, max_connections=min(intake.max_connections, MAX_CONTROL_CONNECTIONS))
-        self._control = http("unix", few, {**operations, **control_only})
-        self._http = http("http", intake, operations), http("unix", intake, operations), self._control
+        over_control = http("unix", few, {**operations, **control_only})
+        self._control = ControlSocket(over_control, telemetry=telemetry)
+        self._http = http("http", intake, operations), http("unix", intake, operations), over_control
         self._all: dict[str, HttpIntake | LinesIntake | DatagramIntake] = {
             "http": self._http[0],
             "unix": self._http[1],
@@ -204,18 +201,20 @@ class Intakes:
         }
         self._opened: list[HttpIntake | LinesIntake | DatagramIntake] = []
         self._paths: list[Path] = []
-        self._control_path: Path | None = None
-        """None while there is no control socket."""
-        self._control_group: int | None = None
-        self.addresses: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
+
+    @property
+    def addresses(self) -> dict[str, str]:
         """The addresses of the open intakes, by their names."""
+        control = self._control.address
+        return {**self._addresses} if control is None else {**self._addresses, "control": control}
 
     async def open(self, all_settings: Settings) -> None:
         """Open the intakes that the settings name. Call `close` in any case. Raise CannotBindError."""
         settings = all_settings.intake
         if settings.http:
             await self._open("http", listener := bind_tcp(settings.http, setting="intake.http"))
-            self.addresses["http"] = _address_text(listener.getsockname())
+            self._addresses["http"] = _address_text(listener.getsockname())
         for name, path, setting, bind in (
             ("unix", settings.unix_socket, "intake.unix_socket", bind_unix),
             ("lines", settings.lines_socket, "intake.lines_socket", bind_unix),
@@ -225,39 +224,12 @@ class Intakes:
                 listener = bind(Path(path), mode=settings.unix_socket_mode, setting=setting)
                 self._paths.append(Path(path))
                 await self._open(name, listener)
-                self.addresses[name] = path
-        await self._open_control(all_settings)
+                self._addresses[name] = path
+        await self._control.open(all_settings, taken=self._paths)
 
-    async def _open_control(self, settings: Settings) -> None:
-        """Open the control socket, if it is not off. Where that fails, only say so: no app needs it."""
-        if (path := control_socket(settings, os.environ)) is None:
-            if settings.control.socket is not None:
-                self._telemetry.control_socket_unusable("the app has a socket in buffer.directory")
-            return
-        if path in self._paths:
-            self._telemetry.control_socket_unusable(f"control.socket: {path} is the path of a socket for apps, too")
-            return
-        try:
-            listener = bind_unix(path, mode=_CONTROL_MODE, setting="control.socket")
-        except CannotBindError as error:
-            self._telemetry.control_socket_unusable(str(error))
-            return
-        self._control_path = path
-        self._paths.append(path)
-        self._share_control(settings)
-        await self._control.open(listener)
-        self.addresses["control"] = str(path)
-
-    def _share_control(self, settings: Settings) -> None:
-        """Let the group of these settings connect to the control socket, and nobody else but its owner."""
-        group = settings.control.group.number if settings.control.group else None
-        if self._control_path is None or group == self._control_group:
-            return
-        self._control_group = group
-        try:
-            share_unix(self._control_path, group=group)
-        except OSError as error:
-            self._telemetry.control_group_unusable(error)
+    async def serve(self, has_changed: Callable[[], object]) -> None:
+        """Keep the control socket in its place, until cancelled; `has_changed` is called when `addresses` have."""
+        await self._control.serve(has_changed)
 
     async def stop(self) -> None:
         """Accept no more events, and return when all that came is answered. The sockets' files stay.
@@ -281,7 +253,7 @@ class Intakes:
         for intake in self._http:
             intake.use(settings.intake)
             intake.use_control(settings.control)
-        self._share_control(settings)
+        self._control.use(settings)
 
     async def _open(self, name: str, listener: socket.socket) -> None:
         self._opened.append(self._all[name])

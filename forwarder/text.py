@@ -50,6 +50,11 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:g}"
 
 
+def percent(share: float) -> str:
+    """Return a share as a whole percentage, as the page does it; a little is not called none."""
+    return "<1 %" if 0 < share < 0.0095 else f"{100 * share:.0f} %"
+
+
 def count(number: int | None) -> str:
     """Return a number with thousands separators."""
     return UNKNOWN if number is None else f"{number:,}"

@@ -72,10 +72,12 @@ def _safety(status: Content, state: HeadlineState) -> str:
         return "The ledger does not balance. "
     if number := sum(reading.lost(status).values()) + reading.evicted(status):
         return f"{events(number)} {are(number)} lost. "
-    if not status["buffer"]["available"]:  # what is on the disk may be gone with it
-        number = reading.waiting(status)
-        return f"{events(number)} {are(number)} at risk. " if number else ""
-    return "" if state in ("no_events", "starting") else "All accepted events are safe. "
+    number, is_on_disk = reading.waiting(status), status["buffer"]["kind"] == "disk"
+    if not status["buffer"]["available"] or (state == "stopping" and not is_on_disk):
+        return f"{events(number)} {are(number)} at risk. " if number else ""  # what is on the disk may be gone with it
+    if state in ("no_events", "starting"):
+        return ""
+    return "All accepted events are safe. " if is_on_disk else "No accepted event is lost. "
 
 
 def _headline(status: Content, commands: Commands) -> _Headline:
@@ -161,25 +163,40 @@ def _attention(status: Content) -> str:
 
 def _flow(status: Content) -> _Headline:
     """Return how events flow, if there is no hold and attempts do not all fail."""
-    if number := reading.waiting(status):
-        if not reading.is_behind(status):
-            return _Headline("delivering", f"Delivering: {_wait_since(status, number)}.")
-        drained = status["forecasts"]["drained_in_seconds"]
-        if drained is None:
-            return _Headline("falling_behind", f"Delivery falls behind: {_wait_since(status, number)}.")
-        return _Headline("catching_up", f"Catching up: done in about {roughly(drained)}; {_wait(number)}.")
-    ledger = status["ledger"]
-    if not ledger["for_ever"]["accepted"]:
-        text = "No event was accepted yet." if ledger["for_ever"]["received"] else "No event has come yet."
-        return _Headline("no_events", text)
+    number = reading.waiting(status)
+    return _backlog(status, number) if number else _idle(status)
+
+
+def _backlog(status: Content, number: int) -> _Headline:
+    if reading.waits_for_suspects(status):  # whether others are delivered is not known
+        return _Headline("needs_attention", f"{_wait_since(status, number)}.")
+    if not reading.is_behind(status):
+        return _Headline("delivering", f"Delivering: {_wait_since(status, number)}.")
+    drained = status["forecasts"]["drained_in_seconds"]
+    if drained is None:
+        return _Headline("falling_behind", f"Delivery falls behind: {_wait_since(status, number)}.")
+    return _Headline("catching_up", f"Catching up: done in about {roughly(drained)}; {_wait(number)}.")
+
+
+def _idle(status: Content) -> _Headline:
+    for_ever, since_start = status["ledger"]["for_ever"], status["ledger"]["since_start"]
+    if not for_ever["accepted"]:
+        return _Headline("no_events", f"No event {_has_not_come(for_ever)} yet.")
     at = status["delivery"]["last_delivery_at"]
     none_came = ""
-    if not ledger["since_start"]["accepted"]:
-        none_came = f"No event has come since the start, {roughly(status['uptime_seconds'])} ago."
+    if not since_start["accepted"]:
+        none_came = f"No event {_has_not_come(since_start)} since the start, {roughly(status['uptime_seconds'])} ago."
         if at is None:
             return _Headline("no_events", none_came)
-    last = "" if at is None else f", the last one was delivered {reading.ago(status, at)}"
-    return _Headline("delivering", f"Delivering: no event waits{last}. {none_came}".rstrip())
+    if at is None:
+        return _Headline("delivering", "No event waits; none was delivered since the start.")
+    last = f"the last one was delivered {reading.ago(status, at)}"
+    return _Headline("delivering", f"Delivering: no event waits, {last}. {none_came}".rstrip())
+
+
+def _has_not_come(ledger: Content) -> str:
+    """Return what is not true of any event of a ledger in which none was accepted."""
+    return "was accepted" if ledger["received"] else "has come"
 
 
 def _wait(number: int) -> str:

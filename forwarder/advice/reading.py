@@ -95,6 +95,11 @@ def is_behind(status: Content) -> bool:
     return not status["holds"] and waiting(status) > 0 and age > BEHIND_SECONDS
 
 
+def waits_for_suspects(status: Content) -> bool:
+    """Return whether events wait because they, or events before them, are refused again and again."""
+    return status["delivery"]["suspects"]["events"] > 0 and delay_of(status) in ("order", "retry")
+
+
 def delay_of(status: Content) -> DelayCause | None:
     """Return what keeps events waiting without a hold; None if it is not known."""
     delivery = status["delivery"]

@@ -6,9 +6,19 @@ from typing import Any, Final
 
 from forwarder.advice.failures import explain_failure
 from forwarder.advice.problem import Commands, Content, StatusProblem, is_gone
-from forwarder.advice.reading import NEARLY_FULL, ago, delay_of, fullness, is_behind, is_failing, is_full, waiting
-from forwarder.text import are, count, duration, events, rate, roughly
-from forwarder.words import DelayCause
+from forwarder.advice.reading import (
+    NEARLY_FULL,
+    ago,
+    delay_of,
+    fullness,
+    is_behind,
+    is_failing,
+    is_full,
+    waiting,
+    waits_for_suspects,
+)
+from forwarder.text import are, count, duration, events, percent, rate, roughly
+from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
 """The alert uses the same value."""
@@ -16,6 +26,8 @@ _FILLING: Final = 0.05
 _FULL_DISK: Final = ("full", "space", "room")
 """What SQLite, the system and the buffer say of a full disk."""
 
+_REFUSED: Final = frozenset(REFUSAL_CAUSES)
+"""Holds in which everything is refused, perhaps."""
 DELAYS: Final[dict[DelayCause, str]] = {
     "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
     "SIGHUP.",
@@ -52,7 +64,7 @@ def buffer_problems(status: Content) -> Iterator[StatusProblem]:
     full_in = status["forecasts"]["full_in_seconds"]
     if share >= NEARLY_FULL or (share >= _FILLING and full_in is not None and full_in < SOON_FULL_SECONDS):
         when = "" if full_in is None else f", and will be full in about {roughly(full_in)}"
-        yield StatusProblem("buffer_filling", "warn", f"The buffer is {100 * share:.0f} % full{when}.", cause, raise_it)
+        yield StatusProblem("buffer_filling", "warn", f"The buffer is {percent(share)} full{when}.", cause, raise_it)
 
 
 def unavailable(status: Content) -> StatusProblem:
@@ -62,10 +74,11 @@ def unavailable(status: Content) -> StatusProblem:
     directory, error = buffer["directory"] or "`buffer.directory`", failure["error"]
     if is_gone(buffer):
         number, dead = waiting(status), status["dead_letters"]["events"]
-        still_open = f"{count(number)} events and {count(dead)} dead letters"
+        still_open = f"{events(number)} and {count(dead)} dead letter{'' if dead == 1 else 's'}"
         fix = f"Put the file back into {directory}. " + (
             f"If it is gone for good: its {still_open} are nowhere else than in this process, so let it deliver, and export "
-            "the dead letters, before you restart it."
+            "the dead letters, before you restart it. If a control socket was there, make the directory anew, and the "
+            "socket is made again."
             if number or dead
             else "If it is gone for good, restart the daemon: the file had no events and no dead letters."
         )
@@ -98,12 +111,11 @@ def _rates(status: Content) -> str:
 
 def delay_problems(status: Content, commands: Commands) -> Iterator[StatusProblem]:
     """Yield why events wait although there is no hold."""
-    suspects = status["delivery"]["suspects"]
-    if suspects["events"]:
-        yield _suspects(suspects, commands)
+    if status["delivery"]["suspects"]["events"]:
+        yield _suspects(status, commands)
     if is_failing(status):
         yield _failing(status, commands)
-    elif is_behind(status) and not (suspects["events"] and delay_of(status) in ("order", "retry")):
+    elif is_behind(status) and not waits_for_suspects(status):
         yield _behind(status, commands)
 
 
@@ -132,12 +144,21 @@ def _behind(status: Content, commands: Commands) -> StatusProblem:
     )
 
 
-def _suspects(suspects: Content, commands: Commands) -> StatusProblem:
+def _suspects(status: Content, commands: Commands) -> StatusProblem:
+    suspects = status["delivery"]["suspects"]
     first, number = suspects["first"], suspects["events"]
     of = f" of {first['name']}" if first["name"] else ""
     which = "an event" if first["id"] is None else f"event {first['id']}{of}"
     page = " with a web page" if 200 <= first["status"] < 300 else ""
     times = f"{count(first['refusals'])} time{'' if first['refusals'] == 1 else 's'}"
+    cause = f"{which}: answered {first['status']}{page}, refused {times}"
+    bury = () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}")
+    again = f"{events(number)} {are(number)} refused again and again"
+    if not _REFUSED.isdisjoint(status["holds"]):
+        # No command: who types it would bury a good event, if everything is refused.
+        fix = "First end what delivery is paused for: it may refuse every event."
+        fix += f" If it is this event alone, make it a dead letter with `{bury[0]}`." if bury else ""
+        return StatusProblem("suspect", "note", f"{again}, and nothing else is delivered.", cause, fix)
     fix = (
         "A web application firewall or a filter before Growlytics may object to its content. It is tried again, and later "
         "events of its customer wait for it. It becomes a dead letter by itself once others were delivered for long enough; "
@@ -146,10 +167,10 @@ def _suspects(suspects: Content, commands: Commands) -> StatusProblem:
     return StatusProblem(
         "suspect",
         "warn",
-        f"{events(number)} {are(number)} refused again and again, while others may be delivered.",
-        f"{which}: answered {first['status']}{page}, refused {times}",
+        f"{again}, while others may be delivered.",
+        cause,
         fix,
-        () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}"),
+        bury,
     )
 
 

@@ -143,8 +143,10 @@ def _left_seconds(deadline: float) -> float:
 
 
 def _read(response: HTTPResponse, max_bytes: int) -> bytes | None:
+    # Of a chunk whose size is negative, `read` would read whatever comes; `read1` reads what it asks for at most.
+    read = response.read1 if response.chunked else response.read
     text = bytearray()
-    while piece := response.read(_PIECE_BYTES):
+    while piece := read(_PIECE_BYTES):
         text += piece
         if len(text) > max_bytes:
             return None

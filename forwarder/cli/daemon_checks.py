@@ -7,13 +7,15 @@ What it answers is a stranger's text until shown otherwise: nothing is trusted, 
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from forwarder.cli.checks import Checked, counted
 from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError
 from forwarder.cli.machine import lock_holder, process_state
-from forwarder.text import printable
+from forwarder.text import duration, printable
 
 _LATELY_SECONDS: Final = 60
 _MAX_PROBLEMS: Final = 10
@@ -76,13 +78,14 @@ class DaemonFacts(NamedTuple):
         return at is not None and abs(time.time() - at) < _LATELY_SECONDS
 
     def setting(self, path: str) -> str | None:
-        """Return a setting of the daemon as text; None if it has none or does not say."""
-        place = _SHOWN_IN_STATUS.get(path)
-        if place is not None and (shown := _object(self.status.get(place[0])).get(place[1])) is not None:
-            return str(shown)
-        section, _, key = path.partition(".")
-        value = _object(_object(self.debug.get("settings")).get(section)).get(key)
-        return value if isinstance(value, str) else None
+        """Return a setting of the daemon as text; None if it has none, does not say, or says what cannot be one."""
+        value = None
+        if (place := _SHOWN_IN_STATUS.get(path)) is not None:
+            value = _object(self.status.get(place[0])).get(place[1])
+        if value is None:
+            section, _, key = path.partition(".")
+            value = _object(_object(self.debug.get("settings")).get(section)).get(key)
+        return value if isinstance(value, str) and _can_be_used(value) else None
 
 
 def look(daemon: Daemon, *, parts: str, seconds: float) -> DaemonFacts:
@@ -118,7 +121,8 @@ def check_daemon(found: DaemonFacts, *, directory: str | None) -> Iterator[Check
         return
     status = found.status
     state, version = (printable(str(status.get(name, "?"))) for name in ("state", "version"))
-    facts = {"state": state, "version": version, "place": found.place, "pid": status.get("pid")}
+    pid = _number(status.get("pid"))
+    facts = {"state": state, "version": version, "place": found.place, "pid": None if pid is None else int(pid)}
     text = f"version {version} answers at {found.place}: {state}{_uptime(status)}"
     fine = state == "ready"
     yield Checked("daemon", "ok" if fine else "warn", text, "" if fine else "wait until it is ready", facts)
@@ -150,20 +154,35 @@ def _absent(found: DaemonFacts, directory: str | None) -> Checked:
 def check_key(found: DaemonFacts, *, has_key: bool, fault: str) -> Checked:
     """Say what is known of the API key. `fault` is why this command may not read it."""
     if found.status:
-        if "auth" in _object(found.status.get("holds")):
-            fix = "write a valid key into the file that growlytics.api_key_file names, or set it and restart the daemon"
-            return Checked("key", "fail", "Growlytics refuses the daemon's API key", fix)
-        delivered = _number(_object(_object(found.status.get("delivery")).get("attempts")).get("delivered"))
-        if delivered:
-            text = f"Growlytics accepted the daemon's API key: {counted(int(delivered), 'event')} delivered since its start"
-            return Checked("key", "ok", text)
-        return Checked("key", "skip", f"{UNTRIED_KEY}, and the running daemon has not delivered one yet")
+        return _key_of_daemon(found.status)
     if fault:
         return Checked("key", "skip", f"{fault}; {UNTRIED_KEY}")
     if not has_key:
         fix = "set it in GROWLYTICS_API_KEY or, better, in a file that growlytics.api_key_file names"
         return Checked("key", "warn", "no API key is in the settings that this command reads, and `run` needs one", fix)
     return Checked("key", "skip", f"there is one; {UNTRIED_KEY}")
+
+
+def _key_of_daemon(status: Mapping[str, Any]) -> Checked:
+    if "auth" in _object(status.get("holds")):
+        if not _kinds(status).isdisjoint({"blocked", "proxy_refuses"}):
+            text = "the daemon is refused, but not in the way in which Growlytics refuses an API key"
+            return Checked("key", "warn", text, "see what the daemon says above; the key may be good")
+        fix = "write a valid key into the file that growlytics.api_key_file names, or set it and restart the daemon"
+        return Checked("key", "fail", "Growlytics refuses the daemon's API key", fix)
+    delivered = _number(_object(_object(status.get("delivery")).get("attempts")).get("delivered"))
+    if delivered:
+        text = f"Growlytics accepted the daemon's API key: {counted(int(delivered), 'event')} delivered since its start"
+        return Checked("key", "ok", text)
+    return Checked("key", "skip", f"{UNTRIED_KEY}, and the running daemon has not delivered one yet")
+
+
+def _kinds(status: Mapping[str, Any]) -> set[str]:
+    """Return the kinds of what the daemon says is wrong."""
+    problems = status.get("problems")
+    return {
+        _text(_object(each).get("kind")) for each in (problems if isinstance(problems, list) else [])[:_MAX_PROBLEMS]
+    }
 
 
 def _problems(status: Mapping[str, Any]) -> Iterator[Checked]:
@@ -219,6 +238,13 @@ def _is_status(answer: DaemonAnswer) -> bool:
     return isinstance(answer.content.get("state"), str) and isinstance(answer.content.get("ledger"), dict)
 
 
+def _can_be_used(text: str) -> bool:
+    """Whether a stranger's text can be a path, and if it looks like a URL, whether that can be split."""
+    with suppress(ValueError):
+        return text.isprintable() and ("://" not in text or urlsplit(text).port != 0)
+    return False
+
+
 def _object(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else _NOTHING
 
@@ -235,15 +261,8 @@ def _text(value: object) -> str:
 
 def _uptime(status: Mapping[str, Any]) -> str:
     seconds = _number(status.get("uptime_seconds"))
-    return "" if seconds is None else f", up for {_span(seconds)}"
+    return "" if seconds is None else f", up for {duration(seconds)}"
 
 
 def _ago(at: float) -> str:
-    return f"{_span(max(0.0, time.time() - at))} ago"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{duration(max(0.0, time.time() - at))} ago"

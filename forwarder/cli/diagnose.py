@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             if not args.json:
                 print("\n".join(lines), flush=True)
         if args.json:
-            print(json.dumps(described(found), indent=2))
+            print(json.dumps(described(found), indent=2, default=lambda _: None))
         else:
             failed = sum(each.result == "fail" for each in found)
             print(f"{counted(failed, 'check')} failed" if failed else "nothing failed")

@@ -146,8 +146,9 @@ def _check_waiting(directory: str, seconds: float) -> Iterator[Checked]:
 
     with suppress(TimeoutError, OSError):  # the disk hangs, as its own check will say
         waiting = within(seconds, look_there, name="buffer")
-        if waiting is not None:
-            text = f"{counted(waiting.events, 'event')} wait in {printable(directory, 200)}, and nobody delivers them"
+        if waiting is not None and not waiting.in_use:  # a daemon that uses it and does not answer is told already
+            verb = "waits" if waiting.events == 1 else "wait"
+            text = f"{counted(waiting.events, 'event')} {verb} in {printable(directory, 200)}, and nobody delivers them"
             facts = {"directory": printable(directory, 200), "events": waiting.events}
             yield Checked("buffer", "warn", text, "start the daemon with this buffer.directory", facts)
 

@@ -30,8 +30,8 @@ _NEEDED: Final = (
     "buffer.directory",
     "control.socket",
 )
-_ALL_OFF: Final = (
-    "control.socket, intake.unix_socket and intake.http are off, so commands cannot reach the daemon; set one of them"
+_NOWHERE: Final = (
+    "so commands cannot reach the daemon: correct or set one of control.socket, intake.unix_socket and intake.http"
 )
 
 
@@ -72,7 +72,7 @@ def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Default
         given = _read(args.config or (Path(named) if named else None), environ, args.overrides)
         found = list(_places(given, environ))
         if not any(isinstance(each, Place) for each in found):
-            raise UnusableError("; ".join(map(str, found)) or _ALL_OFF)
+            raise UnusableError("; ".join([*map(str, found), _NOWHERE]))
     else:
         usual: dict[str, Place | str] = {}
         for each in _usual(environ, defaults or Defaults()):

@@ -54,8 +54,10 @@ class Handshake(NamedTuple):
     """OpenSSL's, if the certificate cannot be verified."""
 
 
-def trust_of(ca_file: str | None) -> Trust:
-    """Return whom the daemon trusts with this growlytics.ca_file."""
+def trust_of(ca_file: str | None, *, is_needed: bool = True) -> Trust:
+    """Return whom the daemon trusts with this growlytics.ca_file; nobody if that is not needed."""
+    if not is_needed:
+        return Trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "nobody")
     if ca_file is None:
         return Trust(_for_http(ssl.create_default_context()), "the system's authorities")
     try:
@@ -67,7 +69,7 @@ def trust_of(ca_file: str | None) -> Trust:
 
 def trust_of_anybody() -> ssl.SSLContext:
     """Return the settings of a connection that only looks at who answers."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loading authorities takes as long as the import of all this
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return _for_http(context)

@@ -8,6 +8,7 @@ Used by `diagnosis`.
 import errno
 import os
 import resource
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -149,7 +150,7 @@ def _access(disk: Disk, name: str, *, daemon_runs: bool) -> Checked:
         return Checked("disk", "ok", text, facts=facts)
     if disk.foreign:
         text = f"in {name} ({owner}) {', '.join(disk.foreign)} belong to another user"
-        fix = f"stop the daemon and give them to its user: chown {disk.owner} {name}/*"
+        fix = f"stop the daemon and give them to its user: chown {disk.owner} {shlex.quote(name)}/*"
         return Checked("disk", "warn", text, fix, facts)
     return Checked("disk", "ok", f"{name} can be written to ({owner})", facts=facts)
 

@@ -101,7 +101,7 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
     if not reached:
         yield from _untried("connect" if not places else "proxy" if proxy else "tls", proxy, asks=asks)
         return
-    trust = trust_of(growlytics.ca_file)
+    trust = trust_of(growlytics.ca_file, is_needed=target.is_tls or (proxy is not None and proxy.is_tls))
     ways: list[tuple[str, Callable[[], Stream]]] = [(str(place), partial(_open, place, seconds)) for place in reached]
     if proxy is not None:
         through = partial(_tunnel, ways[0][1], proxy, target, trust)
@@ -206,7 +206,9 @@ def _addresses_of_other_families(first: Endpoint, seconds: float) -> list[str]:
 
 def _name_server_fix() -> str:
     servers = name_servers()
-    named = f"the name servers {', '.join(servers)} (of {RESOLVER_FILE})" if servers else f"{RESOLVER_FILE}"
+    if not servers:
+        return f"name a name server in {RESOLVER_FILE}, which names none that this user can read"
+    named = f"the name servers {', '.join(servers)} (of {RESOLVER_FILE})"
     return f"check {named}, and that this machine may reach them (port 53)"
 
 

@@ -11,7 +11,7 @@ from unicodedata import combining, east_asian_width
 
 from forwarder.cli.answers import ProblemAnswer, StatusAnswer
 from forwarder.cli.top_rows import Tone, tone_of
-from forwarder.text import UNKNOWN, count, duration
+from forwarder.text import UNKNOWN, count, duration, percent
 
 _LABEL_COLUMNS: Final = 13
 _MOODS: Final = {"bad": "BAD", "warn": "WARN", "note": "note", "good": "ok"}
@@ -141,7 +141,7 @@ def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
             f"{_rate(rates.refused_per_second)} refused; events a second"
         ),
     )
-    share = "" if buffer.share is None else f", {ceil(100 * buffer.share)} % full"
+    share = "" if buffer.share is None else f", {percent(buffer.share)} full"
     size = f"{_mib(buffer.bytes)} of {_mib(buffer.max_bytes)} MiB"
     state = share if buffer.available else ", UNAVAILABLE"
     yield "buffer", f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {size}{state}"
@@ -160,11 +160,13 @@ def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
         )
         yield "failed last", f"{failure.text}{ago}"
     ledger = status.ledger.for_ever
+    erased = ledger.dropped.get("erased", 0)  # what somebody erased is no loss
+    lost = {why: number for why, number in ledger.dropped.items() if why != "erased"}
     yield (
         "ledger",
         (
             f"{count(ledger.accepted)} accepted = {count(ledger.delivered)} delivered + {_sum(ledger.dead_lettered)} dead + "
-            f"{_sum(ledger.dropped)} lost + {count(ledger.buffered)} waiting"
+            f"{_sum(lost)} lost + {f'{count(erased)} erased + ' if erased else ''}{count(ledger.buffered)} waiting"
             f"{f'; {count(ledger.unaccounted)} UNACCOUNTED' if ledger.unaccounted else ''}"
         ),
     )

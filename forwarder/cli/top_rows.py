@@ -18,7 +18,7 @@ from forwarder.cli.answers import (
     StatusAnswer,
     TypesAnswer,
 )
-from forwarder.text import UNKNOWN, count, duration
+from forwarder.text import UNKNOWN, count, duration, percent
 from forwarder.words import REFUSAL_CAUSES
 
 LABEL_COLUMNS: Final = 13
@@ -155,9 +155,9 @@ def _buffer(status: StatusAnswer, columns: int) -> Iterator[Row]:
     buffer, forecasts = status.buffer, status.forecasts
     share = buffer.share
     tone: Tone = "plain" if share is None or share < NEARLY_FULL else "warning" if share < 1 else "bad"
-    percent = "" if share is None else f"{ceil(share * 100)} % full, "
+    full = "" if share is None else f"{percent(share)} full, "
     size = f"{count(buffer.all_events)} of {count(buffer.max_events)} events, {_size(buffer.bytes, buffer.max_bytes)}"
-    yield Row("buffer", f"{percent}{size}", tone)
+    yield Row("buffer", f"{full}{size}", tone)
     if not buffer.available:
         yield Row("", "UNAVAILABLE: its disk is full, broken or gone, so events are refused", "bad")
     events = buffer.events
@@ -185,7 +185,7 @@ def _ledger(ledger: LedgerAnswer) -> Iterator[Row]:
         "",
         f"accepted {count(ledger.accepted)} = delivered {count(ledger.delivered)} + dead {_parts(ledger.dead_lettered)}"
         f" + dropped {_parts(ledger.dropped)} + buffered {count(ledger.buffered)}",
-        "warning" if any(ledger.dropped.values()) else "plain",
+        "warning" if any(number for why, number in ledger.dropped.items() if why != "erased") else "plain",
     )
     if ledger.unaccounted is None:
         yield Row("", "not known whether it balances", "dim")

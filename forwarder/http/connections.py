@@ -98,8 +98,10 @@ class Connections:
         return iter((*self._new, *self._used))
 
     async def open(self, listener: socket.socket) -> None:
-        """Serve a socket that is bound and listens."""
+        """Serve a socket that is bound and listens; from now on in place of the one before, if there was one."""
         loop = asyncio.get_running_loop()
+        if self._server is not None:
+            self._server.close()  # its connections stay
         self._server = await loop.create_server(self.make, sock=listener, backlog=_ACCEPTED_PER_TURN)
         listener.listen(_BACKLOG)  # the event loop made the queue as short as that
 

@@ -27,11 +27,10 @@ _LOOK_SECONDS: Final = 1.0
 """How often an erasure whose attempts have not ended is tried anew."""
 _LOOKS: Final = 20
 """How often it looks in that time whether they have."""
-_MAX_ID_CHARACTERS: Final = 1_000_000
 
 
 class _CustomerToErase(Question):
-    customer: Annotated[str, Meta(min_length=1, max_length=_MAX_ID_CHARACTERS)]
+    customer: Annotated[str, Meta(min_length=1)]
     dry_run: bool = False
 
     example: ClassVar = '{"customer": "42"}'

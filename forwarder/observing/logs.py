@@ -39,6 +39,7 @@ _CLOSING_SECONDS: Final = 2.0
 _VALUE: Final = re.compile(r"""[^\s"'=]+""")
 _MESSAGE: Final = re.compile(r"""(?! )[^"=]+(?<! )""")
 """May contain spaces and apostrophes, and must not look like a field."""
+_ARGUMENTS: Final = re.compile(r"[\n(]")
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 """Of syslog, by the least level that has it."""
 
@@ -82,14 +83,14 @@ def _traceback(record: logging.LogRecord) -> str:
 def _without_values(record: logging.LogRecord) -> logging.LogRecord:
     """Return a record without what an exception or a library may have quoted of an event.
 
-    It has kinds and places of the exception and of those that caused it. Of a library's message it has the first line,
-    before values were put into it.
+    It has kinds and places of the exception and of those that caused it. Of a library's message it has the beginning, before
+    values were put into it: asyncio writes a callback's arguments in brackets, and all else of it on further lines.
     """
     attributes = {**record.__dict__, "exc_info": None, "exc_text": None}
     if record.exc_info:
         attributes["fields"] = {**_fields(record), "exception": _kinds_and_places(record.exc_info[1])}
     if record.name != _OURS:
-        attributes |= {"msg": str(record.msg).partition("\n")[0], "args": ()}
+        attributes |= {"msg": _ARGUMENTS.split(str(record.msg), maxsplit=1)[0].rstrip(), "args": ()}
     return logging.makeLogRecord(attributes)
 
 

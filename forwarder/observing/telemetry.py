@@ -72,6 +72,17 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
             extra={"fields": {"error": error}},
         )
 
+    def control_socket_gone(self, error: str) -> None:
+        """The control socket's file is gone from its place, and cannot be made again yet."""
+        log.warning(
+            "the control socket is gone from its place: it is made again when that is possible",
+            extra={"fields": {"error": error}},
+        )
+
+    def control_socket_back(self, path: str) -> None:
+        """The control socket is in its place again."""
+        log.info("the control socket is in its place again", extra={"fields": {"file": path}})
+
     def control_group_unusable(self, error: OSError) -> None:
         """The control socket cannot be opened to the group of the settings."""
         log.warning(

@@ -151,6 +151,15 @@ async def test_an_answer_longer_than_allowed_is_not_read_to_its_end_and_the_next
     assert len(server.connections) == 2
 
 
+@pytest.mark.parametrize("size", ["-1", "-5", "F" * 1000])
+async def test_a_chunk_of_an_impossible_size_does_not_make_an_answer_longer_than_allowed(size: str) -> None:
+    said = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\n".encode()
+    async with raw_server(answering_once_and_closing(said + b"x" * 2_000_000)) as server:
+        with daemon_at(server) as daemon:
+            got = await asyncio.to_thread(lambda: daemon.get("/v1/status", max_answer_bytes=1_000_000))
+    assert got.text is None
+
+
 async def test_an_answer_that_comes_before_the_whole_request_is_read() -> None:
     async def behave(connection: Connection) -> None:
         await connection.reader.readuntil(b"\r\n\r\n")

@@ -17,9 +17,10 @@ def over(path: Path) -> aiohttp.ClientSession:
 
 
 async def test_an_operator_sees_every_part_and_no_secret(tmp_path: Path) -> None:
-    more = {"intake__token": TOKEN, "growlytics__proxy": ""}
-    del more["growlytics__proxy"]
-    async with running_sandbox() as sandbox, running_daemon(tmp_path, f"{sandbox.url}?CANARY=1", **more) as daemon:
+    async with (
+        running_sandbox() as sandbox,
+        running_daemon(tmp_path, f"{sandbox.url}?CANARY=1", intake__token=TOKEN) as daemon,
+    ):
         async with daemon.http.post(
             f"{daemon.base}/track/event", json=example_event(1), headers={"x-growlytics-key": TOKEN}
         ) as answer:

@@ -4,13 +4,13 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes.other_users import NEEDS_ROOT
+from tests.fakes.other_users import NEEDS_ROOT, open_directory
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.hanging_disks import hanging_disk
 from tests.system.processes import (
@@ -51,6 +51,13 @@ class Diagnosis:
 
 async def diagnosed(*arguments: str, environment: Mapping[str, str] | None = None) -> Diagnosis:
     return Diagnosis(*await run_command("diagnose", "--json", *arguments, environment=environment))
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return a directory that other users may enter: pytest closes its own whenever another run begins."""
+    with open_directory() as directory:
+        yield directory
 
 
 def settings(directory: Path, url: str = NOWHERE, **more: object) -> list[str]:
@@ -117,6 +124,23 @@ async def test_the_key_that_growlytics_refuses_is_told_by_the_daemon(tmp_path: P
     assert "auth" in found.one("delivery")["text"]
 
 
+async def test_a_refusal_that_is_none_of_the_key_does_not_blame_the_key(tmp_path: Path) -> None:
+    async with (
+        raw_server(answering(answer("403 Forbidden", b"<html>"))) as far_side,
+        running_daemon(tmp_path, f"http://127.0.0.1:{far_side.port}/track/event") as daemon,
+    ):
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
+
+        async def is_refused() -> bool:
+            return "auth" in (await daemon.status())["holds"]
+
+        await until(is_refused, "delivery is paused")
+        found = await diagnosed(*settings(tmp_path), f"--unix-socket={tmp_path}/buffer/control.sock")
+    assert found.one("key")["result"] == "warn"
+    assert "not in the way" in found.one("key")["text"]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -146,16 +170,13 @@ async def test_settings_that_are_missing_are_a_failure_and_the_rest_is_checked(t
 
 
 @NEEDS_ROOT
-async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path: Path) -> None:
-    key, directory = tmp_path / "key", tmp_path / "buffer"
+async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(open_path: Path) -> None:
+    key, directory = open_path / "key", open_path / "buffer"
     key.write_text(KEY)
     key.chmod(0o600)
     directory.mkdir(mode=0o700)
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
     async with raw_server(answering(answer("200 OK"))) as server:
-        arguments = settings(tmp_path, server.url, growlytics__api_key_file=key)
+        arguments = settings(open_path, server.url, growlytics__api_key_file=key)
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
             *(*COMMAND, "diagnose", "--json", *arguments),
@@ -176,11 +197,8 @@ async def test_another_user_who_may_not_read_the_keys_file_can_diagnose(tmp_path
 
 
 @NEEDS_ROOT
-async def test_another_user_than_the_daemons_sees_what_anybody_may_see(tmp_path: Path) -> None:
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(tmp_path, server.url) as daemon:
+async def test_another_user_than_the_daemons_sees_what_anybody_may_see(open_path: Path) -> None:
+    async with raw_server(answering(answer("200 OK"))) as server, running_daemon(open_path, server.url) as daemon:
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--reuid=54321", "--regid=54322", "--clear-groups"),
             *(*COMMAND, "diagnose", "--json", f"--url={daemon.base}"),
@@ -305,13 +323,13 @@ async def test_a_disk_that_hangs_ends_the_check_in_time(tmp_path: Path) -> None:
 
 @NEEDS_ROOT
 async def test_files_of_another_user_in_the_directory_are_told(tmp_path: Path) -> None:
-    directory = tmp_path / "buffer"
+    directory = tmp_path / "the buffer"
     directory.mkdir()
     os.chown(directory, 54321, 54322)
     (directory / "buffer.db").write_bytes(b"")
-    found = await diagnosed(*settings(tmp_path))
+    found = await diagnosed(*settings(tmp_path, buffer__directory=directory))
     assert "buffer.db" in found.one("disk")["text"]
-    assert f"chown 54321 {directory}" in found.one("disk")["fix"]
+    assert f"chown 54321 '{directory}'/*" in found.one("disk")["fix"], "as it can be typed"
 
 
 async def test_a_buffer_in_memory_has_no_disk_to_check(tmp_path: Path) -> None:
@@ -369,15 +387,18 @@ async def test_a_process_that_uses_the_directory_but_does_not_answer_is_told(tmp
 
 async def test_a_daemon_that_is_stopped_is_told_in_time_with_its_state(tmp_path: Path) -> None:
     async with running_daemon(tmp_path, NOWHERE) as daemon:
+        async with daemon.http.post(f"{daemon.base}/track/event", json=example_event(1)) as response:
+            assert response.status == 200
         daemon.process.send_signal(signal.SIGSTOP)
         try:
-            found = await diagnosed(f"--unix-socket={tmp_path}/buffer/control.sock", "--timeout=1")
+            found = await diagnosed(*settings(tmp_path), "--timeout=1")
         finally:
             daemon.process.send_signal(signal.SIGCONT)
         told = found.one("daemon")
     assert told["result"] == "fail"
     assert told["text"].startswith(f"process {daemon.process.pid} (T (stopped)) runs and does not answer")
     assert told["facts"]["process"]["threads_wait_in"]
+    assert not found.of("buffer"), "events wait for this daemon; another one could not deliver them"
 
 
 async def test_a_failure_after_the_last_delivery_is_a_warning(tmp_path: Path) -> None:
@@ -403,6 +424,37 @@ async def test_what_answers_like_no_forwarder_is_told_and_its_text_is_escaped(tm
         assert "\x1b" not in out + err
         assert len(out) < 20_000
         assert "Traceback" not in err
+
+
+ODD_VALUES: tuple[object, ...] = (
+    *(1e308, 10**400, True, [[]], {"a": {}}),
+    *("\ud800", "/nul\0", "http://[::1", "http://x:99999/", "x" * 10_000),
+)
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES, ids=lambda odd: ascii(odd)[:20])
+async def test_whatever_a_strangers_daemon_says_each_check_ends(tmp_path: Path, odd: object) -> None:
+    status = {
+        "state": "ready",
+        "ledger": {},
+        "pid": odd,
+        "instance": None,
+        "uptime_seconds": odd,
+        "buffer": {"directory": odd, "kind": odd},
+        "delivery": {"destination": odd, "last_delivery_at": odd, "attempts": {"delivered": odd}},
+        "holds": {"auth": odd},
+        "problems": [{"kind": odd, "what": odd, "commands": [odd]}, odd],
+        "settings": {"growlytics": {"ca_file": odd, "proxy": None}},
+        "process": {"descriptors": {"open": odd, "soft_limit": odd}},
+    }
+    body = json.dumps(status).replace("1e+308", "1e400").encode()
+    async with raw_server(answering(answer("200 OK", body, "Content-Type: application/json"))) as server:
+        arguments = (f"--url=http://127.0.0.1:{server.port}", "--timeout=1")
+        found = await diagnosed(*arguments)
+        code, out, err = await run_command("bundle", str(tmp_path / "bundle.tar.gz"), *arguments)
+    assert found.of("descriptors"), "the last of them"
+    assert "Traceback" not in found.err + err
+    assert code == 0, out
 
 
 async def test_of_a_daemon_on_another_machine_the_disk_is_not_looked_for_here(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ WELL: Mapping[str, Any] = {
     "at": NOW,
     "instance": "host-1",
     "pid": 4321,
+    "command": "growlytics-forwarder",
     "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
     "uptime_seconds": 7200.0,
     "settings": {
@@ -198,6 +199,26 @@ def test_if_every_event_was_refused_none_was_accepted() -> None:
     ledgers = {"ledger": {"since_start": none, "for_ever": none}}
     assert headline(ledgers)[::2] == ("no_events", "No event was accepted yet.")
     assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
+
+
+def test_events_that_were_refused_since_the_start_have_come() -> None:
+    refused = {"ledger": {"since_start": {"received": 9, "accepted": 0}}, "delivery": {"last_delivery_at": None}}
+    assert headline(refused)[::2] == ("no_events", "No event was accepted since the start, 2 h ago.")
+
+
+def test_what_was_never_delivered_is_not_said_to_be_delivered() -> None:
+    text = headline(dead(), {"delivery": {"last_delivery_at": None}})[2]
+    assert "No event waits; none was delivered since the start. Needs attention: 3 events could not" in text
+    assert "Delivering" not in text
+
+
+def test_events_in_memory_are_not_called_safe() -> None:
+    memory = {"buffer": {"kind": "memory"}}
+    assert headline(memory)[2].startswith("No accepted event is lost. Delivering: no event waits")
+    assert headline(memory, WAITING, {"state": "draining"})[2].startswith(
+        "200 events are at risk. The daemon is draining"
+    )
+    assert headline(memory, {"state": "draining"})[2] == "The daemon is draining; no event waits."
 
 
 def test_events_that_wait_for_a_moment_are_no_delay() -> None:
@@ -374,6 +395,23 @@ def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
 
 
+@pytest.mark.parametrize("delay", ["order", "retry"])
+def test_what_waits_for_a_suspect_is_no_backlog_that_delivery_works_off(delay: str) -> None:
+    state, _, text = headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": delay}})
+    assert state == "needs_attention"
+    assert "safe. 200 events wait, the oldest for 3 min 20 s. Needs attention: 1 event is refused" in text
+    assert "Catching up" in headline(BEHIND, {"delivery": {"suspects": SUSPECT, "waits_for": "concurrency"}})[2]
+
+
+@pytest.mark.parametrize("cause", ["auth", "systemic", "not_growlytics"])
+def test_while_everything_may_be_refused_no_command_buries_an_event(cause: str) -> None:
+    problem = only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held(cause))
+    assert (problem["mood"], problem["commands"]) == ("note", [])
+    assert "others may be delivered" not in problem["what"]
+    assert "`growlytics-forwarder dead-letters bury 42`" in problem["fix"]
+    assert only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held("retry_after"))["commands"]
+
+
 @pytest.mark.parametrize("state", sorted(set(DAEMON_STATES) - {"ready", "starting"}))
 def test_a_daemon_that_stops_says_so_first_and_what_becomes_of_the_events(state: str) -> None:
     stopping = headline({"state": state}, WAITING, held("auth"))
@@ -531,6 +569,7 @@ def test_a_control_socket_that_is_gone_with_the_directory_is_in_no_command() -> 
     elsewhere = {"addresses": {"control": "/run/growlytics-forwarder-control/control.sock"}}
     assert only("dead_letters", gone, elsewhere, dead())["commands"][0] == "growlytics-forwarder dead-letters list"
     assert "3 dead letters are nowhere else" in only("buffer_gone", gone, dead())["fix"]
+    assert "make the directory anew, and the socket is made again" in only("buffer_gone", gone, dead())["fix"]
     assert "had no events" in only("buffer_gone", gone)["fix"]
 
 

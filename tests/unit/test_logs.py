@@ -1,5 +1,6 @@
 """Log lines: their two forms, and a writer that may be stuck without stopping anybody."""
 
+import asyncio
 import io
 import json
 import logging
@@ -553,6 +554,23 @@ def test_the_last_lines_have_no_values_of_the_messages_of_libraries(pipe: Pipe) 
         logging.getLogger("asyncio").error("Executing %r took %.3f seconds", "CANARY", 0.2)
         lines = [json.loads(line)["message"] for line in last_lines()]
     assert lines == ["Task exception was never retrieved", "Executing %r took %.3f seconds"]
+
+
+def test_the_last_lines_have_no_arguments_of_a_callback_that_failed(pipe: Pipe) -> None:
+    def deliver(*_: object) -> None:
+        raise ValueError("CANARY")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(deliver, b"CANARY")
+        await asyncio.sleep(0)
+
+    with logging_into(pipe, json_settings()), asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main())
+        (line,) = last_lines()
+    assert json.loads(line)["message"].startswith("Exception in callback ")
+    assert json.loads(line)["exception"][0] == "ValueError"
+    assert "CANARY" not in line
+    assert "CANARY" in pipe.getvalue(), "the log itself has all"
 
 
 def test_the_last_lines_can_be_read_while_other_threads_write(pipe: Pipe) -> None:

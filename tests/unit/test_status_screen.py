@@ -73,7 +73,7 @@ def test_everything_is_on_the_screen() -> None:
         "      Fix: Write a valid key into /run/secrets/key.",
         "      $ growlytics-forwarder dead-letters list --unix-socket '/long dir/",
         "rates        1.5 accepted, 0 delivered, 1,234 refused; events a second",
-        "buffer       4 of 100,000 events, 0.5 of 256.0 MiB, 1 % full",
+        "buffer       4 of 100,000 events, 0.5 of 256.0 MiB, <1 % full",
         "oldest event has waited 1 min 15 s",
         "holds        auth for 42 s (next probe in 3.0 s)",
         "dead letters 4: 3 rejected, 1 expired",
@@ -83,6 +83,11 @@ def test_everything_is_on_the_screen() -> None:
         "asked at     http://a:1, process 17",
     ):
         assert words in found
+
+
+def test_what_somebody_erased_is_not_called_lost() -> None:
+    found = text(shown(ledger={"for_ever": {"accepted": 6, "dropped": {"erased": 2, "corrupt": 1}, "buffered": 3}}))
+    assert "1 lost + 2 erased + 3 waiting" in found
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

@@ -103,7 +103,7 @@ def test_the_last_failed_attempt_is_shown_with_its_cause(
 
 @pytest.mark.parametrize(
     ("ready", "text", "tone"),
-    [(79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
+    [(0, "0 % full", "plain"), (79, "79 % full", "plain"), (80, "80 % full", "warning"), (100, "100 % full", "bad")],
 )
 def test_the_buffer_warns_before_it_is_full(ready: int, text: str, tone: str) -> None:
     events = {"ready": ready, "parked": 0, "in_flight": 0}
@@ -146,6 +146,9 @@ def test_events_that_were_dropped_are_a_warning_that_says_why() -> None:
     row = shown(snapshot(ledger={"for_ever": {"dropped": {"corrupt": 0}}}))["ledger"][1]
     assert row.tone == "plain"
     assert "dropped 0 +" in row.text
+    row = shown(snapshot(ledger={"for_ever": {"dropped": {"erased": 3}}}))["ledger"][1]
+    assert row.tone == "plain", "somebody wanted that"
+    assert "dropped 3 (erased 3) +" in row.text
 
 
 def test_dead_letters_are_a_warning_while_there_are_any() -> None:
