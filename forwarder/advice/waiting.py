@@ -16,10 +16,11 @@ from forwarder.advice.reading import (
     is_behind,
     is_failing,
     is_full,
+    refused_suspects,
     waiting,
     waits_for_suspects,
 )
-from forwarder.text import are, count, duration, events, percent, rate, roughly
+from forwarder.text import count, duration, events, percent, rate, roughly
 from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
@@ -31,8 +32,7 @@ _FULL_DISK: Final = ("full", "space", "room")
 _REFUSED: Final = frozenset(REFUSAL_CAUSES)
 """Holds in which everything is refused, perhaps. Then no event is a suspect more than others, and none is to be buried."""
 DELAYS: Final[dict[DelayCause, str]] = {
-    "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
-    "SIGHUP.",
+    "rate_limit": "`delivery.rate_limit_per_second` lets no more through: raise it, or set 0 for no limit, and send SIGHUP.",
     "concurrency": "As many attempts are under way as may be. If that is `delivery.max_concurrency`, raise it and send "
     "SIGHUP. If it is less, Growlytics gets slower under load, and the forwarder holds back.",
     "order": "Events of one customer are sent one after the other (`delivery.order`): one customer has very many, or an "
@@ -149,7 +149,7 @@ def _behind(status: Content, commands: Commands) -> StatusProblem:
 
 def _suspects(status: Content, commands: Commands) -> StatusProblem:
     suspects = status["delivery"]["suspects"]
-    first, number = suspects["first"], suspects["events"]
+    first = suspects["first"]
     of = f" of {first['name']}" if first["name"] else ""
     which = "an event" if first["id"] is None else f"event {first['id']}{of}"
     page = " with a web page" if 200 <= first["status"] < 300 else ""
@@ -157,7 +157,6 @@ def _suspects(status: Content, commands: Commands) -> StatusProblem:
     cause = f"{which}: answered {first['status']}{page}, refused {times}"
     bury = () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}")
     others = "and no other is delivered meanwhile" if is_alone(status) else "while others may be delivered"
-    what = f"{events(number)} {are(number)} refused again and again, {others}."
     fix = (
         "A web application firewall or a filter before Growlytics may object to its content. It is tried again, and later "
         "events of its customer wait for it. It becomes a dead letter by itself once others were delivered for long enough; "
@@ -165,7 +164,7 @@ def _suspects(status: Content, commands: Commands) -> StatusProblem:
     )
     if is_alone(status):
         fix = f"See whether another event is delivered: if none is, the event is good, and must not be buried. {fix}"
-    return StatusProblem("suspect", "warn", what, cause, fix, bury)
+    return StatusProblem("suspect", "warn", f"{refused_suspects(suspects)}, {others}.", cause, fix, bury)
 
 
 def _mib(number: int) -> str:
