@@ -35,10 +35,11 @@ RECOMMENDED = {
     "expired_certificate": "growlytics-forwarder diagnose ",
     "refused_connection": "growlytics-forwarder diagnose ",
     "captive_portal": "growlytics-forwarder diagnose ",
+    "everything_refused": "growlytics-forwarder diagnose ",
     "refusing_proxy": "growlytics-forwarder diagnose ",
     "systemic_rejection": "growlytics-forwarder dead-letters list ",
     "poison_event": "growlytics-forwarder dead-letters bury ",
-    "type_drift": "growlytics-forwarder attribute-types list ",
+    "type_drift": "growlytics-forwarder attribute-types ",
     "full_disk": "df -h ",
 }
 """What the command is that a state needs. For the others it is a file to write, to put back, or somebody to ask."""
