@@ -148,7 +148,7 @@ def _known(daemon: Daemon) -> tuple[list[KnownType], TypesPage]:
 def _forget(args: argparse.Namespace) -> int:
     what = printable(args.name) if args.attribute is None else f"{printable(args.attribute)} of {printable(args.name)}"
     asked = {"name": args.name} if args.attribute is None else {"name": args.name, "attribute": args.attribute}
-    answer = _ask(args, lambda daemon: _post(daemon, "forget", asked, Forgotten))
+    answer = _ask(args, lambda daemon: _post(daemon, "forget", asked, Forgotten), changes=True)
     if answer.fixed:
         print(f"{what}: types in contract.types_file stay; to remove them, change the file and restart the daemon")
     if not answer.forgotten:
@@ -198,15 +198,15 @@ def _import(args: argparse.Namespace) -> int:
     tables: dict[str, dict[str, str]] = {}
     for (name, attribute), kind in types.items():
         tables.setdefault(name, {})[attribute] = kind
-    answer = _ask(args, lambda daemon: _post(daemon, "import", {"types": tables}, Imported))
+    answer = _ask(args, lambda daemon: _post(daemon, "import", {"types": tables}, Imported), changes=True)
     if answer.fixed:
         print(f"skipped {_count(answer.fixed)} that contract.types_file fixes")
     print(f"imported {_count(answer.imported)}, which replace all learned types")
     return EXIT_OK
 
 
-def _ask(args: argparse.Namespace, what: Callable[[Daemon], _Result]) -> _Result:
-    with daemon_of(args) as daemon:
+def _ask(args: argparse.Namespace, what: Callable[[Daemon], _Result], *, changes: bool = False) -> _Result:
+    with daemon_of(args, changes=changes) as daemon:
         return what(daemon)
 
 

@@ -45,12 +45,15 @@ def add_daemon_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--token-file", metavar="FILE", help="a file with the daemon's token, if it needs one")
 
 
-def daemon_of(args: argparse.Namespace) -> Daemon:
-    """Return the daemon that the arguments name, or else the one to be found; exit with 78 if they cannot be used."""
+def daemon_of(args: argparse.Namespace, *, changes: bool = False) -> Daemon:
+    """Return the daemon that the arguments name, or else the one to be found; exit with 78 if they cannot be used.
+
+    A command that `changes` something never does so at another daemon than the one that the environment means.
+    """
     from forwarder.cli.finding import UnusableError, find
 
     try:
-        return Daemon(*find(args, os.environ))
+        return Daemon(*find(args, os.environ, changes=changes))
     except UnusableError as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_CONFIGURATION) from None

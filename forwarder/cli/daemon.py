@@ -150,11 +150,17 @@ class Daemon:
         self._barred: Place | None = None
         """A control socket that is there, but not for this user."""
         self._connection: DaemonConnection | None = None
+        self._was_found = False
 
     @property
     def place(self) -> Place:
         """Where it was found, or is looked for first."""
         return next(each for each in self._where if isinstance(each, Place))
+
+    @property
+    def was_found(self) -> bool:
+        """Whether it was connected to, so that `place` is where it is."""
+        return self._was_found
 
     def close(self) -> None:
         """Close the connection. May be called again."""
@@ -272,6 +278,7 @@ class Daemon:
                 fix = _fix(each, error)
             else:
                 self._where = (each,)
+                self._was_found = True
                 return self._connection
         if self._barred:
             fix = f"if it runs, use sudo or be its user, so that the control socket lets you in; else {_START_FIX}"

@@ -35,6 +35,9 @@ class ChangeTally:
     in_doubt: int = 0
     """Those of the remaining ones that were sent without a known answer."""
 
+    where: str = ""
+    """Where the daemon was found, in words, if it is told."""
+
     @property
     def handled(self) -> int:
         return self.done + self.refused + self.missing
@@ -47,7 +50,8 @@ class ChangeTally:
         done = f"Would {self.action}" if self.dry_run else self.done_word.capitalize()
         left = "all" if self.asked is None else self.asked - self.handled
         events = f"{self.done} event{'' if self.done == 1 else 's'}"
-        return f"{done} {events} ({self.refused} refused, {self.missing} already gone, {left} remaining)."
+        at = f" of the daemon at {self.where}" if self.where else ""
+        return f"{done} {events}{at} ({self.refused} refused, {self.missing} already gone, {left} remaining)."
 
 
 class Pace:

@@ -130,7 +130,7 @@ def _change(args: argparse.Namespace) -> int:
         demand_terminal(args)
     tally = ChangeTally(args.action, dry_run=args.dry_run)
     ticker = Ticker(sys.stderr)
-    daemon = daemon_of(args)
+    daemon = daemon_of(args, changes=True)
     changer = Changer(daemon, tally=tally, ticker=ticker, per_second=args.rate)
     patience = Patience(say=ticker.say, note=lambda note: ticker.tell("listing dead letters", note=note))
 
@@ -143,9 +143,11 @@ def _change(args: argparse.Namespace) -> int:
             ids = args.ids or [each.id for each in pages.all()]
             if args.action == "purge" and args.dry_run:
                 there = ids if args.ids is None else [each for each in dict.fromkeys(ids) if requests.one(each)]
-                print(f"Would purge {len(there)} event{'' if len(there) == 1 else 's'}.")
+                events = f"{len(there)} event{'' if len(there) == 1 else 's'}"
+                print(f"Would purge {events} of the daemon at {daemon.place}.")
                 return EXIT_NO if args.ids and len(there) < len(set(ids)) else EXIT_OK
-            if asks and ids and not confirmed(args, f"Delete {len(ids)} dead letters of this customer for good?"):
+            question = f"Delete {len(ids)} dead letters of this customer, of the daemon at {daemon.place}, for good?"
+            if asks and ids and not confirmed(args, question):
                 return EXIT_NO
             changer.change(list(dict.fromkeys(ids)), name_missing=bool(args.ids))
     except DaemonError as error:
@@ -153,6 +155,8 @@ def _change(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         stopped = "interrupted"
     changer.finish(stopped)
+    if args.action == "purge" and daemon.was_found:
+        tally.where = str(daemon.place)
     print(tally)
     return EXIT_NO if stopped or tally.refused or (args.ids and tally.missing) else EXIT_OK
 
@@ -162,16 +166,20 @@ def _bury(args: argparse.Namespace) -> int:
 
     if not args.dry_run:
         demand_terminal(args)
-        if not confirmed(args, f"Stop trying event {args.id} and make it a dead letter?"):
-            return EXIT_NO
-    with daemon_of(args) as daemon:
+    with daemon_of(args, changes=True) as daemon:
+        if not args.dry_run and not args.yes:
+            bury(daemon, args.id, dry_run=True)  # so that nobody is asked about an event that is not there
+            what = f"event {args.id} of the daemon at {daemon.place}"
+            if not confirmed(args, f"Stop trying {what}, and make it a dead letter?"):
+                return EXIT_NO
         state = bury(daemon, args.id, dry_run=args.dry_run)
+    event = f"event {args.id} of the daemon at {daemon.place}"
     would = "would become" if args.dry_run else "is now"
     if state == "after_attempt":
         would = "would become" if args.dry_run else "becomes"
-        print(f"event {args.id} is being sent: unless it arrives, it {would} a dead letter right after that")
+        print(f"{event} is being sent: unless it arrives, it {would} a dead letter right after that")
     else:
-        print(f"event {args.id} {would} a dead letter; `dead-letters show {args.id}` shows it")
+        print(f"{event} {would} a dead letter; `dead-letters show {args.id}` shows it")
     return EXIT_OK
 
 

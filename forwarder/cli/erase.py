@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         demand_terminal(args)
     try:
-        with daemon_of(args) as daemon:
+        with daemon_of(args, changes=True) as daemon:
             return _erase(daemon, args)
     except DaemonError as error:
         print(error.explained, file=sys.stderr)
@@ -56,15 +56,15 @@ def _erase(daemon: Daemon, args: argparse.Namespace) -> int:
     if args.dry_run or not args.yes:
         found = _asked(daemon, patience, args.customer, dry_run=True)
         if args.dry_run:
-            _show(found, args)
+            _show(found, daemon, args)
             return EXIT_OK
-        if not confirmed(args, f"{found.would}\nErase them for good?"):
+        if not confirmed(args, f"{found.would(daemon.place)}\nErase them for good?"):
             return EXIT_NO
     while True:
         erased = _asked(daemon, patience, args.customer, dry_run=False)
         if erased.complete:
             ticker.clear()
-            _show(erased, args)
+            _show(erased, daemon, args)
             return EXIT_OK
         ticker.tell("erasing", note="not complete yet")
 
@@ -82,8 +82,8 @@ def _asked(daemon: Daemon, patience: Patience, customer: str, *, dry_run: bool) 
     return daemon.read(answer, ErasureShown)
 
 
-def _show(erased: "ErasureShown", args: argparse.Namespace) -> None:
+def _show(erased: "ErasureShown", daemon: Daemon, args: argparse.Namespace) -> None:
     if args.json:
-        print_json(erased.described())
+        print_json({**erased.described(), "daemon": str(daemon.place)})
     else:
-        print(erased.would if args.dry_run else erased.done)
+        print(erased.would(daemon.place) if args.dry_run else erased.done(daemon.place))

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from forwarder.cli.daemon import Place
+
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -23,18 +25,16 @@ class ErasureShown(msgspec.Struct, frozen=True):
         """Return all fields, for JSON."""
         return msgspec.structs.asdict(self)
 
-    @property
-    def would(self) -> str:
-        """What would be removed."""
-        return f"Would erase {self._counts}{self._sent('is being sent', 'are being sent')}."
+    def would(self, place: Place) -> str:
+        """Return what would be removed from the daemon at a place."""
+        return f"Would erase {self._counts} of the daemon at {place}{self._sent('is being sent', 'are being sent')}."
 
-    @property
-    def done(self) -> str:
-        """What was removed."""
+    def done(self, place: Place) -> str:
+        """Return what was removed from the daemon at a place."""
         sent = self._sent(
             "was being sent, and was delivered or dropped", "were being sent, and were delivered or dropped"
         )
-        return f"Erased {self._counts}{sent}."
+        return f"Erased {self._counts} of the daemon at {place}{sent}."
 
     @property
     def _counts(self) -> str:

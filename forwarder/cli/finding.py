@@ -4,6 +4,10 @@ What the command line names counts alone: a dead place there is an error. Otherw
 settings that `FORWARDER_CONFIG` names, those of the environment, the control socket in its default places, the settings in
 /etc, and the default address. Of settings it tries the control socket, `intake.unix_socket` and `intake.http`.
 
+A command that changes something must not do so at another daemon than was meant, because that one is stopped. So its search
+ends after `FORWARDER_CONFIG`, or after an environment that says where a daemon is, and it is an error if these settings
+cannot be used.
+
 A command may run as another user than the daemon, beside settings that are wrong in other ways. So this reads only what it
 needs of them, by hand; the settings package also takes as long to import as all else that a command needs to start.
 """
@@ -30,6 +34,8 @@ _NEEDED: Final = (
     "buffer.directory",
     "control.socket",
 )
+_PLACES: Final = (*_APP_SOCKETS, "intake.http", "buffer.directory", "control.socket")
+"""Settings that say which daemon is meant."""
 _NOWHERE: Final = (
     "so commands cannot reach the daemon: correct or set one of control.socket, intake.unix_socket and intake.http"
 )
@@ -57,10 +63,13 @@ _Settings = dict[str, _Given]
 """By path."""
 
 
-def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Defaults | None = None) -> list[Place | str]:
+def find(
+    args: argparse.Namespace, environ: Mapping[str, str], defaults: Defaults | None = None, *, changes: bool = False
+) -> list[Place | str]:
     """Return where the daemon may be, in this order. A text is what need not be tried, and says why.
 
-    Raises UnusableError if the command line names settings that cannot be used.
+    `changes` is for commands that do not only look. Raises UnusableError if the command line names settings that cannot be
+    used, or if the environment does and the command changes something.
     """
     token = None if args.token_file is None else _token_argument(args.token_file)
     if args.unix_socket is not None or args.url is not None:
@@ -69,10 +78,9 @@ def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Default
         found: list[Place | str] = [Place(args.url, args.unix_socket, token=token)]
     elif args.config is not None or args.overrides:
         named = environ.get(places.CONFIG_VARIABLE)
-        given = _read(args.config or (Path(named) if named else None), environ, args.overrides)
-        found = list(_places(given, environ))
-        if not any(isinstance(each, Place) for each in found):
-            raise UnusableError("; ".join([*map(str, found), _NOWHERE]))
+        found = _only_places(_read(args.config or (Path(named) if named else None), environ, args.overrides), environ)
+    elif changes and (meant := _meant(environ)):
+        found = meant
     else:
         usual: dict[str, Place | str] = {}
         for each in _usual(environ, defaults or Defaults()):
@@ -81,9 +89,37 @@ def find(args: argparse.Namespace, environ: Mapping[str, str], defaults: Default
     return [each._replace(token=token) if token and isinstance(each, Place) else each for each in found]
 
 
+def _only_places(given: _Settings, environ: Mapping[str, str]) -> list[Place | str]:
+    """Return where a daemon with these settings is. Raises UnusableError if it is nowhere."""
+    found = list(_places(given, environ))
+    if not any(isinstance(each, Place) for each in found):
+        raise UnusableError("; ".join([*map(str, found), _NOWHERE]))
+    return found
+
+
+def _meant(environ: Mapping[str, str]) -> list[Place | str]:
+    """Return where the daemon is that the environment means; nothing if it does not say. Raises UnusableError."""
+    if path := environ.get(places.CONFIG_VARIABLE):
+        named = places.CONFIG_VARIABLE
+        try:
+            found = _only_places(_read(Path(path), environ, []), environ)
+        except UnusableError as error:
+            fix = f"correct or unset {named}, or say where the daemon is with --config, --url or --unix-socket"
+            raise UnusableError(f"{named}: {error}; {fix}") from None
+    else:
+        given = _read(None, environ, [])
+        if not any(setting in given for setting in _PLACES):
+            return []
+        named = "the environment"
+        found = _only_places(given, environ)
+    return [
+        *found,
+        f"other places are not tried, as {named} says which daemon is meant and this command changes something",
+    ]
+
+
 def _usual(environ: Mapping[str, str], defaults: Defaults) -> Iterator[Place | str]:
     from_environ = _read(None, environ, [])
-    token, token_fault = _token(from_environ)
     if path := environ.get(places.CONFIG_VARIABLE):
         yield from _places_in(Path(path), environ, f"{places.CONFIG_VARIABLE}: ")
     elif "STATE_DIRECTORY" in environ or any(re.match("FORWARDER_.+__", name) for name in environ):
@@ -91,6 +127,9 @@ def _usual(environ: Mapping[str, str], defaults: Defaults) -> Iterator[Place | s
     for each in defaults.control_sockets:
         yield Place(None, str(each), is_control=True)
     yield from _places_in(defaults.config, environ, "")
+    # Where the settings name another address, a stranger may listen here, who must not get the daemon's token.
+    is_its = not path and "intake.http" not in from_environ
+    token, token_fault = _token(from_environ) if is_its else (None, "")
     yield Place(defaults.http, token=token, token_fault=token_fault)
 
 

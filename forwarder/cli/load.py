@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Send the file, and return 0 if every event in it was accepted."""
-    daemon = daemon_of(args)
+    daemon = daemon_of(args, changes=True)
     name = file_name(args.file)
     try:
         with open_file(args.file) as file, daemon:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Post the event and say what became of it."""
     time_milliseconds = time.time_ns() // 1_000_000 if args.time_milliseconds is None else args.time_milliseconds
     body = event_json(args.customer, args.name, time_milliseconds, args.attributes)
-    daemon = daemon_of(args)
+    daemon = daemon_of(args, changes=True)
     try:
         with daemon:
             answer = daemon.post("/track/event", body, content_type="application/json")

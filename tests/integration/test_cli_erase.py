@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,12 +119,12 @@ async def test_erase_asks_a_person_and_takes_anything_but_yes_for_no(tmp_path: P
         for answer in (b"n\n", b"\n", b"erase\n", b"\x04"):
             code, shown = await typed(system, answer, "erase", "--customer", "d")
             assert code == 1
-            assert "Would erase 1 buffered event" in shown
+            assert re.search("Would erase 1 buffered event, .* of the daemon at the Unix socket ", shown)
             assert "nothing was changed" in shown
         assert system.app.buffer.occupancy().events == 2
         code, shown = await typed(system, b"y\n", "erase", "--customer", "d")
         assert code == 0
-        assert "Erased 1 buffered event" in shown
+        assert re.search("Erased 1 buffered event, .* of the daemon at the Unix socket ", shown)
         assert system.app.buffer.occupancy().events == 1
 
 
@@ -215,7 +216,7 @@ async def test_the_filters_choose_what_is_listed_replayed_and_purged(tmp_path: P
         assert (listed["status"], bool(listed["answer"])) == (422, True)
         one_name = ("--customer", "d", "--name", "Add To Cart")
         assert await command(system, "dead-letters", "purge", *one_name, "--dry-run") == 0
-        assert "Would purge 1 event." in capsys.readouterr().out
+        assert "Would purge 1 event of the daemon at the " in capsys.readouterr().out
         assert await command(system, "dead-letters", "purge", "--customer", "d", "--name", "Add To Cart", "--yes") == 0
         assert system.app.buffer.dead_letters.events == 2
         system.sandbox.faults = Faults()
@@ -256,7 +257,8 @@ async def test_bury_makes_what_waits_a_dead_letter_and_says_why_where_nothing_wa
         assert "would become a dead letter" in capsys.readouterr().out
         assert system.app.buffer.dead_letters.events == 0
         assert await command(system, "dead-letters", "bury", second, "--yes") == 0
-        assert f"event {second} is now a dead letter" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert re.search(f"^event {second} of the daemon at the .+ is now a dead letter", out)
         assert system.app.buffer.dead_letters.events == 1
         assert await command(system, "dead-letters", "bury", second, "--yes") == 1
         assert "its state is dead_letter" in capsys.readouterr().err

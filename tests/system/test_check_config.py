@@ -287,6 +287,28 @@ def test_a_socket_of_another_process_is_a_problem_that_names_it(
     assert found.endswith(f"listens on {tmp_path / 'i.sock'}; stop it or name another path")
 
 
+@NEEDS_ROOT
+def test_a_group_that_cannot_reach_the_control_socket_is_a_doubt() -> None:
+    with open_directory() as directory:
+        own, shared = directory / "own", directory / "shared"
+        own.mkdir(mode=0o700)
+        shared.mkdir()
+        shared.chmod(0o710)
+        os.chown(shared, -1, NOBODY)
+        for at, closed in (
+            ([], directory / "buffer"),
+            ([f"control.socket={own}/c.sock"], own),
+            ([f"control.socket={shared}/c.sock"], None),
+            (["control.socket="], None),
+            ([f"intake.unix_socket={directory}/i.sock"], None),
+        ):
+            found = check(*new(directory), f"control.group={NOBODY}", *at)
+            if closed is None:
+                assert found.warnings == {}
+            else:
+                assert f"may not enter {closed}, so they cannot use" in found.warnings["control.group"]
+
+
 def test_a_control_socket_that_cannot_be_made_is_a_doubt_as_the_daemon_starts_without_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     long = tmp_path / ("x" * 100)

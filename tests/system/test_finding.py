@@ -44,7 +44,8 @@ async def test_from_any_directory_the_control_socket_is_found_and_needs_no_token
         code, out, err = await run_command(
             "dead-letters", "purge", "--all", *arguments, environment=environment, cwd=Path("/")
         )
-    assert (code, out, err) == (0, "Purged 0 events (0 refused, 0 already gone, 0 remaining).\n", "")
+    daemon = f"the daemon at the control socket {buffer}/control.sock"
+    assert (code, out, err) == (0, f"Purged 0 events of {daemon} (0 refused, 0 already gone, 0 remaining).\n", "")
 
 
 async def test_where_the_control_socket_is_dead_the_next_place_of_the_settings_is_used(tmp_path: Path) -> None:
@@ -83,6 +84,42 @@ async def test_a_place_that_was_named_is_not_exchanged_for_another(tmp_path: Pat
         assert err.startswith(f"no daemon can be reached at the Unix socket {missing}: No such file or directory; ")
         code, out, err = await run_command("top", "--once", "--config", missing, environment=environment)
         assert (code, out, err) == (78, "", f"{missing} cannot be read: No such file or directory\n")
+
+
+CHANGES = [
+    ("erase", "--customer=c", "--yes"),
+    ("dead-letters", "purge", "--all"),
+    ("dead-letters", "replay", "--all"),
+    ("dead-letters", "bury", "1", "--yes"),
+    ("attribute-types", "forget", "n"),
+    ("attribute-types", "import", "types.toml"),
+    ("send", "--customer=c", "--name=n"),
+    ("load", "events.ndjson"),
+]
+
+
+@pytest.mark.parametrize("command", CHANGES, ids=lambda command: "-".join(command[:2]))
+async def test_no_command_changes_another_daemon_than_the_one_that_the_environment_means(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    dead = tmp_path / "dead.toml"
+    dead.write_text(f'[buffer]\ndirectory = "{tmp_path}/dead"\n[intake]\nhttp = "127.0.0.1:1"\n')
+    (tmp_path / "types.toml").write_text('[n]\na = "string"\n')
+    (tmp_path / "events.ndjson").write_text(json.dumps(example_event(1)))
+    if command[0] != "load":  # which waits for the daemon
+        environment = clean_environment(FORWARDER_CONFIG=str(dead))
+        code, out, err = await run_command(*command, environment=environment, cwd=tmp_path)
+        assert code == 1
+        *_, control, tcp, others, fix = [line.strip() for line in err.splitlines() if "run it again" not in line]
+        assert control == f"the control socket {tmp_path}/dead/control.sock: No such file or directory"
+        assert tcp == "http://127.0.0.1:1: Connection refused"
+        assert others.startswith("other places are not tried, as FORWARDER_CONFIG says which daemon is meant")
+        assert "--config, --url or --unix-socket" in fix
+    for named in (tmp_path / "no.toml", tmp_path):
+        environment = clean_environment(FORWARDER_CONFIG=str(named))
+        code, out, err = await run_command(*command, environment=environment, cwd=tmp_path)
+        assert (code, out) == (78, "")
+        assert err.startswith(f"FORWARDER_CONFIG: {named} cannot be read: ")
 
 
 async def test_where_no_daemon_is_every_place_is_named_in_order_with_the_reason(tmp_path: Path) -> None:

@@ -25,14 +25,18 @@ USUAL = [
 ]
 
 
-def found(*arguments: str, environ: Mapping[str, str] | None = None, defaults: Defaults = NO_ETC) -> list[Place | str]:
+def found(
+    *arguments: str, environ: Mapping[str, str] | None = None, defaults: Defaults = NO_ETC, changes: bool = False
+) -> list[Place | str]:
     parser = argparse.ArgumentParser()
     add_daemon_arguments(parser)
-    return find(parser.parse_args(arguments), environ or {}, defaults)
+    return find(parser.parse_args(arguments), environ or {}, defaults, changes=changes)
 
 
-def shown(*arguments: str, environ: Mapping[str, str] | None = None, defaults: Defaults = NO_ETC) -> list[str]:
-    return list(map(str, found(*arguments, environ=environ, defaults=defaults)))
+def shown(
+    *arguments: str, environ: Mapping[str, str] | None = None, defaults: Defaults = NO_ETC, changes: bool = False
+) -> list[str]:
+    return list(map(str, found(*arguments, environ=environ, defaults=defaults, changes=changes)))
 
 
 @pytest.fixture
@@ -130,6 +134,46 @@ def test_the_control_socket_is_not_looked_for_in_a_directory_of_the_app() -> Non
         "intake.http=a:1",
     )
     assert shown(*arguments) == ["http://a:1"]
+
+
+# Commands that change something
+
+NO_FURTHER = "other places are not tried, as {} says which daemon is meant and this command changes something"
+
+
+def test_a_change_is_made_at_the_daemon_of_the_file_that_the_environment_names_or_nowhere(config: Path) -> None:
+    environ = {"FORWARDER_CONFIG": str(config)}
+    assert shown(environ=environ, changes=True) == [*OF_CONFIG, NO_FURTHER.format("FORWARDER_CONFIG")]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "place"),
+    [
+        ("FORWARDER_BUFFER__DIRECTORY", "/b", "the control socket /b/control.sock"),
+        ("STATE_DIRECTORY", "/s", "the control socket /s/control.sock"),
+        ("FORWARDER_CONTROL__SOCKET", "/c", "the control socket /c"),
+    ],
+)
+def test_a_change_is_made_at_the_daemon_of_the_environment_or_nowhere(variable: str, value: str, place: str) -> None:
+    assert shown(environ={variable: value}, changes=True) == [place, DEFAULT, NO_FURTHER.format("the environment")]
+
+
+def test_a_change_is_made_where_daemons_usually_are_if_the_environment_does_not_say_where() -> None:
+    assert shown(changes=True) == USUAL
+    assert shown(environ={"FORWARDER_LOG__LEVEL": "debug", "FORWARDER_INTAKE__TOKEN": "T"}, changes=True)[-3:] == USUAL
+
+
+@pytest.mark.parametrize("content", [None, "intake = 1", "[control]\nsocket = ''\n[intake]\nhttp = ''\n"])
+def test_no_change_is_made_anywhere_if_the_file_that_the_environment_names_cannot_be_used(
+    content: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "f.toml"
+    if content is not None:
+        file.write_text(content)
+    environ = {"FORWARDER_CONFIG": str(file)}
+    with pytest.raises(UnusableError, match=r"^FORWARDER_CONFIG: .*; correct or unset FORWARDER_CONFIG, or say where "):
+        found(environ=environ, changes=True)
+    assert shown("--url", "http://a:1", environ=environ, changes=True) == ["http://a:1"]
 
 
 # What is read
@@ -237,6 +281,16 @@ def test_the_token_of_a_given_file_is_used_for_a_given_address_and_that_of_the_e
 
 def test_the_token_of_the_environment_is_for_the_default_address_too() -> None:
     assert tokens(found(environ={"FORWARDER_INTAKE__TOKEN": "E"}))[DEFAULT] == "E"
+
+
+@pytest.mark.parametrize("elsewhere", [{"FORWARDER_INTAKE__HTTP": "127.0.0.1:1"}, {"FORWARDER_CONFIG": "CONFIG"}])
+def test_the_token_of_the_environment_is_not_for_the_default_address_of_another_daemon(
+    config: Path, elsewhere: dict[str, str]
+) -> None:
+    named = {name: value.replace("CONFIG", str(config)) for name, value in elsewhere.items()}
+    places = found(environ={"FORWARDER_INTAKE__TOKEN": "E", **named})
+    tokens = {str(each): each.token for each in places if isinstance(each, Place) and each.host_port is not None}
+    assert tokens == {DEFAULT: None, "http://[::1]:1" if "FORWARDER_CONFIG" in named else "http://127.0.0.1:1": "E"}
 
 
 def test_the_token_in_the_arguments_overrides_all(config: Path, tmp_path: Path) -> None:
