@@ -244,7 +244,7 @@ class App:
         return self._live.now.shutdown
 
     def _use_door(self) -> None:
-        self.telemetry.use_door(self._status.door(self.state))
+        self.telemetry.recommend_as(*self._status.typed(self.state))
 
     def _use_access(self, settings: Settings) -> None:
         self._intakes.use(settings)

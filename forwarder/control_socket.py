@@ -1,8 +1,9 @@
 """The control socket of a daemon: made at the start, made again when its file is gone, removed at the end.
 
-No app needs it, so whatever is wrong with its place is logged and tried again later; it never ends the daemon. The file may
-be removed while the daemon runs, by a cleaner of temporary files or with its directory. Files are looked at in a thread,
-since a file system may hang. Made and served by `parts`.
+No app needs it, so whatever is wrong with its place is logged, and never ends the daemon. One that cannot be made at the
+start is not made later: its place may be that of another daemon, which is just being restarted. The file may be removed
+while the daemon runs, by a cleaner of temporary files or with its directory. Files are looked at in a thread, since a file
+system may hang. Made and served by `parts`.
 """
 
 import asyncio
@@ -32,9 +33,9 @@ class ControlSocket:
         self._telemetry = telemetry
         self._look_seconds = look_seconds
         self._path: Path | None = None
-        """Where it should be; None if there is to be none."""
+        """Where it was made; None if it was not."""
         self._file: tuple[int, int] | None = None
-        """The device and inode of the file that was made."""
+        """The device and inode of the file that was made last."""
         self._group: int | None = None
         self.address: str | None = None
         """Where it is; None while it is nowhere."""
@@ -48,12 +49,14 @@ class ControlSocket:
         if path in taken:
             self._telemetry.control_socket_unusable(f"control.socket: {path} is the path of a socket for apps, too")
             return
-        self._path = path
-        self._group = settings.control.group.number if settings.control.group else None
         try:
-            await self._serve_at(path, *_made(path))
+            made = _made(path)
         except CannotBindError as error:
             self._telemetry.control_socket_unusable(str(error))
+            return
+        self._path = path
+        self._group = settings.control.group.number if settings.control.group else None
+        await self._serve_at(path, *made)
 
     def use(self, settings: Settings) -> None:
         """Let the group of these settings connect, and nobody else but the owner."""
@@ -78,10 +81,14 @@ class ControlSocket:
                     self._telemetry.control_socket_back(self.address)
                 has_changed()
 
+    def refuse_posts(self) -> None:
+        """From now on answer only what changes nothing."""
+        self._intake.refuse_posts()
+
     async def close(self) -> None:
         """Stop, and remove the file. May be called again."""
         await self._intake.close()
-        if self._file is not None and self._path is not None:
+        if self._path is not None:
             remove_unix(self._path)
         self._path = self._file = self.address = None
 
@@ -90,7 +97,7 @@ class ControlSocket:
         file = self._file
 
         def look() -> tuple[socket.socket, tuple[int, int]] | None:
-            return None if file is not None and _identity(path) == file else _made(path)
+            return None if _identity(path) == file else _made(path)
 
         try:
             made = await in_own_thread(look, name="control socket")

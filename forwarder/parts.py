@@ -236,7 +236,7 @@ class Intakes:
 
         Operators may still look, over the control socket.
         """
-        self._http[-1].refuse_posts()
+        self._control.refuse_posts()
         await asyncio.gather(*(intake.close() for intake in self._opened))
 
     async def close(self) -> None:

@@ -1,11 +1,14 @@
-"""Where a daemon is by default, and where its control socket is: a daemon makes it there, and a command looks there.
+"""Where a daemon is by default, where its control socket is, and how this program is typed.
 
-All modules may import this one; it imports none of ours, so that a command that reads no settings starts fast. Only symbolic
-links are read here. The control socket must not be in a directory that the app shares, such as the one of
-`intake.unix_socket`: whoever may write to that could put a socket of their own there.
+A daemon makes its control socket there, and a command looks there. All modules may import this one; it imports none of ours,
+so that a command that reads no settings starts fast. Here only links are read, and whether a program is there. The control
+socket must not be in a directory that the app shares, such as the one of `intake.unix_socket`: whoever may write to that
+could put a socket of their own there.
 """
 
 import os
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -21,6 +24,8 @@ CONFIG: Final = Path("/etc/growlytics-forwarder/config.toml")
 CONFIG_VARIABLE: Final = "FORWARDER_CONFIG"
 """The variable of the environment that names a file of settings, where no `--config` does."""
 
+PROGRAM: Final = "growlytics-forwarder"
+"""The command, as it is installed."""
 _NAME: Final = "control.sock"
 _OF_THE_UNIT: Final = Path("/run/growlytics-forwarder-control") / _NAME
 _BESIDE_THE_APPS: Final = Path("/run/growlytics-forwarder") / _NAME
@@ -46,8 +51,11 @@ def control_socket(
 
 
 def _real(path: Path) -> str:
-    """Return where a path leads, as far as it leads anywhere: links may go in a circle."""
-    return os.path.realpath(path)
+    """Return where a path leads, as far as it leads anywhere: there may be a circle, or no working directory."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # ValueError: a NUL in it
+        return str(path)
 
 
 def control_sockets(
@@ -64,3 +72,16 @@ def control_sockets(
         shared = {_real(Path(each).parent) for each in app_sockets}
         found += [each for each in (_OF_THE_UNIT, _BESIDE_THE_APPS) if _real(each.parent) not in shared]
     return tuple(dict.fromkeys(found))
+
+
+def typed_program(environ: Mapping[str, str], *, python: str = sys.executable) -> str:
+    """Return what to type into a shell of this machine to run this program.
+
+    By its name it is found only in `PATH`; one that was installed into an environment of its own often is not there.
+    `python` is the interpreter of that environment.
+    """
+    folders = filter(None, environ.get("PATH", os.defpath).split(os.pathsep))
+    if any(os.access(Path(each) / PROGRAM, os.X_OK) for each in folders):
+        return PROGRAM
+    beside = Path(python).absolute().with_name(PROGRAM)
+    return shlex.quote(str(beside)) if os.access(beside, os.X_OK) else f"{shlex.quote(python)} -m forwarder"

@@ -92,6 +92,7 @@ _STATUS: Final = _object(
     {
         "version": _text,
         "instance": _text,
+        "command": _text,
         "state": _word(words.DAEMON_STATES),
         **_numbers("at", "pid", "uptime_seconds"),
         "addresses": _table(_text, words.INTAKES, ("admin", "control")),

@@ -21,6 +21,7 @@ from forwarder.event import Clock
 from forwarder.observing.metrics import Gauges
 from forwarder.observing.recent import Receipts
 from forwarder.observing.telemetry import Telemetry
+from forwarder.places import typed_program
 from forwarder.reload import Reloading
 from forwarder.sampling import SMOOTHING_SECONDS, Sampling
 from forwarder.shared_status import without_names
@@ -60,6 +61,7 @@ class Status:
         self._telemetry = telemetry
         self._addresses = addresses
         self._instance = printable(socket.gethostname())
+        self._command = typed_program(os.environ)
         self._recent = telemetry.recent
         self._age_seconds = telemetry.age_seconds
         self._started_at = time.monotonic()
@@ -109,6 +111,7 @@ class Status:
             "at": round(self._wall(), 3),
             "instance": self._instance,
             "pid": os.getpid(),
+            "command": self._command,
             "addresses": {name: _absolute(name, each) for name, each in self._addresses().items()},
             "uptime_seconds": round(time.monotonic() - self._started_at, 1),
             "ledger": {"since_start": self.ledger(), "for_ever": _described(self._buffer.ledger())},
@@ -173,9 +176,12 @@ class Status:
             "recent": self._recent.described(),
         }
 
-    def door(self, state: DaemonState) -> str:
-        """Return the flags with which a command reaches this daemon, after a space; empty if it needs none, or cannot."""
-        return doors(self._facts(state)).any or ""
+    def typed(self, state: DaemonState) -> tuple[str, str]:
+        """Return what is typed before and after a command that reaches this daemon: the program, and flags after a space.
+
+        There are no flags if it needs none, or cannot be reached.
+        """
+        return self._command, doors(self._facts(state)).any or ""
 
     def without_names(self, state: DaemonState) -> dict[str, object]:
         """Return what everybody may see of that. It is advised on what they see, so no text can name an event either."""

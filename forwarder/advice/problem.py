@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 from forwarder.places import DEFAULT_CONTROL_SOCKETS
 from forwarder.words import Mood
 
-COMMAND: Final = "growlytics-forwarder"
 _FOUND_BY_COMMANDS: Final = frozenset(map(str, DEFAULT_CONTROL_SOCKETS))
 Content = Mapping[str, Any]
 """The content of /v1/status, or a part of it. This daemon made it, so it is as the API document says."""
@@ -38,21 +37,25 @@ class Commands:
     """Makes commands that reach this very daemon."""
 
     def __init__(self, status: Content) -> None:
+        self._program: Final[str] = status["command"]
         self._doors = doors(status)
         self.reload: Final = (f"kill -HUP {status['pid']}",)
         """The command that makes the daemon read its settings again."""
 
     def looking(self, command: str) -> tuple[str, ...]:
         """Return a command that shows no payloads; none if nothing can be asked of this daemon."""
-        return _typed(command, self._doors.any)
+        return self._typed(command, self._doors.any)
 
     def operating(self, command: str) -> tuple[str, ...]:
         """Return a command that shows payloads or changes something."""
-        return _typed(command, self._doors.operator)
+        return self._typed(command, self._doors.operator)
 
     def controlling(self, command: str) -> tuple[str, ...]:
         """Return a command that only the control socket answers."""
-        return _typed(command, self._doors.control)
+        return self._typed(command, self._doors.control)
+
+    def _typed(self, command: str, door: str | None) -> tuple[str, ...]:
+        return () if door is None else (f"{self._program} {command}{door}",)
 
 
 class Doors(NamedTuple):
@@ -97,10 +100,6 @@ def is_gone(buffer: Content) -> bool:
 
 def _is_below(directory: str | None, path: str) -> bool:
     return directory is not None and Path(path).is_relative_to(directory)
-
-
-def _typed(command: str, door: str | None) -> tuple[str, ...]:
-    return () if door is None else (f"{COMMAND} {command}{door}",)
 
 
 def _reachable(address: str) -> str:

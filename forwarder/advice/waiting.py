@@ -18,7 +18,7 @@ from forwarder.advice.reading import (
     waits_for_suspects,
 )
 from forwarder.text import are, count, duration, events, percent, rate, roughly
-from forwarder.words import DelayCause
+from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
 """The alert uses the same value."""
@@ -26,7 +26,7 @@ _FILLING: Final = 0.05
 _FULL_DISK: Final = ("full", "space", "room")
 """What SQLite, the system and the buffer say of a full disk."""
 
-_REFUSED: Final = frozenset({"auth", "systemic", "not_growlytics"})
+_REFUSED: Final = frozenset(REFUSAL_CAUSES)
 """Holds in which everything is refused, perhaps."""
 DELAYS: Final[dict[DelayCause, str]] = {
     "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
@@ -74,10 +74,11 @@ def unavailable(status: Content) -> StatusProblem:
     directory, error = buffer["directory"] or "`buffer.directory`", failure["error"]
     if is_gone(buffer):
         number, dead = waiting(status), status["dead_letters"]["events"]
-        still_open = f"{count(number)} events and {count(dead)} dead letters"
+        still_open = f"{events(number)} and {count(dead)} dead letter{'' if dead == 1 else 's'}"
         fix = f"Put the file back into {directory}. " + (
             f"If it is gone for good: its {still_open} are nowhere else than in this process, so let it deliver, and export "
-            "the dead letters, before you restart it."
+            "the dead letters, before you restart it. If a control socket was there, make the directory anew, and the "
+            "socket is made again."
             if number or dead
             else "If it is gone for good, restart the daemon: the file had no events and no dead letters."
         )

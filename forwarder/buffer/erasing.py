@@ -133,10 +133,10 @@ class Erasing:
                     rows = [row for row in portion if row[0] not in stay]
                     waits |= any(row[0] in stay and row[0] not in self._leaving.events for row in portion)
                     if rows:
-                        ids = await self._run(partial(jobs.remove_events, found=rows, count=self._count))
-                        self._reading.erased.update(ids)
-                        self._telemetry.events_dropped(len(ids), reason="erased")
-                        removed += len(ids)
+                        self._reading.removing(row[0] for row in rows)
+                        number = await self._run(partial(jobs.remove_events, found=rows, count=self._count))
+                        self._telemetry.events_dropped(number, reason="erased")
+                        removed += number
             if waits:  # for commits that are under way, which remove these events or put them back
                 done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._commits.ack((), done)

@@ -52,7 +52,7 @@ class Reading:
         self.is_erased: Callable[[Event], bool] | None = None
         """Says of which events nothing is read at present, as they are being erased."""
         self.erased: set[int] = set()
-        """The ids of rows that were removed, or left out, because of that."""
+        """The ids of those that are in the ordering without their bodies: that they are gone is no damage."""
         self._hidden: set[int] = set()
         self._read_up_to = -1
         self._unread_since = 0.0
@@ -172,12 +172,18 @@ class Reading:
         self._drop_corrupt(read.unreadable)
 
     def _add_read(self, ids: Sequence[int], read: rows.Read) -> None:
-        gone = self._ordering.add_read(ids[: read.looked_at], self.without_erased(read.events))
-        self._drop_corrupt([event_id for event_id in gone if event_id not in self.erased] if self.erased else gone)
+        found = self.without_erased(read.events)
+        gone = self._ordering.add_read(ids[: read.looked_at], found)
+        if self.is_erased is not None:
+            left_out = self.erased.union(event.id for event in read.events)
+            gone = [event_id for event_id in gone if event_id not in left_out]
+        self._drop_corrupt(gone)
 
     def without_erased(self, events: Sequence[Event]) -> Sequence[Event]:
         """Return the events that are not being erased."""
-        if self.is_erased is None:
-            return events
-        self.erased.update(event.id for event in events if self.is_erased(event))
-        return [event for event in events if event.id not in self.erased]
+        is_erased = self.is_erased
+        return events if is_erased is None else [event for event in events if not is_erased(event)]
+
+    def removing(self, ids: Iterable[int]) -> None:
+        """Note that these rows are being erased. Call it before, as a read may find them gone before that is told."""
+        self.erased.update(event_id for event_id in ids if event_id <= self._read_up_to)

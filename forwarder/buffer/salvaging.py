@@ -19,7 +19,7 @@ from forwarder.buffer.commits import PUT_SECONDS, RETRY_SECONDS, GroupCommit
 from forwarder.buffer.marking import ambiguous
 from forwarder.buffer.putting import Room
 from forwarder.database import salvage
-from forwarder.database.connection import DamagedError, Database, Job, UnavailableError
+from forwarder.database.connection import DamagedError, Database, Job, T, UnavailableError
 from forwarder.database.marks import Changes
 from forwarder.database.salvage import DamagedFile, Salvage
 from forwarder.event import Event
@@ -124,7 +124,7 @@ class Salvaging:
                 if not dry_run:
                     await asyncio.to_thread(directory.remove_salvaged, name)
         for name, progress in list(self._progress.items()):
-            found, letter_ids = await asyncio.to_thread(self._meant, progress, customer)
+            found, letter_ids = await _in_thread(partial(self._meant, progress, customer))
             if not found and not letter_ids and not await asyncio.to_thread(directory.contains, name, key):
                 continue
             events, letters, files = events + len(found), letters + len(letter_ids), files + (not progress.has_erased)
@@ -267,3 +267,13 @@ class Salvaging:
                     self._progress[progress.file] = replace(self._progress[progress.file], letters_after=after)
             restored += len(letters)
         return restored
+
+
+async def _in_thread(job: Callable[[], T]) -> T:
+    """Do a job in a thread; return, or end if cancelled, when it is done: until then nobody else may open its file."""
+    working = asyncio.ensure_future(asyncio.to_thread(job))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait({working})
+        raise

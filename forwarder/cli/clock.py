@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from forwarder.cli.checks import Checked, milliseconds
 from forwarder.cli.streams import ClosedError, Head, NotHttpError, Stream, exchange
 from forwarder.growlytics import causes
-from forwarder.text import printable
+from forwarder.text import duration, printable
 
 REQUEST: Final = "HEAD / without event and key"
 
@@ -25,7 +25,6 @@ _MAX_AGE_SECONDS: Final = 10**8
 _FIX: Final = (
     "set this machine's clock (timedatectl set-ntp true, or chronyc makestep), unless the other side's is wrong"
 )
-_UNITS: Final = (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 class TimedAnswer(NamedTuple):
@@ -96,7 +95,7 @@ def check_clock(head: Head, between: float, *, host: str, verified: bool) -> Che
     if difference == 0:
         return Checked("clock", "ok", f"this machine's clock agrees with that of {host}{doubt}", facts=facts)
     way = "ahead of" if difference > 0 else "behind"
-    text = f"this machine's clock is {_span(abs(difference))} {way} that of {host}{doubt}"
+    text = f"this machine's clock is {duration(abs(difference))} {way} that of {host}{doubt}"
     if abs(difference) <= _WARN_SECONDS:
         return Checked("clock", "ok", text, facts=facts)
     return Checked("clock", "fail" if abs(difference) > _FAIL_SECONDS else "warn", text, _FIX, facts)
@@ -111,13 +110,3 @@ def _date(fields: dict[str, str]) -> float | None:
             seconds = int(age) if age.isdecimal() and len(age) < 10 else 0
             return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() + min(seconds, _MAX_AGE_SECONDS)
     return None
-
-
-def _span(seconds: float) -> str:
-    """Return a span of time in its largest unit and the next smaller one."""
-    rest = round(seconds)
-    for unit, size, smaller, its_size in _UNITS:
-        if rest >= size:
-            more = rest % size // its_size
-            return f"{rest // size} {unit}" + (f" {more} {smaller}" if more else "")
-    return f"{rest} s"

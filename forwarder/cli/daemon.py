@@ -324,13 +324,19 @@ def _answer(raw: "RawAnswer") -> DaemonAnswer:
 
 
 def _object(text: bytes | None) -> Mapping[str, object]:
-    from forwarder.growlytics import json_text
+    import orjson
 
+    content: object
     try:
-        # Not orjson alone: an answer may quote what apps sent, which orjson may refuse.
-        content = json_text.parse(text or b"")
-    except json_text.MalformedJsonError:
-        return {}
+        content = orjson.loads(text or b"")
+    except orjson.JSONDecodeError:
+        # An answer may quote what apps sent, which orjson may refuse. This takes as long to import as all else together.
+        from forwarder.growlytics import json_text
+
+        try:
+            content = json_text.parse(text or b"")
+        except json_text.MalformedJsonError:
+            return {}
     return content if isinstance(content, dict) else {}
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from forwarder.cli.checks import Checked, counted
 from forwarder.cli.daemon import AnswerLostError, Daemon, DaemonAnswer, DaemonError
 from forwarder.cli.machine import lock_holder, process_state
-from forwarder.text import printable
+from forwarder.text import duration, printable
 
 _LATELY_SECONDS: Final = 60
 _MAX_PROBLEMS: Final = 10
@@ -261,15 +261,8 @@ def _text(value: object) -> str:
 
 def _uptime(status: Mapping[str, Any]) -> str:
     seconds = _number(status.get("uptime_seconds"))
-    return "" if seconds is None else f", up for {_span(seconds)}"
+    return "" if seconds is None else f", up for {duration(seconds)}"
 
 
 def _ago(at: float) -> str:
-    return f"{_span(max(0.0, time.time() - at))} ago"
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{duration(max(0.0, time.time() - at))} ago"

@@ -36,8 +36,8 @@ _NEEDED: Final = (
 )
 _PLACES: Final = (*_APP_SOCKETS, "intake.http", "buffer.directory", "control.socket")
 """Settings that say which daemon is meant."""
-_ALL_OFF: Final = (
-    "control.socket, intake.unix_socket and intake.http are off, so commands cannot reach the daemon; set one of them"
+_NOWHERE: Final = (
+    "so commands cannot reach the daemon: correct or set one of control.socket, intake.unix_socket and intake.http"
 )
 
 
@@ -93,7 +93,7 @@ def _only_places(given: _Settings, environ: Mapping[str, str]) -> list[Place | s
     """Return where a daemon with these settings is. Raises UnusableError if it is nowhere."""
     found = list(_places(given, environ))
     if not any(isinstance(each, Place) for each in found):
-        raise UnusableError("; ".join(map(str, found)) or _ALL_OFF)
+        raise UnusableError("; ".join([*map(str, found), _NOWHERE]))
     return found
 
 

@@ -54,6 +54,7 @@ def _serve(settings: "Settings", warnings: Sequence[str], args: argparse.Namespa
     from forwarder.host.sockets import CannotBindError
     from forwarder.host.threads import end_threads
     from forwarder.observing.logs import logging_to_stdout
+    from forwarder.places import typed_program
     from forwarder.settings import load
 
     def load_anew() -> "Settings":
@@ -67,7 +68,7 @@ def _serve(settings: "Settings", warnings: Sequence[str], args: argparse.Namespa
             if is_terminal:
                 from forwarder.cli.start_lines import start_lines
 
-                say(start_lines(settings, addresses))
+                say(start_lines(settings, addresses, program=typed_program(os.environ)))
 
         for warning in warnings:
             report.warn(warning)

@@ -5,17 +5,21 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from forwarder.cli.daemon import HostPort
+from forwarder.places import PROGRAM
 from forwarder.settings import Settings, reference
 
 _MAX_VALUE_CHARACTERS: Final = 200
 
 
-def start_lines(settings: Settings, addresses: Mapping[str, str]) -> list[str]:
-    """Return the lines. `addresses` are those of the open listeners: `http`, `unix`, `lines`, `datagram`, `admin`."""
+def start_lines(settings: Settings, addresses: Mapping[str, str], *, program: str = PROGRAM) -> list[str]:
+    """Return the lines. `addresses` are those of the open listeners: `http`, `unix`, `lines`, `datagram`, `admin`.
+
+    `program` is how this one is typed.
+    """
     changed = list(_changed(settings))
     return [
         f"Post events to  {_where_to_post(addresses)}",
-        f"Status page     {_page(settings, addresses)}",
+        f"Status page     {_page(settings, addresses, program)}",
         f"Metrics         {_metrics(addresses)}",
         *(["Not the default:", *(f"  {each}" for each in changed)] if changed else []),
         "",
@@ -32,7 +36,7 @@ def _where_to_post(addresses: Mapping[str, str]) -> str:
     return f"the Unix socket {addresses.get('datagram')}, one JSON object in each datagram"
 
 
-def _page(settings: Settings, addresses: Mapping[str, str]) -> str:
+def _page(settings: Settings, addresses: Mapping[str, str], program: str) -> str:
     if "http" in addresses:
         return f"{_url(addresses['http'])}/" + (" (asks for the token)" if settings.intake.token else "")
     if "admin" in addresses and settings.admin.page:
@@ -40,7 +44,7 @@ def _page(settings: Settings, addresses: Mapping[str, str]) -> str:
     top = next(
         (f" --unix-socket {shlex.quote(addresses[name])}" for name in ("control", "unix") if name in addresses), ""
     )
-    return f"none for a browser, as intake.http is off; see growlytics-forwarder top{top}"
+    return f"none for a browser, as intake.http is off; see {program} top{top}"
 
 
 def _metrics(addresses: Mapping[str, str]) -> str:

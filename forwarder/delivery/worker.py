@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal, Protocol, assert_never
 
-from forwarder.buffer.base import Buffer
+from forwarder.buffer.base import Buffer, BufferUnavailableError
 from forwarder.buffer.fates import MAX_ANSWER_BYTES, DeadLettered, Fate
 from forwarder.delivery.engine import Ack, Attempt, Decision, Engine, Release, Waits, ambiguous
 from forwarder.delivery.holds import HoldEnded, Holds
@@ -189,40 +189,57 @@ class Delivery:
 
         Return None if no such event waits. Raise BufferUnavailableError if the buffer cannot be read.
         """
-        if (found := self._lanes.find(event_id)) is not None:
-            if self._lanes.is_under_way(*found):
-                if not dry_run:
-                    self._to_bury.add(event_id)
-                return "after_attempt"
-            if not dry_run:
-                taken = self._lanes.pull(*found)
-                self._bury(taken.event, taken.story)
-            return "buried"
+        state = self._bury_in_window(event_id, dry_run=dry_run)
+        if state is not None:
+            return state
         if dry_run:
             return "buried" if await self._buffer.contains(event_id) else None
-        if (event := await self._buffer.pull(event_id)) is None:
+        if (event := await self._buffer.pull(event_id)) is not None:
+            self._bury(event, self._lanes.story_of(event_id) or Story())
+            return "buried"
+        return self._bury_in_window(event_id)  # it may have been taken meanwhile
+
+    def _bury_in_window(
+        self, event_id: int, *, dry_run: bool = False, story: Story | None = None, outcome: Outcome | None = None
+    ) -> Buried | None:
+        """Bury an event of the window; return None if it is not there. `outcome` is that of its last attempt, if known."""
+        if (found := self._lanes.find(event_id)) is None:
             return None
-        self._bury(event, self._lanes.story_of(event_id) or Story())
+        if self._lanes.is_under_way(*found):
+            if not dry_run:
+                self._to_bury.add(event_id)
+            return "after_attempt"
+        if not dry_run:
+            taken = self._lanes.pull(*found)
+            self._bury(taken.event, story or taken.story, outcome)
         return "buried"
 
     async def _obey(self, attempt: Attempt, outcome: Outcome, *, was_revoked: bool) -> None:
         """Do what an operator or the store has asked for while an attempt was under way that did not deliver the event."""
         if was_revoked:
+            self._to_bury.discard(attempt.taken.event.id)
             await self._buffer.release([attempt.taken.event], not_before=self._loop.time())
         elif attempt.taken.event.id in self._to_bury:
             await self._bury_after(attempt, outcome)
 
     async def _bury_after(self, attempt: Attempt, outcome: Outcome) -> None:
-        """Bury an event whose attempt did not deliver it, wherever it is now."""
-        event_id = attempt.taken.event.id
+        """Bury an event whose attempt did not deliver it, wherever it is now.
+
+        If the buffer cannot be read, it is buried after the next attempt.
+        """
+        event_id, story = attempt.taken.event.id, attempt.taken.story
         self._to_bury.discard(event_id)
-        if (found := self._lanes.find(event_id)) is not None:
-            if not self._lanes.is_under_way(*found):
-                self._bury(self._lanes.pull(*found).event, attempt.taken.story, outcome)
-            else:  # another worker tries it again
-                self._to_bury.add(event_id)
-        elif (event := await self._buffer.pull(event_id)) is not None:
-            self._bury(event, attempt.taken.story, outcome)
+        if self._bury_in_window(event_id, story=story, outcome=outcome) is not None:
+            return
+        try:
+            event = await self._buffer.pull(event_id)
+        except BufferUnavailableError:
+            self._to_bury.add(event_id)
+            return
+        if event is not None:
+            self._bury(event, story, outcome)
+        else:  # it may have been taken meanwhile
+            self._bury_in_window(event_id, story=story, outcome=outcome)
 
     def _bury(self, event: Event, story: Story, outcome: Outcome | None = None) -> None:
         """Ack an event as a dead letter, with what is known of its last attempt."""
@@ -476,6 +493,7 @@ class Delivery:
         if not attempt.lane.revoked:  # or what is in it now came again
             self._revoked({attempt.taken.event.customer})
         self._engine.cancelled(attempt)
+        self._to_bury.discard(attempt.taken.event.id)
         self._ask()  # another may start now, and this worker is not free yet
         if attempt.never_repeated:
             await self._buffer.unmark([attempt.taken.event])

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final, Protocol
 
 from msgspec import Meta
 
-from forwarder.buffer.base import Buffer, Erased
+from forwarder.buffer.base import Buffer, BufferUnavailableError, Erased
 from forwarder.growlytics.contract import lane_of_customer
 from forwarder.http.messages import Answer
 from forwarder.intake import answers
@@ -70,6 +70,10 @@ class _Erasure:
     erased: Erased
     receipts: int
 
+    def after(self, earlier: "_Erasure") -> "_Erasure":
+        """Return both as one: this one was begun when the earlier one had ended."""
+        return _Erasure(_sum(earlier.erased, self.erased), earlier.receipts + self.receipts)
+
 
 class EraseRoutes:
     """Answers requests to erase and to bury. `changing` is held while dead letters are changed."""
@@ -108,11 +112,13 @@ class EraseRoutes:
         lane = lane_of_customer(wanted.customer)
         if wanted.dry_run:
             return _described(await self._look(lane), dry_run=True)
-        if (erasing := self._erasures.get(lane)) is None:
-            self._forget_ended()
-            if len(self._erasures) >= MAX_ERASURES:
-                return answers.refusal("busy")
-            erasing = self._erasures[lane] = asyncio.create_task(self._erase_all(lane), name="erase")
+        erasing = self._erasures.get(lane)
+        if erasing is None or erasing.done():
+            if erasing is None:
+                self._forget_ended()
+                if len(self._erasures) >= MAX_ERASURES:
+                    return answers.refusal("busy")
+            erasing = self._erasures[lane] = asyncio.create_task(self._erase_all(lane, erasing), name="erase")
             erasing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # perhaps nobody asks again
         await asyncio.wait({erasing}, timeout=ANSWER_SECONDS)
         if not erasing.done():
@@ -128,13 +134,20 @@ class EraseRoutes:
                 del self._erasures[lane]
 
     async def _look(self, lane: str) -> _Erasure:
-        found = await self._buffer.erase(lane, dry_run=True)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await self._buffer.erase(lane, dry_run=True)
+        except TimeoutError:  # the disk fails, or another customer is being erased
+            raise BufferUnavailableError("it takes too long") from None
         in_flight = min(self._delivery.under_way(lane), found.events)
         receipts = self._receipts.erase(lane, up_to=found.up_to, dry_run=True)
         return _Erasure(replace(found, events=found.events - in_flight, in_flight=in_flight), receipts)
 
-    async def _erase_all(self, lane: str) -> _Erasure:
-        """Erase a customer; return when the attempts that were under way have ended, too."""
+    async def _erase_all(self, lane: str, earlier: asyncio.Task[_Erasure] | None) -> _Erasure:
+        """Erase a customer; return when the attempts that were under way have ended, too.
+
+        Nobody was told of the end of an `earlier` erasure, which may be long ago, so its numbers are added.
+        """
         async with self._changing:
             first = await self._buffer.erase(lane)
         receipts = self._receipts.erase(lane, up_to=first.up_to)
@@ -143,15 +156,12 @@ class EraseRoutes:
             await self._until_ended(lane)
             async with self._changing:
                 last = await self._buffer.erase(lane, up_to=first.up_to)
-            first = replace(
-                first,
-                events=first.events + last.events,
-                dead_letters=first.dead_letters + last.dead_letters,
-                files=first.files + last.files,
-            )
+            first = _sum(first, replace(last, in_flight=0))  # they are some of those that it found first
         self._receipts.erase(lane, up_to=first.up_to)
         self._telemetry.customer_erased(events=first.events, in_flight=first.in_flight, dead_letters=first.dead_letters)
-        return _Erasure(first, receipts)
+        erasure = _Erasure(first, receipts)
+        is_known = earlier is not None and not earlier.cancelled() and earlier.exception() is None
+        return erasure.after(earlier.result()) if earlier is not None and is_known else erasure
 
     async def _until_ended(self, lane: str) -> None:
         """Wait until no attempt of a customer is under way, or a second has passed."""
@@ -172,6 +182,17 @@ class EraseRoutes:
         known = await self._receipt(event_id)
         why = f"it is not in the buffer: its state is {known['state']}" if isinstance(known, dict) else "it is unknown"
         raise refused("not_found", f"no event with the id {event_id} waits: {why}")
+
+
+def _sum(first: Erased, later: Erased) -> Erased:
+    """Return what two steps removed together."""
+    return Erased(
+        later.up_to,
+        events=first.events + later.events,
+        in_flight=first.in_flight + later.in_flight,
+        dead_letters=first.dead_letters + later.dead_letters,
+        files=first.files + later.files,
+    )
 
 
 def _described(result: _Erasure, *, dry_run: bool) -> Answer:

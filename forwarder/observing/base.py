@@ -18,6 +18,7 @@ from forwarder.event import Clock
 from forwarder.observing.metrics import Metrics
 from forwarder.observing.recent import Recent
 from forwarder.observing.tap import Tap, Taps
+from forwarder.places import PROGRAM
 from forwarder.tally import Tally
 from forwarder.words import HoldCause
 
@@ -117,16 +118,16 @@ class TelemetryBase:
         self._seldom = SeldomLog(clock=clock)
         self._unwritten_holds: dict[HoldCause, dict[str, object]] = {}
         """Holds that last while their first lines were left out, with the fields of these lines."""
-        self._door = ""
+        self._program, self._door = PROGRAM, ""
         self._awaited: asyncio.Future[None] | None = None
         """Set while somebody waits for a change, so that other events cost no call."""
 
-    def use_door(self, door: str) -> None:
-        """From now on, lines that recommend a command have these flags, with which it reaches this daemon."""
-        self._door = door
+    def recommend_as(self, program: str, door: str) -> None:
+        """From now on, lines that recommend a command show it as it is typed, with flags by which it reaches this daemon."""
+        self._program, self._door = program, door
 
     def _see(self, command: str) -> str:
-        return f"see growlytics-forwarder {command}{self._door}"
+        return f"see {self._program} {command}{self._door}"
 
     def next_change(self) -> asyncio.Future[None]:
         """Return a future for the next change: an event is accepted or refused or leaves, or a hold's line is left out.

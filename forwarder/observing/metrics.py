@@ -161,7 +161,9 @@ class Metrics(Numbers):
         self.dead_lettered = self.counts(
             "events_dead_lettered", "Events given up and kept as dead letters", "reason", DEAD_REASONS
         )
-        self.dropped = self.counts("events_dropped", "Accepted events lost, or erased by somebody", "reason", DROP_REASONS)
+        self.dropped = self.counts(
+            "events_dropped", "Accepted events lost, or erased by somebody", "reason", DROP_REASONS
+        )
         self.evicted = self.counts(
             "dead_letters_evicted", "Dead letters removed other than by replaying them", "reason", EVICTION_REASONS
         )

@@ -80,8 +80,8 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
         )
 
     def control_socket_back(self, path: str) -> None:
-        """The control socket was made after all, or again."""
-        log.info("the control socket is in its place now", extra={"fields": {"file": path}})
+        """The control socket is in its place again."""
+        log.info("the control socket is in its place again", extra={"fields": {"file": path}})
 
     def control_group_unusable(self, error: OSError) -> None:
         """The control socket cannot be opened to the group of the settings."""

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forwarder.attribute import TypeChanges
-from forwarder.buffer.base import NO_NOTES, Buffer, DeadLetters, Erased, Ledger, Notes, Occupancy, PutAnswer
+from forwarder.buffer.base import (
+    NO_NOTES,
+    Buffer,
+    BufferUnavailableError,
+    DeadLetters,
+    Erased,
+    Ledger,
+    Notes,
+    Occupancy,
+    PutAnswer,
+)
 from forwarder.buffer.fates import Fate
 from forwarder.buffer.memory import MemoryBuffer
 from forwarder.event import Clock, Event, LaneOf, by_customer
@@ -62,6 +72,8 @@ class ObservedBuffer:
         """What `take_ready` raises."""
         self.bug_of_rests: Exception | None = None
         """What `end_deferrals` raises."""
+        self.fails_to_pull = 0
+        """How many more pulls the disk cannot read."""
         self.out: set[int] = set()
         """The ids of the events that are taken now."""
         self.acked: list[tuple[int, Fate]] = []
@@ -81,6 +93,9 @@ class ObservedBuffer:
         return await self.inner.contains(event_id)
 
     async def pull(self, event_id: int) -> Event | None:
+        if self.fails_to_pull:
+            self.fails_to_pull -= 1
+            raise BufferUnavailableError("disk I/O error")
         return await self.inner.pull(event_id)
 
     async def erase(self, customer: str, *, up_to: int | None = None, dry_run: bool = False) -> Erased:

@@ -14,6 +14,7 @@ import pytest
 
 from forwarder.buffer.base import BufferUnavailableError, Notes
 from forwarder.database import erasing
+from forwarder.database import events as rows
 from forwarder.database.connection import Committed, Database, Job, Transaction
 from forwarder.event import Event, each_alone
 from forwarder.settings import BufferSettings
@@ -272,3 +273,52 @@ async def test_whatever_was_deleted_in_which_order_no_trace_of_her_is_left(tmp_p
             await disk.buffer.erase(VICTIM)
             assert shows(directory) == []
             assert disk.buffer.ledger().unaccounted == 0
+
+
+class ToldTogether(Database):
+    """It tells of removed events with the next read, in the same turn of the event loop, as when that was busy."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.held: list[Callable[[], None]] = []
+
+    def submit(self, job: Job[Any], then: Callable[[Committed[Any] | Exception], None], **how: bool) -> None:
+        function = job.func if isinstance(job, partial) else None
+
+        def hold(result: Committed[Any] | Exception) -> None:
+            self.held.append(partial(then, result))
+
+        def tell(result: Committed[Any] | Exception) -> None:
+            held, self.held = self.held, []
+            for each in held:
+                each()
+            then(result)
+
+        super().submit(
+            job, hold if function is erasing.remove_events else tell if function is rows.read_ids else then, **how
+        )
+
+
+async def test_a_read_that_finds_removed_rows_gone_before_anybody_was_told_does_not_take_that_for_damage(
+    tmp_path: Path,
+) -> None:
+    async with open_disk(tmp_path, of=ToldTogether, window_bytes=SMALL_WINDOW_BYTES, serve=False) as disk:
+        assert isinstance(disk.database, ToldTogether)
+        events = mixed(EventMaker(), 90)
+        await disk.put(events)
+        taken = [event for _ in range(9) for event in await disk.take(10)]
+        await disk.buffer.release(taken, not_before=0.0)
+        erasing_her = asyncio.create_task(disk.buffer.erase(VICTIM))
+        async with asyncio.timeout(30):
+            while not disk.database.held:
+                await asyncio.sleep(0)
+            found: list[Event] = []
+            while len(found) < 60:
+                found += await disk.take(10)
+            assert (await erasing_her).events == 30
+        assert sorted(ids(found)) == others(events)
+        assert disk.buffer.ledger().unaccounted == 0
+        assert disk.buffer.ledger().dropped["corrupt"] == 0
+        assert shows(tmp_path) == []
+        assert disk.database.directory is not None
+        assert disk.database.directory.damaged() == []

@@ -37,14 +37,15 @@ ANY_MACHINE = {
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """Return this process's environment without the settings of whoever runs the tests.
+    """Return this process's environment without the settings of whoever runs the tests. `PATH` has the installed command.
 
     Processes share the byte code of what they import, wherever that is installed: it halves the time that each takes to
     start, of which there are many.
     """
     ours = ("FORWARDER_", "GROWLYTICS_", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return kept | {"PYTHONPYCACHEPREFIX": _byte_code_directory().name} | extra
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return kept | {"PATH": path, "PYTHONPYCACHEPREFIX": _byte_code_directory().name} | extra
 
 
 @functools.cache

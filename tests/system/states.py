@@ -6,7 +6,6 @@ Used by the tests that play on-call, with the command and with a browser, and by
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -64,12 +63,6 @@ State = Callable[[Path], AbstractAsyncContextManager[Situation]]
 """Makes a state, with a directory for all files; the state is there soon, though perhaps not at once."""
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of a shell in which `growlytics-forwarder` is the command under test."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return clean_environment(PATH=path)
-
-
 async def typed(command: str, *, cwd: Path, **more: str) -> tuple[int, str, str]:
     """Type a command into a shell, as it stands, and return exit code, output and errors. `more` is for its environment.
 
@@ -82,7 +75,7 @@ async def typed(command: str, *, cwd: Path, **more: str) -> tuple[int, str, str]
         stdin=terminal,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment() | more,
+        env=clean_environment(**more),
         cwd=cwd,
     )
     try:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.system.browser import Page, browsing
-from tests.system.processes import until
-from tests.system.states import STATES, Situation, environment
+from tests.system.processes import clean_environment, until
+from tests.system.states import STATES, Situation
 
 PROBLEMS = """
 [...document.querySelectorAll('#problems > li')].map((each) => ({
@@ -72,7 +72,7 @@ async def do_what_it_recommends(problem: dict[str, Any], *, cwd: Path) -> None:
         try:
             process = await asyncio.create_subprocess_shell(
                 command,
-                env=environment(),
+                env=clean_environment(),
                 cwd=cwd,
                 stdin=theirs,
                 stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,7 @@
 """Every command that the status, a log line or a runbook recommends works as typed, wherever the daemon has its files."""
 
 import asyncio
+import os
 import re
 import shlex
 import signal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.processes import KEY, Daemon, running_daemon, until
+from tests.system.processes import COMMAND, KEY, Daemon, running_daemon, starting_daemon, until
 from tests.system.scripted_far_side import running_far_side
 from tests.system.states import QUICK, post, typed
 
@@ -46,7 +47,7 @@ async def status_of(daemon: Daemon) -> dict[str, Any]:
 
 def in_log(daemon: Daemon) -> list[str]:
     """Return the commands that its log recommends."""
-    found = (re.search(r"see (growlytics-forwarder .*)", line["message"]) for line in daemon.lines)
+    found = (re.search(r"see (\S*growlytics-forwarder .*)", line["message"]) for line in daemon.lines)
     return [each[1] for each in found if each]
 
 
@@ -98,6 +99,26 @@ async def test_what_the_status_and_the_log_recommend_works_as_typed(tmp_path: Pa
             code, _, err = await typed(command, cwd=elsewhere)
             assert code == 0, (command, err)
         assert daemon.process.returncode is None
+
+
+async def test_where_the_path_has_no_such_command_it_is_recommended_with_its_own_path(tmp_path: Path) -> None:
+    without = ["env", f"PATH={os.defpath}", *COMMAND]
+    async with (
+        running_far_side(script) as far,
+        starting_daemon(tmp_path, far.url, without, **QUICK) as daemon,
+    ):
+        assert await daemon.until_ready(), daemon.lines
+        await post(daemon, 1)
+        await until(lambda: is_delivered(daemon), "the key has delivered something")
+        await post(daemon, 3)
+
+        async def recommended() -> Any:
+            return [command for problem in (await status_of(daemon))["problems"] for command in problem["commands"]]
+
+        commands = await until(recommended, "there is a dead letter")
+        for command in (*commands, *await until(lambda: in_log(daemon), "the log says so")):
+            code, _, err = await typed(command, cwd=tmp_path, PATH=os.defpath)
+            assert code == 0, (command, err)
 
 
 def in_runbooks() -> list[str]:

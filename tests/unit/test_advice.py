@@ -42,6 +42,7 @@ WELL: Mapping[str, Any] = {
     "at": NOW,
     "instance": "host-1",
     "pid": 4321,
+    "command": "growlytics-forwarder",
     "addresses": {"http": "127.0.0.1:8920", "control": "/var/lib/growlytics-forwarder/control.sock"},
     "uptime_seconds": 7200.0,
     "settings": {
@@ -568,6 +569,7 @@ def test_a_control_socket_that_is_gone_with_the_directory_is_in_no_command() -> 
     elsewhere = {"addresses": {"control": "/run/growlytics-forwarder-control/control.sock"}}
     assert only("dead_letters", gone, elsewhere, dead())["commands"][0] == "growlytics-forwarder dead-letters list"
     assert "3 dead letters are nowhere else" in only("buffer_gone", gone, dead())["fix"]
+    assert "make the directory anew, and the socket is made again" in only("buffer_gone", gone, dead())["fix"]
     assert "had no events" in only("buffer_gone", gone)["fix"]
 
 

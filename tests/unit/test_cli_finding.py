@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.cli.clients import add_daemon_arguments
-from forwarder.cli.daemon import HostPort, Place
+from forwarder.cli.daemon import Daemon, HostPort, Place, UnreachableError
 from forwarder.cli.finding import Defaults, UnusableError, find
 from forwarder.places import BUFFER_DIRECTORY, DEFAULT_CONTROL_SOCKETS
 from forwarder.settings import reference
@@ -229,8 +229,21 @@ def test_a_known_setting_in_the_arguments_that_does_not_concern_the_place_is_fin
 @pytest.mark.parametrize("socket", ["lines_socket", "datagram_socket"])
 def test_a_daemon_that_is_nowhere_is_an_error(socket: str) -> None:
     arguments = ("--set=control.socket=", "--set=intake.http=", f"--set=intake.{socket}=/run/events.sock")
-    with pytest.raises(UnusableError, match=r"intake\.http is off"):
+    with pytest.raises(UnusableError, match=r"intake\.http is off .*set one of control\.socket"):
         found(*arguments)
+
+
+@pytest.mark.parametrize("directory", ["relative", "with\0nul"])
+def test_a_directory_that_leads_nowhere_is_out_of_reach_and_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str
+) -> None:
+    working = tmp_path / "gone"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    working.rmdir()
+    places = found(f"--set=buffer.directory={directory}", "--set=intake.http=127.0.0.1:1")
+    with Daemon(*places) as daemon, pytest.raises(UnreachableError):
+        daemon.get("/v1/status")
 
 
 def test_text_that_is_expected_and_missing_is_said_and_passed_over(tmp_path: Path) -> None:

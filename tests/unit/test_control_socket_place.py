@@ -1,10 +1,10 @@
-"""Where the control socket is: never where the app has a socket of its own."""
+"""Where the control socket is: never where the app has a socket of its own. And how this program is typed."""
 
 from pathlib import Path
 
 import pytest
 
-from forwarder.places import BUFFER_DIRECTORY, DEFAULT_CONTROL_SOCKETS, control_sockets
+from forwarder.places import BUFFER_DIRECTORY, DEFAULT_CONTROL_SOCKETS, control_sockets, typed_program
 from forwarder.settings import BufferSettings, ControlSettings, IntakeSettings, Settings
 from forwarder.settings.control import control_socket
 
@@ -77,3 +77,16 @@ def test_links_that_go_in_a_circle_are_no_fault_of_the_control_socket(tmp_path: 
         circle, "control.sock"
     )
     assert control_socket(settings(directory=circle, unix_socket=f"{circle}/i.sock"), {}) is None
+
+
+def test_the_program_is_typed_by_its_name_only_where_the_path_has_it(tmp_path: Path) -> None:
+    python, empty = tmp_path / "my env" / "bin" / "python3", tmp_path / "empty"
+    empty.mkdir()
+    python.parent.mkdir(parents=True)
+    python.touch()
+    missing = typed_program({"PATH": f"{empty}:"}, python=str(python))
+    assert missing == f"'{python}' -m forwarder"
+    program = python.with_name("growlytics-forwarder")
+    program.touch(mode=0o700)
+    assert typed_program({"PATH": f"{empty}:"}, python=str(python)) == f"'{program}'"
+    assert typed_program({"PATH": f"{empty}:{program.parent}"}, python=str(python)) == "growlytics-forwarder"

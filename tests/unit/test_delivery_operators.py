@@ -79,6 +79,25 @@ async def test_an_event_that_arrives_after_all_is_delivered_and_not_buried() -> 
         assert fate_of(running, 1) == HandedOver()
 
 
+@pytest.mark.parametrize("fails", [0, 1])
+@in_virtual_time
+async def test_an_event_that_is_buried_while_it_is_sent_and_goes_back_to_the_buffer_is_buried_there(fails: int) -> None:
+    """If the disk cannot be read then, delivery goes on, and the event is buried after a later attempt."""
+    post = ScriptedPost(lambda attempt: BUSY if attempt.event == 9 or attempt.number < 10 else DELIVERED, seconds=10.0)
+    async with delivering(post, order="customer", max_concurrency=1, retry_seconds=(1.0, 1.0)) as running:
+        await running.put(running.make.of("a" * 8 + "b" * 8))
+        await running.until(lambda: running.delivery.progress().parked)
+        await running.until(lambda: running.delivery.under_way("b"))
+        assert await running.delivery.bury(9) == "after_attempt"
+        running.buffer.fails_to_pull = fails
+        await running.until(lambda: running.buffer.released)
+        await running.until(lambda: running.buffer.dead_letters.events)
+        fate = fate_of(running, 9)
+        assert isinstance(fate, DeadLettered)
+        assert (fate.reason, fate.status) == ("rejected", 503)
+        assert running.buffer.fails_to_pull == 0
+
+
 @in_virtual_time
 async def test_an_event_that_waits_in_the_buffer_is_buried_before_delivery_takes_it() -> None:
     async with delivering(ScriptedPost(seconds=10.0), order="customer", max_concurrency=1) as running:

@@ -44,6 +44,11 @@ def test_the_addresses_are_those_that_were_opened_and_can_be_reached_from_here(a
     assert lines == [f"{url}/track/event", f"{url}/", f"{url}/metrics"]
 
 
+def test_the_command_that_it_names_is_as_it_is_typed_here() -> None:
+    (_, page, *_) = start_lines(Settings(), {"unix": "/i.sock"}, program="/my/bin/growlytics-forwarder")
+    assert page.endswith("see /my/bin/growlytics-forwarder top --unix-socket /i.sock")
+
+
 @pytest.mark.parametrize(
     ("addresses", "where", "page"),
     [
