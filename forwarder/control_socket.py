@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from forwarder.host.sockets import CannotBindError, bind_unix, remove_unix, share_unix
+from forwarder.host.sockets import CannotBindError, barred_directory, bind_unix, remove_unix, share_unix
 from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.intake.http import HttpIntake
 from forwarder.observing.telemetry import Telemetry
@@ -122,6 +122,9 @@ class ControlSocket:
             share_unix(self._path, group=self._group)
         except OSError as error:
             self._telemetry.control_group_unusable(error)
+            return
+        if self._group is not None and (directory := barred_directory(self._path, group=self._group)):
+            self._telemetry.control_group_barred(str(directory))
 
 
 def _made(path: Path) -> tuple[socket.socket, tuple[int, int]]:

@@ -23,7 +23,9 @@ ANSWER_SECONDS: Final = 60
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
-UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+UNAUTHORIZED_FIX: Final = (
+    "run it with sudo and without --url; or use --unix-socket, or --token-file if the daemon has a token"
+)
 _START_FIX: Final = "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
@@ -239,6 +241,10 @@ class Daemon:
     ) -> DaemonAnswer:
         from http.client import HTTPException
 
+        # For the answer. Not when that is there: Ctrl-C in the middle of this import crashes Python, and a person who waits
+        # for an answer presses it.
+        import orjson  # noqa: F401
+
         deadline = monotonic() + answer_seconds
         connection = self._connected(deadline)
         headers = {"Accept": "application/json"}
@@ -281,7 +287,9 @@ class Daemon:
                 self._was_found = True
                 return self._connection
         if self._barred:
-            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in; else {_START_FIX}"
+            member = "members of control.group must also be able to enter its directory"
+            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in ({member})"
+            fix += f"; else {_START_FIX}"
         raise UnreachableError(tried, fix=fix)
 
 
@@ -351,7 +359,10 @@ def _fix(place: Place, error: Exception) -> str:
     if place.host_port is not None and place.host_port.port == 0:
         return "port 0 is another port at each start: take the port from the daemon's log and use --url"
     if isinstance(error, PermissionError):
-        return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
+        return (
+            "control.group (for the control socket) or intake.unix_socket_mode (for the app's), and the permissions of the "
+            "directory, decide who may connect: use sudo, or be the daemon's user"
+        )
     return _START_FIX
 
 

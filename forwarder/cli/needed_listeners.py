@@ -15,7 +15,7 @@ from typing import Final
 from forwarder.cli.needs import Finding, doubt, problem
 from forwarder.cli.own_daemon import OwnDaemon, listening_at
 from forwarder.host import listeners
-from forwarder.host.sockets import bind_fault, bound_for_a_moment, resolved, unix_fault
+from forwarder.host.sockets import barred_directory, bind_fault, bound_for_a_moment, resolved, unix_fault
 from forwarder.settings import MAX_SOCKET_PATH_BYTES, Address, Settings
 from forwarder.settings.control import control_socket
 
@@ -83,6 +83,13 @@ def check_sockets(
     if group is not None and os.geteuid() and group.number not in {os.getegid(), *os.getgroups()}:
         text = f"this user is not a member of {group}, so the control socket cannot be given to it; make it one"
         yield doubt("control.group", text)
+    control = control_socket(settings, environ)
+    if group is not None and control is not None:
+        # The directory that the daemon makes itself is for its own user.
+        barred = control.parent if control.parent.absolute() in made else barred_directory(control, group=group.number)
+        if barred is not None:
+            text = f"the members of {group} cannot enter {barred}, where the control socket is"
+            yield doubt("control.group", f"{text}: set control.socket to a path in a directory that they may enter")
 
 
 def _check_control(
