@@ -24,6 +24,7 @@ With default settings that is 190 MiB, and what connections, attempts and taps u
 
 import asyncio
 import os
+import platform
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -32,6 +33,7 @@ from typing import Final
 from forwarder import __version__
 from forwarder.admin import Admin
 from forwarder.ages import Ages, machine_seconds
+from forwarder.database.schema import SQLITE_VERSION
 from forwarder.debug import Debug
 from forwarder.delivery.worker import Delivery
 from forwarder.event import Clock, EventIds
@@ -120,6 +122,7 @@ class App:
             clock=self._clock,
             telemetry=self.telemetry,
             addresses=lambda: self.addresses,
+            versions={"python": platform.python_version(), "sqlite": SQLITE_VERSION, "loop": _name_of(loop)},
         )
         self._intakes = Intakes(
             settings,

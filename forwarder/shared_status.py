@@ -91,6 +91,7 @@ _QUANTILES: Final = _object(_numbers("p50", "p99"))
 _STATUS: Final = _object(
     {
         "version": _text,
+        "versions": _table(_text, ("python", "sqlite", "loop")),
         "instance": _text,
         "command": _text,
         "state": _word(words.DAEMON_STATES),

@@ -49,8 +49,9 @@ class Status:
         clock: Clock,
         telemetry: Telemetry,
         addresses: Callable[[], Mapping[str, str]],
+        versions: Mapping[str, str],
     ) -> None:
-        """`addresses` returns where the listeners are, by their names."""
+        """`addresses` returns where the listeners are, by their names. `versions` are of what the daemon runs on."""
         self._reloading = reloading
         self._buffer = buffer
         self._delivery = delivery
@@ -60,6 +61,7 @@ class Status:
         self._wall, self._clock = wall, clock
         self._telemetry = telemetry
         self._addresses = addresses
+        self._versions = versions
         self._instance = printable(socket.gethostname())
         self._command = typed_program(os.environ)
         self._recent = telemetry.recent
@@ -107,6 +109,7 @@ class Status:
         oldest = gauges.oldest_accepted_at
         return {
             "version": __version__,
+            "versions": dict(self._versions),
             "state": state,
             "at": round(self._wall(), 3),
             "instance": self._instance,

@@ -75,7 +75,7 @@ def _safety(status: Content, state: HeadlineState) -> str:
     number, is_on_disk = reading.waiting(status), status["buffer"]["kind"] == "disk"
     if not status["buffer"]["available"] or (state == "stopping" and not is_on_disk):
         return f"{events(number)} {are(number)} at risk. " if number else ""  # what is on the disk may be gone with it
-    if state in ("no_events", "starting"):
+    if state in ("no_events", "starting") or not status["ledger"]["for_ever"]["accepted"]:
         return ""
     return "All accepted events are safe. " if is_on_disk else "No accepted event is lost. "
 
@@ -150,8 +150,8 @@ def _refused(status: Content) -> str:
 def _attention(status: Content) -> str:
     """Return which events need attention, as a sentence; empty if none do."""
     parts = []
-    if number := status["delivery"]["suspects"]["events"]:
-        parts.append(f"{events(number)} {are(number)} refused again and again")
+    if (suspects := status["delivery"]["suspects"])["events"]:
+        parts.append(reading.refused_suspects(suspects))
     if number := status["dead_letters"]["events"]:
         newest = reading.newest_dead_letter(status)
         since = f"the last {reading.ago(status, newest['at'])}" if newest else "from before the start"

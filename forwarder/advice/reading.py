@@ -6,7 +6,7 @@ Pure. What happened counts as news for a while only: `REFUSED_SECONDS`, `NEWS_SE
 from typing import Final
 
 from forwarder.advice.problem import Content
-from forwarder.text import roughly
+from forwarder.text import are, events, roughly
 from forwarder.words import TRANSIENT_CODES, DelayCause
 
 REFUSED_SECONDS: Final = 300.0
@@ -93,6 +93,13 @@ def is_behind(status: Content) -> bool:
     """Return whether events wait too long although there is no hold."""
     age = status["buffer"]["oldest_event_age_seconds"]
     return not status["holds"] and waiting(status) > 0 and age > BEHIND_SECONDS
+
+
+def refused_suspects(suspects: Content) -> str:
+    """Return that the suspects are refused, as a part of a sentence."""
+    number: int = suspects["events"]
+    again = " again and again" if suspects["first"]["refusals"] > 1 else ""
+    return f"{events(number)} {are(number)} refused{again}"
 
 
 def waits_for_suspects(status: Content) -> bool:

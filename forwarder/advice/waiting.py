@@ -14,10 +14,11 @@ from forwarder.advice.reading import (
     is_behind,
     is_failing,
     is_full,
+    refused_suspects,
     waiting,
     waits_for_suspects,
 )
-from forwarder.text import are, count, duration, events, percent, rate, roughly
+from forwarder.text import count, duration, events, percent, rate, roughly, were
 from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
@@ -29,8 +30,7 @@ _FULL_DISK: Final = ("full", "space", "room")
 _REFUSED: Final = frozenset(REFUSAL_CAUSES)
 """Holds in which everything is refused, perhaps."""
 DELAYS: Final[dict[DelayCause, str]] = {
-    "rate_limit": "`delivery.rate_limit_per_second` is lower than what comes in: raise it, or set 0 for no limit, and send "
-    "SIGHUP.",
+    "rate_limit": "`delivery.rate_limit_per_second` lets no more through: raise it, or set 0 for no limit, and send SIGHUP.",
     "concurrency": "As many attempts are under way as may be. If that is `delivery.max_concurrency`, raise it and send "
     "SIGHUP. If it is less, Growlytics gets slower under load, and the forwarder holds back.",
     "order": "Events of one customer are sent one after the other (`delivery.order`): one customer has very many, or an "
@@ -153,12 +153,13 @@ def _suspects(status: Content, commands: Commands) -> StatusProblem:
     times = f"{count(first['refusals'])} time{'' if first['refusals'] == 1 else 's'}"
     cause = f"{which}: answered {first['status']}{page}, refused {times}"
     bury = () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}")
-    again = f"{events(number)} {are(number)} refused again and again"
     if not _REFUSED.isdisjoint(status["holds"]):
         # No command: who types it would bury a good event, if everything is refused.
         fix = "First end what delivery is paused for: it may refuse every event."
         fix += f" If it is this event alone, make it a dead letter with `{bury[0]}`." if bury else ""
-        return StatusProblem("suspect", "note", f"{again}, and nothing else is delivered.", cause, fix)
+        return StatusProblem(
+            "suspect", "note", f"{events(number)} {were(number)} refused, and nothing is delivered since.", cause, fix
+        )
     fix = (
         "A web application firewall or a filter before Growlytics may object to its content. It is tried again, and later "
         "events of its customer wait for it. It becomes a dead letter by itself once others were delivered for long enough; "
@@ -167,7 +168,7 @@ def _suspects(status: Content, commands: Commands) -> StatusProblem:
     return StatusProblem(
         "suspect",
         "warn",
-        f"{again}, while others may be delivered.",
+        f"{refused_suspects(suspects)}, while others may be delivered.",
         cause,
         fix,
         bury,

@@ -281,7 +281,9 @@ class GroupCommit(Generic[T]):
 
     def lacks_room(self, error: Exception) -> None:
         """Refuse puts until the reserve has its room."""
-        if not isinstance(error, MovedError):  # of which the upkeep tells
+        if isinstance(error, MovedError):  # the upkeep finds that out soon, too, and logs it
+            self._telemetry.buffer_moved(error, is_news=False)
+        else:
             self._telemetry.buffer_failed("commit", error)
         self.available = False
         if self._retry is None:

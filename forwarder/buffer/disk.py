@@ -293,7 +293,7 @@ class DiskBuffer(LocalBuffer):
             if event is not None:
                 self._ordering.discard(lambda each: each.id == event_id, {event_id})
                 self._reading.hide((event_id,))
-                self._taken[event_id] = event
+                self._leaving.pull(event, taken=self._taken)
             pulled.set_result(event)
 
         self._database.submit(partial(rows.read_ids, ids=[event_id], max_bytes=1), pull)

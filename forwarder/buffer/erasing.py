@@ -113,7 +113,8 @@ class Erasing:
             self._reading.is_erased = None
             self._ordering.discard(lambda _: False, self._reading.erased)
             self._reading.erased.clear()
-        await self._clean()
+        if not in_flight:  # else it is erased once more
+            await self._clean()
         return Erased(up_to, events + unsalvaged, in_flight, letters + unsalvaged_letters, files)
 
     async def _remove_events(self, key: bytes, up_to: int, leave: Callable[[], None]) -> int:

@@ -5,6 +5,7 @@ acked as delivered, or else as erased, whether delivery acks them as dead letter
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Final
 
 from forwarder.buffer.fates import Dropped, Fate, HandedOver
@@ -23,8 +24,10 @@ class Leaving:
         """Those whose acks are not committed yet."""
         self.dropped: set[int] = set()
         """Those of them that the buffer dropped, so that nobody waits to be told."""
-        self.revoked: set[int] = set()
-        """The ids of events that delivery may yet release, although they are gone."""
+        self.pulled: set[int] = set()
+        """The ids of events that were pulled, and some that have left since. Who pulled one is about to ack it."""
+        self.has_revoked = False
+        """Whether delivery may have events that are not its own any more."""
 
     def fate_of(self, event: Event, fate: Fate) -> Fate:
         """Note that an event is acked, and return its fate: it does not become a dead letter."""
@@ -33,9 +36,10 @@ class Leaving:
         self.acked.add(event.id)
         return fate if isinstance(fate, HandedOver) else ERASED
 
-    def still_there(self, released: Sequence[Event]) -> list[Event]:
-        """Return those of the released events that are not erased."""
-        return [event for event in released if event.id not in self.events and event.id not in self.revoked]
+    def pull(self, event: Event, *, taken: dict[int, Event]) -> None:
+        """Note that an event is pulled, and taken now."""
+        taken[event.id] = event
+        self.pulled = {event.id, *(self.pulled & taken.keys())}
 
     def drop(self, events: Sequence[Event]) -> list[Event]:
         """Return those of these events that leave now; each must be acked as `ERASED`."""
@@ -69,7 +73,8 @@ class Leaving:
         if not any(is_meant(event) and event.id not in self.events for event in mine):
             return [], []
         revoked = revoke({customer})
-        under_way = {event.id for event in (mine if revoked is None else revoked)}
+        self.has_revoked = True
+        under_way = {event.id for event in (mine if revoked is None else revoked)} | self.pulled
         gone: list[Event] = []
         back: list[Event] = []
         for event in mine:
@@ -78,6 +83,8 @@ class Leaving:
                     self.events[event.id] = event
             elif event.id not in self.events:
                 del taken[event.id]
-                (gone if is_meant(event) else back).append(event)
-        self.revoked = {event.id for event in gone}
+                if is_meant(event):
+                    gone.append(event)
+                else:
+                    back.append(copy(event))  # so that a late release of the one before can be told
         return gone, back

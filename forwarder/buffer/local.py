@@ -264,9 +264,10 @@ class LocalBuffer:
     async def release(self, events: Sequence[Event], *, not_before: float) -> None:
         """See Buffer."""
         leaving = self._leaving
-        if leaving.events or leaving.revoked:
-            released, events = events, leaving.still_there(events)
-            for event in leaving.drop(released):
+        if leaving.has_revoked:
+            ours = [event for event in events if self._taken.get(event.id) is event]
+            events = [event for event in ours if event.id not in leaving.events]
+            for event in leaving.drop(ours):
                 self.begin_ack(event, ERASED)
         for event in events:
             del self._taken[event.id]
@@ -291,9 +292,9 @@ class LocalBuffer:
         """Unmark events without waiting until that is committed."""
 
     def _check_taken(self, events: Iterable[Event]) -> None:
-        """Raise KeyError if one of the events is not taken."""
+        """Raise KeyError if one of the events is not taken, unless it may have been erased meanwhile."""
         for event in events:
-            if event.id not in self._taken:
+            if event.id not in self._taken and not self._leaving.has_revoked:
                 raise KeyError(event.id)
 
     def end_deferrals(self) -> None:

@@ -129,10 +129,11 @@ class Salvaging:
                 continue
             events, letters, files = events + len(found), letters + len(letter_ids), files + (not progress.has_erased)
             if not dry_run:
-                ids, sizes = [*found, *letter_ids], list(found.values())
-                await self._database.run(partial(salvage.leave_out, file=name, ids=ids, events_bytes=sizes))
-                self._progress[name] = replace(progress, skip=progress.skip | set(ids), has_erased=True)
-                self._telemetry.events_dropped(len(found), reason="erased")
+                job = partial(salvage.leave_out, file=name, events=found, letters=letter_ids)
+                dropped = await self._database.run(job)
+                last = self._progress[name]  # a put that the disk stored late may have changed it
+                self._progress[name] = replace(last, skip=last.skip.union(found, letter_ids), has_erased=True)
+                self._telemetry.events_dropped(dropped, reason="erased")
                 self._telemetry.dead_letters_evicted(len(letter_ids), reason="erased")
         return events, letters, files
 

@@ -273,6 +273,8 @@ class StatusAnswer(msgspec.Struct, frozen=True):
     pid: _Count | None = None
     addresses: dict[str, str] = {}
     version: str | None = None
+    versions: dict[str, str] = {}
+    """Of what it runs on."""
     uptime_seconds: _Number | None = None
     settings: ReloadAnswer = ReloadAnswer()
     buffer: BufferAnswer = BufferAnswer()

@@ -61,6 +61,11 @@ def check_target(path: Path | None, *, force: bool) -> None:
     except FileNotFoundError:
         if not path.parent.is_dir():
             raise NotWrittenError(f"{path.parent} is no directory; name a file in one that exists") from None
+        is_effective = os.access in os.supports_effective_ids
+        # Now, so that nobody waits for all checks to learn it.
+        if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=is_effective):
+            why = f"this user may not write to {path.parent}"
+            raise NotWrittenError(f"{why}; name a file in another directory, such as /tmp/bundle.tar.gz") from None
         return
     except OSError as error:
         raise NotWrittenError(f"{path} cannot be looked at: {error.strerror}") from None

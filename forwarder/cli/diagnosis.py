@@ -9,6 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -22,6 +23,7 @@ from forwarder.cli.checks import Checked, counted
 from forwarder.cli.daemon import Daemon
 from forwarder.cli.daemon_checks import DIAGNOSED_PARTS, DaemonFacts, look
 from forwarder.cli.finding import UnusableError, find
+from forwarder.cli.options import certificate_warnings
 from forwarder.cli.probing import endpoint, probe_way
 from forwarder.cli.streams import within
 from forwarder.masking import Masking
@@ -95,6 +97,8 @@ def _read_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Read
     sources += [f"the environment ({len(from_environ)})"] if from_environ else []
     sources += ["--set"] if args.overrides else []
     tried = try_to_load(config, environ=environ, overrides=args.overrides)
+    if tried.settings.growlytics.ca_file is None and tried.settings.growlytics.url.startswith("https:"):
+        tried = replace(tried, warnings=(*tried.warnings, *certificate_warnings(environ)))
     return ReadSettings(tried, ", ".join(sources), config)
 
 

@@ -120,7 +120,6 @@ def _meant(environ: Mapping[str, str]) -> list[Place | str]:
 
 def _usual(environ: Mapping[str, str], defaults: Defaults) -> Iterator[Place | str]:
     from_environ = _read(None, environ, [])
-    token, token_fault = _token(from_environ)
     if path := environ.get(places.CONFIG_VARIABLE):
         yield from _places_in(Path(path), environ, f"{places.CONFIG_VARIABLE}: ")
     elif "STATE_DIRECTORY" in environ or any(re.match("FORWARDER_.+__", name) for name in environ):
@@ -128,6 +127,9 @@ def _usual(environ: Mapping[str, str], defaults: Defaults) -> Iterator[Place | s
     for each in defaults.control_sockets:
         yield Place(None, str(each), is_control=True)
     yield from _places_in(defaults.config, environ, "")
+    # Where the settings name another address, a stranger may listen here, who must not get the daemon's token.
+    is_its = not path and "intake.http" not in from_environ
+    token, token_fault = _token(from_environ) if is_its else (None, "")
     yield Place(defaults.http, token=token, token_fault=token_fault)
 
 

@@ -122,6 +122,7 @@ def _write(place: Path) -> float:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     longest = 0.0
     try:
+        path.unlink()  # at once, as a process that does not wait for a disk that hangs could not do it later
         for _ in range(_WRITES):
             os.pwrite(file, _WRITTEN, 0)
             began = monotonic()
@@ -129,7 +130,6 @@ def _write(place: Path) -> float:
             longest = max(longest, monotonic() - began)
     finally:
         os.close(file)
-        path.unlink()
     return longest
 
 

@@ -16,7 +16,7 @@ from forwarder.cli.needs import Finding, doubt, problem
 from forwarder.cli.own_daemon import OwnDaemon, listening_at
 from forwarder.host import listeners
 from forwarder.host.sockets import barred_directory, bind_fault, bound_for_a_moment, resolved, unix_fault
-from forwarder.settings import MAX_SOCKET_PATH_BYTES, Address, Settings
+from forwarder.settings import MAX_SOCKET_PATH_BYTES, Address, Group, Settings
 from forwarder.settings.control import control_socket
 
 _WRITABLE: Final = os.W_OK | os.X_OK
@@ -83,13 +83,21 @@ def check_sockets(
     if group is not None and os.geteuid() and group.number not in {os.getegid(), *os.getgroups()}:
         text = f"this user is not a member of {group}, so the control socket cannot be given to it; make it one"
         yield doubt("control.group", text)
-    control = control_socket(settings, environ)
-    if group is not None and control is not None:
-        # The directory that the daemon makes itself is for its own user.
-        barred = control.parent if control.parent.absolute() in made else barred_directory(control, group=group.number)
-        if barred is not None:
-            text = f"the members of {group} cannot enter {barred}, where the control socket is"
-            yield doubt("control.group", f"{text}: set control.socket to a path in a directory that they may enter")
+    elif group is not None and intake.unix_socket is None:
+        yield from _check_group(control_socket(settings, environ), group, made=made)
+
+
+def _check_group(path: Path | None, group: Group, *, made: Collection[Path]) -> Iterator[Finding]:
+    """Yield a doubt if the members of a group cannot reach the control socket, which is all that they may connect to."""
+    if path is not None and (closed := _closed_to(group.number, path, made)) is not None:
+        fix = "name a path for control.socket in a directory that they may enter"
+        yield doubt("control.group", f"the members of {group} may not enter {closed}, so they cannot use {path}; {fix}")
+
+
+def _closed_to(group: int, path: Path, made: Collection[Path]) -> Path | None:
+    """Return a directory on the way to a socket that a group may not enter; None if none is seen."""
+    directory = path.parent.absolute()
+    return directory if directory in made else barred_directory(path, group=group)  # the daemon makes it for itself
 
 
 def _check_control(

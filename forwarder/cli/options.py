@@ -98,7 +98,7 @@ def tls_fault() -> str | None:
     return None
 
 
-def certificate_warnings(environ: MutableMapping[str, str]) -> Iterator[str]:
+def certificate_warnings(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with the default certificate authorities, which growlytics.ca_file would replace."""
     import ssl
 

@@ -51,8 +51,9 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         if wrong := _CHOICE.fullmatch(message):
             message = _not_a_choice(**wrong.groupdict())
-        elif message.startswith("the following arguments are required") and (hint := self._about_flags(self._given)):
-            message = f"{message}. {hint}"
+        elif message.startswith("the following arguments are required"):
+            hint = self._about_flags(self._given) or self._choices()
+            message = f"{message}. {hint}" if hint else message
         self.exit(EXIT_USAGE, f"{self.prog}: {message}")
 
     def unexpected(self, rest: Sequence[str]) -> NoReturn:
@@ -74,6 +75,10 @@ class Parser(argparse.ArgumentParser):
         unknown = [each for each in typed if not any(flag.startswith(each) for flag in known)]
         meant = ((each, nearest(each, known)) for each in unknown)
         return " ".join(f"Did you mean {near} instead of {each}?" for each, near in meant if near)
+
+    def _choices(self) -> str:
+        names = [name for each in arguments_of(self) for name in sub_parsers(each)]
+        return f"Use one of: {', '.join(names)}." if names else ""
 
     def _flags(self) -> set[str]:
         return {*_FLAG.findall(self.format_usage()), "--help"}

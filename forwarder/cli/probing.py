@@ -101,7 +101,7 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
     if not reached:
         yield from _untried("connect" if not places else "proxy" if proxy else "tls", proxy, asks=asks)
         return
-    trust = trust_of(growlytics.ca_file, is_needed=target.is_tls or (proxy is not None and proxy.is_tls))
+    trust = _trust(growlytics.ca_file, seconds, is_needed=target.is_tls or (proxy is not None and proxy.is_tls))
     ways: list[tuple[str, Callable[[], Stream]]] = [(str(place), partial(_open, place, seconds)) for place in reached]
     if proxy is not None:
         through = partial(_tunnel, ways[0][1], proxy, target, trust)
@@ -112,6 +112,16 @@ def probe_way(growlytics: GrowlyticsSettings, *, seconds: float = SECONDS, asks:
     ways, verified = yield from _check_tls(ways, target, trust, seconds)
     if asks:
         yield from _ask(ways, target, trust, seconds, verified=verified)
+
+
+def _trust(ca_file: str | None, seconds: float, *, is_needed: bool) -> Trust:
+    try:
+        return within(seconds, partial(trust_of, ca_file, is_needed=is_needed), name="authorities")
+    except TimeoutError:
+        return trust_of(None, is_needed=False)._replace(
+            authorities="growlytics.ca_file",
+            fault=f"names a file that was not read within {seconds:.3g} s: is it a pipe, or its disk gone?",
+        )
 
 
 def endpoint(url: str, *, setting: str = "growlytics.url") -> Endpoint:

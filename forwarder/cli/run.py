@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +52,7 @@ def _serve(settings: "Settings", warnings: Sequence[str], args: argparse.Namespa
     from forwarder.host.open_files import too_few_files
     from forwarder.host.sockets import CannotBindError
     from forwarder.host.threads import end_threads
-    from forwarder.observing.logs import logging_to_stdout
+    from forwarder.observing.logs import is_for_people, logging_to_stdout
     from forwarder.places import typed_program
     from forwarder.settings import load
 
@@ -61,11 +60,11 @@ def _serve(settings: "Settings", warnings: Sequence[str], args: argparse.Namespa
         return load(args.config, environ=os.environ, overrides=args.overrides, require_api_key=True).settings
 
     signals: Signals = args.signals
-    is_terminal = sys.stdout.isatty()
-    with logging_to_stdout(settings.log, held=is_terminal) as say:
+    has_reader = is_for_people(settings.log)  # among lines of JSON a plain one would be malformed
+    with logging_to_stdout(settings.log, held=has_reader) as say:
 
         def on_ready(addresses: Mapping[str, str]) -> None:
-            if is_terminal:
+            if has_reader:
                 from forwarder.cli.start_lines import start_lines
 
                 say(start_lines(settings, addresses, program=typed_program(os.environ)))

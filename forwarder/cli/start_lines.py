@@ -62,6 +62,7 @@ def _changed(settings: Settings) -> Iterator[str]:
     defaults = Settings()
     for each in reference():
         value = each.of(settings)
-        if value != each.of(defaults):
+        is_in_a_file = getattr(getattr(settings, each.section, None), f"{each.key}_file", None) is not None
+        if value != each.of(defaults) and not is_in_a_file:
             text = each.reader.toml(value) or '""'
             yield f"{each.path} = {text if len(text) <= _MAX_VALUE_CHARACTERS else f'{text[:_MAX_VALUE_CHARACTERS]}…'}"

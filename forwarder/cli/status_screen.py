@@ -16,6 +16,7 @@ from forwarder.text import UNKNOWN, count, duration, percent
 _LABEL_COLUMNS: Final = 13
 _MOODS: Final = {"bad": "BAD", "warn": "WARN", "note": "note", "good": "ok"}
 _MOOD_COLUMNS: Final = 6
+_NAMES: Final = {"python": "Python", "sqlite": "SQLite", "loop": "event loop"}
 _MIN_COLUMNS: Final = 40
 
 
@@ -170,6 +171,8 @@ def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
             f"{f'; {count(ledger.unaccounted)} UNACCOUNTED' if ledger.unaccounted else ''}"
         ),
     )
+    if on := ", ".join(f"{_NAMES[name]} {status.versions[name]}" for name in _NAMES if name in status.versions):
+        yield "runs on", on
     yield "delivers to", status.delivery.destination or UNKNOWN
     process = "" if status.pid is None else f", process {status.pid}"
     yield "asked at", f"{place}{process}"

@@ -12,7 +12,8 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ Identity = tuple[int, int]
 """Device and inode: two names with the same are one file."""
 
 LOCK_NAME: Final = "lock"
+_TRIES: Final = 4
+_PAUSE_SECONDS: Final = 0.05
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 _KINDS: Final = (
@@ -119,10 +122,11 @@ class NoLocksError(Exception):
 
 
 class Lock:
-    """The lock in a directory."""
+    """The lock in a directory. `pause` waits for so many seconds."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, pause: Callable[[float], None] = time.sleep) -> None:
         self._path = directory / LOCK_NAME
+        self._pause = pause
         self._file: int | None = None
         self.found: dict[Path, Identity] = {}
         """The locked file, if one is."""
@@ -139,10 +143,7 @@ class Lock:
         try:
             opened = os.fstat(file)
             judge(self._path, opened)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise LockTakenError from None
+            self._lock(file)
         except OSError as error:
             os.close(file)
             if error.errno in _NO_LOCKS:
@@ -156,6 +157,15 @@ class Lock:
         with suppress(OSError):  # on a full disk only the name of the holder is missing
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+
+    def _lock(self, file: int) -> None:
+        """Lock a file. Try it for a moment: so long `check-config` has the lock, to see whether anybody has it."""
+        for _ in range(_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            self._pause(_PAUSE_SECONDS)
+        raise LockTakenError
 
     def take_again(self) -> bool:
         """Take it again if its file was removed or replaced; return whether it was. Raise as `take` does.

@@ -115,18 +115,22 @@ def restore_events(transaction: Transaction, file: str, found: Sequence[Event], 
     _write(transaction, replace(_of(transaction, file), events_after=events_after))
 
 
-def leave_out(transaction: Transaction, file: str, ids: Collection[int], *, events_bytes: Sequence[int]) -> None:
-    """Note that these events and dead letters of a damaged file are erased, and that the file is not to be kept.
+def leave_out(transaction: Transaction, file: str, *, events: Mapping[int, int], letters: Collection[int]) -> int:
+    """Note that events and dead letters of a damaged file are erased, and that the file is not to be kept.
 
-    `events_bytes` are the sizes of those that are events, which count as dropped.
+    `events` are their sizes in bytes by their ids. Return how many of them count as dropped: not those that were restored
+    since they were found, nor any that the ledger does not know of.
     """
     progress = _of(transaction, file)
-    _write(transaction, replace(progress, skip=progress.skip | frozenset(ids), has_erased=True))
-    counted = min(len(events_bytes), transaction.ledger.get("unsalvaged", 0))  # the ledger may not know of all
+    skip = progress.skip.union(events, letters)
+    _write(transaction, replace(progress, skip=skip, has_erased=True))
+    sizes = [size for event_id, size in events.items() if event_id > progress.events_after]
+    counted = min(len(sizes), transaction.ledger.get("unsalvaged", 0))
     transaction.count("unsalvaged", -counted)
     transaction.count("buffered", -counted)
-    transaction.count("buffered_bytes", -sum(events_bytes[:counted]))
+    transaction.count("buffered_bytes", -sum(sizes[:counted]))
     transaction.count("dropped.erased", counted)
+    return counted
 
 
 def restore_letters(

@@ -55,7 +55,7 @@ def prepare() -> Output:
     errors = Output(2, silent=True)
     sys.stderr = _text(errors, sys.stderr, errors="backslashreplace", line_buffering=True)
     output = Output(1, silent=False)
-    sys.stdout = _text(output, sys.stdout, errors="strict", line_buffering=output.isatty())
+    sys.stdout = _text(output, sys.stdout, errors="backslashreplace", line_buffering=output.isatty())
     return output
 
 
@@ -70,12 +70,13 @@ def _open_null(number: int) -> None:
 def _text(raw: Output, like: TextIO | None, *, errors: str, line_buffering: bool) -> io.TextIOWrapper:
     """Return a text stream on `raw`, with the properties of `like`, the stream that Python made, if any.
 
-    With PYTHONUNBUFFERED, each line is written when it is complete.
+    With PYTHONUNBUFFERED, each line is written when it is complete. `errors` says what becomes of text that its encoding
+    cannot say, unless Python or its user chose more than to fail.
     """
     is_unbuffered = getattr(like, "write_through", False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding="utf-8" if like is None else like.encoding,
-        errors=errors if like is None else like.errors,
+        errors=errors if like is None or like.errors in {None, "strict"} else like.errors,
         line_buffering=is_unbuffered or getattr(like, "line_buffering", line_buffering),
     )

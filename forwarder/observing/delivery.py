@@ -62,7 +62,9 @@ class DeliveryTelemetry(TelemetryBase):
             metrics.retries[retry] += 1
             if maybe_delivered:
                 metrics.possible_duplicates.value += 1
-            self._seldom.write("attempt failed and will be retried", kind=retry, reason=retry)
+            self._seldom.write(
+                "attempt failed and will be retried", kind=retry, more={"reason": retry, **(failure or {})}
+            )
 
     def attempt_cancelled(self) -> None:
         """An attempt was cancelled. The event may have arrived, and will be sent again."""

@@ -58,12 +58,19 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """`time LEVEL message field=value ...`, for a person at a terminal; a traceback follows, indented.
 
+    The fields that `only_in_json` of a record names, which are too long to be read, are left out.
+
     Text that could be read as another field or line, such as a value with white space, is quoted as a JSON string.
     """
 
     def format(self, record: logging.LogRecord) -> str:
         words = [_time(record), f"{record.levelname:<7}", _unmistakable(record.getMessage(), _MESSAGE)]
-        words += [f"{name}={_unmistakable(str(_plain(value)), _VALUE)}" for name, value in _fields(record).items()]
+        too_long = getattr(record, "only_in_json", ())
+        words += [
+            f"{name}={_unmistakable(str(_plain(value)), _VALUE)}"
+            for name, value in _fields(record).items()
+            if name not in too_long
+        ]
         lines = (f"  {printable(line, _MAX_VALUE_CHARACTERS)}" for line in _traceback(record).splitlines())
         return "\n".join((" ".join(words), *lines))
 

@@ -59,7 +59,8 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
 
     def settings_shown(self, settings: Mapping[str, object], *, version: str) -> None:
         """At the start: the settings in force, by section, without secrets."""
-        log.info("starting", extra={"fields": {"version": version, **settings}})
+        fields = {"version": version, **settings}
+        log.info("starting", extra={"fields": fields, "only_in_json": settings.keys()})
 
     def daemon_started(self, **fields: object) -> None:
         """The buffer and all intakes are open."""

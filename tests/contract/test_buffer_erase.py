@@ -193,6 +193,16 @@ async def test_a_newer_event_of_the_lane_that_is_taken_comes_again(buffer: Buffe
     assert buffer.ledger() == ledger_of(accepted=3, delivered=1, buffered=2)
 
 
+async def test_what_several_erasures_took_from_delivery_may_be_released_late(buffer: Buffer, make: EventMaker) -> None:
+    await put(buffer, make.of("abc"))
+    taken = await take(buffer)
+    listen(buffer)
+    await asyncio.gather(buffer.erase("a"), buffer.erase("b"))
+    await release(buffer, taken)
+    assert ids(await take_all(buffer)) == [3]
+    assert buffer.ledger() == ledger_of(accepted=3, dropped={"erased": 2}, buffered=1)
+
+
 async def test_events_that_are_put_while_a_customer_is_erased_are_stored(buffer: Buffer, make: EventMaker) -> None:
     await put(buffer, make.of("ab" * 50))
     erasing = asyncio.create_task(buffer.erase("a"))
@@ -273,6 +283,29 @@ async def test_a_pulled_event_is_taken_and_the_others_keep_their_order(buffer: B
     assert buffer.ledger() == ledger_of(accepted=4, dead_lettered=1, buffered=3)
     assert await buffer.pull(2) is None, "it has left"
     assert await buffer.pull(99) is None
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_pulled_event_whose_customer_is_erased_before_it_is_acked_is_dropped(
+    buffer: Buffer, make: EventMaker, turns: int
+) -> None:
+    await put(buffer, make.of("ab"))
+    left = listen(buffer)
+    pulling = asyncio.create_task(buffer.pull(1))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    erasing = asyncio.create_task(buffer.erase("a"))
+    if (pulled := await pulling) is not None:
+        buffer.begin_ack(pulled, REJECTED)
+    await erasing
+    await buffer.settle_acks()
+    while (await buffer.erase("a")).in_flight:
+        await asyncio.sleep(0)
+    assert left in ([], [1])
+    assert await all_letters(buffer) == []
+    ledger = buffer.ledger()
+    assert (ledger.buffered, ledger.unaccounted, ledger.delivered) == (1, 0, 0)
+    assert ids(await take_all(buffer)) == [2]
 
 
 async def test_an_event_that_waits_for_a_retry_can_be_pulled(buffer: Buffer, make: EventMaker) -> None:

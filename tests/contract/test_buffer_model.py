@@ -132,7 +132,7 @@ class Model:
 
     def ack(self, fates: Sequence[tuple[Event, Fate]]) -> None:
         for event, fate in fates:
-            self.taken.remove(event)
+            self.taken = [each for each in self.taken if each.id != event.id]
             self.marked.discard(event.id)
             if fate == HandedOver():
                 self.delivered += 1
@@ -153,7 +153,7 @@ class Model:
 
     def release(self, events: Sequence[Event], not_before: float) -> None:
         for event in events:
-            self.taken.remove(event)
+            self.taken = [each for each in self.taken if each.id != event.id]
             self.marked.discard(event.id)
             if event.id in self.leaving:
                 self.erased += 1
@@ -259,7 +259,9 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         return list({event.id: event for place in places for event in [self.taken_at(place)]}.values())
 
     def taken_at(self, place: int) -> Event:
-        return self.model.taken[place % len(self.model.taken)]
+        """Return a taken event, as the buffer handed it out."""
+        event = self.model.taken[place % len(self.model.taken)]
+        return self.handed_out.get(event.id, event)
 
     @initialize(
         max_events=st.integers(1, 25),
@@ -269,6 +271,8 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
     def opens(self, max_events: int, max_bytes: int, when_full: Literal["reject", "drop_oldest"]) -> None:
         options = BufferSettings(max_events=max_events, max_bytes=max_bytes, when_full=when_full)
         self.model = Model(options)
+        self.handed_out: dict[int, Event] = {}
+        """The events as they were handed out last: a release is of that very object."""
         self.opened = self.run(self.open(options))
 
     def agree(self, answer: PutAnswer, events: Sequence[Event], replayed: Sequence[int] = ()) -> None:
@@ -381,6 +385,7 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
             assert event.id == original.id
             assert (event.customer, event.name, event.body) == (original.customer, original.name, original.body)
             assert event.accepted_at == original.accepted_at
+            self.handed_out[event.id] = event
 
     @precondition(lambda self: self.model.taken)
     @rule(places=picks, fates=st.lists(st.sampled_from([HandedOver(), REJECTED]), min_size=6, max_size=6))
@@ -410,6 +415,29 @@ class MemoryBufferAgainstModel(RuleBasedStateMachine):
         assert replace(looked, up_to=0) == replace(expected, events=expected.events + len(held), in_flight=0)
         assert replace(self.run(self.buffer.erase(customer)), up_to=0) == expected
         self.model.erase(customer)
+
+    @precondition(lambda self: self.model.taken)
+    @rule(place=st.integers(0, 50), places=picks)
+    def erase_while_delivery_listens(self, place: int, places: list[int]) -> None:
+        """What it has taken is gone at once, unless an attempt is under way. It may release that late."""
+        customer, leaving = self.taken_at(place).customer, self.model.leaving
+        under_way = {event.id for event in self.chosen(places)} | leaving
+        held = [self.handed_out.get(event.id, event) for event in self.model.taken if event.customer == customer]
+        gone = [event for event in held if event.id not in under_way]
+        waiting = sum(event.customer == customer for event in self.model.waiting)
+        self.buffer.listen(
+            changed=lambda: None,
+            left=lambda _: None,
+            revoked=lambda _: [event for event in held if event.id in under_way - leaving],
+        )
+        found = self.run(self.buffer.erase(customer))
+        self.buffer.listen(changed=lambda: None, left=lambda _: None)
+        assert (found.events, found.in_flight) == (waiting + len(gone), len(held) - len(gone))
+        self.model.ack([(event, HandedOver()) for event in gone])
+        self.model.delivered -= len(gone)
+        self.model.erased += len(gone)
+        self.model.erase(customer)
+        self.run(self.buffer.release(gone, not_before=self.now))
 
     @precondition(lambda self: self.model.waiting)
     @rule(place=st.integers(0, 50), fate=st.sampled_from([HandedOver(), REJECTED]))

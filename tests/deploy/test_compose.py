@@ -104,7 +104,7 @@ def own_address() -> str:
 
 def test_every_port_is_published_on_this_machine_s_loopback_alone() -> None:
     ports = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert ports["forwarder"] == ["127.0.0.1:8920:8920"]
+    assert ports["forwarder"] == ["127.0.0.1:8920:8920", "127.0.0.1:9920:9920"]
     assert [port for each in ports.values() for port in each if not port.startswith("127.0.0.1:")] == []
 
 

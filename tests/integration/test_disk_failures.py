@@ -276,6 +276,9 @@ async def test_puts_that_come_or_wait_when_the_file_is_gone_are_refused_and_acks
         assert await put == Unavailable()
         await ack
         assert not disk.buffer.available
+        failure = disk.telemetry.recent.buffer_failure()
+        assert failure is not None, "the status can say why at once"
+        assert failure["operation"] == "directory"
         assert await disk.buffer.put(make.of("c"), intake="http") == Unavailable()
         assert counted(disk.telemetry, "buffer_errors_total", operation="commit") == 0
         (tmp_path / "elsewhere").rename(directory)

@@ -322,3 +322,19 @@ async def test_a_read_that_finds_removed_rows_gone_before_anybody_was_told_does_
         assert shows(tmp_path) == []
         assert disk.database.directory is not None
         assert disk.database.directory.damaged() == []
+
+
+async def test_a_late_release_of_a_newer_event_that_came_again_does_nothing(tmp_path: Path) -> None:
+    async with open_disk(tmp_path, serve=False) as disk:
+        await disk.put(EventMaker().of([VICTIM, VICTIM, VICTIM, "other"]))
+        taken = await disk.take()
+        disk.buffer.listen(changed=lambda: None, left=lambda _: None, revoked=lambda _: [])
+        assert (await disk.buffer.erase(VICTIM, up_to=2)).events == 2
+        again = await disk.take()
+        assert ids(again) == [3]
+        await disk.buffer.release(taken[:3], not_before=0.0)
+        await disk.buffer.unmark(taken[:3])
+        assert disk.buffer.take_ready(max_events=10, max_bytes=1 << 20) == []
+        await disk.deliver([*again, taken[3]])
+        ledger = disk.buffer.ledger()
+        assert (ledger.delivered, ledger.dropped["erased"], ledger.buffered, ledger.unaccounted) == (2, 2, 0, 0)

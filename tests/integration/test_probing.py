@@ -1,6 +1,7 @@
 """What `diagnose` and `check-config --connect` find on the way to Growlytics, with real servers that do anything."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -256,6 +257,17 @@ async def test_a_file_of_authorities_that_cannot_be_used_is_told_and_the_certifi
         tls, _ = await tls_with(authority.tls, ca_file=file)
         assert tls.text.startswith("growlytics.ca_file names a file that ")
         assert "certificate for 127.0.0.1" in tls.text
+
+
+async def test_a_file_of_authorities_that_hangs_ends_the_check_in_time(authority: Authority, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with raw_server(answering(dated()), tls=authority.tls) as server:
+        try:
+            found = await probed(server.url, seconds=3, ca_file=pipe)
+        finally:
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # who reads it ends now
+    assert "growlytics.ca_file names a file that was not read within" in found["tls"].text
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import os
 import signal
 import stat
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from forwarder.cli.bundling import NotWrittenError, check_target
+from tests.fakes.other_users import NEEDS_ROOT, not_root, open_directory
 from tests.fakes.raw_server import Connection, answer, answering, raw_server
 from tests.system.processes import (
     COMMAND,
@@ -266,6 +269,14 @@ async def test_what_is_no_plain_file_is_left_alone(tmp_path: Path, kind: str) ->
     assert out == ""
     assert str(path) in err or str(path.parent) in err
     assert not precious.exists() or precious.read_text() == "precious"
+
+
+@NEEDS_ROOT
+def test_who_may_not_write_there_learns_it_before_all_checks_are_made() -> None:
+    with open_directory() as directory, not_root():
+        with pytest.raises(NotWrittenError, match=f"^this user may not write to {directory}; name a file in another"):
+            check_target(directory / "bundle.tar.gz", force=False)
+        check_target(Path(tempfile.gettempdir()) / f"no-such-bundle-{os.getpid()}.tar.gz", force=False)
 
 
 async def test_where_there_is_no_room_there_is_no_half_file(tmp_path: Path) -> None:

@@ -287,17 +287,26 @@ def test_a_socket_of_another_process_is_a_problem_that_names_it(
     assert found.endswith(f"listens on {tmp_path / 'i.sock'}; stop it or name another path")
 
 
-def test_a_group_that_cannot_enter_the_directory_of_the_control_socket_is_a_doubt() -> None:
-    fix = "set control.socket to a path in a directory that they may enter"
+@NEEDS_ROOT
+def test_a_group_that_cannot_reach_the_control_socket_is_a_doubt() -> None:
     with open_directory() as directory:
-        buffer, group = directory / "buffer", f"control.group={os.getegid()}"
-        expected = f"the members of {os.getegid()} cannot enter {buffer}, where the control socket is: {fix}"
-        assert check(*new(directory), group).warnings["control.group"] == expected, "as the daemon will make it"
-        buffer.mkdir(mode=0o700)
-        assert check(*new(directory), group).warnings["control.group"] == expected
-        assert "control.group" not in check(*new(directory), group, f"control.socket={directory}/c.sock").warnings
-        buffer.chmod(0o710)
-        assert "control.group" not in check(*new(directory), group).warnings
+        own, shared = directory / "own", directory / "shared"
+        own.mkdir(mode=0o700)
+        shared.mkdir()
+        shared.chmod(0o710)
+        os.chown(shared, -1, NOBODY)
+        for at, closed in (
+            ([], directory / "buffer"),
+            ([f"control.socket={own}/c.sock"], own),
+            ([f"control.socket={shared}/c.sock"], None),
+            (["control.socket="], None),
+            ([f"intake.unix_socket={directory}/i.sock"], None),
+        ):
+            found = check(*new(directory), f"control.group={NOBODY}", *at)
+            if closed is None:
+                assert found.warnings == {}
+            else:
+                assert f"may not enter {closed}, so they cannot use" in found.warnings["control.group"]
 
 
 def test_a_control_socket_that_cannot_be_made_is_a_doubt_as_the_daemon_starts_without_it(tmp_path: Path) -> None:

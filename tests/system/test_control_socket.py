@@ -265,8 +265,10 @@ async def test_a_group_that_cannot_enter_the_directory_is_told_at_the_start(tmp_
     said = "the members of control.group cannot enter the control socket's directory: set control.socket to a path in a"
     group = os.getegid()
     with open_directory() as directory:
-        async with running_daemon(directory, NOWHERE, control__group=group) as daemon:
+        alone: dict[str, object] = {"control__group": group, "intake__unix_socket": ""}
+        async with running_daemon(directory, NOWHERE, **alone) as daemon:
             await until(lambda: bool(warnings(daemon)), "it says so")
             assert warnings(daemon)[0].startswith(said)
-        async with running_daemon(directory, NOWHERE, control__group=group, control__socket=directory / "c") as daemon:
-            assert warnings(daemon) == []
+        for other in ({"control__socket": directory / "c"}, {"intake__unix_socket": directory / "intake.sock"}):
+            async with running_daemon(directory, NOWHERE, **{**alone, **other}) as daemon:
+                assert warnings(daemon) == []

@@ -131,3 +131,25 @@ async def test_warnings_of_the_start_are_there_at_once_also_where_python_is_to_b
     finally:
         process.kill()
         await process.wait()
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [({"PYTHONIOENCODING": "ascii"}, r"b\xfccher.invalid"), ({"PYTHONIOENCODING": "latin-1"}, "bücher.invalid")],
+)
+async def test_text_that_the_terminals_encoding_cannot_say_is_escaped(
+    environment: dict[str, str], shown: str, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "lint", str(tmp_path / "bücher.invalid"),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=clean_environment(**environment),
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert b"Traceback" not in out
+    assert shown in out.decode("latin-1")
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "check-config", "--show", f"--set=buffer.directory={tmp_path}/bücher.invalid",
+        stdout=asyncio.subprocess.PIPE, env=clean_environment(FORWARDER_GROWLYTICS__API_KEY=KEY, **environment),
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert shown in out.decode("latin-1")

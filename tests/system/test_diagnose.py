@@ -319,6 +319,7 @@ async def test_a_disk_that_hangs_ends_the_check_in_time(tmp_path: Path) -> None:
         found = Diagnosis(1, out.decode(), "")
     assert found.one("disk")["text"].endswith("does not answer within 1 s")
     assert found.one("descriptors")["result"] == "ok", "the checks after it are made"
+    assert list((tmp_path / "buffer").iterdir()) == [], "and nothing is left of what it wrote"
 
 
 @NEEDS_ROOT
@@ -362,6 +363,13 @@ async def test_a_file_that_hangs_ends_the_check_of_settings_in_time(tmp_path: Pa
 
 
 # Daemons that do not answer
+
+
+async def test_authorities_that_the_environment_names_and_nobody_can_read_are_told(tmp_path: Path) -> None:
+    environment = clean_environment(SSL_CERT_FILE=str(tmp_path / "gone.pem"))
+    found = await diagnosed(*settings(tmp_path, "https://127.0.0.1:1/"), environment=environment)
+    told = [each["text"] for each in found.of("settings") if each["result"] == "warn"]
+    assert any(text.startswith("SSL_CERT_FILE names a file that cannot be read") for text in told), told
 
 
 async def test_events_that_wait_for_a_daemon_are_told(tmp_path: Path) -> None:

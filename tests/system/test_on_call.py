@@ -30,6 +30,20 @@ async def until_seen(situation: Situation, *, cwd: Path) -> tuple[int, dict[str,
     return found
 
 
+RECOMMENDED = {
+    "unknown_host": "growlytics-forwarder diagnose ",
+    "expired_certificate": "growlytics-forwarder diagnose ",
+    "refused_connection": "growlytics-forwarder diagnose ",
+    "captive_portal": "growlytics-forwarder diagnose ",
+    "refusing_proxy": "growlytics-forwarder diagnose ",
+    "systemic_rejection": "growlytics-forwarder dead-letters list ",
+    "poison_event": "growlytics-forwarder dead-letters bury ",
+    "type_drift": "growlytics-forwarder attribute-types list ",
+    "full_disk": "df -h ",
+}
+"""What the command is that a state needs. For the others it is a file to write, to put back, or somebody to ask."""
+
+
 async def do_what_it_recommends(problem: dict[str, Any], *, cwd: Path) -> None:
     """Type every command of a problem. Each does what it says, but `diagnose` has to find the cause."""
     for command in problem["commands"]:
@@ -70,6 +84,8 @@ async def test_the_status_names_the_cause_its_commands_work_as_typed_and_the_fix
         for words in situation.words:
             assert words in problem["cause"]
         assert problem["fix"]
+        assert bool(problem["commands"]) == (name in RECOMMENDED)
+        assert all(command.startswith(RECOMMENDED[name]) for command in problem["commands"])
         await do_what_it_recommends(problem, cwd=elsewhere)
         await situation.end()
         content = await until_over(situation, cwd=elsewhere)

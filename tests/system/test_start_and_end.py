@@ -77,6 +77,18 @@ async def test_on_a_terminal_a_first_run_says_how_to_give_the_key_and_nothing_be
     assert warning.startswith("configuration: warning: ")
 
 
+async def test_whoever_wants_json_gets_nothing_else_also_on_a_terminal(tmp_path: Path) -> None:
+    arguments = [*on_free_ports(tmp_path), "--set=log.format=json"]
+    async with in_a_terminal(
+        [*COMMAND, "run", *arguments], columns=4000, FORWARDER_GROWLYTICS__API_KEY=KEY
+    ) as terminal:
+        await terminal.until_it_wrote('"ready"')
+        terminal.type("\x03")
+        assert await terminal.until_it_ends() == 0
+    lines = [line for line in terminal.written.splitlines() if line != "^C"]
+    assert all(json.loads(line.removeprefix("^C")) for line in lines)
+
+
 async def test_no_line_but_those_of_the_log_goes_into_a_pipe(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "run", *on_free_ports(tmp_path),

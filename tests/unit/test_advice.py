@@ -115,7 +115,7 @@ DRIFT = {
     "conflicts": 3,
     "last_at": NOW - 5,
 }
-SUSPECT = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
+SUSPECT: dict[str, Any] = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
 
 
 def status(*changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,7 +198,8 @@ def test_if_every_event_was_refused_none_was_accepted() -> None:
     none = {"received": 9, "accepted": 0, "delivered": 0}
     ledgers = {"ledger": {"since_start": none, "for_ever": none}}
     assert headline(ledgers)[::2] == ("no_events", "No event was accepted yet.")
-    assert headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})[0] == "refusing"
+    state, _, text = headline(ledgers, {"recent": {"refusals": [REFUSED_NOW]}})
+    assert (state, text[:25]) == ("refusing", "The app is being refused:"), "there is nothing that could be safe"
 
 
 def test_events_that_were_refused_since_the_start_have_come() -> None:
@@ -393,6 +394,10 @@ def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
     problem = only("suspect", WAITING, suspect)
     assert problem["cause"] == "event 42 of Buy: answered 403, refused 5 times"
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
+    assert problem["what"] == "1 event is refused again and again, while others may be delivered."
+    once = {"delivery": {"suspects": {"events": 1, "first": {**SUSPECT["first"], "refusals": 1}}}}
+    assert only("suspect", WAITING, once)["what"] == "1 event is refused, while others may be delivered."
+    assert "Needs attention: 1 event is refused." in headline(WAITING, once)[2]
 
 
 @pytest.mark.parametrize("delay", ["order", "retry"])

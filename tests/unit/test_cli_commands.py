@@ -61,6 +61,7 @@ def test_a_command_that_does_not_exist_is_answered_with_the_one_that_was_meant(
 @pytest.mark.parametrize(
     ("arguments", "end"),
     {
+        "dead-letters": "required: ACTION. Use one of: list, show, replay, export, purge, bury.",
         "dead-letters lst": "dead-letters: 'lst' is not an action of this command. Did you mean list?",
         "dead-letters retry --all": "dead-letters: 'retry' is not an action of this command. Did you mean replay?",
         "dead-letters list --unix-scoket /x": "list: there is no option --unix-scoket. Did you mean --unix-socket?",

@@ -283,6 +283,16 @@ def test_the_token_of_the_environment_is_for_the_default_address_too() -> None:
     assert tokens(found(environ={"FORWARDER_INTAKE__TOKEN": "E"}))[DEFAULT] == "E"
 
 
+@pytest.mark.parametrize("elsewhere", [{"FORWARDER_INTAKE__HTTP": "127.0.0.1:1"}, {"FORWARDER_CONFIG": "CONFIG"}])
+def test_the_token_of_the_environment_is_not_for_the_default_address_of_another_daemon(
+    config: Path, elsewhere: dict[str, str]
+) -> None:
+    named = {name: value.replace("CONFIG", str(config)) for name, value in elsewhere.items()}
+    places = found(environ={"FORWARDER_INTAKE__TOKEN": "E", **named})
+    tokens = {str(each): each.token for each in places if isinstance(each, Place) and each.host_port is not None}
+    assert tokens == {DEFAULT: None, "http://[::1]:1" if "FORWARDER_CONFIG" in named else "http://127.0.0.1:1": "E"}
+
+
 def test_the_token_in_the_arguments_overrides_all(config: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("A\n")
     arguments = ("--config", str(config), "--token-file", str(tmp_path / "token"))

@@ -58,7 +58,7 @@ async def test_a_holds_line_has_the_cause_of_the_attempt_that_made_it_and_no_pro
     async with delivering(ScriptedPost(answer), breaker_failures=2) as running:
         await running.put(running.make.of("a"))
         await running.until_empty()
-    (line,) = [record for record in caplog.records if "kind" in record.__dict__.get("fields", {})]
+    (line,) = [record for record in caplog.records if "cause" in record.__dict__.get("fields", {})]
     fields = line.__dict__["fields"]
     assert (fields["cause"], fields["kind"], fields["error"], fields["host"]) == (
         "breaker", "connect", "connection refused", HOST,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from forwarder.database.directory import FILE_NAME, Directory, DirectoryError, DirectoryInUseError
-from forwarder.database.files import UnfitFileError
+from forwarder.database.files import Lock, LockTakenError, UnfitFileError
 
 SMALL_RESERVE_BYTES = 64 * 1024
 
@@ -67,6 +67,17 @@ def test_who_has_it_is_told_with_the_host_where_that_is_another_one(
         with pytest.raises(DirectoryInUseError, match=told):
             directory.open()
     assert (directory.path / "lock").read_text() == written
+
+
+def test_who_only_looks_whether_anybody_has_it_does_not_keep_a_daemon_from_starting(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        patient = Lock(tmp_path, pause=lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        patient.take()
+        assert patient.is_taken
+        with pytest.raises(LockTakenError):
+            Lock(tmp_path, pause=lambda _: None).take()
+        patient.release()
 
 
 def test_a_lock_file_without_a_number_does_not_disturb_the_message(directory: Directory) -> None:

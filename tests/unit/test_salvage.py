@@ -221,6 +221,21 @@ def test_events_that_the_ledger_does_not_know_are_accepted_only_now() -> None:
     assert books.unaccounted == 0
 
 
+def test_what_is_erased_of_a_damaged_file_counts_once_however_late_some_of_it_was_restored() -> None:
+    books = Books()
+    salvage.begin(books.transaction, [Salvage(NAME)], counters=COUNTERS)
+    salvage.restore_events(books.transaction, NAME, EventMaker().of("ab"), events_after=20)
+    found = dict.fromkeys((10, 20, 30, 40), 100)
+    assert salvage.leave_out(books.transaction, NAME, events=found, letters=[5]) == 2
+    assert (books.ledger["buffered"], books.ledger["unsalvaged"], books.ledger["buffered_bytes"]) == (5, 3, 500)
+    assert (books.ledger["dropped.erased"], books.unaccounted) == (2, 0)
+    skip = frozenset({5, 10, 20, 30, 40})
+    assert salvage.pending(books.transaction) == [Salvage(NAME, 20, -1, skip, has_erased=True)]
+    many = dict.fromkeys(range(100, 110), 100)
+    assert salvage.leave_out(books.transaction, NAME, events=many, letters=[]) == 3, "the ledger knows of no more"
+    assert (books.ledger["unsalvaged"], books.unaccounted) == (0, 0)
+
+
 def test_a_salvage_that_was_under_way_in_a_file_that_is_damaged_too_goes_on_where_it_was() -> None:
     books = Books()
     older = Salvage("buffer.db.damaged-1", 40, 4, frozenset({1, 2}))

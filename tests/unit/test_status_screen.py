@@ -46,7 +46,8 @@ def test_a_daemon_of_an_older_version_is_shown_without_a_headline() -> None:
 def test_everything_is_on_the_screen() -> None:
     found = text(
         shown(
-            version="0.2.0", instance="host-1", uptime_seconds=7200, at=1000.0, pid=17,
+            version="0.2.0", versions={"python": "3.13.1", "sqlite": "3.46.0", "loop": "uvloop"},
+            instance="host-1", uptime_seconds=7200, at=1000.0, pid=17,
             problems=[AUTH],
             rates={"accepted_per_second": 1.5, "delivered_per_second": 0, "refused_per_second": 1234.5},
             buffer={
@@ -79,6 +80,7 @@ def test_everything_is_on_the_screen() -> None:
         "dead letters 4: 3 rejected, 1 expired",
         "failed last  401 Unauthorized (dc.growlytics.in:443), 3.0 s ago",
         "ledger       1,000 accepted = 992 delivered + 4 dead + 0 lost + 4 waiting",
+        "runs on      Python 3.13.1, SQLite 3.46.0, event loop uvloop",
         "delivers to  https://dc.growlytics.in/track/event",
         "asked at     http://a:1, process 17",
     ):
