@@ -158,6 +158,7 @@ _STATUS: Final = _object(
                     _nameless(
                         "conflicts",
                         "last_at",
+                        "learned",
                         expected=_word(words.ATTRIBUTE_TYPES),
                         found=_word(words.ATTRIBUTE_TYPES),
                         action=_word(words.CONFLICT_ACTIONS),

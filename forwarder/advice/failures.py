@@ -52,6 +52,16 @@ _PROXY_REFUSES_FIX: Final = f"Ask whoever runs the proxy, and name the status. {
 _TOO_MANY_FIX: Final = (
     "Set `delivery.rate_limit_per_second` to what your plan allows, and send SIGHUP; or ask Growlytics for more."
 )
+_NOT_GROWLYTICS: Final = "Something else answers in place of Growlytics"
+_NOT_GROWLYTICS_FIX: Final = (
+    "It may be a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, and check "
+    "`growlytics.proxy`."
+)
+_BLOCKED: Final = "Growlytics, or something on the way, refuses every event"
+_BLOCKED_FIX: Final = (
+    "Check the path of `growlytics.url`, and the key. A web application firewall on the way may also refuse the "
+    "forwarder: then ask whoever runs it, or Growlytics, and name the status and the time."
+)
 _REJECTED_FIX: Final = (
     "If another event is delivered, the rejected ones become dead letters, with Growlytics' answers. Until then the cause "
     "may be the account of the key, or what was deployed last."
@@ -116,6 +126,8 @@ def explain_failure(status: Content, commands: Commands, *, kind: str) -> Explai
         what, fix = "Growlytics accepts no more events for now", _TOO_MANY_FIX
     elif its == "status" and failure["status"] in (408, 425):
         what = "Growlytics asks to try again later"
+    elif its == "status" and _is_refused(status):
+        return _explain_refusals(status, commands, kind=kind)
     elif its == "status" and failure["status"] < 500:
         what, fix = "Growlytics rejects what is sent", _REJECTED_FIX
     is_of_network = its not in ("status", "timeout_answer")
@@ -137,11 +149,7 @@ def explain_hold(cause: str, status: Content, commands: Commands) -> Explained:
             )
             typed = commands.looking("dead-letters list")
         case "not_growlytics":
-            what = "Something else answers in place of Growlytics"
-            fix = (
-                "It may be a captive portal, a proxy's page or a maintenance page. Open `growlytics.url` from this machine, "
-                "and check `growlytics.proxy`."
-            )
+            what, fix = _NOT_GROWLYTICS, _NOT_GROWLYTICS_FIX
             typed = commands.looking("diagnose")
         case "retry_after":
             what = "Growlytics asks the forwarder to wait (Retry-After)"
@@ -163,23 +171,46 @@ def _explain_auth(status: Content, commands: Commands) -> Explained:
         fix = f"Correct the user and password in `growlytics.proxy` or `growlytics.proxy_file`. {_RESTARTS}"
         return Explained("proxy_refuses", "The proxy refuses the forwarder", cause, fix, commands.looking("diagnose"))
     if kind == "status" and answered not in (401, 407):
-        fix = (
-            "Check the path of `growlytics.url`, and the key. A web application firewall on the way may also refuse the "
-            "forwarder: then ask whoever runs it, or Growlytics, and name the status and the time."
-        )
-        what = "Growlytics, or something on the way, refuses every event"
-        return Explained("blocked", what, cause, fix, commands.looking("diagnose"))
+        return Explained("blocked", _BLOCKED, cause, _BLOCKED_FIX, commands.looking("diagnose"))
+    what, fix, typed = _explain_key(status, commands)
+    if fault := status["settings"]["file_faults"].get("growlytics.api_key_file"):
+        cause = f"{cause}; growlytics.api_key_file {fault}"
+    since = "" if kind == "status" else " Since then attempts fail for another reason."
+    return Explained("auth", what, cause, f"{fix}{since}", typed)
+
+
+def _explain_key(status: Content, commands: Commands) -> tuple[str, str, tuple[str, ...]]:
+    """Return that the key is refused, what to do, and what to type for it."""
     key_file = status["settings"]["key_file"]
     how = (
         f"Write a valid key into {key_file} (`growlytics.api_key_file`): it is read again within five seconds."
         if key_file
         else "Set a valid `growlytics.api_key`, and send SIGHUP; a key in the daemon's environment needs a restart."
     )
-    if fault := status["settings"]["file_faults"].get("growlytics.api_key_file"):
-        cause = f"{cause}; growlytics.api_key_file {fault}"
-    since = "" if kind == "status" else " Since then attempts fail for another reason."
-    fix = f"{how} If the key is good, check `growlytics.url`.{since}"
-    return Explained("auth", "Growlytics refuses the API key", cause, fix, () if key_file else commands.reload)
+    fix = f"{how} If the key is good, check `growlytics.url`."
+    return "Growlytics refuses the API key", fix, () if key_file else commands.reload
+
+
+def _is_refused(status: Content) -> bool:
+    """Return whether the last failure is that of events that are refused again and again."""
+    delivery = status["delivery"]
+    return (
+        bool(delivery["suspects"]["events"])
+        and delivery["last_failure"]["status"] == (delivery["suspects"]["first"]["status"])
+    )
+
+
+def _explain_refusals(status: Content, commands: Commands, *, kind: str) -> Explained:
+    """Explain that events are refused as if it were everybody's fault, and none is delivered any more."""
+    failure = status["delivery"]["last_failure"]
+    typed = commands.looking("diagnose")
+    if failure["status"] == 401:
+        what, fix, typed = _explain_key(status, commands)
+    elif failure["status"] < 300:
+        what, fix = _NOT_GROWLYTICS, _NOT_GROWLYTICS_FIX
+    else:
+        what, fix = _BLOCKED, _BLOCKED_FIX
+    return Explained(kind, what, said(failure), fix, typed)
 
 
 def worst_hold(holds: Content) -> str | None:

@@ -172,7 +172,7 @@ def _backlog(status: Content, number: int) -> _Headline:
         return _Headline("needs_attention", f"{_wait_since(status, number)}.")
     if not reading.is_behind(status):
         return _Headline("delivering", f"Delivering: {_wait_since(status, number)}.")
-    drained = status["forecasts"]["drained_in_seconds"]
+    drained = reading.drained_in_seconds(status)
     if drained is None:
         return _Headline("falling_behind", f"Delivery falls behind: {_wait_since(status, number)}.")
     return _Headline("catching_up", f"Catching up: done in about {roughly(drained)}; {_wait(number)}.")

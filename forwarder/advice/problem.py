@@ -46,9 +46,11 @@ class Commands:
         """Return a command that shows no payloads; none if nothing can be asked of this daemon."""
         return self._typed(command, self._doors.any)
 
-    def operating(self, command: str) -> tuple[str, ...]:
-        """Return a command that shows payloads or changes something."""
-        return self._typed(command, self._doors.operator)
+    def operating(self, command: str, *names: str) -> tuple[str, ...]:
+        """Return a command that shows payloads or changes something. `names` are strangers' texts, its last arguments."""
+        after = " --" if any(each.startswith("-") for each in names) else ""
+        after += "".join(f" {shlex.quote(each)}" for each in names)
+        return tuple(f"{each}{after}" for each in self._typed(command, self._doors.operator))
 
     def controlling(self, command: str) -> tuple[str, ...]:
         """Return a command that only the control socket answers."""

@@ -50,12 +50,14 @@ _WRONG_EVENT: Final = (
 )
 _CONFLICTS: Final[dict[ConflictAction, str]] = {
     "observe": "Growlytics ignores such attributes. Fix the app, or let the forwarder convert the values, with `coerce` for "
-    "`contract.attribute_types` and `contract.types_file`. If the new type is the right one, forget the old one with "
-    "`attribute-types forget NAME ATTRIBUTE`.",
+    "`contract.attribute_types` and `contract.types_file`.",
     "coerce": "The values were converted where that is possible. Fix the app.",
     "strip": "The attributes were removed from the events. Fix the app.",
     "reject": "The events were refused. Fix the app.",
 }
+_FORGETTING: Final = (
+    "If the new type is the right one, have the old one forgotten (forget), so that the next event decides."
+)
 
 
 # Losses
@@ -129,8 +131,8 @@ def dead_letter_problems(status: Content, commands: Commands) -> Iterator[Status
         "warn" if has_new_dead_letters(status) else "note",
         f"{events(number)} {were(number)} not delivered, and {kept}.",
         "; ".join((*by_reason, _last_dead_letter(status))),
-        "See why with the first command. When the cause is gone, send them again with the second. `dead-letters purge` "
-        "removes what is of no use.",
+        "See why with the first command. When the cause is gone, send them again with the second. What is of no use can be "
+        "purged.",
         listing + commands.operating("dead-letters replay --all"),
     )
     if share >= NEARLY_FULL:
@@ -159,14 +161,22 @@ def type_problems(status: Content, commands: Commands) -> Iterator[StatusProblem
         cause = "; ".join(_conflict(status, each) for each in found[:_SHOWN_KINDS])
         cause += f"; and {count(more)} more" if more > 0 else ""
         what = "Attributes came with another type than before."
-        yield StatusProblem(
-            "type_conflict", "warn" if new else "note", what, cause, _CONFLICTS[types["policy"]], listing
-        )
+        fix = f"{_CONFLICTS[types['policy']]} {_FORGETTING}"
+        typed = listing + _forgetting(found[0], commands)
+        yield StatusProblem("type_conflict", "warn" if new else "note", what, cause, fix, typed)
     if types["full"]:
         what = "The table of attribute types is full: new types replace those that were seen once."
         cause = f"{count(types['learned'])} types are learned, of {count(types['max'])}"
         fix = "Look for ids in the names of events and attributes, or raise `contract.max_attribute_types` and restart."
         yield StatusProblem("types_full", "note", what, cause, fix, listing)
+
+
+def _forgetting(conflict: Content, commands: Commands) -> tuple[str, ...]:
+    """Return the command that forgets the earlier type; none if it is fixed, or if the names are hidden, escaped or cut."""
+    names = (conflict["name"], conflict["attribute"])
+    if not conflict["learned"] or not all(each and not {"\\", "…"}.intersection(each) for each in names):
+        return ()
+    return commands.operating("attribute-types forget", *names)
 
 
 def _conflict(status: Content, conflict: Content) -> str:

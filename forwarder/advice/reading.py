@@ -79,13 +79,24 @@ def evicted(status: Content) -> int:
 def is_failing(status: Content) -> bool:
     """Return whether attempts fail, and nothing is delivered, although there is no hold."""
     delivery = status["delivery"]
-    failure, delivered_at = delivery["last_failure"], delivery["last_delivery_at"]
-    if status["holds"] or not waiting(status) or failure is None:
+    suspects = delivery["suspects"]["events"]
+    if status["holds"] or not waiting(status) or delivery["last_failure"] is None:
         return False
-    if not delivery["failures_in_a_row"] and (delivery["waits_for"] != "retry" or delivery["suspects"]["events"]):
-        return False  # the last outcome was good, or it concerns one event
-    if delivered_at is None:
-        return True
+    if not delivery["failures_in_a_row"] and suspects <= 1 and (suspects or delivery["waits_for"] != "retry"):
+        return False  # the last outcome was good, or it concerns one event, perhaps
+    return _none_is_delivered(status)
+
+
+def is_alone(status: Content) -> bool:
+    """Return whether one event is refused, and none is delivered meanwhile, so nobody can tell whose fault it is."""
+    return status["delivery"]["suspects"]["events"] == 1 and _none_is_delivered(status)
+
+
+def _none_is_delivered(status: Content) -> bool:
+    """Return whether an attempt has failed since the last delivery, which was not just now."""
+    failure, delivered_at = status["delivery"]["last_failure"], status["delivery"]["last_delivery_at"]
+    if failure is None or delivered_at is None:
+        return failure is not None
     return bool(failure["at"] > delivered_at) and not is_since(status, delivered_at, FAILING_SECONDS)
 
 
@@ -104,7 +115,15 @@ def refused_suspects(suspects: Content) -> str:
 
 def waits_for_suspects(status: Content) -> bool:
     """Return whether events wait because they, or events before them, are refused again and again."""
-    return status["delivery"]["suspects"]["events"] > 0 and delay_of(status) in ("order", "retry")
+    if not status["delivery"]["suspects"]["events"]:
+        return False
+    return is_alone(status) or delay_of(status) in ("order", "retry")
+
+
+def drained_in_seconds(status: Content) -> float | None:
+    """Return when the buffer is empty by the deliveries that go on; None if none do, whatever else leaves the buffer."""
+    drained: float | None = status["forecasts"]["drained_in_seconds"]
+    return drained if status["rates"]["delivered_per_second"] > 0 else None
 
 
 def delay_of(status: Content) -> DelayCause | None:

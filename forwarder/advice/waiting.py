@@ -10,7 +10,9 @@ from forwarder.advice.reading import (
     NEARLY_FULL,
     ago,
     delay_of,
+    drained_in_seconds,
     fullness,
+    is_alone,
     is_behind,
     is_failing,
     is_full,
@@ -18,7 +20,7 @@ from forwarder.advice.reading import (
     waiting,
     waits_for_suspects,
 )
-from forwarder.text import count, duration, events, percent, rate, roughly, were
+from forwarder.text import count, duration, events, percent, rate, roughly
 from forwarder.words import REFUSAL_CAUSES, DelayCause
 
 SOON_FULL_SECONDS: Final = 3600.0
@@ -28,7 +30,7 @@ _FULL_DISK: Final = ("full", "space", "room")
 """What SQLite, the system and the buffer say of a full disk."""
 
 _REFUSED: Final = frozenset(REFUSAL_CAUSES)
-"""Holds in which everything is refused, perhaps."""
+"""Holds in which everything is refused, perhaps. Then no event is a suspect more than others, and none is to be buried."""
 DELAYS: Final[dict[DelayCause, str]] = {
     "rate_limit": "`delivery.rate_limit_per_second` lets no more through: raise it, or set 0 for no limit, and send SIGHUP.",
     "concurrency": "As many attempts are under way as may be. If that is `delivery.max_concurrency`, raise it and send "
@@ -111,11 +113,12 @@ def _rates(status: Content) -> str:
 
 def delay_problems(status: Content, commands: Commands) -> Iterator[StatusProblem]:
     """Yield why events wait although there is no hold."""
-    if status["delivery"]["suspects"]["events"]:
-        yield _suspects(status, commands)
     if is_failing(status):
         yield _failing(status, commands)
-    elif is_behind(status) and not waits_for_suspects(status):
+        return
+    if status["delivery"]["suspects"]["events"] and _REFUSED.isdisjoint(status["holds"]):
+        yield _suspects(status, commands)
+    if is_behind(status) and not waits_for_suspects(status):
         yield _behind(status, commands)
 
 
@@ -130,7 +133,7 @@ def _failing(status: Content, commands: Commands) -> StatusProblem:
 
 def _behind(status: Content, commands: Commands) -> StatusProblem:
     delay = delay_of(status)
-    drained = status["forecasts"]["drained_in_seconds"]
+    drained = drained_in_seconds(status)
     soon = "" if drained is None else f"; at the present rates none waits in about {roughly(drained)}"
     what = f"The oldest event has waited for {duration(status['buffer']['oldest_event_age_seconds'])}{soon}."
     fix = "More events come than Growlytics accepts from here." if delay is None else DELAYS[delay]
@@ -146,33 +149,22 @@ def _behind(status: Content, commands: Commands) -> StatusProblem:
 
 def _suspects(status: Content, commands: Commands) -> StatusProblem:
     suspects = status["delivery"]["suspects"]
-    first, number = suspects["first"], suspects["events"]
+    first = suspects["first"]
     of = f" of {first['name']}" if first["name"] else ""
     which = "an event" if first["id"] is None else f"event {first['id']}{of}"
     page = " with a web page" if 200 <= first["status"] < 300 else ""
     times = f"{count(first['refusals'])} time{'' if first['refusals'] == 1 else 's'}"
     cause = f"{which}: answered {first['status']}{page}, refused {times}"
     bury = () if first["id"] is None else commands.operating(f"dead-letters bury {first['id']}")
-    if not _REFUSED.isdisjoint(status["holds"]):
-        # No command: who types it would bury a good event, if everything is refused.
-        fix = "First end what delivery is paused for: it may refuse every event."
-        fix += f" If it is this event alone, make it a dead letter with `{bury[0]}`." if bury else ""
-        return StatusProblem(
-            "suspect", "note", f"{events(number)} {were(number)} refused, and nothing is delivered since.", cause, fix
-        )
+    others = "and no other is delivered meanwhile" if is_alone(status) else "while others may be delivered"
     fix = (
         "A web application firewall or a filter before Growlytics may object to its content. It is tried again, and later "
         "events of its customer wait for it. It becomes a dead letter by itself once others were delivered for long enough; "
         "or make it one now (bury), and those behind it go on."
     )
-    return StatusProblem(
-        "suspect",
-        "warn",
-        f"{refused_suspects(suspects)}, while others may be delivered.",
-        cause,
-        fix,
-        bury,
-    )
+    if is_alone(status):
+        fix = f"See whether another event is delivered: if none is, the event is good, and must not be buried. {fix}"
+    return StatusProblem("suspect", "warn", f"{refused_suspects(suspects)}, {others}.", cause, fix, bury)
 
 
 def _mib(number: int) -> str:

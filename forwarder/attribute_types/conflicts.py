@@ -4,7 +4,7 @@ Used by `guard` alone.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -112,8 +112,11 @@ class TypeConflicts:
         record = self._records.get(place)
         return 0 if record is None else record.conflicts
 
-    def described(self) -> list[dict[str, object]]:
-        """Return the attributes with the latest conflicts, the latest first, with printable names."""
+    def described(self, learned: Container[Place]) -> list[dict[str, object]]:
+        """Return the attributes with the latest conflicts, the latest first, with printable names.
+
+        `learned` are those whose types can be forgotten.
+        """
         return [
             {
                 "name": printable(name),
@@ -123,6 +126,7 @@ class TypeConflicts:
                 "action": record.last.action,
                 "conflicts": record.conflicts,
                 "last_at": record.last_at,
+                "learned": (name, attribute) in learned,
             }
             for (name, attribute), record in islice(reversed(self._records.items()), MAX_SHOWN_ATTRIBUTES)
         ]

@@ -255,7 +255,7 @@ class AttributeTypes:
         """Return what /v1/status shows: printable names, and no values."""
         return self.counts() | {
             "not_remembered": self._known.not_remembered,
-            "conflicts": self._conflicts.described(),
+            "conflicts": self._conflicts.described(self._known.learned),
         }
 
     def counts(self) -> dict[str, object]:

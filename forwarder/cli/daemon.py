@@ -257,7 +257,10 @@ class Daemon:
         except (HTTPException, OSError) as error:
             self.close()
             fix = "try again" if body is None else "the daemon may or may not have accepted what was sent"
-            reason = f"not all of it came within {answer_seconds:g} s" if _is_late(error) else _reason(error)
+            reason = _reason(error)
+            if _is_late(error):
+                reason = f"not all of it came within {answer_seconds:g} s"
+                fix += "; if none ever comes, the daemon hangs: keep its log, and restart it"
             raise AnswerLostError(f"the answer of {self.place} was lost: {reason}", fix=fix) from error
         except BaseException:
             self.close()  # half an answer is of no use to the next request

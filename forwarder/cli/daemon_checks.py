@@ -22,6 +22,10 @@ _MAX_PROBLEMS: Final = 10
 _MAX_NUMBER: Final = 10**15
 _MAX_CHARACTERS: Final = 500
 DIAGNOSED_PARTS: Final = "process,settings"
+_UNAUTHORIZED: Final = 401
+_FIRST_OF_SERVERS: Final = 500
+"""From here on a status is a failure of the server, and says nothing of who asked."""
+_MAY_BE_GOOD: Final = "see what the daemon says above; the key may be good"
 UNTRIED_KEY: Final = "whether Growlytics accepts the API key cannot be tried without an event"
 _MAX_STATUS_BYTES: Final = 4 * 1024 * 1024
 _DEBUG_PATIENCE: Final = 3
@@ -164,25 +168,31 @@ def check_key(found: DaemonFacts, *, has_key: bool, fault: str) -> Checked:
 
 
 def _key_of_daemon(status: Mapping[str, Any]) -> Checked:
-    if "auth" in _object(status.get("holds")):
-        if not _kinds(status).isdisjoint({"blocked", "proxy_refuses"}):
-            text = "the daemon is refused, but not in the way in which Growlytics refuses an API key"
-            return Checked("key", "warn", text, "see what the daemon says above; the key may be good")
-        fix = "write a valid key into the file that growlytics.api_key_file names, or set it and restart the daemon"
-        return Checked("key", "fail", "Growlytics refuses the daemon's API key", fix)
-    delivered = _number(_object(_object(status.get("delivery")).get("attempts")).get("delivered"))
+    delivery = _object(status.get("delivery"))
+    failure, is_paused = _object(delivery.get("last_failure")), "auth" in _object(status.get("holds"))
+    answered = _number(failure.get("status")) if failure.get("kind") == "status" else None
+    is_refused = is_paused or (_delivers_nothing(status) and _number(_object(delivery.get("suspects")).get("events")))
+    if is_refused and answered is not None and answered < _FIRST_OF_SERVERS:
+        if answered == _UNAUTHORIZED:
+            fix = "write a valid key into the file that growlytics.api_key_file names, or set it and restart the daemon"
+            return Checked("key", "fail", "Growlytics refuses the daemon's API key", fix)
+        text = f"the daemon was answered {int(answered)}, so whether the API key is accepted is not known"
+        return Checked("key", "warn", text, _MAY_BE_GOOD)
+    if is_paused:
+        text = (
+            f"{_text(failure.get('error')) or 'the daemon is refused'}: so whether the API key is accepted is not known"
+        )
+        return Checked("key", "warn", text, _MAY_BE_GOOD)
+    delivered = _number(_object(delivery.get("attempts")).get("delivered"))
     if delivered:
         text = f"Growlytics accepted the daemon's API key: {counted(int(delivered), 'event')} delivered since its start"
         return Checked("key", "ok", text)
     return Checked("key", "skip", f"{UNTRIED_KEY}, and the running daemon has not delivered one yet")
 
 
-def _kinds(status: Mapping[str, Any]) -> set[str]:
-    """Return the kinds of what the daemon says is wrong."""
-    problems = status.get("problems")
-    return {
-        _text(_object(each).get("kind")) for each in (problems if isinstance(problems, list) else [])[:_MAX_PROBLEMS]
-    }
+def _delivers_nothing(status: Mapping[str, Any]) -> bool:
+    """Return whether the daemon says that it does not deliver."""
+    return _object(status.get("headline")).get("state") == "not_delivering"
 
 
 def _problems(status: Mapping[str, Any]) -> Iterator[Checked]:
@@ -227,6 +237,9 @@ def _delivery(status: Mapping[str, Any]) -> Checked:
         causes = ", ".join(sorted(map(_text, holds)))
         fix = "see the checks below, and `growlytics-forwarder status`"
         return Checked("delivery", "fail", f"delivery is paused ({causes}); {text}", fix, facts)
+    if _delivers_nothing(status):
+        fix = "see what the daemon says above, and `growlytics-forwarder status`"
+        return Checked("delivery", "fail", f"nothing is delivered now; {text}", fix, facts)
     if failed_at and failed_at > (at or 0):
         return Checked(
             "delivery", "warn", text, "nothing was delivered since that failure: see the checks below", facts

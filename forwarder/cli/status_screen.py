@@ -162,12 +162,12 @@ def _labelled(status: StatusAnswer, place: str) -> Iterator[tuple[str, str]]:
         yield "failed last", f"{failure.text}{ago}"
     ledger = status.ledger.for_ever
     erased = ledger.dropped.get("erased", 0)  # what somebody erased is no loss
-    lost = {why: number for why, number in ledger.dropped.items() if why != "erased"}
+    dropped = {why: number for why, number in ledger.dropped.items() if why != "erased"}
     yield (
         "ledger",
         (
             f"{count(ledger.accepted)} accepted = {count(ledger.delivered)} delivered + {_sum(ledger.dead_lettered)} dead + "
-            f"{_sum(lost)} lost + {f'{count(erased)} erased + ' if erased else ''}{count(ledger.buffered)} waiting"
+            f"{_sum(dropped)} dropped + {f'{count(erased)} erased + ' if erased else ''}{count(ledger.buffered)} waiting"
             f"{f'; {count(ledger.unaccounted)} UNACCOUNTED' if ledger.unaccounted else ''}"
         ),
     )

@@ -224,7 +224,7 @@ def _conflicts(types: TypesAnswer) -> Iterator[Row]:
         )
         yield Row("conflicts", text, "warning")
     if len(types.conflicts) > 1:
-        yield Row("", f"and {len(types.conflicts) - 1} more attributes: see attribute-types list", "warning")
+        yield Row("", f"and {len(types.conflicts) - 1} more attributes", "warning")
     if types.full:
         full = "no room for more types, so new ones replace those seen once; raise contract.max_attribute_types"
         yield Row("", full, "warning")

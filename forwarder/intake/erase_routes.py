@@ -5,7 +5,8 @@ and its client asks again until it is complete. Neither the log nor an answer sa
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Final, Protocol
 
@@ -134,11 +135,8 @@ class EraseRoutes:
                 del self._erasures[lane]
 
     async def _look(self, lane: str) -> _Erasure:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                found = await self._buffer.erase(lane, dry_run=True)
-        except TimeoutError:  # the disk fails, or another customer is being erased
-            raise BufferUnavailableError("it takes too long") from None
+        async with _in_time():  # the disk may fail, or another customer be erased
+            found = await self._buffer.erase(lane, dry_run=True)
         in_flight = min(self._delivery.under_way(lane), found.events)
         receipts = self._receipts.erase(lane, up_to=found.up_to, dry_run=True)
         return _Erasure(replace(found, events=found.events - in_flight, in_flight=in_flight), receipts)
@@ -177,11 +175,22 @@ class EraseRoutes:
         state = await self._delivery.bury(event_id, dry_run=wanted.dry_run)
         if state is not None:
             if not wanted.dry_run and state == "buried":
-                await self._buffer.settle_acks()
+                async with _in_time():
+                    await self._buffer.settle_acks()
             return answers.content({"id": str(event_id), "state": state})
         known = await self._receipt(event_id)
         why = f"it is not in the buffer: its state is {known['state']}" if isinstance(known, dict) else "it is unknown"
         raise refused("not_found", f"no event with the id {event_id} waits: {why}")
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """Raise BufferUnavailableError if it takes too long."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError:
+        raise BufferUnavailableError("it takes too long") from None
 
 
 def _sum(first: Erased, later: Erased) -> Erased:

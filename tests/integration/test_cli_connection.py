@@ -92,8 +92,11 @@ async def test_a_daemon_that_trickles_cannot_keep_a_command_beyond_its_deadline(
             await connection.send(b"x")
             await asyncio.sleep(0.01)
 
-    with pytest.raises(AnswerLostError, match=r"not all of it came within 0\.5 s"):
+    with pytest.raises(AnswerLostError, match=r"not all of it came within 0\.5 s") as lost:
         await asking(behave, lambda daemon: daemon.get("/v1/status", answer_seconds=0.5))
+    assert lost.value.explained.endswith(
+        "try again; if none ever comes, the daemon hangs: keep its log, and restart it"
+    )
 
 
 @pytest.mark.parametrize(

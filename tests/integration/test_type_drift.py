@@ -282,6 +282,7 @@ async def test_a_conflict_is_shown_in_the_status_and_logged_once_without_values(
         "action": "observe",
         "conflicts": 2,
         "last_at": 0,
+        "learned": True,
     }
     assert (status["policy"], status["learned"], status["fixed"], status["full"]) == ("observe", 1, 0, False)
     told = [record for record in caplog.records if "changed its type" in record.message]

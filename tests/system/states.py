@@ -22,7 +22,6 @@ from tests.system.processes import (
     Sandbox,
     clean_environment,
     example_event,
-    run_command,
     running_daemon,
     running_sandbox,
     until,
@@ -201,6 +200,10 @@ async def systemic_rejection(directory: Path) -> AsyncIterator[Situation]:
             yield Situation(daemon, "systemic", words, "not_delivering", lambda: without_faults(sandbox))
 
 
+async def nothing_more() -> None:
+    """Do nothing: what is recommended has ended it."""
+
+
 async def without_faults(sandbox: Sandbox) -> None:
     """Let Growlytics work again."""
     await sandbox.faults(fail_rate=0)
@@ -222,6 +225,26 @@ async def poison_event(directory: Path) -> AsyncIterator[Situation]:
         await post(daemon, 0, customer="somebody")
         await post(daemon, 2, customer="somebody")
         yield Situation(daemon, "suspect", ("answered 403", "Add To Cart"), "needs_attention", end_the_filter)
+
+
+@asynccontextmanager
+async def everything_refused(directory: Path) -> AsyncIterator[Situation]:
+    """After the first event something on the way refuses all, but of too few customers to pause delivery for it."""
+    refuses = {"now": False}
+
+    async def end_the_filter() -> None:
+        refuses["now"] = False
+
+    async with (
+        running_far_side(lambda *_: 403 if refuses["now"] else 200) as far,
+        running_daemon(directory, far.url, **QUICK) as daemon,
+    ):
+        await post(daemon, 0)
+        await until(daemon.drained, "the key has delivered something")
+        refuses["now"] = True
+        for number in range(1, 6):
+            await post(daemon, number)
+        yield Situation(daemon, "failing", ("403 Forbidden", "127.0.0.1"), "not_delivering", end_the_filter)
 
 
 async def is_unavailable(daemon: Daemon) -> bool:
@@ -249,16 +272,10 @@ async def lost_directory(directory: Path) -> AsyncIterator[Situation]:
 async def type_drift(directory: Path) -> AsyncIterator[Situation]:
     """An app sends a string where it sent a number before."""
     async with running_sandbox() as sandbox, running_daemon(directory, sandbox.url, **QUICK) as daemon:
-
-        async def forget() -> None:
-            arguments = ("Add To Cart", "Price", f"--unix-socket={daemon.unix_socket}")
-            code, _, errors = await run_command("attribute-types", "forget", *arguments)
-            assert code == 0, errors
-
         await post(daemon, 1, Price=4531)
         await post(daemon, 2, Price="4531")
         words = ("Price of Add To Cart came as string, and was number before",)
-        yield Situation(daemon, "type_conflict", words, "needs_attention", forget)
+        yield Situation(daemon, "type_conflict", words, "needs_attention", nothing_more)
 
 
 @asynccontextmanager
@@ -355,7 +372,8 @@ async def full_disk(directory: Path) -> AsyncIterator[Situation]:
 
 
 OTHERS: Final[dict[str, State]] = {
-    each.__name__: each for each in (empty_key_file, captive_portal, refusing_proxy, told_to_wait, full_disk)
+    each.__name__: each
+    for each in (empty_key_file, captive_portal, refusing_proxy, told_to_wait, full_disk, everything_refused)
 }
 """More states, by their names."""
 STATES: Final[dict[str, State]] = {

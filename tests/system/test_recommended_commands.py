@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.quoted_commands import is_whole, quoted_in
 from tests.system.processes import COMMAND, KEY, Daemon, running_daemon, starting_daemon, until
 from tests.system.scripted_far_side import running_far_side
 from tests.system.states import QUICK, post, typed
@@ -94,7 +95,8 @@ async def test_what_the_status_and_the_log_recommend_works_as_typed(tmp_path: Pa
     async with running_far_side(script) as far, running_daemon(tmp_path, far.url, **settings) as daemon:
         problems = await with_all_kinds(daemon, config)
         commands = [command for problem in problems for command in problem["commands"]]
-        assert len(commands) >= 5
+        assert len(commands) >= 6
+        commands += [command for problem in problems for command in quoted_in(problem["fix"])]
         for command in dict.fromkeys((*commands, *in_log(daemon))):
             code, _, err = await typed(command, cwd=elsewhere)
             assert code == 0, (command, err)
@@ -123,11 +125,15 @@ async def test_where_the_path_has_no_such_command_it_is_recommended_with_its_own
 
 def in_runbooks() -> list[str]:
     """Return the commands that the runbooks recommend, as they stand there."""
-    found = re.findall(r"`(growlytics-forwarder [a-z][^`]*)`", RUNBOOKS.read_text(encoding="utf-8"))
-    return list(dict.fromkeys(found))
+    return quoted_in(RUNBOOKS.read_text(encoding="utf-8").partition("## Every metric")[0])
 
 
-NEEDS_A_SUBJECT = ("show", "bury")
+def test_what_looks_like_a_command_in_the_runbooks_is_whole() -> None:
+    assert [each for each in in_runbooks() if not is_whole(each)] == []
+    assert len(in_runbooks()) >= 12
+
+
+NEEDS_A_SUBJECT = ("show", "bury", "purge")
 """Actions with the id of a dead letter, or of an event that waits."""
 
 
@@ -141,10 +147,11 @@ async def test_what_the_runbooks_recommend_works_as_typed_where_the_settings_are
     settings: Mapping[str, object] = {**QUICK, "buffer__directory": tmp_path / "b c"}
     async with running_far_side(script) as far, running_daemon(tmp_path, far.url, **settings) as daemon:
         await asyncio.to_thread(config.write_text, settings_of(daemon, far.url, tmp_path / "b c"))
-        await post(daemon, 1)
+        await post(daemon, 1, Price=1)
         await until(daemon.drained, "the key has delivered something")
         await post(daemon, 3)
         await post(daemon, 0)
+        command = command.replace("NAME ATTRIBUTE", "'Add To Cart' Price")
         subjects: dict[str, str] = await until(lambda: ids_of(daemon), "there is a dead letter and a suspect")
         words = command.split()
         for action in NEEDS_A_SUBJECT:
@@ -173,4 +180,4 @@ async def ids_of(daemon: Daemon) -> dict[str, str] | None:
     """Return the ids of a dead letter and of a suspect, by the actions for them."""
     status = await daemon.status()
     dead, suspect = status["recent"]["dead_letters"], status["delivery"]["suspects"]["first"]
-    return {"show": dead[0]["id"], "bury": suspect["id"]} if dead and suspect else None
+    return {"show": dead[0]["id"], "purge": dead[0]["id"], "bury": suspect["id"]} if dead and suspect else None

@@ -182,7 +182,7 @@ async def test_numbers_agree_commands_stay_selected_and_receipts_are_found(tmp_p
         assert page.complaints == []
 
 
-async def test_what_somebody_erased_is_not_called_lost_and_the_ledger_balances(tmp_path: Path) -> None:
+async def test_what_somebody_erased_stands_apart_from_what_was_dropped_and_the_ledger_balances(tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:9/track/event"
     async with running_daemon(tmp_path, nowhere, intake__token=TOKEN) as daemon, browsing(tmp_path) as page:
         await post(daemon, event("one"), event("two"), event("two"), token=TOKEN)
@@ -194,7 +194,7 @@ async def test_what_somebody_erased_is_not_called_lost_and_the_ledger_balances(t
         await page.until_shown("This daemon asks for its token.", "h1")
         await page.type(TOKEN)
         ledger = " ".join((await page.until_shown("2 erased", "#ledger")).split())
-        assert "3 accepted = 0 delivered + 1 waiting + 0 dead-lettered + 0 lost + 2 erased balances" in ledger
+        assert "3 accepted = 0 delivered + 1 waiting + 0 dead-lettered + 0 dropped + 2 erased balances" in ledger
 
 
 async def numbers_agree(page: Page) -> None:

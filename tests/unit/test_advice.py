@@ -23,6 +23,7 @@ from forwarder.words import (
     HOLD_CAUSES,
     MOODS,
 )
+from tests.quoted_commands import is_whole, quoted_in
 
 NOW = 1_800_000_000.0
 LEDGER = {
@@ -114,6 +115,7 @@ DRIFT = {
     "action": "observe",
     "conflicts": 3,
     "last_at": NOW - 5,
+    "learned": True,
 }
 SUSPECT: dict[str, Any] = {"events": 1, "first": {"id": "42", "name": "Buy", "status": 403, "refusals": 5}}
 
@@ -388,16 +390,77 @@ def test_a_type_conflict_needs_attention_and_then_becomes_a_note() -> None:
     assert headline(drift(expected="date"))[0] == "delivering"
 
 
+def refused(suspects: int, *, delivered_ago: float | None, answered: int = 403) -> dict[str, Any]:
+    """Return that so many customers' events are refused."""
+    failure = failing("status", f"{answered} Something", answered=answered)
+    first = {"id": "42", "name": "Buy", "status": answered, "refusals": 5}
+    return {
+        "delivery": {
+            "suspects": {"events": suspects, "first": first},
+            "last_failure": failure,
+            "last_delivery_at": None if delivered_ago is None else NOW - delivered_ago,
+            "waits_for": "retry",
+        }
+    }
+
+
 def test_a_suspect_needs_attention_while_others_are_delivered() -> None:
-    suspect = {"delivery": {"suspects": SUSPECT, "last_failure": FAILURE, "last_delivery_at": None}}
+    suspect = refused(1, delivered_ago=4)
     assert headline(WAITING, suspect)[0] == "needs_attention"
     problem = only("suspect", WAITING, suspect)
+    assert problem["what"] == "1 event is refused again and again, while others may be delivered."
     assert problem["cause"] == "event 42 of Buy: answered 403, refused 5 times"
     assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
-    assert problem["what"] == "1 event is refused again and again, while others may be delivered."
-    once = {"delivery": {"suspects": {"events": 1, "first": {**SUSPECT["first"], "refusals": 1}}}}
+    assert headline(WAITING, refused(3, delivered_ago=4))[0] == "needs_attention"
+    once = refused(1, delivered_ago=4)
+    once["delivery"]["suspects"]["first"]["refusals"] = 1
     assert only("suspect", WAITING, once)["what"] == "1 event is refused, while others may be delivered."
     assert "Needs attention: 1 event is refused." in headline(WAITING, once)[2]
+
+
+@pytest.mark.parametrize("delivered_ago", [11.0, None])
+@pytest.mark.parametrize("delay", ["order", "retry", None])
+def test_events_of_several_customers_that_are_all_refused_are_not_delivering_and_none_is_to_be_buried(
+    delivered_ago: float | None, delay: str | None
+) -> None:
+    everything = refused(5, delivered_ago=delivered_ago)
+    everything["delivery"]["waits_for"] = delay
+    state, _, text = headline(BEHIND, everything)
+    assert state == "not_delivering"
+    assert "Not delivering: Growlytics, or something on the way, refuses every event." in text
+    assert "suspect" not in [each["kind"] for each in found(BEHIND, everything)]
+    problem = only("failing", BEHIND, everything)
+    assert "403 Something" in problem["cause"]
+    assert "bury" not in json.dumps(problem)
+
+
+@pytest.mark.parametrize(
+    ("answered", "words"),
+    [(401, "Growlytics refuses the API key"), (404, "refuses every event"), (200, "something else answers in place")],
+)
+def test_what_refuses_everything_is_named_by_its_answer(answered: int, words: str) -> None:
+    assert words in headline(BEHIND, refused(2, delivered_ago=60, answered=answered))[2]
+
+
+def test_one_event_alone_that_is_refused_needs_attention_and_nobody_says_that_others_are_delivered() -> None:
+    alone = refused(1, delivered_ago=60)
+    alone["delivery"]["waits_for"] = None
+    young = {"buffer": {"events": {"ready": 6}, "oldest_event_age_seconds": 26.0}}
+    for waiting_events in (BEHIND, young):
+        state, _, text = headline(waiting_events, alone)
+        assert state == "needs_attention"
+        assert "Delivering" not in text
+        assert "Catching up" not in text
+    problem = only("suspect", BEHIND, alone)
+    assert problem["what"] == "1 event is refused again and again, and no other is delivered meanwhile."
+    assert problem["fix"].startswith("See whether another event is delivered: ")
+    assert problem["commands"] == ["growlytics-forwarder dead-letters bury 42"]
+
+
+def test_what_leaves_the_buffer_undelivered_is_not_caught_up_with() -> None:
+    none = {"rates": {"delivered_per_second": 0.0}}
+    assert headline(BEHIND, none)[0] == "falling_behind"
+    assert "none waits in about" not in only("behind", BEHIND, none)["what"]
 
 
 @pytest.mark.parametrize("delay", ["order", "retry"])
@@ -409,12 +472,10 @@ def test_what_waits_for_a_suspect_is_no_backlog_that_delivery_works_off(delay: s
 
 
 @pytest.mark.parametrize("cause", ["auth", "systemic", "not_growlytics"])
-def test_while_everything_may_be_refused_no_command_buries_an_event(cause: str) -> None:
-    problem = only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held(cause))
-    assert (problem["mood"], problem["commands"]) == ("note", [])
-    assert "others may be delivered" not in problem["what"]
-    assert "`growlytics-forwarder dead-letters bury 42`" in problem["fix"]
-    assert only("suspect", WAITING, {"delivery": {"suspects": SUSPECT}}, held("retry_after"))["commands"]
+def test_while_everything_may_be_refused_no_event_is_said_to_be_a_suspect(cause: str) -> None:
+    suspect = {"delivery": {"suspects": SUSPECT}}
+    assert "suspect" not in [each["kind"] for each in found(WAITING, suspect, held(cause))]
+    assert only("suspect", WAITING, suspect, held("retry_after"))["commands"]
 
 
 @pytest.mark.parametrize("state", sorted(set(DAEMON_STATES) - {"ready", "starting"}))
@@ -642,6 +703,11 @@ def everything_said() -> str:
     return "\n".join((*said, *problems.REFUSED.values(), *problems.DROPPED.values()))
 
 
+def test_what_looks_like_a_command_in_a_text_is_whole_and_has_no_placeholders() -> None:
+    quoted = quoted_in(everything_said())
+    assert [each for each in quoted if not is_whole(each) or re.search(r"\b[A-Z]{2,}\b", each)] == []
+
+
 def test_every_setting_that_it_names_exists() -> None:
     named = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", everything_said()))
     assert len(named) >= 18
@@ -659,6 +725,32 @@ DOORS = [
     ({"http": "127.0.0.1:80"}, "", None, None),
     ({"admin": "127.0.0.1:9920"}, None, None, None),
 ]
+
+
+def forgetting(**changes: object) -> list[str]:
+    """Return what is recommended about a type conflict besides to list the types."""
+    conflicts = {"attribute_types": {"conflicts": [{**DRIFT, **changes}, DRIFT]}}
+    commands: list[str] = only("type_conflict", conflicts)["commands"]
+    listing, *others = commands
+    assert listing == "growlytics-forwarder attribute-types list"
+    return others
+
+
+def test_the_command_that_forgets_a_type_has_the_names_whatever_they_are() -> None:
+    forget = "growlytics-forwarder attribute-types forget"
+    assert forgetting() == [f"{forget} Buy Price"]
+    assert forgetting(name="it's a $HOME", attribute="`x`") == [f"""{forget} 'it'"'"'s a $HOME' '`x`'"""]
+    assert forgetting(name="--all", attribute="-x") == [f"{forget} -- --all -x"]
+    elsewhere = {"addresses": {"control": "/a b/c.sock"}, "attribute_types": {"conflicts": [{**DRIFT, "name": "-x"}]}}
+    assert only("type_conflict", elsewhere)["commands"][1] == f"{forget} --unix-socket '/a b/c.sock' -- -x Price"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"learned": False}, {"name": None}, {"attribute": None}, {"name": "a\\x1b"}, {"attribute": "a" * 99 + "…"}],
+)
+def test_what_cannot_be_forgotten_or_typed_is_in_no_command(changes: Mapping[str, object]) -> None:
+    assert forgetting(**changes) == []
 
 
 @pytest.mark.parametrize(("addresses", "token_file", "looking", "operating"), DOORS)

@@ -625,11 +625,18 @@ def test_the_status_shows_the_latest_conflicts_first_with_names_made_printable()
         "not_remembered": 0,
         "conflicts": [
             {"name": "Buy", "attribute": "a", "expected": "number", "found": "string", "action": "coerce",
-             "conflicts": 2, "last_at": NOW + 3},
+             "conflicts": 2, "last_at": NOW + 3, "learned": True},
             {"name": "Buy", "attribute": "\\x1b", "expected": "number", "found": "boolean", "action": "observe",
-             "conflicts": 1, "last_at": NOW + 2},
+             "conflicts": 1, "last_at": NOW + 2, "learned": True},
         ],
     }  # fmt: skip
+
+
+def test_a_conflict_with_a_fixed_type_is_not_said_to_be_with_a_learned_one() -> None:
+    guard = Guard(fixed={("Buy", "f"): "number"})
+    guard.accept({"f": "x"})
+    conflicts: Any = guard.types.status()["conflicts"]
+    assert [each["learned"] for each in conflicts] == [False]
 
 
 def test_the_list_has_every_type_with_its_origin_and_its_conflicts() -> None:

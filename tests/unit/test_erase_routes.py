@@ -28,13 +28,13 @@ class SlowlyErasing(ObservedBuffer):
 
 
 class NothingUnderWay:
-    """Delivery, while it sends nothing."""
+    """Delivery, while it sends nothing. What is buried waits for the disk."""
 
     def under_way(self, customer: str) -> int:  # noqa: ARG002
         return 0
 
-    async def bury(self, event_id: int, *, dry_run: bool = False) -> None:  # noqa: ARG002
-        return None
+    async def bury(self, event_id: int, *, dry_run: bool = False) -> str:  # noqa: ARG002
+        return "buried"
 
 
 class Operator:
@@ -104,3 +104,16 @@ async def test_a_dry_run_does_not_wait_for_the_disk_for_ever() -> None:
     status, answer = await operator.ask("a", dry_run=True)
     assert (status, answer["code"]) == (503, "buffer_unavailable")
     assert now() - before <= 2 * ANSWER_SECONDS
+
+
+@in_virtual_time
+async def test_who_buries_an_event_does_not_wait_for_the_disk_for_ever() -> None:
+    operator = Operator()
+    operator.buffer.commit_seconds = 1000 * ANSWER_SECONDS
+    bury = operator.routes.operations["/v1/dead-letters/bury"]
+    before = now()
+    answer = await bury.ask(Asked(0, {}, b'{"id": "1"}', lambda: None))
+    assert (answer.status, json.loads(answer.body)["code"]) == (503, "buffer_unavailable")
+    assert now() - before <= 2 * ANSWER_SECONDS
+    operator.buffer.commit_seconds = 0.0
+    assert (await bury.ask(Asked(0, {}, b'{"id": "1"}', lambda: None))).status == 200

@@ -182,7 +182,7 @@ def test_the_latest_conflict_is_shown_and_how_many_more_attributes_have_some() -
     found = texts(shown(snapshot(attribute_types={"conflicts": [conflict | {"conflicts": 4}] * 5}))["conflicts"])
     assert found == [
         "Buy / Price: string instead of number, 4 times, observe",
-        "and 4 more attributes: see attribute-types list",
+        "and 4 more attributes",
     ]
     assert texts(shown(snapshot())["conflicts"]) == ["none"]
     assert texts(shown(snapshot(attribute_types={"full": True}))["conflicts"])[1].startswith("no room for more types")

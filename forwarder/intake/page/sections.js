@@ -82,7 +82,7 @@ function equation(total, label, parts, missing) {
 
 /** What was dropped, as two numbers: what somebody erased is no loss. */
 function gone({ erased = 0, ...others }) {
-  return { erased, lost: sum(others) };
+  return { erased, dropped: sum(others) };
 }
 
 const eraseds = (number) => (number ? `, ${count(number)} erased` : "");
@@ -95,7 +95,7 @@ function doors({ http, unix }) {
 
 function showLedger({ addresses, ledger: { for_ever: all, since_start: now } }) {
   draw(byId("ledger"), [addresses, all, now], () => {
-    const { lost, erased } = gone(all.dropped), sinceStart = gone(now.dropped);
+    const { dropped, erased } = gone(all.dropped), sinceStart = gone(now.dropped);
     const came = [
       { name: "accepted", number: all.accepted, label: "accepted" },
       { name: "duplicates", number: all.duplicates, label: "duplicates" },
@@ -105,13 +105,13 @@ function showLedger({ addresses, ledger: { for_ever: all, since_start: now } }) 
       { name: "out", number: all.delivered, label: "delivered" },
       { name: "buffered", number: all.buffered, label: "waiting" },
       { name: "dead", number: sum(all.dead_lettered), label: "dead-lettered" },
-      { name: "dropped", number: lost, label: "lost" },
+      { name: "dropped", number: dropped, label: "dropped" },
       ...(erased ? [{ name: "plain", number: erased, label: "erased" }] : []),
     ];
     const missing = all.received - all.accepted - all.duplicates - all.rejected;
     const upper = equation(all.received, "received", came, missing), lower = equation(all.accepted, "accepted", went, all.unaccounted);
     const since = ["received", "accepted", "delivered"].every((name) => all[name] === now[name]) ? null : el("p", { class: "since" }, `Since the start: ${count(now.received)} received, ${count(now.accepted)} accepted, `
-      + `${count(now.duplicates)} duplicates, ${count(now.rejected)} refused; ${count(now.delivered)} delivered, ${count(sum(now.dead_lettered))} dead-lettered, ${count(sinceStart.lost)} lost${eraseds(sinceStart.erased)}.`);
+      + `${count(now.duplicates)} duplicates, ${count(now.rejected)} refused; ${count(now.delivered)} delivered, ${count(sum(now.dead_lettered))} dead-lettered, ${count(sinceStart.dropped)} dropped${eraseds(sinceStart.erased)}.`);
     if (!all.received) return [el("p", { class: "none" }, "No event has come yet. ", doors(addresses)), since];
     const above = shares([...came, { name: "missing", number: Math.max(0, missing) }], 0, 1000);
     const accepted = above.find(({ name }) => name === "accepted");
