@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
-from forwarder.host.sockets import CannotBindError, bind_unix, remove_unix, share_unix
+from forwarder.host.sockets import CannotBindError, barred_directory, bind_unix, remove_unix, share_unix
 from forwarder.host.threads import NoThreadError, in_own_thread
 from forwarder.intake.http import HttpIntake
 from forwarder.observing.telemetry import Telemetry
@@ -37,6 +37,8 @@ class ControlSocket:
         self._file: tuple[int, int] | None = None
         """The device and inode of the file that was made last."""
         self._group: int | None = None
+        self._is_needed_by_group = False
+        """Whether the group's members have no other socket to connect to."""
         self.address: str | None = None
         """Where it is; None while it is nowhere."""
 
@@ -55,6 +57,7 @@ class ControlSocket:
             self._telemetry.control_socket_unusable(str(error))
             return
         self._path = path
+        self._is_needed_by_group = settings.intake.unix_socket is None
         self._group = settings.control.group.number if settings.control.group else None
         await self._serve_at(path, *made)
 
@@ -122,6 +125,11 @@ class ControlSocket:
             share_unix(self._path, group=self._group)
         except OSError as error:
             self._telemetry.control_group_unusable(error)
+            return
+        if not self._is_needed_by_group or self._group is None:
+            return
+        if directory := barred_directory(self._path, group=self._group):
+            self._telemetry.control_group_barred(str(directory))
 
 
 def _made(path: Path) -> tuple[socket.socket, tuple[int, int]]:

@@ -23,7 +23,9 @@ ANSWER_SECONDS: Final = 60
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 """The default. More than the longest list of refusals."""
-UNAUTHORIZED_FIX: Final = "use --unix-socket, or --token-file if the daemon has a token"
+UNAUTHORIZED_FIX: Final = (
+    "run it with sudo and without --url; or use --unix-socket, or --token-file if the daemon has a token"
+)
 _START_FIX: Final = "start it with `growlytics-forwarder run`, or say where it is with --config, --url or --unix-socket"
 FORBIDDEN_FIX: Final = "run it with sudo or as one of them, or use --token-file if the daemon has a token"
 """For requests over a Unix socket."""
@@ -239,6 +241,10 @@ class Daemon:
     ) -> DaemonAnswer:
         from http.client import HTTPException
 
+        # For the answer. Not when that is there: Ctrl-C in the middle of this import crashes Python, and a person who waits
+        # for an answer presses it.
+        import orjson  # noqa: F401
+
         deadline = monotonic() + answer_seconds
         connection = self._connected(deadline)
         headers = {"Accept": "application/json"}
@@ -284,7 +290,9 @@ class Daemon:
                 self._was_found = True
                 return self._connection
         if self._barred:
-            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in; else {_START_FIX}"
+            member = "members of control.group must also be able to enter its directory"
+            fix = f"if it runs, use sudo or be its user, so that the control socket lets you in ({member})"
+            fix += f"; else {_START_FIX}"
         raise UnreachableError(tried, fix=fix)
 
 
@@ -327,13 +335,19 @@ def _answer(raw: "RawAnswer") -> DaemonAnswer:
 
 
 def _object(text: bytes | None) -> Mapping[str, object]:
-    from forwarder.growlytics import json_text
+    import orjson
 
+    content: object
     try:
-        # Not orjson alone: an answer may quote what apps sent, which orjson may refuse.
-        content = json_text.parse(text or b"")
-    except json_text.MalformedJsonError:
-        return {}
+        content = orjson.loads(text or b"")
+    except orjson.JSONDecodeError:
+        # An answer may quote what apps sent, which orjson may refuse. This takes as long to import as all else together.
+        from forwarder.growlytics import json_text
+
+        try:
+            content = json_text.parse(text or b"")
+        except json_text.MalformedJsonError:
+            return {}
     return content if isinstance(content, dict) else {}
 
 
@@ -348,7 +362,10 @@ def _fix(place: Place, error: Exception) -> str:
     if place.host_port is not None and place.host_port.port == 0:
         return "port 0 is another port at each start: take the port from the daemon's log and use --url"
     if isinstance(error, PermissionError):
-        return "intake.unix_socket_mode and the permissions of the directory decide who may connect"
+        return (
+            "control.group (for the control socket) or intake.unix_socket_mode (for the app's), and the permissions of the "
+            "directory, decide who may connect: use sudo, or be the daemon's user"
+        )
     return _START_FIX
 
 

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     burying = action(
         "bury", "make an event that waits a dead letter, such as one that is refused again and again", _bury
     )
-    burying.add_argument("id", metavar="ID", type=_id)
+    burying.add_argument("id", metavar="ID", type=_waiting_id)
     burying.add_argument("--dry-run", action="store_true", help="only say what would happen")
     add_confirm_arguments(burying)
 
@@ -141,6 +141,9 @@ def _change(args: argparse.Namespace) -> int:
             requests = DeadLetterRequests(daemon, patience)
             pages = Pages(requests, only=filter_of(args))
             ids = args.ids or [each.id for each in pages.all()]
+            if not ids or (args.action == "purge" and args.dry_run):
+                # Nothing will be asked that only operators may, so that a stranger would not hear of it.
+                Pages(requests, only=filter_of(args), payload=True, at_most=1).next()
             if args.action == "purge" and args.dry_run:
                 there = ids if args.ids is None else [each for each in dict.fromkeys(ids) if requests.one(each)]
                 events = f"{len(there)} event{'' if len(there) == 1 else 's'}"
@@ -299,3 +302,13 @@ def _id(text: str) -> str:
     if re.fullmatch(r"[0-9]{1,40}", text) is None:
         raise argparse.ArgumentTypeError("must be the id of a dead letter, which is digits; `list` shows the ids")
     return text.lstrip("0") or "0"  # as the daemon names it
+
+
+def _waiting_id(text: str) -> str:
+    try:
+        return _id(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            "must be the id of an event that waits, which is digits: the daemon answered it when it accepted the event, and "
+            "`status` names one that is refused again and again"
+        ) from None

@@ -19,6 +19,9 @@ _OTHERS: Final = {
     b"\xfe\xff": "it is UTF-16; save it as UTF-8",
 }
 _MAX_MAGIC_BYTES: Final = max(map(len, _OTHERS))
+_TAR: Final = b"ustar"
+_TAR_AT: Final = 257
+"""Where a tar archive says what it is, also inside gzip; before that is the first file's name, with zeros."""
 _GZIP_WITH_HEADER: Final = 16 + zlib.MAX_WBITS
 
 
@@ -48,9 +51,19 @@ class Source:
 
         Raises OSError or UnusableFileError.
         """
-        if not self._is_begun:
-            self._is_begun = True
-            self._begin()
+        if self._is_begun:
+            return self._next()
+        self._is_begun = True
+        self._begin()
+        piece = self._next()
+        if piece[_TAR_AT:].startswith(_TAR) and b"\0" in piece[:_TAR_AT]:  # JSON has no NUL
+            raise UnusableFileError(
+                "it is a tar archive, of several files; name the one to read: "
+                "`tar -xOf FILE NAME | growlytics-forwarder … -`"
+            )
+        return piece
+
+    def _next(self) -> bytes:
         if self._inflater is not None:
             return self._inflated()
         piece, self._rest = self._rest or self._raw(), b""

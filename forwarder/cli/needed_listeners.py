@@ -15,7 +15,7 @@ from typing import Final
 from forwarder.cli.needs import Finding, doubt, problem
 from forwarder.cli.own_daemon import OwnDaemon, listening_at
 from forwarder.host import listeners
-from forwarder.host.sockets import bind_fault, bound_for_a_moment, resolved, unix_fault
+from forwarder.host.sockets import barred_directory, bind_fault, bound_for_a_moment, resolved, unix_fault
 from forwarder.settings import MAX_SOCKET_PATH_BYTES, Address, Group, Settings
 from forwarder.settings.control import control_socket
 
@@ -89,23 +89,15 @@ def check_sockets(
 
 def _check_group(path: Path | None, group: Group, *, made: Collection[Path]) -> Iterator[Finding]:
     """Yield a doubt if the members of a group cannot reach the control socket, which is all that they may connect to."""
-    if path is not None and (closed := _closed_to(group.number, path.parent.absolute(), made)) is not None:
+    if path is not None and (closed := _closed_to(group.number, path, made)) is not None:
         fix = "name a path for control.socket in a directory that they may enter"
         yield doubt("control.group", f"the members of {group} may not enter {closed}, so they cannot use {path}; {fix}")
 
 
-def _closed_to(group: int, directory: Path, made: Collection[Path]) -> Path | None:
-    """Return a directory on the way that a group may not enter; None if there is none, or that cannot be seen."""
-    if directory in made:
-        return directory  # the daemon makes it for itself
-    for each in (directory, *directory.parents):
-        try:
-            found = each.stat()
-        except OSError:
-            return None
-        if not found.st_mode & (stat.S_IXGRP if found.st_gid == group else stat.S_IXOTH):
-            return each
-    return None
+def _closed_to(group: int, path: Path, made: Collection[Path]) -> Path | None:
+    """Return a directory on the way to a socket that a group may not enter; None if none is seen."""
+    directory = path.parent.absolute()
+    return directory if directory in made else barred_directory(path, group=group)  # the daemon makes it for itself
 
 
 def _check_control(

@@ -16,6 +16,7 @@ _OTHER_WORDS: Final = {
     "serve": "run", "start": "run", "daemon": "run", "up": "run",
     "validate": "check-config", "check": "check-config", "verify": "check-config", "config-check": "check-config",
     "post": "send", "track": "send", "upload": "load", "health": "healthcheck", "ping": "healthcheck",
+    "logs": "bundle", "log": "bundle", "tail": "tap", "follow": "tap", "version": "--version",
     "stats": "status", "info": "status", "doctor": "diagnose", "flare": "bundle", "dlq": "dead-letters",
     "types": "attribute-types", "forget-customer": "erase", "completions": "completion", "watch": "top",
     "ls": "list", "get": "show", "cat": "show", "view": "show", "retry": "replay", "resend": "replay", "requeue": "replay",
@@ -98,7 +99,7 @@ def nearest(typed: str, words: Collection[str]) -> str:
 
     flat = {_flat(each): each for each in words}
     other = _OTHER_WORDS.get(typed.lower(), "")
-    if other == "--help" or other in words:
+    if other == "--help" or other in words or (other == "--version" and "run" in words):
         return other
     # Sorted, so that of two that are equally near always the same is named.
     return next((flat[each] for each in difflib.get_close_matches(_flat(typed), sorted(flat), n=1, cutoff=0.65)), "")

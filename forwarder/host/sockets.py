@@ -125,6 +125,22 @@ def share_unix(path: Path, *, group: int | None) -> None:
         os.close(held)
 
 
+def barred_directory(path: Path, *, group: int) -> Path | None:
+    """Return the first directory on the way to a path that the members of a group may not enter; None if they may.
+
+    Lists of access rights beyond the mode are not looked at. What cannot be seen counts as fine.
+    """
+    directory = Path(os.path.realpath(path.parent))
+    for each in (*reversed(directory.parents), directory):
+        try:
+            found = each.stat()
+        except OSError:
+            return None
+        if not found.st_mode & (stat.S_IXGRP if found.st_gid == group else stat.S_IXOTH):
+            return each
+    return None
+
+
 def bind_unix_datagram(path: Path, *, mode: int, setting: str) -> socket.socket:
     """Receive datagrams at a Unix socket with the given mode. Existing files are treated as by `bind_unix`."""
     return _bound(path, socket.SOCK_DGRAM, mode=mode, setting=setting)

@@ -92,6 +92,14 @@ class Telemetry(IntakeTelemetry, DeliveryTelemetry):
             extra={"fields": {"error": error.strerror or str(error)}},
         )
 
+    def control_group_barred(self, directory: str) -> None:
+        """The group of the settings may connect to the control socket, but not reach it."""
+        log.warning(
+            "the members of control.group cannot enter the control socket's directory: set control.socket to a path in a "
+            "directory that they may enter",
+            extra={"fields": {"directory": directory}},
+        )
+
     def shutdown_began(self, *, signal: str, buffered: int) -> None:
         """A signal asked the daemon to stop."""
         log.info("stopping", extra={"fields": {"signal": signal, "buffered": buffered}})

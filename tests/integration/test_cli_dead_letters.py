@@ -213,7 +213,7 @@ async def test_who_is_not_let_in_is_told_what_to_do(
 ) -> None:
     daemon.is_open = False
     assert await dead_letters(daemon, *arguments) == 1
-    mend = "use --unix-socket, or --token-file if the daemon has a token"
+    mend = "run it with sudo and without --url; or use --unix-socket, or --token-file if the daemon has a token"
     assert f"{daemon.url} answered 401: no (unauthorized); {mend}\n" in capsys.readouterr().err
 
 

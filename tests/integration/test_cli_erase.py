@@ -273,6 +273,25 @@ async def test_bury_makes_what_waits_a_dead_letter_and_says_why_where_nothing_wa
         assert "it is unknown" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change", [("replay", "--all"), ("purge", "--reason=expired"), ("purge", "--all", "--dry-run")]
+)
+async def test_who_may_not_change_dead_letters_is_told_so_although_there_are_none(
+    tmp_path: Path, capsys: Capture, change: tuple[str, ...]
+) -> None:
+    async with running(tmp_path) as system:
+        url = f"http://{system.app.addresses['http']}"
+        assert await asyncio.to_thread(main, ["dead-letters", *change, "--url", url]) == 1
+        assert "run it with sudo and without --url; or use --unix-socket" in capsys.readouterr().err
+        assert await command(system, "dead-letters", *change) == 0
+
+
+def test_the_id_of_an_event_to_bury_is_one_that_waits(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["dead-letters", "bury", "abc"])
+    assert "must be the id of an event that waits, which is digits" in capsys.readouterr().err
+
+
 def test_an_age_or_a_time_is_read_as_what_it_says() -> None:
     now = time.time()
     for text, seconds in (("90s", 90), ("15m", 900), ("2h", 7200), ("1.5H", 5400), ("3d", 259_200), (" 1w ", 604_800)):

@@ -259,3 +259,16 @@ async def test_with_a_token_they_answer_over_tcp_to_those_who_send_it(tmp_path: 
                 async with daemon.http.request(method, daemon.base + path, data=body, headers=headers) as answer:
                     assert answer.status in statuses, (method, path)
                     assert json.loads(await answer.text())
+
+
+async def test_a_group_that_cannot_enter_the_directory_is_told_at_the_start(tmp_path: Path) -> None:
+    said = "the members of control.group cannot enter the control socket's directory: set control.socket to a path in a"
+    group = os.getegid()
+    with open_directory() as directory:
+        alone: dict[str, object] = {"control__group": group, "intake__unix_socket": ""}
+        async with running_daemon(directory, NOWHERE, **alone) as daemon:
+            await until(lambda: bool(warnings(daemon)), "it says so")
+            assert warnings(daemon)[0].startswith(said)
+        for other in ({"control__socket": directory / "c"}, {"intake__unix_socket": directory / "intake.sock"}):
+            async with running_daemon(directory, NOWHERE, **{**alone, **other}) as daemon:
+                assert warnings(daemon) == []

@@ -331,7 +331,7 @@ async def test_it_waits_for_a_daemon_that_went_and_shows_the_new_one(stranger: S
         (
             401,
             {"success": False, "errors": [{"code": "unauthorized", "message": "a token is needed"}]},
-            "answered 401: a token is needed (unauthorized); use --unix-socket, or --token-file",
+            "answered 401: a token is needed (unauthorized); run it with sudo and without --url; or use",
         ),
     ],
 )

@@ -41,6 +41,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         "serve": "run",
         "flare-up": None,
         "help": "--help",
+        "version": "--version",
+        "logs": "bundle",
+        "tail": "tap",
         "xyzzy": None,
     }.items(),
 )

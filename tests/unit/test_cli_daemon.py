@@ -80,9 +80,17 @@ TCP = HostPort("127.0.0.1", 1)
 @pytest.mark.parametrize(
     ("status", "place", "fix"),
     [
-        (401, Place(TCP), "use --unix-socket, or --token-file if the daemon has a token"),
+        (
+            401,
+            Place(TCP),
+            "run it with sudo and without --url; or use --unix-socket, or --token-file if the daemon has a token",
+        ),
         (401, Place(TCP, token="T"), "the token that was sent is not the daemon's: correct it, or use --unix-socket"),
-        (401, Place(TCP, token_fault="it is gone"), "it is gone; use --unix-socket, or --token-file if"),
+        (
+            401,
+            Place(TCP, token_fault="it is gone"),
+            "it is gone; run it with sudo and without --url; or use --unix-socket, or --token-file if",
+        ),
         (403, Place(None, "/i"), "run it with sudo or as one of them, or use --token-file if the daemon has a token"),
         (403, Place(TCP), ""),
         (422, Place(TCP), ""),

@@ -204,7 +204,10 @@ def test_too_large_a_request_is_split_while_it_can_be() -> None:
     ("refusal", "why"),
     [
         (answer({"errors": [ERROR]}, 422), f"answered 422: {ERROR_TEXT}"),
-        (answer({"errors": [ERROR]}, 401), f"{ERROR_TEXT}; use --unix-socket, or --token-file if"),
+        (
+            answer({"errors": [ERROR]}, 401),
+            f"{ERROR_TEXT}; run it with sudo and without --url; or use --unix-socket, or --token-file if",
+        ),
         (answer({"errors": [ERROR]}, 302), "not like a growlytics-forwarder"),
         (answer({}, 413), "not like a growlytics-forwarder"),
         (answer({}, 200), "not like a growlytics-forwarder"),

@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import tarfile
 import zlib
 from collections.abc import Iterable
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -210,6 +212,20 @@ def test_a_file_that_cannot_be_read_on_is_told_by_its_name_and_the_line() -> Non
 )
 def test_a_file_that_is_something_else_is_told_what_to_do(magic: bytes, fix: str) -> None:
     assert fix in error(magic + b"rest")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_archive_is_told_what_to_do(mode: Literal["w", "w:gz"]) -> None:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode=mode) as archive:
+        member = tarfile.TarInfo("events/today.ndjson")
+        member.size = 8
+        archive.addfile(member, io.BytesIO(b'{"a": 1}'))
+    assert "it is a tar archive, of several files; name the one to read: `tar -xOf FILE NAME |" in error(
+        whole.getvalue()
+    )
+    looks_like_one = b'{"a": "%b"}' % b"ustar".rjust(255)
+    assert texts(split(looks_like_one)) == [(1, looks_like_one)]
 
 
 def test_a_file_that_only_begins_like_something_else_is_read() -> None:
