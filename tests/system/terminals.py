@@ -110,6 +110,11 @@ class Terminal:
         self.take()
         return text in "\n".join(self.lines)
 
+    def is_filled(self, columns: int, lines: int) -> bool:
+        """Return whether so many lines of so many columns are on the screen; less may be a part of what is written."""
+        self.take()
+        return [len(line) for line in self.lines] == [columns] * lines
+
     async def until_it_shows(self, text: str) -> None:
         try:
             await until(lambda: self.shows(text), f"the screen shows {text!r}")

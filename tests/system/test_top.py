@@ -157,6 +157,7 @@ async def test_with_json_it_prints_the_whole_status_of_the_daemon_as_one_object_
 async def test_its_last_line_shows_the_keys_unless_it_is_very_small(stranger: Stranger) -> None:
     async with in_a_terminal(top(stranger.url, "--interval=3600"), columns=80, lines=24) as terminal:
         await terminal.until_it_shows("ready")
+        await until(lambda: terminal.is_filled(80, 24), "all of the screen is drawn")
         assert terminal.lines[-1].rstrip() == "q quit   Ctrl-C quit   Ctrl-Z suspend"
         terminal.resize(80, 4)
         await terminal.until_it_hides("Ctrl-Z")
@@ -294,13 +295,11 @@ async def test_it_follows_the_size_of_the_terminal(stranger: Stranger) -> None:
     }  # fmt: skip
     async with in_a_terminal(top(stranger.url, "--interval=3600"), COLUMNS="200", LINES="90") as terminal:
         await terminal.until_it_shows("it balances")
-        assert len(terminal.lines) == 30
-        assert {len(line) for line in terminal.lines} == {100}
+        await until(lambda: terminal.is_filled(100, 30), "all of the screen is drawn")
         terminal.resize(60, 24)
-        await terminal.until_it_shows("it balances")
-        await terminal.until_it_shows("conflicts")
-        assert len(terminal.lines) == 24
-        assert {len(line) for line in terminal.lines} == {60}
+        await until(lambda: terminal.is_filled(60, 24), "all of the smaller screen is drawn")
+        assert terminal.shows("it balances")
+        assert terminal.shows("conflicts")
 
 
 async def test_without_a_daemon_at_the_start_it_says_so_and_touches_nothing() -> None:
