@@ -18,7 +18,7 @@ help:
 	@echo 'make demo    the whole system on this machine, without an account'
 	@echo 'make test    the tests, in less than four minutes; make test PYTHON=python3.13 with another Python'
 	@echo 'make test-unit, make test-system   a part of them'
-	@echo 'make coverage   the tests that run in the process, and how much of the code they cover'
+	@echo 'make coverage   the tests that run in the process, and how much of the code those of units and contracts cover'
 	@echo 'make test-deploy   deploy/, with the tools of its users (needs buildah, mmdebstrap and npm, and root for the image)'
 	@echo 'make test-clients   what apps copy out of deploy/clients, in each language that is installed'
 	@echo 'make check   ruff, mypy, import-linter'
@@ -74,12 +74,12 @@ test-unit: $(VENV)/dev
 test-system: $(VENV)/dev
 	@$(BESIDE) $(SYSTEM)
 
-# Takes three times the CPU.
+# Counting takes three times the CPU, so it is done of the unit and contract tests alone.
 coverage: $(VENV)/dev
 	@$(BIN)/coverage erase
-	@$(BESIDE) '$(BIN)/coverage run -m pytest $(IN_PROCESS)' '$(BIN)/coverage run -m pytest tests/integration'
+	@$(BESIDE) '$(BIN)/coverage run -m pytest $(IN_PROCESS)' '$(BIN)/pytest tests/integration'
 	@$(BIN)/coverage combine --quiet
-	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the in-process tests, percent: /'
+	@$(BIN)/coverage report --format=total | sed 's/^/branch coverage of the unit and contract tests, percent: /'
 
 test-deploy: $(VENV)/deploy
 	@$(BIN)/pytest tests/deploy
